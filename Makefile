@@ -1,0 +1,50 @@
+# `make` lists what can be made. Everything runs in .venv, made from hash-pinned requirements.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+# Caches that a caller's settings may have pointed elsewhere do not change what is installed.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow lint bench requirements clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## create .venv and install rgunit with pinned packages
+
+$(READY): requirements/dev.txt requirements/uv.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "rgunit needs Python 3.11 or newer: $(PYTHON) is $$($(PYTHON) -V 2>&1). Pass PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	$(BIN)/uv pip install --python $(BIN)/python --require-hashes -r requirements/dev.txt
+	$(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(READY) ## the whole job on built-in drawn faces: train, index, translate, report (6 minutes on 2 cores)
+	$(BIN)/rgunit demo
+
+test: $(READY) ## the test suite (slow tests left out)
+	$(BIN)/python -m pytest
+
+test-slow: $(READY) ## every test, also the slow ones
+	$(BIN)/python -m pytest -m 'slow or not slow'
+
+lint: $(READY) ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY) ## timings of this machine (benchmarks/)
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+requirements: $(READY) ## pin again what pyproject.toml asks for
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --python-version 3.11 \
+	  --group dev pyproject.toml -o requirements/dev.txt
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --python-version 3.11 \
+	  pyproject.toml -o requirements/run.txt
+	echo uv | $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --python-version 3.11 \
+	  - -o requirements/uv.txt
+
+clean: ## remove .venv, caches and the demo's workspace
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis workspace/demo
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
