@@ -1,0 +1,24 @@
+"""The settings of an evaluation: the section `evaluation` of every preset."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class EvaluationConfig(BaseModel):
+    """What `evaluate translation` may cost and how sure it has to be."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    classifier: Literal["resnet18", "resnet50"] = "resnet18"
+    classifier_epochs: float = Field(10.0, gt=0, description="passes over the labelled training images")
+    classifier_minutes: float = Field(3.0, gt=0, description="at most; the schedule then ends early")
+    classifier_batch: int = Field(64, ge=2)
+    classifier_lr: float = Field(2e-3, gt=0, description="peak of the one-cycle schedule, AdamW")
+    pairs: int = Field(1000, ge=2, description="translations an arm, at most one for each image of half A")
+    batch: int = Field(32, ge=1, description="images that an arm translates at a time")
+    diversity_inputs: int = Field(50, ge=0, description="pairs translated several times, 0 = not measured")
+    diversity_samples: int = Field(5, ge=2, description="style samples for each of them")
+    bootstrap: int = Field(1000, ge=100, description="resamples of people for intervals of shares and means")
