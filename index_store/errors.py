@@ -1,0 +1,29 @@
+"""What can go wrong in a way that a user can mend.
+
+The one idea: every expected failure is an `RgunitError` whose text is one line that names the thing, the
+limit and the remedy; the command line prints it and leaves with status 1 (2 for `UsageError`).
+"""
+
+
+class RgunitError(Exception):
+    """A failure that its one-line message explains; the command line exits with status 1."""
+
+
+class UsageError(RgunitError):
+    """A value that was asked for makes no sense (an edit, a filter, an option): exit status 2."""
+
+
+class UnknownAttribute(UsageError):
+    """An attribute name that the workspace does not have; the message offers the nearest names."""
+
+
+class DuplicateKey(RgunitError):
+    """A key that is already taken by other data."""
+
+
+class Locked(RgunitError):
+    """Another process is writing; the message names its process id."""
+
+
+class ImageRefused(RgunitError):
+    """A file that cannot be taken as an image, with the reason."""

@@ -1,0 +1,1 @@
+"""Numbered migrations, only ever appended."""
