@@ -1,0 +1,119 @@
+"""Reading and writing pictures: decoding to uint8 RGB under limits, with a reason for what is refused.
+
+The one idea: whatever a file holds (grey, palette, alpha, rotated by EXIF), the rest of the system sees RGB.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from index_store.errors import ImageRefused
+
+LARGEST_PIXELS = 64_000_000
+SMALLEST_SIDE = 16
+
+Image.MAX_IMAGE_PIXELS = None  # our own limit is checked before anything is decoded
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a full decode of a file told: size after rotation, and whether it had to be converted to RGB."""
+
+    width: int
+    height: int
+    converted: bool
+
+
+def read_image(path: Path | str, *, size: int | None = None) -> Pixels:
+    """Decode a file to uint8 [H, W, 3] RGB; with `size` centre-cropped to a square and resized to size × size.
+
+    EXIF orientation is applied, alpha is laid over white. Raises ImageRefused with the reason.
+    """
+    path = Path(path)
+    return np.asarray(_fit(_decode(path, _read(path))[0], size))
+
+
+def check_image(path: Path, data: bytes) -> Checked:
+    """Decode the bytes of a file in full and return its size; raises ImageRefused with the reason."""
+    image, converted = _decode(path, data)
+    return Checked(image.width, image.height, converted)
+
+
+def write_image(path: Path | str, pixels: Pixels, *, durable: bool = False) -> None:
+    """Write uint8 [H, W, 3] as PNG, whole or not at all; `durable` also flushes it to the disk."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".writing")
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels, dtype=np.uint8), "RGB").save(buffer, "PNG", compress_level=3)
+    with temporary.open("wb") as file:
+        file.write(buffer.getbuffer())
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
+    temporary.rename(path)
+
+
+def _read(path: Path) -> bytes:
+    """Read a file whole."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageRefused(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _decode(path: Path, data: bytes) -> tuple[Image.Image, bool]:
+    """Return the upright RGB image and whether it was converted."""
+    try:
+        image = Image.open(io.BytesIO(data))
+    except Exception as error:
+        raise ImageRefused(f"{path}: not an image that can be read") from error
+    width, height = image.size
+    if width * height > LARGEST_PIXELS:
+        raise ImageRefused(f"{path}: {width} x {height} is too large (at most 64 megapixels)")
+    if min(width, height) < SMALLEST_SIDE:
+        raise ImageRefused(f"{path}: {width} x {height} is too small (at least {SMALLEST_SIDE} pixels a side)")
+    try:
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+    except Exception as error:
+        raise ImageRefused(f"{path}: truncated or damaged ({error})") from error
+    if upright.mode == "RGB" and "transparency" not in upright.info:
+        return upright, False
+    try:
+        return _to_rgb(upright), True
+    except Exception as error:
+        raise ImageRefused(f"{path}: cannot be converted to RGB ({error})") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Convert any mode to RGB; 16-bit grey is scaled, alpha laid over white."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        grey = np.asarray(image, np.float64)
+        top = 255.0 if grey.max(initial=0) <= 255 else 65535.0
+        grey = np.clip(grey * (255.0 / top), 0, 255).astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
+    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
+        layered = image.convert("RGBA")
+        white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layered).convert("RGB")
+    return image.convert("RGB")
+
+
+def _fit(image: Image.Image, size: int | None) -> Image.Image:
+    """Crop the centre square and resize it, antialiased."""
+    if size is None or image.size == (size, size):
+        return image
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    box = (left, top, left + side, top + side)
+    return image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
