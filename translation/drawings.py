@@ -197,10 +197,12 @@ def make_dataset(
     images: int,
     size: int,
     seed: int,
-    labelled_share: float = 0.85,
+    unlabelled_share: float = 0.15,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Path, Path, Path]:
-    """Draw `images` faces of `size` pixels under `folder`: (labelled folder, its CSV, unlabelled folder).
+    """Draw faces of `size` pixels under `folder`: (labelled folder, its CSV, unlabelled folder).
+
+    `images` are labelled; a further `unlabelled_share` of as many are not.
 
     The CSV holds `image`, ATTRIBUTES, `split` (every fifth is test) and `drawing`, the text for
     `true_translation`. Unlabelled images have no CSV. The same arguments write the same bytes.
@@ -210,21 +212,21 @@ def make_dataset(
     table = labelled / "labels.csv"
     for path in (labelled, unlabelled):
         path.mkdir(parents=True, exist_ok=True)
-    count = round(images * labelled_share)
+    total = images + round(images * unlabelled_share)
     with table.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["image", *ATTRIBUTES, "split", "drawing"])
-        for i in range(images):
+        for i in range(total):
             random = np.random.default_rng([seed, i])
             content = Content.from_seed(int(random.integers(2**48)))
             attributes = random_attributes(random)
-            into = labelled if i < count else unlabelled
+            into = labelled if i < images else unlabelled
             name = f"{i:06d}.png"
             Image.fromarray(draw_face(content, attributes, size)).save(into / name, compress_level=1)
-            if i < count:
+            if i < images:
                 split = "test" if i % 5 == 4 else "train"
                 bits = labels_of(content, attributes).tolist()
                 writer.writerow([name, *bits, split, name_drawing(content, attributes)])
             if progress is not None:
-                progress(i + 1, images)
+                progress(i + 1, total)
     return labelled, table, unlabelled

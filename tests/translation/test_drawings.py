@@ -104,10 +104,10 @@ def test_the_true_translation_redraws_the_content_under_other_labels() -> None:
 def test_a_dataset_has_labels_splits_and_drawings_that_match_its_images(tmp_path: Path) -> None:
     labelled, table, unlabelled = make_dataset(tmp_path / "faces", images=40, size=32, seed=5)
     rows = list(csv.DictReader(table.open()))
-    assert len(rows) == 34
+    assert len(rows) == 40
     assert len(list(unlabelled.glob("*.png"))) == 6
     assert {r["split"] for r in rows} == {"train", "test"}
-    assert sum(r["split"] == "test" for r in rows) == 6
+    assert sum(r["split"] == "test" for r in rows) == 8
     from index_store.images import read_image
 
     for row in rows[:5]:
