@@ -1,0 +1,265 @@
+"""The paper's evaluation of retrieval: one composed query a test image, against random and simpler retrievals.
+
+Queries and retrieval set are the labelled real images of one split, embedded here and compared exactly: no index
+stands between the network and its score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from index_store.errors import RgunitError
+from index_store.workspace import Workspace
+from retrieval.metrics import (
+    Floats,
+    Labels,
+    average_precision,
+    mean,
+    nearest,
+    number,
+    precision_at_k,
+    random_precision,
+    recall_at_k,
+    same_labels_precision,
+    squared_distances,
+)
+from retrieval.protocol import Encoders, as_images
+from retrieval.retriever import Retriever
+
+BLOCK = 256
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class RetrievalEvaluation:
+    """`summary` is the contract's JSON; the rest is what each of its q queries met, in order of `query_ids`."""
+
+    summary: dict[str, Any]
+    query_ids: NDArray[np.int64]  # [q]
+    targets: Labels  # [q, A] over the used attributes
+    neighbour_ids: NDArray[np.int64]  # [q, k]
+    distances: NDArray[np.float32]  # [q, k] squared L2
+    attributes: Floats  # [q] P@k of the target's labels
+    content: Floats  # [q] P@k of the query's other labels; nan if there are none
+    average: Floats  # [q] of the two
+
+
+@dataclass(frozen=True)
+class _Case:
+    """What every retrieval of one split is scored against."""
+
+    k: int
+    used: Labels  # [n, A]
+    other: Labels  # [n, O]
+    rows: NDArray[np.int64]  # [q] the queries' rows in the set
+    targets: Labels  # [q, A]
+
+
+@dataclass(frozen=True)
+class _Embedded:
+    """float32 vectors of the set [n, ·] and of its queries [q, ·]."""
+
+    queries: Vectors
+    images: Vectors
+    pooled: Vectors  # content pooled to 2×2, flattened, normalised
+    style: Vectors  # μ of the images
+    wanted: Vectors  # the targets' component means
+
+
+def evaluate_retrieval(
+    workspace: Workspace, retriever: Retriever, *, split: str = "test", k: int = 10, seed: int = 0
+) -> dict[str, Any]:
+    """P@k of every image of a split, with a target drawn from the split's label vectors, as JSON.
+
+    Keys: k, queries, attributes, content, average, per_attribute, random {the same four}, mean_average_precision,
+    recall (of the images with exactly the target's labels), baselines {content_only, style_only, late_fusion,
+    same_labels}, by_change {attribute: {kept, flipped}}. None where labels leave nothing to count.
+    """
+    return evaluate_queries(workspace, retriever, split=split, k=k, seed=seed).summary
+
+
+def evaluate_queries(
+    workspace: Workspace,
+    retriever: Retriever,
+    *,
+    split: str = "test",
+    k: int = 10,
+    seed: int = 0,
+    batch: int = 64,
+    progress: Callable[[int, int], None] | None = None,
+) -> RetrievalEvaluation:
+    """`evaluate_retrieval` with what each query met, for a report. `progress(done, total)` counts images embedded.
+
+    Raises RgunitError where the split has fewer than k + 1 images whose used labels are all known.
+    """
+    encoders = retriever.encoders
+    columns = workspace.schema.indices(encoders.schema.names)
+    table = workspace.images(f"split={split} origin=real")
+    full = (table.labels[:, columns] >= 0).all(axis=1)
+    ids, labels = table.ids[full], table.labels[full]
+    if len(ids) <= k:
+        raise RgunitError(
+            f"split {split} has {len(ids)} real images with all of {', '.join(encoders.schema.names)} known: "
+            f"P@{k} needs at least {k + 1}"
+        )
+    rng = np.random.default_rng(seed)
+    used = labels[:, columns]
+    case = _Case(
+        k=k,
+        used=used,
+        other=np.delete(labels, columns, axis=1),
+        rows=np.arange(len(ids)),
+        targets=used[rng.integers(len(ids), size=len(ids))],
+    )
+    embedded = _embed(workspace, retriever, ids, case.targets, batch, progress)
+    rows, distances = nearest(embedded.queries, embedded.images, case.rows, k)
+    attributes, content = _precisions(case, rows)
+    per_query = mean(attributes, axis=1), mean(content, axis=1)
+    summary = {"k": k, "queries": len(ids), **_summary(encoders, attributes, content)}
+    summary["random"] = _summary(encoders, *_random(case))
+    summary.update(_ranking(case, embedded))
+    summary["baselines"] = _baselines(case, embedded)
+    summary["by_change"] = _by_change(encoders, case, attributes, content)
+    return RetrievalEvaluation(
+        summary=summary,
+        query_ids=ids,
+        targets=case.targets,
+        neighbour_ids=ids[rows],
+        distances=distances,
+        attributes=per_query[0],
+        content=per_query[1],
+        average=mean(np.stack(per_query), axis=0),
+    )
+
+
+@torch.no_grad()
+def _embed(
+    workspace: Workspace,
+    retriever: Retriever,
+    ids: NDArray[np.int64],
+    targets: Labels,
+    batch: int,
+    progress: Callable[[int, int], None] | None,
+) -> _Embedded:
+    """One pass over the images: what they are, and what is asked with each one's content."""
+    encoders = retriever.encoders
+    made: list[tuple[Vectors, ...]] = []
+    for start in range(0, len(ids), batch):
+        part = slice(start, start + batch)
+        images = as_images(workspace.load(ids[part], encoders.size), encoders.device)
+        content, style = encoders.content(images), encoders.style(images).float()
+        wanted = encoders.style_mean(torch.from_numpy(targets[part])).to(encoders.device)
+        pooled = F.normalize(F.adaptive_avg_pool2d(content.float(), 2).flatten(1))
+        tensors = (
+            retriever.embed(content, wanted),
+            retriever.embed(content, style),
+            pooled,
+            style,
+            wanted,
+        )
+        made.append(tuple(tensor.float().cpu().numpy() for tensor in tensors))
+        if progress is not None:
+            progress(min(start + batch, len(ids)), len(ids))
+    return _Embedded(*(np.concatenate(column) for column in zip(*made, strict=True)))
+
+
+def _precisions(case: _Case, neighbours: NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """(attributes [q, A] against the targets, content [q, O] against the queries' own labels) of rows [q, k]."""
+    return (
+        precision_at_k(case.used[neighbours], case.targets),
+        precision_at_k(case.other[neighbours], case.other[case.rows]),
+    )
+
+
+def _random(case: _Case) -> tuple[Floats, Floats]:
+    """The exact expectation for neighbours drawn at random."""
+    return (
+        random_precision(case.used, case.targets, case.rows),
+        random_precision(case.other, case.other[case.rows], case.rows),
+    )
+
+
+def _scores(attributes: Floats, content: Floats) -> dict[str, float | None]:
+    """attributes, content and their average; each attribute weighs the same, as in the paper's tables."""
+    a = mean(mean(attributes, axis=0)) if attributes.size else np.nan
+    c = mean(mean(content, axis=0)) if content.size else np.nan
+    return {"attributes": number(a), "content": number(c), "average": number((a + c) / 2)}
+
+
+def _summary(encoders: Encoders, attributes: Floats, content: Floats) -> dict[str, Any]:
+    per_attribute = {
+        name: number(value)
+        for name, value in zip(encoders.schema.names, mean(attributes, axis=0), strict=True)
+    }
+    return {**_scores(attributes, content), "per_attribute": per_attribute}
+
+
+def _ranking(case: _Case, embedded: _Embedded) -> dict[str, float | None]:
+    """mAP and recall at k over the whole set; relevant are images with exactly the target's labels."""
+    precision, recall = [], []
+    for start in range(0, len(case.rows), BLOCK):
+        part = slice(start, start + BLOCK)
+        table = squared_distances(embedded.queries[part], embedded.images, case.rows[part])
+        order = np.argsort(table, axis=1, kind="stable")[:, :-1]  # the query itself is last
+        relevant = (case.used[order] == case.targets[part][:, None]).all(axis=2)
+        precision.append(average_precision(relevant))
+        recall.append(recall_at_k(relevant, case.k))
+    return {
+        "mean_average_precision": number(mean(np.concatenate(precision))),
+        "recall": number(mean(np.concatenate(recall))),
+    }
+
+
+def _baselines(case: _Case, embedded: _Embedded) -> dict[str, dict[str, float | None]]:
+    """What simpler retrievals reach with the same encoders.
+
+    content_only: E_c pooled to 2×2; style_only: μ against the target's mean; late_fusion: the sum of both distances,
+    each divided by its mean; same_labels: random images with exactly the target's labels (an oracle of style).
+    """
+    found: dict[str, list[NDArray[np.int64]]] = {"content_only": [], "style_only": [], "late_fusion": []}
+    for start in range(0, len(case.rows), BLOCK):
+        part = slice(start, start + BLOCK)
+        content = squared_distances(embedded.pooled[case.rows[part]], embedded.pooled, case.rows[part])
+        style = squared_distances(embedded.wanted[part], embedded.style, case.rows[part])
+        tables = {
+            "content_only": content,
+            "style_only": style,
+            "late_fusion": content / _mean_finite(content) + style / _mean_finite(style),
+        }
+        for name, table in tables.items():
+            found[name].append(np.argsort(table, axis=1, kind="stable")[:, : case.k])
+    scores = {name: _scores(*_precisions(case, np.concatenate(rows))) for name, rows in found.items()}
+    own = case.other[case.rows]
+    scores["same_labels"] = _scores(
+        same_labels_precision(case.used, case.targets, case.rows, case.used, case.targets),
+        same_labels_precision(case.other, own, case.rows, case.used, case.targets),
+    )
+    return scores
+
+
+def _mean_finite(table: Floats) -> Floats:
+    """Mean of each row's finite distances [q, 1]; 1 where all are 0."""
+    means: Floats = np.where(np.isfinite(table), table, 0).sum(axis=1, keepdims=True) / (table.shape[1] - 1)
+    return np.where(means > 0, means, 1.0)
+
+
+def _by_change(
+    encoders: Encoders, case: _Case, attributes: Floats, content: Floats
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Scores apart for queries whose target keeps an attribute and those whose target flips it."""
+    own = case.used[case.rows]
+    apart: dict[str, dict[str, dict[str, Any]]] = {}
+    for place, name in enumerate(encoders.schema.names):
+        flipped = own[:, place] != case.targets[:, place]
+        apart[name] = {
+            which: {"queries": int(rows.sum()), **_scores(attributes[rows], content[rows])}
+            for which, rows in (("kept", ~flipped), ("flipped", flipped))
+        }
+    return apart
