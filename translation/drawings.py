@@ -132,9 +132,7 @@ def draw_face(content: Content, attributes: Mapping[str, int], size: int) -> NDA
         raise ValueError(f"cannot draw {', '.join(sorted(unknown))}: only {', '.join(STYLE_ATTRIBUTES)}")
     on = {name for name, value in attributes.items() if value == 1}
     if len(on & set(HAIR_COLOURS)) > 1:
-        raise ValueError(
-            f"a face has at most one hair colour, not {', '.join(sorted(on & set(HAIR_COLOURS)))}"
-        )
+        raise ValueError(f"a face has at most one hair colour, not {', '.join(sorted(on & set(HAIR_COLOURS)))}")
     return paint(content, frozenset(on), size)
 
 

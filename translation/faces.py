@@ -162,9 +162,7 @@ class _Painter:
         out = np.gradient(points, axis=0)
         normal = np.stack([out[:, 1], -out[:, 0]], axis=1)
         normal /= np.linalg.norm(normal, axis=1, keepdims=True) + 1e-9
-        return (
-            points + normal * (0.075 * amount * np.abs(np.sin(np.arange(len(points)) * math.pi / 4)))[:, None]
-        )
+        return points + normal * (0.075 * amount * np.abs(np.sin(np.arange(len(points)) * math.pi / 4)))[:, None]
 
     def hair_behind(self) -> None:
         c = self.content
@@ -305,9 +303,7 @@ class _Painter:
             if temple[1, 0] * side > temple[0, 0] * side:
                 self.fill(_stroke(temple, 0.08, 0.0), frame)
         left, right = self.turned(-0.45), self.turned(0.45)
-        bridge = _smooth(
-            [(left + 0.3, -0.05), ((left + right) / 2, -0.11), (right - 0.3, -0.05)], closed=False
-        )
+        bridge = _smooth([(left + 0.3, -0.05), ((left + right) / 2, -0.11), (right - 0.3, -0.05)], closed=False)
         self.fill(_stroke(bridge, 0.08, 0.0), frame)
 
     def hat(self) -> None:

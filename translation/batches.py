@@ -1,0 +1,94 @@
+"""Which images, targets and noise a training step gets: a pure function of (seed, step, process).
+
+Images come in epochs of a seeded permutation; a target is the label vector of another random training image of the
+whole set (permuting inside a batch would do nothing at batch 1); unknown bits are drawn from the training prior.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from index_store.workspace import Workspace
+from numpy.typing import NDArray
+from torch import Tensor
+
+from index_store.errors import RgunitError
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One step's choice, on the host: B images, A used attributes.
+
+    ids int64 [B]; mirrored bool [B]; labels int8 [B, A] as known (−1 unknown); target int8 [B, A] without unknowns;
+    noise three float32 [B, 8·A] ~ N(0, 1) (target style, a second target style, the source's own style).
+    """
+
+    ids: NDArray[np.int64]
+    mirrored: NDArray[np.bool_]
+    labels: NDArray[np.int8]
+    target: NDArray[np.int8]
+    noise: Tensor
+
+
+class Sampler:
+    """Draws training batches from the labelled real images of the training split."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        attributes: tuple[str, ...],
+        *,
+        batch: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        mirror: bool = True,
+    ) -> None:
+        table = workspace.images("split=train origin=real")
+        labels = table.labels[:, workspace.schema.indices(attributes)]
+        known = (labels >= 0).any(axis=1)
+        self.ids, self.labels = table.ids[known], labels[known]
+        self.batch, self.seed, self.rank, self.world, self.mirror = batch, seed, rank, world, mirror
+        if len(self.ids) < 2:
+            raise RgunitError(
+                f"training needs at least 2 labelled images in the split train, the workspace has {len(self.ids)}: "
+                "add images with `rgunit add DIR --attributes labels.csv`"
+            )
+        if batch * world > len(self.ids):
+            raise RgunitError(
+                f"a batch of {batch * world} is larger than the {len(self.ids)} labelled training images: "
+                f"lower it with --set translation.batch={max(1, len(self.ids) // 2 // world)}"
+            )
+        if len(np.unique(self.labels, axis=0)) < 2:
+            raise RgunitError(
+                f"all {len(self.ids)} training images have the same labels of {', '.join(attributes)}: "
+                "there is no other domain to translate to; add images or choose other --attributes-used"
+            )
+        counted = self.labels >= 0
+        self.prior = (self.labels == 1).sum(0) / np.maximum(counted.sum(0), 1)
+        self._permutation = lru_cache(maxsize=4)(
+            lambda epoch: np.random.default_rng([seed, 1, epoch]).permutation(len(self.ids))
+        )
+
+    def draw(self, step: int) -> Draw:
+        """The batch of a step; the same for every call, whatever was drawn before."""
+        n = len(self.ids)
+        positions = (step * self.world + self.rank) * self.batch + np.arange(self.batch)
+        rows = np.array([self._permutation(int(p // n))[p % n] for p in positions])
+        rng = np.random.default_rng([self.seed, 2, step, self.rank])
+        others = (rows + rng.integers(1, n, self.batch)) % n
+        target = self.labels[others]
+        guessed = (rng.random(target.shape) < self.prior).astype(np.int8)
+        target = np.where(target < 0, guessed, target)
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        noise = torch.randn(3, self.batch, 8 * target.shape[1], generator=generator)
+        mirrored = (rng.random(self.batch) < 0.5) & self.mirror
+        return Draw(self.ids[rows], mirrored, self.labels[rows], target, noise)
+
+
+def mirrored_pixels(pixels: NDArray[np.uint8], mirrored: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """uint8 [B, H, W, 3] with the chosen images flipped left to right."""
+    return np.where(mirrored[:, None, None, None], pixels[:, :, ::-1], pixels)

@@ -1,0 +1,128 @@
+"""A checkpoint is one safetensors file: every tensor by name, everything else as JSON in its header.
+
+Names: `networks.<network>.<parameter>`, `average.<network>.<parameter>`, `optimizers.<name>.<index>.<state>`. Written
+to a temporary name, synced and renamed, so there is always a whole one; loading runs no code of the file's.
+Random states are not in it: every draw of step t comes from a generator seeded by (seed, t).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from index_store.errors import RgunitError
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+def save_checkpoint(
+    path: Path,
+    *,
+    networks: Mapping[str, nn.Module],
+    average: Mapping[str, nn.Module],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    state: Mapping[str, Any],
+) -> None:
+    """Write all of it to `path`, atomically; `state` is anything JSON can hold (step, configuration, seconds)."""
+    tensors: dict[str, Tensor] = {}
+    for prefix, group in (("networks", networks), ("average", average)):
+        for name, network in group.items():
+            for key, tensor in network.state_dict().items():
+                tensors[f"{prefix}.{name}.{key}"] = tensor
+    scalars: dict[str, Any] = {}
+    for name, optimizer in optimizers.items():
+        for index, values in optimizer.state_dict()["state"].items():
+            for key, value in values.items():
+                if isinstance(value, Tensor):
+                    tensors[f"optimizers.{name}.{index}.{key}"] = value
+                elif value is not None:
+                    scalars[f"{name}.{index}.{key}"] = value
+    header = {"rgunit": json.dumps({**state, "optimizer_scalars": scalars})}
+    # contiguous_format: safetensors stores plain row-major tensors, whatever the memory format in training.
+    plain = {k: v.detach().cpu().contiguous(memory_format=torch.contiguous_format) for k, v in tensors.items()}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file(plain, temporary, metadata=header)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise RgunitError(f"cannot write the checkpoint {path}: {error.strerror}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The JSON part of a checkpoint."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(json.loads(file.metadata()["rgunit"]))
+    except FileNotFoundError:
+        raise RgunitError(f"there is no checkpoint at {path}: train that stage first") from None
+    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise RgunitError(f"{path} is no checkpoint of rgunit ({error}): delete its run and train again") from None
+
+
+def load_networks(path: Path, networks: Mapping[str, nn.Module], *, prefix: str = "average") -> None:
+    """Fill networks from the checkpoint's `networks` or `average` (moving average) weights.
+
+    Raises RgunitError where the file's tensors are not the networks': another schema, width or size.
+    """
+    read_state(path)
+    with safe_open(path, framework="pt") as file:
+        stored = set(file.keys())
+        for name, network in networks.items():
+            weights = {}
+            for key, tensor in network.state_dict().items():
+                full = f"{prefix}.{name}.{key}"
+                if full not in stored:
+                    raise RgunitError(f"{path} has no tensor {full}: it was trained with another configuration")
+                weights[key] = file.get_tensor(full)
+                if weights[key].shape != tensor.shape:
+                    raise RgunitError(
+                        f"{path}: {full} has shape {tuple(weights[key].shape)}, not {tuple(tensor.shape)}: "
+                        "it was trained with other attributes, width or size"
+                    )
+            network.load_state_dict(weights)
+
+
+def load_optimizers(path: Path, optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
+    """Fill the optimisers' states (moments, step counts) from the checkpoint."""
+    scalars = read_state(path)["optimizer_scalars"]
+    with safe_open(path, framework="pt") as file:
+        names = list(file.keys())
+        for name, optimizer in optimizers.items():
+            state: dict[int, dict[str, Any]] = {}
+            for full in names:
+                if full.startswith(f"optimizers.{name}."):
+                    index, key = full.removeprefix(f"optimizers.{name}.").split(".", 1)
+                    state.setdefault(int(index), {})[key] = file.get_tensor(full)
+            for full, value in scalars.items():
+                if full.startswith(f"{name}."):
+                    index, key = full.removeprefix(f"{name}.").split(".", 1)
+                    state.setdefault(int(index), {})[key] = value
+            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def fingerprint(networks: Mapping[str, nn.Module]) -> str:
+    """SHA-256 (hex) of all weights of the networks, names and shapes included."""
+    digest = hashlib.sha256()
+    for name in sorted(networks):
+        for key, tensor in sorted(networks[name].state_dict().items()):
+            digest.update(f"{name}.{key}:{tuple(tensor.shape)}:{tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,198 @@
+"""GMM-UNIT, and RG-UNIT on top of it: the networks with one update of each (RG-UNIT, Eq. 1–7; `methods.md`, 1 and 3).
+
+One step encodes the source once and makes the fake once: the discriminator sees it detached, the generator's loss
+uses it with gradient. RG-UNIT is the same step with a fused content as the generator's input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from translation import objectives
+from translation.config import Config, StageConfig, Weights
+from translation.guidance import ConvolutionFusion
+from translation.networks import ContentEncoder, Discriminator, Generator, StyleEncoder, initialise
+from translation.perceptual import VGG
+from translation.styles import STANDARD_DEVIATION, style_labels, style_mean
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's inputs on the device. A attributes, k neighbours, C×h×w content.
+
+    images [B, 3, H, W] in [−1, 1]; labels and target [B, A] in {1, 0, −1 = unknown} (target has no unknown); noise and
+    second_noise [B, 8·A] ~ N(0, 1) for the target's style, source_noise for E_s's sample. With guidance: neighbours
+    retrieved for the target's style and for the source's own, [B, k, C, h, w].
+    """
+
+    images: Tensor
+    labels: Tensor
+    target: Tensor
+    noise: Tensor
+    second_noise: Tensor
+    source_noise: Tensor
+    neighbours: Tensor | None = None
+    source_neighbours: Tensor | None = None
+
+    @property
+    def style(self) -> Tensor:
+        return style_mean(self.target) + STANDARD_DEVIATION * self.noise
+
+
+def build_networks(config: Config, attributes: int, *, discriminator: bool = True) -> dict[str, nn.Module]:
+    """Freshly initialised content_encoder, style_encoder, generator and (unless inference only) discriminator."""
+    n = config.networks
+    networks: dict[str, nn.Module] = {
+        "content_encoder": ContentEncoder(n.width, n.content_blocks),
+        "style_encoder": StyleEncoder(attributes, n.width),
+        "generator": Generator(attributes, n.width, n.generator_blocks),
+    }
+    for network in networks.values():
+        initialise(network, "kaiming")
+    if discriminator:
+        networks["discriminator"] = Discriminator(
+            config.data.size, attributes, n.discriminator_width, n.discriminator_scales, n.discriminator_slope
+        )
+        initialise(networks["discriminator"], "normal")
+    return networks
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """Gradients pass through the network but stop at its weights."""
+    flags = [p.requires_grad for p in network.parameters()]
+    network.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter, flag in zip(network.parameters(), flags, strict=True):
+            parameter.requires_grad_(flag)
+
+
+@dataclass
+class GmmUnit:
+    """The update rule: one discriminator step, one generator step, on a `Batch`.
+
+    `fusion` makes it RG-UNIT. `train_encoders=False` (stage 3) keeps E_c and E_s as they are.
+    """
+
+    networks: Mapping[str, nn.Module]
+    stage: StageConfig
+    autocast: Callable[[], AbstractContextManager[object]]
+    groups: Sequence[Sequence[int]] = ()
+    fusion: ConvolutionFusion | None = None
+    train_encoders: bool = True
+    vgg: VGG | None = None
+
+    def generator_input(self, content: Tensor, neighbours: Tensor | None) -> Tensor:
+        """c_total where there are neighbours, else E_c(x): the only place where guidance enters (Eq. 2–7)."""
+        if self.fusion is None or neighbours is None:
+            return content
+        return self.fusion(content, neighbours)  # type: ignore[no-any-return]
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """content [B, C, h, w], style mean and log variance [B, 8·A] of the source, with gradient in stage 1 only."""
+        with torch.set_grad_enabled(self.train_encoders and torch.is_grad_enabled()):
+            content = self.networks["content_encoder"](images)
+            mean, log_variance = self.networks["style_encoder"](images)
+        return content, mean, log_variance
+
+    def step(
+        self, batch: Batch, optimizers: Mapping[str, torch.optim.Optimizer], kl_weight: float
+    ) -> dict[str, Tensor]:
+        """Update discriminator, then generator (and encoders, fusion); named terms, detached."""
+        weights = self.stage.weights
+        discriminator = self.networks["discriminator"]
+        with self.autocast():
+            content, mean, log_variance = self.encode(batch.images)
+            # .float(): exp() of a half-precision log variance overflows early
+            source_style = mean.float() + (0.5 * log_variance.float()).exp() * batch.source_noise
+            prediction, mask = self.networks["generator"](self.generator_input(content, batch.neighbours), batch.style)
+            fake = objectives.blend(prediction, mask, batch.images)
+            d_terms = self.discriminator_losses(discriminator, batch, fake.detach())
+        d_loss = weights.adversarial * d_terms["adversarial"] + weights.domain * d_terms["domain"]
+        optimizers["discriminator"].zero_grad(set_to_none=True)
+        d_loss.backward()
+        optimizers["discriminator"].step()
+
+        with frozen(discriminator), self.autocast():
+            g_terms = self.generator_losses(batch, content, mean, log_variance, source_style, fake)
+        g_loss = weighted(g_terms, weights, kl_weight)
+        optimizers["generator"].zero_grad(set_to_none=True)
+        g_loss.backward()
+        optimizers["generator"].step()
+
+        terms = {f"discriminator/{name}": value.detach() for name, value in d_terms.items()}
+        terms |= {f"generator/{name}": value.detach() for name, value in g_terms.items()}
+        terms |= {"mask_mean": mask.detach().float().mean(), "kl_weight": torch.tensor(kl_weight)}
+        with torch.no_grad():
+            known = batch.labels >= 0
+            right = (style_labels(mean.detach()) == batch.labels) & known
+            terms["style_accuracy_train"] = right.sum() / known.sum().clamp(min=1)
+            if self.fusion is not None:
+                terms["neighbour_share"] = self.fusion.neighbour_share()
+        return terms
+
+    def discriminator_losses(self, discriminator: nn.Module, batch: Batch, fake: Tensor) -> dict[str, Tensor]:
+        """Least squares on real and (detached) fake, classification of real images' known attributes."""
+        real, made = discriminator(batch.images), discriminator(fake)
+        return {
+            "adversarial": objectives.adversarial_discriminator([r for r, _ in real], [f for f, _ in made]),
+            "domain": objectives.domain([logits for _, logits in real], batch.labels, self._softmax()),
+        }
+
+    def generator_losses(
+        self,
+        batch: Batch,
+        content: Tensor,
+        mean: Tensor,
+        log_variance: Tensor,
+        source_style: Tensor,
+        fake: Tensor,
+    ) -> dict[str, Tensor]:
+        """Every term whose weight is not 0, unweighted.
+
+        Reconstruction and cycle are measured on the *unblended* prediction: blended, M = 0 would make both 0.
+        """
+        weights, generator = self.stage.weights, self.networks["generator"]
+        judged = self.networks["discriminator"](fake)
+        recovered = self.networks["content_encoder"](fake)
+        recovered_style, _ = self.networks["style_encoder"](fake)
+        terms = {
+            "adversarial": objectives.adversarial_generator([realness for realness, _ in judged]),
+            "domain": objectives.domain([logits for _, logits in judged], batch.target, self._softmax()),
+            "content": objectives.absolute_difference(recovered, content),
+            "style": objectives.absolute_difference(recovered_style, batch.style),
+        }
+        if weights.reconstruction:
+            own, _ = generator(self.generator_input(content, batch.source_neighbours), source_style)
+            terms["reconstruction"] = objectives.absolute_difference(own, batch.images)
+        if weights.cycle or weights.perceptual:
+            cycled, _ = generator(recovered, source_style)  # the way back is unfused, as printed
+            terms["cycle"] = objectives.absolute_difference(cycled, batch.images)
+            if weights.perceptual and self.vgg is not None:
+                with torch.no_grad():
+                    features = self.vgg(batch.images)
+                terms["perceptual"] = objectives.perceptual(features, self.vgg(cycled))
+        if self.train_encoders and weights.kl:
+            terms["kl"] = objectives.kl_to_component(mean, log_variance, batch.labels)
+        if weights.isometry:
+            second = style_mean(batch.target) + STANDARD_DEVIATION * batch.second_noise
+            prediction, mask = generator(self.generator_input(content, batch.neighbours), second)
+            other, _ = self.networks["style_encoder"](objectives.blend(prediction, mask, batch.images))
+            terms["isometry"] = objectives.isometry(batch.style, second, recovered_style, other)
+        return terms
+
+    def _softmax(self) -> Sequence[Sequence[int]]:
+        return self.groups if self.stage.domain_softmax else ()
+
+
+def weighted(terms: Mapping[str, Tensor], weights: Weights, kl_weight: float) -> Tensor:
+    """Σ weight·term over the terms that are there."""
+    factors = {**weights.model_dump(), "kl": kl_weight}
+    return torch.stack([factors[name] * value for name, value in terms.items()]).sum()

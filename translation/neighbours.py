@@ -1,0 +1,103 @@
+"""Where guidance comes from: the ids of the images to look at, and their content maps, kept in a bounded cache.
+
+Retrieved neighbours of (E_c(x), s) are searched among real and unlabelled training images, never x itself and never a
+translation; random ones (the control) are drawn from the same images.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+
+import numpy as np
+import torch
+from index_store.workspace import Workspace
+from numpy.typing import NDArray
+from torch import Tensor
+
+from index_store.errors import RgunitError
+from retrieval.retriever import Retriever
+from translation.translator import Translator, to_tensor
+
+POOL = "split=train origin=real|unlabelled"
+
+
+class Neighbours:
+    """Neighbours of a batch, by `retriever` or, where that is None, at random."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        translator: Translator,
+        retriever: Retriever | None,
+        *,
+        k: int,
+        cache_mib: int = 512,
+    ) -> None:
+        self.workspace, self.translator, self.retriever, self.k = workspace, translator, retriever, k
+        self.pool: NDArray[np.int64] = workspace.images(POOL).ids
+        if len(self.pool) <= k:
+            raise RgunitError(
+                f"guidance by {k} neighbours needs more than {k} training images to look at, there are "
+                f"{len(self.pool)}: add images or lower --set guided.neighbours"
+            )
+        self._cache: OrderedDict[int, Tensor] = OrderedDict()
+        self._lock = threading.Lock()
+        self._limit = cache_mib << 20
+        self._bytes = 0
+
+    def find(
+        self, content: Tensor, style: Tensor, own: NDArray[np.int64], rng: np.random.Generator
+    ) -> NDArray[np.int64]:
+        """int64 [B, k] ids for content [B, C, h, w] in style [B, 8·A]; `own` [B] are the sources' ids (−1: foreign)."""
+        if self.retriever is None:
+            return self.at_random(own, rng)
+        vectors = self.retriever.embed(content, style).cpu().numpy()
+        found = self.retriever.search(
+            vectors,
+            k=self.k,
+            where=POOL,
+            exclude=[np.array([i]) if i >= 0 else np.array([], np.int64) for i in own],
+        )
+        if (found.ids < 0).any():
+            raise RgunitError(
+                f"the index holds fewer than {self.k} training images of retrieval run {self.retriever.encoder_name}: "
+                "run `rgunit index build` first"
+            )
+        return found.ids
+
+    def at_random(self, own: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+        """int64 [B, k] different ids of the pool, none of them the source's."""
+        rows = np.empty((len(own), self.k), np.int64)
+        for i, image in enumerate(own):
+            drawn = self.pool[rng.choice(len(self.pool), self.k + 1, replace=False)]
+            rows[i] = drawn[drawn != image][: self.k]
+        return rows
+
+    def content(self, ids: NDArray[np.int64]) -> Tensor:
+        """E_c of images [B, k] → [B, k, C, h, w] float32; maps once made are kept in half precision."""
+        wanted = np.unique(ids)
+        with self._lock:
+            maps = {int(i): self._cache[int(i)] for i in wanted if int(i) in self._cache}
+            for i in maps:
+                self._cache.move_to_end(i)
+        missing = np.array([i for i in wanted if int(i) not in maps], np.int64)
+        if len(missing):
+            pixels = self.workspace.load(missing, self.translator.size)
+            encoded = self.translator.content(to_tensor(pixels, self.translator.device)).to(torch.bfloat16)
+            with self._lock:
+                for i, one in zip(missing.tolist(), encoded.unbind(0), strict=True):
+                    maps[i] = one.clone()
+                    self._keep(i, maps[i])
+        stacked = torch.stack([maps[int(i)] for i in ids.reshape(-1)]).float()
+        return stacked.view(*ids.shape, *stacked.shape[1:])
+
+    def _keep(self, image: int, content: Tensor) -> None:
+        size = content.numel() * content.element_size()
+        if size > self._limit or image in self._cache:
+            return
+        while self._bytes + size > self._limit:
+            _, dropped = self._cache.popitem(last=False)
+            self._bytes -= dropped.numel() * dropped.element_size()
+        self._cache[image] = content
+        self._bytes += size

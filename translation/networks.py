@@ -1,0 +1,216 @@
+"""The networks of GMM-UNIT (RG-UNIT, Table 8): content and style encoders, AdaIN generator, discriminator.
+
+One factor `width` scales every channel count, so that the paper's network and one that trains on a laptop are
+the same code. Shapes below: B images, H = W a multiple of 32, C = 256·width content channels, A attributes.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+STYLE_PER_ATTRIBUTE = 8
+
+
+def scaled(channels: int, width: float) -> int:
+    """`channels`·`width`, at least 4 and a multiple of 4 (what CPU and GPU convolutions like)."""
+    return max(4, round(channels * width / 4) * 4)
+
+
+def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int | None = None) -> nn.Conv2d:
+    """A convolution with reflection padding; by default the padding keeps H/stride."""
+    padding = (kernel - stride + 1) // 2 if padding is None else padding
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding, padding_mode="reflect")
+
+
+class LayerNorm(nn.Module):
+    """Layer norm over (C, h, w) of each image with a scale and shift a channel, as MUNIT defines it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, C, h, w]
+        return F.group_norm(x, 1, self.weight, self.bias)
+
+
+class ResidualBlock(nn.Module):
+    """conv-IN-ReLU-conv-IN + skip; no ReLU behind the sum, so its output is signed."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            convolution(channels, channels, 3),
+            nn.InstanceNorm2d(channels),
+            nn.ReLU(inplace=True),
+            convolution(channels, channels, 3),
+            nn.InstanceNorm2d(channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)  # type: ignore[no-any-return]
+
+
+class AdaINBlock(nn.Module):
+    """A residual block whose two instance norms take scale and shift from the style: AdaIN."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = convolution(channels, channels, 3)
+        self.second = convolution(channels, channels, 3)
+
+    def forward(self, x: Tensor, scales: Tensor, shifts: Tensor) -> Tensor:  # both [B, 2, C]
+        h = F.relu(adain(self.first(x), scales[:, 0], shifts[:, 0]))
+        return x + adain(self.second(h), scales[:, 1], shifts[:, 1])
+
+
+def adain(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Instance-normalised x [B, C, h, w] times (1 + scale) plus shift, both [B, C]."""
+    return F.instance_norm(x) * (1 + scale[:, :, None, None]) + shift[:, :, None, None]
+
+
+class ContentEncoder(nn.Module):
+    """E_c: image [B, 3, H, W] in [−1, 1] → content [B, C, H/4, W/4], signed."""
+
+    def __init__(self, width: float = 1.0, blocks: int = 4) -> None:
+        super().__init__()
+        a, b, c = (scaled(n, width) for n in (64, 128, 256))
+        self.channels = c
+        layers: list[nn.Module] = []
+        for inputs, outputs, kernel, stride in ((3, a, 7, 1), (a, b, 4, 2), (b, c, 4, 2)):
+            layers += [
+                convolution(inputs, outputs, kernel, stride),
+                nn.InstanceNorm2d(outputs),
+                nn.ReLU(inplace=True),
+            ]
+        self.layers = nn.Sequential(*layers, *(ResidualBlock(c) for _ in range(blocks)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images)  # type: ignore[no-any-return]
+
+
+class StyleEncoder(nn.Module):
+    """E_s: image [B, 3, H, W] → (μ, log σ²), each [B, 8·A]. No norm: it would take the colour away."""
+
+    def __init__(self, attributes: int, width: float = 1.0) -> None:
+        super().__init__()
+        a, b, c = (scaled(n, width) for n in (64, 128, 256))
+        layers: list[nn.Module] = []
+        for inputs, outputs, kernel, stride in (
+            (3, a, 7, 1),
+            (a, b, 4, 2),
+            (b, c, 4, 2),
+            (c, c, 4, 2),
+            (c, c, 4, 2),
+        ):
+            layers += [convolution(inputs, outputs, kernel, stride), nn.ReLU(inplace=True)]
+        self.layers = nn.Sequential(*layers)
+        self.mean = nn.Linear(c, STYLE_PER_ATTRIBUTE * attributes)
+        self.log_variance = nn.Linear(c, STYLE_PER_ATTRIBUTE * attributes)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        pooled = self.layers(images).mean(dim=(2, 3))
+        return self.mean(pooled), self.log_variance(pooled)
+
+
+class Generator(nn.Module):
+    """G: content [B, C, h, w], style [B, 8·A] → unblended image x̃ [B, 3, 4h, 4w] in [−1, 1], mask M [B, 1, 4h, 4w].
+
+    The translation is x̃·M + x·(1 − M). The mask head starts open (small weights, bias +2, so M ≈ 0.88): started at
+    0.5 it falls to 0, where copying the input satisfies every loss (`methods.md`, section 1, trap 1).
+    """
+
+    def __init__(self, attributes: int, width: float = 1.0, blocks: int = 4) -> None:
+        super().__init__()
+        a, b, c = (scaled(n, width) for n in (64, 128, 256))
+        self.channels, hidden = c, scaled(256, width)
+        self.mlp = nn.Sequential(
+            nn.Linear(STYLE_PER_ATTRIBUTE * attributes, hidden),
+            nn.ReLU(inplace=True),
+            nn.Linear(hidden, hidden),
+            nn.ReLU(inplace=True),
+            nn.Linear(hidden, blocks * 4 * c),  # a scale and a shift for each of a block's two norms
+        )
+        self.blocks = nn.ModuleList(AdaINBlock(c) for _ in range(blocks))
+        self.up = nn.ModuleList(
+            nn.Sequential(convolution(inputs, outputs, 5), LayerNorm(outputs), nn.ReLU(inplace=True))
+            for inputs, outputs in ((c, b), (b, a))
+        )
+        self.image = convolution(a, 3, 7)
+        self.mask = convolution(a, 1, 7)
+
+    def forward(self, content: Tensor, style: Tensor) -> tuple[Tensor, Tensor]:
+        h = content
+        scales, shifts = self.mlp(style).view(len(style), len(self.blocks), 2, 2, self.channels).unbind(3)
+        for i, block in enumerate(self.blocks):
+            h = block(h, scales[:, i], shifts[:, i])
+        for layer in self.up:
+            h = layer(F.interpolate(h, scale_factor=2, mode="bilinear", align_corners=False))
+        # One convolution for both heads: the same numbers as two, at half the reads of h.
+        both = F.conv2d(
+            F.pad(h, (3, 3, 3, 3), mode="reflect"),
+            torch.cat([self.image.weight, self.mask.weight]),
+            torch.cat([self.image.bias, self.mask.bias]),  # type: ignore[list-item]
+        )
+        return torch.tanh(both[:, :3]), torch.sigmoid(both[:, 3:])
+
+
+class ScaleDiscriminator(nn.Module):
+    """One scale of D: image [B, 3, H, W] → real/fake map [B, 1, H/16, W/16], attribute logits [B, A]."""
+
+    def __init__(self, size: int, attributes: int, width: float = 1.0, slope: float = 0.1) -> None:
+        super().__init__()
+        channels = [3, *(scaled(n, width) for n in (64, 128, 256, 512))]
+        layers: list[nn.Module] = []
+        for inputs, outputs in itertools.pairwise(channels):
+            layers += [convolution(inputs, outputs, 4, 2), nn.LeakyReLU(slope, inplace=True)]
+        self.layers = nn.Sequential(*layers)
+        self.realness = nn.Conv2d(channels[-1], 1, 1)
+        self.attributes = nn.Conv2d(channels[-1], attributes, size // 16)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.layers(images)
+        return self.realness(h), self.attributes(h).flatten(1)
+
+
+class Discriminator(nn.Module):
+    """D: the same network on `scales` halved copies of the image; a list of (real/fake map, attribute logits)."""
+
+    def __init__(self, size: int, attributes: int, width: float = 1.0, scales: int = 1, slope: float = 0.1) -> None:
+        super().__init__()
+        self.scales = nn.ModuleList(ScaleDiscriminator(size >> i, attributes, width, slope) for i in range(scales))
+
+    def forward(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:
+        outputs = []
+        for i, scale in enumerate(self.scales):
+            outputs.append(scale(images if i == 0 else F.avg_pool2d(images, 2**i)))
+        return outputs
+
+
+def initialise(network: nn.Module, kind: str) -> None:
+    """`kaiming` (generator, encoders) or `normal` N(0, 0.02) (discriminator) weights, biases 0."""
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            if kind == "kaiming":
+                nn.init.kaiming_normal_(module.weight, a=0, mode="fan_in")
+            else:
+                nn.init.normal_(module.weight, 0.0, 0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    if isinstance(network, Generator):
+        with torch.no_grad():
+            network.mask.weight.mul_(0.1)
+            nn.init.constant_(network.mask.bias, 2.0)  # type: ignore[arg-type]
+            # Tanh saturates under kaiming's scale, and AdaIN should start near plain instance norm.
+            network.image.weight.mul_(0.3)
+            for parameter in network.mlp[-1].parameters():
+                parameter.mul_(0.1)
+    if isinstance(network, StyleEncoder):
+        with torch.no_grad():
+            for head in (network.mean, network.log_variance):
+                head.weight.mul_(0.1)
+            nn.init.constant_(network.log_variance.bias, -1.386)  # σ starts at the prior's 0.5

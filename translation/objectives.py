@@ -1,0 +1,94 @@
+"""Every term of every loss, as pure functions of tensors: no networks, no weights, no state.
+
+Images and their reconstructions are [B, 3, H, W] in [−1, 1]; ‖·‖ is a mean over elements. Sources: RG-UNIT
+(Section 3, Eq. 1–7) and `methods.md`, section 1, where the paper and its code disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from translation.styles import STANDARD_DEVIATION, style_mean
+
+
+def blend(prediction: Tensor, mask: Tensor, source: Tensor) -> Tensor:
+    """x̂ = x̃·M + x·(1 − M); prediction and source [B, 3, H, W], mask [B, 1, H, W] in [0, 1]."""
+    return source + mask * (prediction - source)
+
+
+def absolute_difference(a: Tensor, b: Tensor) -> Tensor:
+    """Mean |a − b|: the form of the content, style, reconstruction and cycle terms."""
+    return (a.float() - b.float()).abs().mean()
+
+
+def adversarial_discriminator(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
+    """Least squares for D, summed over scales: (D(x) − 1)² + D(x̂)²; maps [B, 1, h, w]."""
+    terms = [(r.float() - 1).square().mean() + f.float().square().mean() for r, f in zip(real, fake, strict=True)]
+    return torch.stack(terms).sum()
+
+
+def adversarial_generator(fake: Sequence[Tensor]) -> Tensor:
+    """Least squares for G, summed over scales: (D(x̂) − 1)²."""
+    return torch.stack([(f.float() - 1).square().mean() for f in fake]).sum()
+
+
+def domain(logits: Sequence[Tensor], labels: Tensor, groups: Sequence[Sequence[int]] = ()) -> Tensor:
+    """Classification of attributes: logits [B, A] a scale, labels [B, A] in {1, 0, −1 = unknown: left out}.
+
+    Binary cross-entropy for each attribute, averaged over the known bits. For each of `groups` (indices of exclusive
+    attributes) softmax cross-entropy over the members and “none of them” (logit 0) instead, over the rows where at
+    most one member is true and all are known.
+    """
+    total = logits[0].new_zeros((), dtype=torch.float32)
+    grouped = sorted({i for group in groups for i in group})
+    single = [i for i in range(labels.shape[1]) if i not in grouped]
+    for scale in logits:
+        scale = scale.float()
+        if single:
+            known = (labels[:, single] >= 0).float()
+            bits = labels[:, single].clamp(min=0).float()
+            losses = F.binary_cross_entropy_with_logits(scale[:, single], bits, reduction="none")
+            total = total + (losses * known).sum() / known.sum().clamp(min=1) * (len(single) / labels.shape[1])
+        for group in groups:
+            members = labels[:, list(group)]
+            true = members.clamp(min=0)
+            valid = ((members >= 0).all(1) & (true.sum(1) <= 1)).float()
+            choice = torch.where(true.sum(1) > 0, true.argmax(1), torch.full_like(true[:, 0], len(group)))
+            scores = torch.cat([scale[:, list(group)], scale.new_zeros(len(scale), 1)], dim=1)
+            losses = F.cross_entropy(scores, choice.long(), reduction="none")
+            total = total + (losses * valid).sum() / valid.sum().clamp(min=1) * (len(group) / labels.shape[1])
+    return total / len(logits)
+
+
+def kl_to_component(mean: Tensor, log_variance: Tensor, labels: Tensor) -> Tensor:
+    """KL(N(μ, σ²) ‖ N(2a − 1, 0.5²)) summed over the coordinates of known bits, averaged over the batch.
+
+    mean, log_variance [B, 8·A]; labels [B, A] in {1, 0, −1}. Summed, not averaged, over coordinates: this term alone
+    teaches E_s what real images' styles are, and averaged it is 8·A times too weak to.
+    """
+    mean, log_variance = mean.float(), log_variance.float()
+    variance = STANDARD_DEVIATION**2
+    known = (labels >= 0).float().repeat_interleave(mean.shape[1] // labels.shape[1], dim=1)
+    log_ratio = log_variance - torch.log(torch.tensor(variance))
+    distance = (mean - style_mean(labels)).square() / variance
+    divergence = 0.5 * (log_ratio.exp() + distance - 1 - log_ratio)
+    return (divergence * known).sum(1).mean()
+
+
+def isometry(first: Tensor, second: Tensor, decoded_first: Tensor, decoded_second: Tensor) -> Tensor:
+    """| mean|s₁ − s₂| − mean|E_s(x̂₁) − E_s(x̂₂)| |, a batch mean; styles [B, 8·A] of two samples of a source.
+
+    Keeps different styles different in the picture (GMM-UNIT's isometry term).
+    """
+    wanted = (first.float() - second.float()).abs().mean(1)
+    decoded = (decoded_first.float() - decoded_second.float()).abs().mean(1)
+    return (wanted - decoded).abs().mean()
+
+
+def perceptual(features: Tensor, cycled: Tensor) -> Tensor:
+    """Mean squared difference of instance-normalised features [B, F, h, w] of x and its cycle image (MUNIT)."""
+    return F.mse_loss(F.instance_norm(cycled.float()), F.instance_norm(features.float()))

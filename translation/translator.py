@@ -1,0 +1,190 @@
+"""A trained translator for use: encode, sample styles, translate, with or without guidance. Weights are frozen.
+
+It implements `retrieval.protocol.Encoders`, so the same object serves retrieval, index, queries and evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from index_store.workspace import RunRecord, Workspace
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from index_store.attributes import AttributeSchema
+from index_store.errors import RgunitError
+from translation import styles
+from translation.checkpoint import CHECKPOINT, fingerprint, load_networks
+from translation.config import Config, parse_config
+from translation.gmm_unit import build_networks
+from translation.guidance import ConvolutionFusion
+from translation.networks import STYLE_PER_ATTRIBUTE
+from translation.objectives import blend
+
+GUIDED, TRANSLATION = "guided", "translation"
+ARMS = ("retrieved", "random", "none")  # what stage 3 was guided by
+
+
+@dataclass(frozen=True)
+class Translation:
+    """image [B, 3, H, W] in [−1, 1] as shown (blended), raw x̃ unblended, mask [B, 1, H, W] in [0, 1]."""
+
+    image: Tensor
+    raw: Tensor
+    mask: Tensor
+
+
+class Translator:
+    """Frozen E_c, E_s and G (their moving averages) of a run of stage 1 or 3, with the fusion if it was guided."""
+
+    def __init__(
+        self,
+        networks: dict[str, nn.Module],
+        *,
+        config: Config,
+        schema: AttributeSchema,
+        device: torch.device,
+        run: RunRecord | None = None,
+    ) -> None:
+        self.networks = {name: net.to(device).eval().requires_grad_(False) for name, net in networks.items()}
+        if config.training.channels_last:
+            for network in self.networks.values():
+                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.config, self.schema, self.device, self.run = config, schema, device, run
+        self.size = config.data.size
+        self.style_dim = STYLE_PER_ATTRIBUTE * len(schema.names)
+        self.content_channels: int = self.networks["content_encoder"].channels  # type: ignore[assignment]
+        # Stage 3 keeps stage 1's encoders, so its vectors stay valid: only what makes vectors counts.
+        self.fingerprint = fingerprint({k: self.networks[k] for k in ("content_encoder", "style_encoder")})
+
+    @staticmethod
+    def load(workspace: Workspace, run_id: str | None = None, device: str = "cpu") -> Translator:
+        """The translator of a run; by default the newest guided one, else the newest of stage 1.
+
+        Raises RgunitError where there is none, or where its attributes or size do not fit the workspace.
+        """
+        run = workspace.run(run_id) if run_id else default_run(workspace)
+        if run.stage not in (GUIDED, TRANSLATION):
+            raise RgunitError(f"run {run.id} is of stage {run.stage}: name a run of stage translation or guided")
+        config = parse_config(run.config["config"])
+        names = tuple(run.config["attributes_used"])
+        missing = [name for name in names if name not in workspace.schema.names]
+        if missing:
+            raise RgunitError(
+                f"run {run.id} was trained on the attributes {', '.join(names)}; the workspace has no "
+                f"{', '.join(missing)}: use the workspace it was trained in, or train again"
+            )
+        schema = workspace.schema.subset(names)
+        networks = build_networks(config, len(names), discriminator=False)
+        if run.config.get("neighbours") in ("retrieved", "random"):
+            networks["fusion"] = build_fusion(config, networks)
+        load_networks(run.path / CHECKPOINT, networks)
+        return Translator(networks, config=config, schema=schema, device=resolve_device(device), run=run)
+
+    @property
+    def neighbours(self) -> int:
+        """k: how many neighbours it was trained to be guided by; 0 for an unguided one."""
+        return self.config.guided.neighbours if "fusion" in self.networks else 0
+
+    def precision(self) -> AbstractContextManager[object]:
+        """Half precision on a GPU where the run was trained in it; on a CPU always full."""
+        if self.device.type == "cuda" and self.config.training.precision == "bf16-mixed":
+            return torch.autocast("cuda", torch.bfloat16)
+        return nullcontext()
+
+    @torch.no_grad()
+    def content(self, images: Tensor) -> Tensor:
+        """E_c: images [B, 3, H, W] → content [B, C, H/4, W/4]."""
+        return self.networks["content_encoder"](images)  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def style(self, images: Tensor) -> Tensor:
+        """μ of E_s: images → style [B, 8·A]."""
+        return self.networks["style_encoder"](images)[0]  # type: ignore[no-any-return]
+
+    def sample_style(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Styles [B, 8·A] drawn from the components of labels [B, A]."""
+        return styles.sample_style(labels, generator)
+
+    def style_mean(self, labels: Tensor) -> Tensor:
+        """The components' means [B, 8·A]."""
+        return styles.style_mean(labels)
+
+    def style_labels(self, style: Tensor) -> Tensor:
+        """int8 [B, A] by the sign of each attribute's mean coordinate."""
+        return styles.style_labels(style)
+
+    @torch.no_grad()
+    def translate(
+        self,
+        images: Tensor,
+        content: Tensor,
+        style: Tensor,
+        *,
+        neighbour_content: Tensor | None = None,
+        guidance: float = 1.0,
+    ) -> Translation:
+        """Images [B, 3, H, W] with content [B, C, h, w] in style [B, 8·A].
+
+        With neighbour_content [B, k, C, h, w] the generator's input is (1 − g)·E_c(x) + g·c_total, g = `guidance` in
+        [0, 1].
+        """
+        if neighbour_content is not None and guidance > 0:
+            if "fusion" not in self.networks:
+                raise RgunitError(
+                    f"run {self.run.id if self.run else '?'} was not trained with neighbours: no --guidance"
+                )
+            fused = self.networks["fusion"](content, neighbour_content)
+            content = torch.lerp(content, fused, guidance)
+        raw, mask = self.networks["generator"](content, style)
+        return Translation(blend(raw, mask, images), raw, mask)
+
+
+def build_fusion(config: Config, networks: dict[str, nn.Module]) -> ConvolutionFusion:
+    """A fresh fusion for the networks' content maps."""
+    channels = networks["content_encoder"].channels
+    assert isinstance(channels, int)
+    return ConvolutionFusion(channels, config.guided.neighbours, config.guided.fusion)
+
+
+def default_run(workspace: Workspace, arm: str | None = None) -> RunRecord:
+    """The newest guided run (of an arm), else the newest of stage 1, that has a checkpoint."""
+    for stage in (GUIDED, TRANSLATION):
+        runs = [
+            run
+            for run in workspace.runs(stage)
+            if (run.path / CHECKPOINT).exists()
+            and (stage == TRANSLATION or run.config.get("neighbours") == (arm or "retrieved"))
+        ]
+        if runs:
+            return runs[-1]
+    raise RgunitError("the workspace has no trained translator: run `rgunit train translation` or `rgunit run` first")
+
+
+def resolve_device(device: str) -> torch.device:
+    """`auto` is CUDA where there is one."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise RgunitError("no CUDA device is available here: use --device cpu or auto")
+    return torch.device(device)
+
+
+def to_tensor(pixels: NDArray[np.uint8], device: torch.device | str = "cpu") -> Tensor:
+    """uint8 [n, H, W, 3] → float32 [n, 3, H, W] in [−1, 1], channels last in memory; bytes travel, not floats."""
+    tensor = torch.from_numpy(np.ascontiguousarray(pixels)).to(device, non_blocking=True)
+    return tensor.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
+
+
+def to_pixels(images: Tensor) -> NDArray[np.uint8]:
+    """float [n, 3, H, W] in [−1, 1] → uint8 [n, H, W, 3], rounded."""
+    pixels: Any = images.detach().float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+    return pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()  # type: ignore[no-any-return]
+
+
+Autocast = Callable[[], AbstractContextManager[object]]
