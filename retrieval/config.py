@@ -31,9 +31,7 @@ class RetrievalConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    widths: tuple[Width, Width, Width] = Field(
-        (128, 64, 32), description="channels of the three pairs of convolutions"
-    )
+    widths: tuple[Width, Width, Width] = Field((128, 64, 32), description="channels of the three pairs of convolutions")
     hidden: int = Field(512, ge=1, description="units of each of the two hidden linear layers")
     dim: int = Field(100, ge=1, description="numbers in an embedding")
     dropout: float = Field(0.1, ge=0, lt=1)

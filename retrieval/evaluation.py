@@ -1,7 +1,7 @@
-"""The paper's evaluation of retrieval: one composed query a test image, against random and simpler retrievals.
+"""The paper's evaluation of retrieval: a composed query a test image, against random and simpler retrievals.
 
-Queries and retrieval set are the labelled real images of one split, embedded here and compared exactly: no index
-stands between the network and its score.
+Queries and retrieval set are the labelled real images of one split, embedded here and compared exactly: no
+index stands between the network and its score.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Vectors = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class RetrievalEvaluation:
-    """`summary` is the contract's JSON; the rest is what each of its q queries met, in order of `query_ids`."""
+    """`summary` is the contract's JSON; the rest is what each of its q queries met, in `query_ids`' order."""
 
     summary: dict[str, Any]
     query_ids: NDArray[np.int64]  # [q]
@@ -48,7 +48,7 @@ class RetrievalEvaluation:
     distances: NDArray[np.float32]  # [q, k] squared L2
     attributes: Floats  # [q] P@k of the target's labels
     content: Floats  # [q] P@k of the query's other labels; nan if there are none
-    average: Floats  # [q] of the two
+    average: Floats  # [q] of the two, or of the one that is there
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,10 @@ def evaluate_retrieval(
 ) -> dict[str, Any]:
     """P@k of every image of a split, with a target drawn from the split's label vectors, as JSON.
 
-    Keys: k, queries, attributes, content, average, per_attribute, random {the same four}, mean_average_precision,
-    recall (of the images with exactly the target's labels), baselines {content_only, style_only, late_fusion,
-    same_labels}, by_change {attribute: {kept, flipped}}. None where labels leave nothing to count.
+    Keys: k, queries, attributes, content, average, per_attribute, random {the same four},
+    mean_average_precision, recall (of the images with exactly the target's labels), baselines
+    {content_only, style_only, late_fusion, same_labels}, by_change {attribute: {kept, flipped}}. None where
+    labels leave nothing to count.
     """
     return evaluate_queries(workspace, retriever, split=split, k=k, seed=seed).summary
 
@@ -195,8 +196,7 @@ def _scores(attributes: Floats, content: Floats) -> dict[str, float | None]:
 
 def _summary(encoders: Encoders, attributes: Floats, content: Floats) -> dict[str, Any]:
     per_attribute = {
-        name: number(value)
-        for name, value in zip(encoders.schema.names, mean(attributes, axis=0), strict=True)
+        name: number(value) for name, value in zip(encoders.schema.names, mean(attributes, axis=0), strict=True)
     }
     return {**_scores(attributes, content), "per_attribute": per_attribute}
 
@@ -220,8 +220,9 @@ def _ranking(case: _Case, embedded: _Embedded) -> dict[str, float | None]:
 def _baselines(case: _Case, embedded: _Embedded) -> dict[str, dict[str, float | None]]:
     """What simpler retrievals reach with the same encoders.
 
-    content_only: E_c pooled to 2×2; style_only: μ against the target's mean; late_fusion: the sum of both distances,
-    each divided by its mean; same_labels: random images with exactly the target's labels (an oracle of style).
+    content_only: E_c pooled to 2×2; style_only: μ against the target's mean; late_fusion: the sum of both
+    distances, each divided by its mean; same_labels: random images with exactly the target's labels (an
+    oracle of style).
     """
     found: dict[str, list[NDArray[np.int64]]] = {"content_only": [], "style_only": [], "late_fusion": []}
     for start in range(0, len(case.rows), BLOCK):

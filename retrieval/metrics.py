@@ -1,7 +1,8 @@
 """How good a retrieval is, as pure functions of arrays: P@k as the paper counts it, its expectation at random, mAP.
 
-Shapes: q queries, k neighbours, n images of the retrieval set, A attributes. Labels int8 in {1, 0, −1 unknown}; an
-unknown label neither matches nor misses: it is left out of its mean (nan where nothing is left).
+Shapes: q queries, k neighbours, n images of the retrieval set, A attributes. Labels int8 in {1, 0, −1
+unknown}; an unknown label neither matches nor misses: it is left out of its mean (nan where nothing is
+left).
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ def precision_at_k(neighbour_labels: Labels, target: Labels) -> Floats:
 def random_precision(labels: Labels, target: Labels, own: NDArray[np.int64]) -> Floats:
     """What `precision_at_k` is on average for neighbours drawn at random, exactly: float64 [q, A].
 
-    labels [n, A] of the retrieval set, target [q, A]; own [q] is each query's row in the set, which it cannot draw
-    (−1 if it is not in the set).
+    labels [n, A] of the retrieval set, target [q, A]; own [q] is each query's row in the set, which it
+    cannot draw (−1 if it is not in the set).
     """
     asked = (target >= 0).astype(np.int64)
     ones, zeros = (labels == 1).sum(axis=0), (labels == 0).sum(axis=0)
@@ -41,8 +42,8 @@ def same_labels_precision(
 ) -> Floats:
     """`random_precision` of neighbours drawn among the images whose `used` labels [n, U] are `wanted` [q, U].
 
-    What a retrieval scores on labels [n, A] that knows the style perfectly and no content: float64 [q, A], nan where
-    no other image has the wanted labels.
+    What a retrieval scores on labels [n, A] that knows the style perfectly and no content: float64 [q, A],
+    nan where no other image has the wanted labels.
     """
     expected = np.full(target.shape, np.nan)
     vectors, group = np.unique(wanted, axis=0, return_inverse=True)
@@ -78,12 +79,10 @@ def nearest(
     return rows, distances
 
 
-def squared_distances(
-    queries: NDArray[np.float32], vectors: NDArray[np.float32], own: NDArray[np.int64]
-) -> Floats:
+def squared_distances(queries: NDArray[np.float32], vectors: NDArray[np.float32], own: NDArray[np.int64]) -> Floats:
     """Squared L2 distances float64 [q, n], inf at each query's own row."""
     a, b = queries.astype(np.float64), vectors.astype(np.float64)
-    table = np.maximum((a**2).sum(1)[:, None] - 2 * a @ b.T + (b**2).sum(1)[None], 0.0)
+    table: Floats = np.maximum((a**2).sum(1)[:, None] - 2 * a @ b.T + (b**2).sum(1)[None], 0.0)
     table[np.flatnonzero(own >= 0), own[own >= 0]] = np.inf
     return table
 

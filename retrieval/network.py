@@ -40,8 +40,9 @@ def strides(content_size: int) -> tuple[int, int, int]:
 class EmbeddingNetwork(nn.Module):
     """content [B, C, h, h], style [B, S] → embedding [B, dim], not normalised: RG-UNIT, Table 5.
 
-    Three pairs of convolutions (3×3 at stride 1, then 4×4 at stride 2 or, where `strides` says 1, 3×3), each
-    with norm and ReLU; pooled to 4×4; flattened beside the style; two hidden linear layers; dropout before the last.
+    Three pairs of convolutions (3×3 at stride 1, then 4×4 at stride 2 or, where `strides` says 1, 3×3),
+    each with norm and ReLU; pooled to 4×4; flattened beside the style; two hidden linear layers; dropout
+    before the last.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Composed queries: the content of one picture with the style of an edit, of a domain's component or of another picture.
+"""Composed queries: the content of one picture with the style of an edit or of another picture.
 
 A query is a pair (content, style) like any image's, so the embedding network reads it as it reads images.
 """
@@ -44,14 +44,13 @@ def compose(
     """The content of `image` uint8 [size, size, 3] with an edited style, or with that of the image `style_of`.
 
     `edit` is over the encoders' schema. It starts from the picture's labels: the known ones of int8 [A]
-    `known_labels` (1, 0, −1 unknown), for others the sign of the mean of that attribute's 8 style numbers. The style is
-    the mean of the component so reached, or a draw from it with `generator`. With `style_of` it is that picture's
-    μ, in which the edit's bits (and the rivals that they end) are replaced. Raises UsageError if given neither.
+    `known_labels` (1, 0, −1 unknown), for others the sign of the mean of that attribute's 8 style numbers.
+    The style is the mean of the component so reached, or a draw from it with `generator`. With `style_of`
+    it is that picture's μ, in which the edit's bits (and the rivals that they end) are replaced. Raises
+    UsageError if given neither.
     """
     if edit is None and style_of is None:
-        raise UsageError(
-            "a query needs an edit (--to '+Blond_Hair') or a picture to take the style of (--style-of)"
-        )
+        raise UsageError("a query needs an edit (--to '+Blond_Hair') or a picture to take the style of (--style-of)")
     pixels = _tensor(encoders, image)
     content = encoders.content(pixels)
     if style_of is None:
@@ -76,9 +75,7 @@ def edited(labels: NDArray[np.int8], edit: Edit | None) -> NDArray[np.int8]:
     return labels if edit is None else edit.apply(labels)
 
 
-def component(
-    encoders: Encoders, labels: NDArray[np.int8], generator: torch.Generator | None = None
-) -> Tensor:
+def component(encoders: Encoders, labels: NDArray[np.int8], generator: torch.Generator | None = None) -> Tensor:
     """The mean [1, S] of the component of labels int8 [A], or with `generator` a draw from it."""
     vector = torch.from_numpy(np.ascontiguousarray(labels))[None]
     style = encoders.style_mean(vector) if generator is None else encoders.sample_style(vector, generator)
@@ -95,8 +92,8 @@ def find(
 ) -> Found:
     """The k nearest images of a composed query: ids int64 [1, k] (−1 where fewer match), squared distances.
 
-    Generated images only where `where` names them by `origin=`. `image_id` is the query picture's id if it is in the
-    workspace: neither it nor anything made from it is returned.
+    Generated images only where `where` names them by `origin=`. `image_id` is the query picture's id if it
+    is in the workspace: neither it nor anything made from it is returned.
     """
     if k < 1:
         raise UsageError(f"-k must be at least 1, not {k}")

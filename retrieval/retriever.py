@@ -1,7 +1,7 @@
 """The trained retrieval system: embeds pictures, fills the workspace's index with them and searches it.
 
-Vectors carry the fingerprint of the weights that made them (encoders and embedding network together), so that those of
-two trainings are never compared.
+Vectors carry the fingerprint of the weights that made them (encoders and embedding network together), so
+that those of two trainings are never compared.
 """
 
 from __future__ import annotations
@@ -62,13 +62,11 @@ class Retriever:
     ) -> Retriever:
         """Load a retrieval run, by default the latest that has a checkpoint.
 
-        Without `encoders` it embeds (content, style) and searches; pictures need them. Raises RgunitError where
-        there is no such run, or it was trained on other encoders than these.
+        Without `encoders` it embeds (content, style) and searches; pictures need them. Raises RgunitError
+        where there is no such run, or it was trained on other encoders than these.
         """
         record = _record(workspace, run)
-        trained_on = str(
-            record.config.get("encoders_fingerprint") or record.summary.get("encoders_fingerprint", "")
-        )
+        trained_on = str(record.config.get("encoders_fingerprint") or record.summary.get("encoders_fingerprint", ""))
         if encoders is not None:
             _check(record, trained_on, encoders)
         return Retriever(
@@ -93,9 +91,7 @@ class Retriever:
     def encoders(self) -> Encoders:
         """The translation model that reads pictures for it. Raises RgunitError if opened without one."""
         if self._encoders is None:
-            raise RgunitError(
-                f"retrieval run {self.run.id} was opened without its encoders: pictures need them"
-            )
+            raise RgunitError(f"retrieval run {self.run.id} was opened without its encoders: pictures need them")
         return self._encoders
 
     @torch.no_grad()
@@ -113,19 +109,25 @@ class Retriever:
         tensor = as_images(images, encoders.device)
         return self.embed(encoders.content(tensor), encoders.style(tensor)).cpu().numpy()
 
-    def search(
-        self, vectors: ArrayLike, *, k: int = 10, where: str | None = None, exclude: Any = None
-    ) -> Found:
+    def search(self, vectors: ArrayLike, *, k: int = 10, where: str | None = None, exclude: Any = None) -> Found:
         """The k nearest indexed images of vectors float32 [dim] or [q, dim]; see `IndexStore.search`.
 
-        Without an `origin=` in `where`, real and unlabelled images only. Raises RgunitError while nothing is indexed.
+        Without an `origin=` in `where`, real and unlabelled images only. Raises RgunitError while nothing
+        is indexed.
         """
         store = self.workspace.store()
         where = default_origin(self.workspace, where)
-        if not store.count():
-            raise RgunitError(f"the index of {self.workspace.path} is empty: run `rgunit index build` first")
+        if (self.run.id, self.fingerprint) not in {(info.name, info.fingerprint) for info in store.encoders()}:
+            raise RgunitError(
+                f"{self.workspace.path} has no vectors of retrieval run {self.run.id} as it is now "
+                f"({self.fingerprint[:12]}): run `rgunit index build`"
+            )
         return store.search(
-            np.asarray(vectors, np.float32), k=k, where=where, exclude=exclude, encoder=self.encoder_name
+            np.asarray(vectors, np.float32),
+            k=k,
+            where=where,
+            exclude=exclude,
+            encoder=f"{self.run.id}@{self.fingerprint}",
         )
 
 
@@ -156,8 +158,9 @@ def build_index(
 ) -> int:
     """Embed the images that have no vector of this retriever yet and return how many were added.
 
-    Pictures are decoded in the background while the batch before is embedded. Vectors are sealed `SEAL` at a time and
-    at any end, also an interrupted one: the next call goes on from there. `progress(done, total)` after each batch.
+    Pictures are decoded in the background while the batch before is embedded. Vectors are sealed `SEAL` at
+    a time and at any end, also an interrupted one: the next call goes on from there. `progress(done,
+    total)` after each batch.
     """
     ids = workspace.missing_vectors(retriever.encoder_name, retriever.fingerprint, where)
     parts = np.split(ids, range(batch, len(ids), batch)) if len(ids) else []
@@ -171,9 +174,7 @@ def build_index(
             keys = np.concatenate([key for key, _ in pending])
             vectors = np.concatenate([vector for _, vector in pending])
             pending.clear()
-            workspace.put_vectors(
-                keys, vectors, encoder=retriever.encoder_name, fingerprint=retriever.fingerprint
-            )
+            workspace.put_vectors(keys, vectors, encoder=retriever.encoder_name, fingerprint=retriever.fingerprint)
             added += len(keys)
 
     with ThreadPoolExecutor(1, "decode") as pool:
@@ -198,13 +199,9 @@ def _record(workspace: Workspace, run: str | None) -> RunRecord:
     if run is not None:
         record = workspace.run(run)
         if record.stage != "retrieval":
-            raise RgunitError(
-                f"run {run} trained {record.stage}, not retrieval: name a retrieval run (`rgunit info`)"
-            )
+            raise RgunitError(f"run {run} trained {record.stage}, not retrieval: name a retrieval run (`rgunit info`)")
         if not (Path(record.path) / CHECKPOINT).is_file():
-            raise RgunitError(
-                f"retrieval run {run} has no checkpoint yet: run `rgunit train retrieval --resume`"
-            )
+            raise RgunitError(f"retrieval run {run} has no checkpoint yet: run `rgunit train retrieval --resume`")
         return record
     for record in reversed(workspace.runs("retrieval")):
         if (Path(record.path) / CHECKPOINT).is_file():
@@ -237,11 +234,8 @@ def _load(record: RunRecord) -> EmbeddingNetwork:
         config = RetrievalConfig.model_validate(settings["retrieval"])
         content_size = int(settings["data"]["size"]) // 4
         with safe_open(str(path), framework="pt") as file:
-            weights = {
-                key.removeprefix(PREFIX): file.get_tensor(key)
-                for key in file.keys()
-                if key.startswith(PREFIX)
-            }
+            names = list(file.keys())
+            weights = {key.removeprefix(PREFIX): file.get_tensor(key) for key in names if key.startswith(PREFIX)}
         network = make_network(
             config,
             content_channels=weights["convolutions.0.weight"].shape[1],

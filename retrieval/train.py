@@ -1,7 +1,8 @@
 """Stage 2 as a task of the training loop: what a step reads, what it does and what it tells.
 
-A step is a pure function of (weights, seed, step): every draw comes from a generator seeded by the two (dropout
-from torch's global one, which the loop seeds for each step), so that resuming needs no random state.
+A step is a pure function of (weights, seed, step): every draw comes from a generator seeded by the two
+(dropout from torch's global one, which the loop seeds for each step), so that resuming needs no random
+state.
 """
 
 from __future__ import annotations
@@ -48,9 +49,7 @@ class Domains:
     """
 
     def __init__(self, labels: NDArray[np.int8]) -> None:
-        self.vectors, self.of, self.counts = np.unique(
-            labels, axis=0, return_inverse=True, return_counts=True
-        )
+        self.vectors, self.of, self.counts = np.unique(labels, axis=0, return_inverse=True, return_counts=True)
         self.of = self.of.reshape(-1)
         self.order = np.argsort(self.of, kind="stable")  # images, domain after domain
         self.starts = np.cumsum(self.counts) - self.counts
@@ -126,9 +125,7 @@ class RetrievalTask:
         self.loss = TripletLoss(config.margin, config.distance)
         self.networks: dict[str, nn.Module] = {"embedding": self.network}
         self.optimizers: dict[str, torch.optim.Optimizer] = {
-            "embedding": torch.optim.SGD(
-                self.network.parameters(), lr=config.learning_rate, momentum=config.momentum
-            )
+            "embedding": torch.optim.SGD(self.network.parameters(), lr=config.learning_rate, momentum=config.momentum)
         }
 
     def learning_rates(self, step: int) -> dict[str, float]:
@@ -150,7 +147,7 @@ class RetrievalTask:
 
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         vectors = torch.from_numpy(every.vectors[np.concatenate([target, negative])])
-        style_target, style_negative = self.encoders.sample_style(vectors, generator).cpu().split(size)
+        style_target, style_negative = self.encoders.sample_style(vectors, generator).cpu().chunk(2)
 
         pixels = self.workspace.load(self.ids[np.concatenate([x, other])], self.encoders.size)
         mirrored = (rng.random(2 * size) < 0.5) & self.mirror
@@ -167,7 +164,6 @@ class RetrievalTask:
         """One update. Returns detached scalars; for a kind that the batch lacks, the mean over all triplets."""
         optimizer = self.optimizers["embedding"]
         self.network.train()
-        kind = batch.kind.to(self.device)
         with self.autocast():
             triplets = make_triplets(
                 self.encoders,
@@ -175,7 +171,7 @@ class RetrievalTask:
                 as_images(batch.others, self.device),
                 batch.style_target.to(self.device),
                 batch.style_negative.to(self.device),
-                kind,
+                batch.kind,
             )
             anchor, positive, negative = self._embed(triplets.anchor, triplets.positive, triplets.negative)
         loss, to_positive, to_negative = self.loss(anchor, positive, negative)
@@ -184,6 +180,7 @@ class RetrievalTask:
         optimizer.step()
 
         with torch.no_grad():
+            kind = batch.kind.to(self.device, non_blocking=True)
             violation = self.config.margin + to_positive - to_negative
             told = {
                 "loss": loss.detach(),

@@ -1,7 +1,8 @@
 """Triplets made by the translator itself (RG-UNIT, section 3.2): what is near, and four ways of being wrong.
 
 x has domain i, t ≠ i is the target, x_r another image of domain r ≠ t, s_d a style of domain d. The kind of
-negative is drawn for each triplet; a batch is encoded once and only the translations that its kinds need are made.
+negative is drawn for each triplet; a batch is encoded once and only the translations that its kinds need
+are made.
 """
 
 from __future__ import annotations
@@ -56,17 +57,18 @@ def make_triplets(
     own_domain enc(G(E_c(x), s_i))                      same content, the style left
     ========== ======================================== ===========================
 
-    `style_negative` [B, S] holds s_r in the rows of `hard`, s_i in those of `own_domain`; others are not read.
-    Nothing here carries a gradient: the translator is frozen. (RG-UNIT, section 3.2.)
+    `kind` int64 [B] is best on the host, so that nothing waits for the device. `style_negative` [B, S] holds s_r in the rows of `hard`, s_i in those of `own_domain`; others are not
+    read. Nothing here carries a gradient: the translator is frozen. (RG-UNIT, section 3.2.)
     """
     n = len(images)
-    easy, medium = (torch.nonzero(kind == which).flatten() for which in (EASY, MEDIUM))
-    restyled = torch.nonzero(kind >= HARD).flatten()
+    easy, medium, restyled = (
+        torch.nonzero(rows).flatten().to(images.device) for rows in (kind == EASY, kind == MEDIUM, kind >= HARD)
+    )
 
     # E_c of every image once: x, then the x_r that are needed (easy ones first).
     needed = others[torch.cat([easy, medium])]
     content = encoders.content(torch.cat([images, needed]))
-    content_x, content_easy, content_medium = content.split([n, len(easy), len(medium)])
+    content_x, content_easy, content_medium = torch.split(content, [n, len(easy), len(medium)])
 
     # Every translation in one batch: x̂, then hard and own-domain ones, then x̂_r.
     made = encoders.translate(
@@ -74,23 +76,21 @@ def make_triplets(
         torch.cat([content_x, content_x[restyled], content_medium]),
         torch.cat([style_target, style_negative[restyled], style_target[medium]]),
     ).image
-    content_positive, content_restyled, content_moved = encoders.content(made).split(
-        [n, len(restyled), len(medium)]
-    )
-    style_positive, style_restyled, style_easy = encoders.style(
-        torch.cat([made[: n + len(restyled)], needed[: len(easy)]])
-    ).split([n, len(restyled), len(easy)])
+    content = encoders.content(made)
+    content_positive, content_restyled, content_moved = torch.split(content, [n, len(restyled), len(medium)])
+    style = encoders.style(torch.cat([made[: n + len(restyled)], needed[: len(easy)]]))
+    style_positive, style_restyled, style_easy = torch.split(style, [n, len(restyled), len(easy)])
 
     content_negative = torch.empty_like(content_positive)
     content_negative[easy], content_negative[medium] = content_easy, content_moved
     content_negative[restyled] = content_restyled
-    style = torch.empty_like(style_positive)
-    style[easy], style[medium], style[restyled] = style_easy, style_positive[medium], style_restyled
+    style_wrong = torch.empty_like(style_positive)
+    style_wrong[easy], style_wrong[medium], style_wrong[restyled] = style_easy, style_positive[medium], style_restyled
 
     return Triplets(
         anchor=Pair(content_x, style_target),
         positive=Pair(content_positive, style_positive),
-        negative=Pair(content_negative, style),
+        negative=Pair(content_negative, style_wrong),
         kind=kind,
     )
 

@@ -70,9 +70,7 @@ class ColourEncoders:
         return Painted(torch.cat([planes, blue], dim=1))
 
 
-def paint(
-    rng: np.random.Generator, labels: NDArray[np.int8], pattern: int, size: int = 32
-) -> NDArray[np.uint8]:
+def paint(rng: np.random.Generator, labels: NDArray[np.int8], pattern: int, size: int = 32) -> NDArray[np.uint8]:
     """A picture uint8 [size, size, 3]: its colours tell labels int8 [2], its blue stripes tell pattern 0 … 7."""
     image = np.empty((size, size, 3), np.uint8)
     image[..., :2] = np.where(labels == 1, 225, 30) + rng.integers(-25, 26, 2)

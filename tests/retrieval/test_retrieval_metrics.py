@@ -15,9 +15,7 @@ nan = np.nan
 
 
 def test_precision_at_k_is_the_share_that_agrees_with_the_target() -> None:
-    neighbours = np.array(
-        [[[1, 0], [1, 1], [0, 0], [1, -1]]], np.int8
-    )  # one query, four neighbours, two attributes
+    neighbours = np.array([[[1, 0], [1, 1], [0, 0], [1, -1]]], np.int8)  # one query, four neighbours, two attributes
     np.testing.assert_allclose(precision_at_k(neighbours, np.array([[1, 0]], np.int8)), [[3 / 4, 2 / 3]])
     np.testing.assert_allclose(precision_at_k(neighbours, np.array([[0, 1]], np.int8)), [[1 / 4, 1 / 3]])
     np.testing.assert_allclose(precision_at_k(neighbours, np.array([[-1, 1]], np.int8)), [[nan, 1 / 3]])
@@ -36,9 +34,7 @@ def test_random_precision_is_the_mean_over_every_other_image(seed: int, n: int, 
     rng = np.random.default_rng(seed)
     labels = rng.integers(-1 if missing else 0, 2, (n, 3)).astype(np.int8)
     target, own = rng.integers(0, 2, (n, 3)).astype(np.int8), np.arange(n)
-    expected = np.concatenate(
-        [precision_at_k(np.delete(labels, i, 0)[None], target[i : i + 1]) for i in range(n)]
-    )
+    expected = np.concatenate([precision_at_k(np.delete(labels, i, 0)[None], target[i : i + 1]) for i in range(n)])
     np.testing.assert_allclose(random_precision(labels, target, own), expected)
 
 
@@ -46,8 +42,8 @@ def test_random_images_with_the_wanted_labels() -> None:
     used = np.array([[1], [1], [1], [0]], np.int8)
     other = np.array([[1], [0], [1], [0]], np.int8)
     own, wanted = np.arange(4), np.array([[1], [0], [0], [1]], np.int8)
-    expected = [1 / 2, 1, 0, 2 / 3]  # rows 1, 2; row 3; row 3; rows 0 to 2 against label 0 … of query 3
-    expected[3] = 1 / 3
+    # Query 0 meets rows 1 and 2, of which one is like it; 1 and 2 meet row 3; 3 meets rows 0 to 2.
+    expected = [1 / 2, 1, 0, 1 / 3]
     np.testing.assert_allclose(same_labels_precision(other, other[own], own, used, wanted)[:, 0], expected)
     alone = same_labels_precision(other[3:], other[3:], np.array([0]), used[3:], np.array([[0]], np.int8))
     assert np.isnan(alone).all()  # nobody else has them

@@ -37,9 +37,7 @@ def test_anchor_and_positive_are_the_query_and_its_translation() -> None:
     torch.testing.assert_close(triplets.positive.style, encoders.style(translated))
 
 
-def negative_one_by_one(
-    encoders: ColourEncoders, given: dict[str, Tensor], row: int
-) -> tuple[Tensor, Tensor]:
+def negative_one_by_one(encoders: ColourEncoders, given: dict[str, Tensor], row: int) -> tuple[Tensor, Tensor]:
     """The table of methods.md for one triplet, written plainly."""
     x, other = given["images"][row : row + 1], given["others"][row : row + 1]
     target, negative = given["style_target"][row : row + 1], given["style_negative"][row : row + 1]
