@@ -168,8 +168,10 @@ class AttributeSchema:
             if bits.setdefault(index, bit) != bit:
                 raise UsageError(f"edit {text!r} contradicts itself: {name} is both set and cleared")
         if not bits:
-            raise UsageError("the edit is empty: name at least one attribute, for example "
-                             f"'+{self.names[0] if self.names else 'Name'}'")
+            raise UsageError(
+                "the edit is empty: name at least one attribute, for example "
+                f"'+{self.names[0] if self.names else 'Name'}'"
+            )
         cleared: set[int] = set()
         for index, bit in bits.items():
             if bit:
@@ -255,7 +257,7 @@ def _terms(text: str, what: str) -> list[tuple[str, str, str | None]]:
         if not match or (end < len(text) and not text[end].isspace() and text[end] != ","):
             raise UsageError(
                 f"cannot read {what} {text!r} at {text[position:]!r}: "
-                'write terms like +Name -Name Name=1, with quotes around names that hold spaces'
+                "write terms like +Name -Name Name=1, with quotes around names that hold spaces"
             )
         name = match["quoted"] if match["quoted"] is not None else match["plain"]
         value = match["quoted_value"] if match["quoted_value"] is not None else match["value"]

@@ -167,7 +167,9 @@ class Catalog:
             try:
                 sealed = features.seal(self.shards, seq, record, self.step)
             except OSError as error:
-                raise RgunitError(f"cannot write {self.shards}: {error.strerror or error}; nothing was changed") from error
+                raise RgunitError(
+                    f"cannot write {self.shards}: {error.strerror or error}; nothing was changed"
+                ) from error
             try:
                 self.step("commit")
                 self.commit([(seq, record, sealed)])
@@ -248,7 +250,7 @@ def apply(connection: sa.Connection, seq: int, record: Record, sealed: Sealed) -
             size=sealed.size,
             digest=sealed.digest,
             rows=record.rows,
-            encoder=encoder,
+            encoder=encoder if record.rows else None,
         )
     )
     upsert_setting(connection, "sequence", str(seq))
@@ -302,7 +304,9 @@ def _apply_images(connection: sa.Connection, seq: int, record: Record) -> None:
     count = record.rows
     if not count:
         return
-    numbers = {name: record.arrays[name].tolist() for name in ("ids", "width", "height", "parent") if name in record.arrays}
+    numbers = {
+        name: record.arrays[name].tolist() for name in ("ids", "width", "height", "parent") if name in record.arrays
+    }
     optional = [
         [number if number >= 0 else None for number in numbers[name]] if name in numbers else [None] * count
         for name in ("width", "height", "parent")
@@ -318,12 +322,13 @@ def _apply_images(connection: sa.Connection, seq: int, record: Record) -> None:
 def _apply_labels(connection: sa.Connection, seq: int, record: Record) -> None:
     """Update what is known of image rows."""
     known, value = (_slices(record.arrays[name]) for name in ("known", "value"))
-    texts = [record.text(name) for name in ("split", "origin", "fields")]
+    texts = [record.text(name) for name in ("split", "origin", "path", "fields")]
     ids = record.arrays["ids"].tolist()
     rows = list(zip(known, value, *texts, [seq] * len(ids), ids, strict=True))
     if rows:
         connection.exec_driver_sql(
-            "UPDATE images SET known = ?, value = ?, split = ?, origin = ?, fields = ?, changed = ? WHERE id = ?", rows
+            "UPDATE images SET known = ?, value = ?, split = ?, origin = ?, path = ?, fields = ?, changed = ? WHERE id = ?",
+            rows,
         )
 
 

@@ -87,7 +87,9 @@ def seal(folder: Path, seq: int, record: Record, step: Any = None) -> Sealed:
     digest = _digest(header, columns)
     try:
         step("write")
-        with h5py.File(temporary, "w", libver="latest", locking=False, alignment_threshold=1, alignment_interval=64) as file:
+        with h5py.File(
+            temporary, "w", libver="latest", locking=False, alignment_threshold=1, alignment_interval=64
+        ) as file:
             file.attrs["header"] = header
             file.attrs["digest"] = digest
             for name, column in columns.items():

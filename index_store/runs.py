@@ -1,0 +1,129 @@
+"""Training runs: a row in the catalog, a folder, and a `run.json` from which the row can be restored."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from index_store.catalog import Catalog
+from index_store.errors import RgunitError, UsageError
+from index_store.models import Run
+
+STATUS = ("running", "done", "stopped")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run: id `r1`, `r2`, … in order of creation over all stages; `path` is its folder."""
+
+    id: str
+    stage: str
+    preset: str
+    steps: int
+    status: str
+    path: Path
+    created: str
+    seconds: float
+    config: dict[str, Any]
+    summary: dict[str, Any]
+
+
+def add_run(catalog: Catalog, stage: str, preset: str, config: Mapping[str, Any]) -> RunRecord:
+    """Make a run with its folder `runs/<id>-<stage>`."""
+    catalog.begin()
+    with catalog.guard:
+        with catalog.reading() as connection:
+            number = int(connection.execute(sa.select(sa.func.max(Run.number))).scalar() or 0) + 1
+        values: dict[str, Any] = {
+            "number": number,
+            "stage": stage,
+            "preset": preset,
+            "steps": 0,
+            "status": "running",
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": 0.0,
+            "config": json.dumps(dict(config)),
+            "summary": "{}",
+        }
+        record = _record(catalog, values)
+        record.path.mkdir(parents=True, exist_ok=True)
+        with catalog.engine.begin() as connection:
+            connection.execute(sa.insert(Run).values(**values))
+        _write(record.path, values)
+        return record
+
+
+def update_run(
+    catalog: Catalog,
+    run: str,
+    *,
+    steps: int | None = None,
+    status: str | None = None,
+    seconds: float | None = None,
+    summary: Mapping[str, Any] | None = None,
+) -> None:
+    """Change what is known of a run."""
+    if status is not None and status not in STATUS:
+        raise UsageError(f"run status {status!r}: choose one of {', '.join(STATUS)}")
+    changes: dict[str, Any] = {"steps": steps, "status": status, "seconds": seconds}
+    changes["summary"] = None if summary is None else json.dumps(dict(summary))
+    changes = {name: value for name, value in changes.items() if value is not None}
+    catalog.begin()
+    with catalog.guard:
+        record = get_run(catalog, run)
+        if changes:
+            with catalog.engine.begin() as connection:
+                connection.execute(sa.update(Run).where(Run.number == int(record.id[1:])).values(**changes))
+        with catalog.reading() as connection:
+            row = connection.execute(sa.select(Run.__table__).where(Run.number == int(record.id[1:]))).mappings().one()
+        _write(record.path, dict(row))
+
+
+def list_runs(catalog: Catalog, stage: str | None = None) -> list[RunRecord]:
+    """Return the runs, oldest first."""
+    query = sa.select(Run.__table__).order_by(Run.number)
+    if stage is not None:
+        query = query.where(Run.stage == stage)
+    with catalog.reading() as connection:
+        return [_record(catalog, dict(row)) for row in connection.execute(query).mappings()]
+
+
+def get_run(catalog: Catalog, run: str) -> RunRecord:
+    """Return one run; RgunitError lists the ids that there are."""
+    runs = list_runs(catalog)
+    for record in runs:
+        if record.id == run:
+            return record
+    there = ", ".join(f"{record.id} ({record.stage})" for record in runs)
+    raise RgunitError(f"there is no run {run!r}: {f'there are {there}' if there else 'nothing was trained yet'}")
+
+
+def _record(catalog: Catalog, row: Mapping[str, Any]) -> RunRecord:
+    """Return a row of the catalog as a RunRecord."""
+    run = f"r{row['number']}"
+    return RunRecord(
+        run,
+        row["stage"],
+        row["preset"],
+        row["steps"],
+        row["status"],
+        catalog.folder / "runs" / f"{run}-{row['stage']}",
+        row["created"],
+        row["seconds"],
+        json.loads(row["config"]),
+        json.loads(row["summary"]),
+    )
+
+
+def _write(folder: Path, row: Mapping[str, Any]) -> None:
+    """Write `run.json`, whole or not at all."""
+    temporary = folder / "run.json.writing"
+    temporary.write_text(json.dumps(dict(row), indent=1))
+    os.replace(temporary, folder / "run.json")

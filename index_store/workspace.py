@@ -1,0 +1,284 @@
+"""`Workspace`: a store together with the images that its rows stand for, and the runs trained on them.
+
+The one idea: images are registered where they lie, first; vectors are attached to them later, under the name and
+fingerprint of the encoder that made them. One catalog serves both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from index_store import runs
+from index_store.attributes import AttributeSchema
+from index_store.catalog import Catalog, schema_header
+from index_store.errors import RgunitError
+from index_store.features import Record
+from index_store.images import Pixels, read_image, write_image
+from index_store.imagetable import ImageTable, read_table
+from index_store.ingest import AddReport, Progress, Rejection, add_images, stored_path
+from index_store.runs import RunRecord
+from index_store.store import IndexStore
+
+__all__ = ["AddReport", "GeneratedImage", "ImageTable", "Rejection", "RunRecord", "Workspace"]
+
+FOLDERS = ("shards", "images", "runs", "cache")
+CACHE_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class GeneratedImage:
+    """A picture that a model made: pixels uint8 [H, W, 3], the id of its source, its labels int8 [A], its run."""
+
+    pixels: Pixels
+    parent: int
+    target: npt.NDArray[np.int8]
+    run: str
+
+
+class Workspace:
+    """A folder with images, labels, vectors and runs. A context manager; threads may share it."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.path = catalog.folder
+        self.catalog = catalog
+        self._store = IndexStore(catalog, owner=False)
+        self._table: tuple[int, ImageTable] | None = None
+        self._cache: OrderedDict[tuple[int, int], Pixels] = OrderedDict()
+        self._cached = 0
+        self._guard = threading.Lock()
+        for name in FOLDERS:
+            (self.path / name).mkdir(exist_ok=True)
+
+    @staticmethod
+    def create(path: Path | str) -> Workspace:
+        """Make a workspace; FileExistsError if there is one."""
+        return Workspace(Catalog.create(Path(path).absolute()))
+
+    @staticmethod
+    def open(path: Path | str, *, wait: float = 0.0) -> Workspace:
+        """Open a workspace; RgunitError if there is none. A change waits up to `wait` seconds for another writer."""
+        folder = Path(path).absolute()
+        if not Catalog.exists(folder):
+            raise RgunitError(f"no workspace at {path}: run `rgunit -w {path} add …` first")
+        return Workspace(Catalog.open(folder, wait))
+
+    @staticmethod
+    def ensure(path: Path | str, *, wait: float = 0.0) -> Workspace:
+        """Open a workspace, made if there is none."""
+        folder = Path(path).absolute()
+        return Workspace.open(folder, wait=wait) if Catalog.exists(folder) else Workspace.create(folder)
+
+    def close(self) -> None:
+        """Let go of files and of the writer's lock."""
+        self._store.close()
+        self.catalog.close()
+
+    def __enter__(self) -> Workspace:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def schema(self) -> AttributeSchema:
+        """All attributes, in the column order of the first file, later columns appended."""
+        return self._store.schema
+
+    def store(self) -> IndexStore:
+        """Return the vectors of this workspace (the same catalog; closed with the workspace)."""
+        return self._store
+
+    # Images
+
+    def add_images(
+        self,
+        path: Path | str,
+        *,
+        attributes: Path | str | None = None,
+        origin: str = "real",
+        split: str | None = None,
+        split_by: str | None = None,
+        groups: Sequence[str] = (),
+        progress: Progress | None = None,
+    ) -> AddReport:
+        """Register the images of a folder where they lie, in durable batches; running it again changes nothing.
+
+        `attributes` is a CSV (or a `metadata.csv|jsonl` in the folder); `groups` like "Black_Hair|Blond_Hair";
+        `progress(done, total)` is called after each batch. Broken files are refused one by one with a reason.
+        """
+        return add_images(
+            self.catalog,
+            Path(path),
+            attributes=None if attributes is None else Path(attributes),
+            origin=origin,
+            split=split,
+            split_by=split_by,
+            groups=groups,
+            progress=progress,
+        )
+
+    def add_generated(self, items: Sequence[GeneratedImage]) -> npt.NDArray[np.int64]:
+        """Write pictures as PNG under images/generated/RUN and register them; return their ids int64 [n].
+
+        Labels of a row are its target over the workspace's schema; it has the split of its parent.
+        """
+        self.catalog.begin()
+        with self.catalog.guard:
+            schema = self.schema
+            ids = self.catalog.next_id() + np.arange(len(items), dtype=np.int64)
+            if not len(items):
+                return ids
+            known, value = schema.pack(np.array([item.target for item in items], np.int8).reshape(len(items), -1))
+            parents = np.array([item.parent for item in items], np.int64)
+            table = self.images(ids=np.unique(parents[parents >= 0]))
+            splits = dict(zip(table.ids.tolist(), table.split, strict=True))
+            files = [
+                self.path / "images" / "generated" / item.run / f"{row:08d}.png"
+                for row, item in zip(ids, items, strict=True)
+            ]
+            with ThreadPoolExecutor(max_workers=4) as pool:
+                pixels = [item.pixels for item in items]
+                list(pool.map(lambda file, one: write_image(file, one, durable=True), files, pixels))
+                hashes = list(pool.map(lambda file: hashlib.sha256(file.read_bytes()).hexdigest(), files))
+            arrays = {
+                "ids": ids,
+                "known": known,
+                "value": value,
+                "parent": parents,
+                "width": np.array([one.shape[1] for one in pixels], np.int64),
+                "height": np.array([one.shape[0] for one in pixels], np.int64),
+            }
+            paths = [stored_path(self.path, file) for file in files]
+            texts = {
+                "key": paths,
+                "path": paths,
+                "sha256": hashes,
+                "origin": "generated",
+                "split": [str(splits.get(int(parent), "train")) for parent in parents],
+                "run": [item.run for item in items],
+            }
+            self.catalog.write(Record("images", schema_header(schema), arrays, texts))
+            return ids
+
+    def images(self, where: str | None = None, *, ids: npt.ArrayLike | None = None) -> ImageTable:
+        """Return the images that pass a filter, or those with the given ids, ascending; RgunitError for unknown ids."""
+        table = self._all()
+        if ids is not None:
+            table = table.select(table.places(np.unique(np.asarray(ids, np.int64))))
+        if where is not None:
+            table = table.select(table.mask(self.schema.filter(where)))
+        return table
+
+    def image_for_path(self, path: Path | str) -> int | None:
+        """Return the id of a registered image by its path, else by its content; None if it is not registered."""
+        file = Path(path).absolute()
+        query = "SELECT id FROM images WHERE {} = ? ORDER BY id LIMIT 1"
+        with self.catalog.reading() as connection:
+            found = connection.exec_driver_sql(query.format("path"), (stored_path(self.path, file),)).scalar()
+            if found is None and file.is_file():
+                sha = hashlib.sha256(file.read_bytes()).hexdigest()
+                found = connection.exec_driver_sql(query.format("sha256"), (sha,)).scalar()
+        return None if found is None else int(found)
+
+    def load(self, ids: npt.ArrayLike, size: int) -> Pixels:
+        """Decode images to uint8 [n, size, size, 3], centre-cropped and resized, in the order given."""
+        wanted = np.asarray(ids, np.int64).ravel()
+        table = self._all()
+        places = table.places(wanted)
+        pixels = np.empty((len(wanted), size, size, 3), np.uint8)
+        for row, (number, place) in enumerate(zip(wanted.tolist(), places, strict=True)):
+            with self._guard:
+                cached = self._cache.get((number, size))
+                if cached is not None:
+                    self._cache.move_to_end((number, size))
+            if cached is None:
+                cached = read_image(table.paths[place], size=size)
+                self._keep((number, size), cached)
+            pixels[row] = cached
+        return pixels
+
+    def _keep(self, key: tuple[int, int], pixels: Pixels) -> None:
+        """Remember a decoded image; the least recently used ones go."""
+        with self._guard:
+            if key not in self._cache:
+                self._cache[key] = pixels
+                self._cached += pixels.nbytes
+            while self._cached > CACHE_BYTES:
+                _, gone = self._cache.popitem(last=False)
+                self._cached -= gone.nbytes
+
+    def _all(self) -> ImageTable:
+        """Return the table of all images at the last commit."""
+        with self.catalog.guard:
+            with self.catalog.reading() as connection:
+                sequence = self.catalog.sequence(connection)
+                if self._table is None or self._table[0] != sequence:
+                    self._table = (sequence, read_table(connection, self.catalog))
+            return self._table[1]
+
+    # Vectors
+
+    def put_vectors(self, ids: npt.ArrayLike, vectors: npt.ArrayLike, *, encoder: str, fingerprint: str) -> None:
+        """Attach vectors float32 [n, d] to images int64 [n]; durable on return, replaces nothing.
+
+        Ids that already have a vector under the fingerprint are skipped.
+        """
+        self._store.attach(ids, vectors, encoder=encoder, fingerprint=fingerprint)
+
+    def missing_vectors(self, encoder: str, fingerprint: str, where: str | None = None) -> npt.NDArray[np.int64]:
+        """Return the ids of images that have no vector under the fingerprint, ascending."""
+        state = self._store.state()
+        ids = self.images(where).ids
+        for info in state.encoders:
+            if (info.name, info.fingerprint) == (encoder, fingerprint):
+                ids = np.setdiff1d(ids, state.table(info).ids)
+        return ids
+
+    # Runs and settings
+
+    def add_run(self, stage: str, preset: str, config: Mapping[str, Any]) -> RunRecord:
+        """Register a run and make its folder."""
+        return runs.add_run(self.catalog, stage, preset, config)
+
+    def update_run(
+        self,
+        id: str,
+        *,
+        steps: int | None = None,
+        status: str | None = None,
+        seconds: float | None = None,
+        summary: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Change what is known of a run; status is running, done or stopped."""
+        runs.update_run(self.catalog, id, steps=steps, status=status, seconds=seconds, summary=summary)
+
+    def runs(self, stage: str | None = None) -> list[RunRecord]:
+        """Return the runs (of one stage), oldest first."""
+        return runs.list_runs(self.catalog, stage)
+
+    def run(self, id: str) -> RunRecord:
+        """Return one run; RgunitError lists the ids."""
+        return runs.get_run(self.catalog, id)
+
+    def meta(self, key: str) -> str | None:
+        """Return a small value that was set, None if it never was."""
+        with self.catalog.reading() as connection:
+            return self.catalog.setting(connection, f"meta.{key}")
+
+    def set_meta(self, key: str, value: str) -> None:
+        """Keep a small value, durably."""
+        if self.meta(key) != value:
+            self.catalog.write(Record("settings", {"settings": {f"meta.{key}": value}}))
