@@ -16,6 +16,7 @@ class EvaluationConfig(BaseModel):
     classifier_epochs: float = Field(10.0, gt=0, description="passes over the labelled training images")
     classifier_minutes: float = Field(3.0, gt=0, description="at most; the schedule then ends early")
     classifier_batch: int = Field(64, ge=2)
+    classifier_mirror: bool = Field(True, description="off where a label tells left from right")
     classifier_lr: float = Field(2e-3, gt=0, description="peak of the one-cycle schedule, AdamW")
     pairs: int = Field(1000, ge=2, description="translations an arm, at most one for each image of half A")
     batch: int = Field(32, ge=1, description="images that an arm translates at a time")

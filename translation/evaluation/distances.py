@@ -59,11 +59,9 @@ def frechet(a: ArrayLike, b: ArrayLike) -> Frechet:
     norms_a, norms_b = np.square(centred_a).sum(axis=1), np.square(centred_b).sum(axis=1)
     shift = mean_a - mean_b
     distance = float(shift @ shift + norms_a.sum() / (n - 1) + norms_b.sum() / (m - 1) - 2 * s.sum())
-    influence_a = 2 * centred_a @ shift + norms_a - n * root_a
-    influence_b = -2 * centred_b @ shift + norms_b - m * root_b
-    return Frechet(
-        max(distance, 0.0), influence_a - influence_a.mean(), influence_b - influence_b.mean()
-    )
+    influence_a = 2 * centred_a @ shift + n * (norms_a / (n - 1) - root_a)
+    influence_b = -2 * centred_b @ shift + m * (norms_b / (m - 1) - root_b)
+    return Frechet(max(distance, 0.0), influence_a - influence_a.mean(), influence_b - influence_b.mean())
 
 
 def jackknife_error(influences: Sequence[tuple[Float, Sequence[str] | None]]) -> float:
@@ -116,13 +114,13 @@ def percentile_interval(draws: Float) -> tuple[float, float]:
 def cosine_distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> Float:
     """1 − cos of each pair of rows of [n, d] and [n, d], in [0, 2]."""
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return 1.0 - np.einsum("nd,nd->n", a, b).astype(np.float64) / np.maximum(norms, 1e-12)
+    return np.asarray(1.0 - np.einsum("nd,nd->n", a, b) / np.maximum(norms, 1e-12), dtype=np.float64)
 
 
 def pixel_distance(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> Float:
     """Mean absolute difference of each pair of images [n, H, W, 3], in [0, 1]."""
     difference = np.abs(a.astype(np.int16) - b.astype(np.int16))
-    return difference.reshape(len(a), -1).mean(axis=1) / 255.0
+    return np.asarray(difference.reshape(len(a), -1).mean(axis=1) / 255.0, dtype=np.float64)
 
 
 def _group_sums(table: Float, groups: Sequence[str]) -> Float:

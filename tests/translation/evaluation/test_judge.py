@@ -1,0 +1,128 @@
+"""The judge reads the box it was told to, and refuses what is no judge in one line."""
+
+import csv
+import tarfile
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from index_store.errors import RgunitError, UsageError
+from translation.evaluation.judge import Judge, parse_crop
+
+SHARED = Path(__file__).resolve().parents[4] / "shared"
+FACE_CROP = "25.84,24.69,76.48,89.23@128"
+
+
+def field(number: int, value: int | bytes | str) -> bytes:
+    """One protobuf field: a varint or a length-delimited value."""
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    data = value.encode() if isinstance(value, str) else value
+    return varint(number << 3 | 2) + varint(len(data)) + data
+
+
+def varint(value: int) -> bytes:
+    data = b""
+    while value > 127:
+        data += bytes([value & 127 | 128])
+        value >>= 7
+    return data + bytes([value])
+
+
+def tensor(name: str, shape: list[int | str]) -> bytes:
+    """A ValueInfoProto of floats; a text is a free dimension."""
+    dims = b"".join(field(1, field(1, side) if isinstance(side, int) else field(2, side)) for side in shape)
+    return field(1, name) + field(2, field(1, field(1, 1) + field(2, dims)))
+
+
+def mean_colour_network(path: Path, shape: list[int | str]) -> Path:
+    """An ONNX file that averages each channel: its feature vector is the mean colour."""
+    node = field(1, "x") + field(2, "y") + field(4, "GlobalAveragePool")
+    graph = field(1, node) + field(2, "g") + field(11, tensor("x", shape))
+    graph += field(12, tensor("y", [shape[0], 3, 1, 1]))
+    path.write_bytes(field(1, 8) + field(7, graph) + field(8, field(1, "") + field(2, 13)))
+    return path
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    """Three images of 32 px, black but for a red square in columns 8–15 and rows 16–31 of the second."""
+    pixels = np.zeros((3, 32, 32, 3), np.uint8)
+    pixels[1, 16:, 8:16, 0] = 255
+    return pixels
+
+
+@pytest.mark.parametrize("batch", ["n", 1, 2])
+def test_features_are_the_first_output_for_every_image(tmp_path, images, batch):
+    judge = Judge(mean_colour_network(tmp_path / "j.onnx", [batch, 3, 16, 8]))
+    features = judge.features(images)
+    assert features.shape == (3, 3)
+    black, white = -127.5 / 128, 127.5 / 128
+    share = 8 * 16 / 32**2
+    assert features[0] == pytest.approx([black] * 3)
+    assert features[1] == pytest.approx([black + share * (white - black), black, black], abs=0.01)
+    assert features[2] == pytest.approx(features[0])
+
+
+@pytest.mark.parametrize("crop", ["8,16,8,16@32", "16,32,16,32@64", "2,4,2,4@8"])
+def test_a_crop_is_scaled_from_its_side_to_the_image(tmp_path, images, crop):
+    judge = Judge(mean_colour_network(tmp_path / "j.onnx", ["n", 3, 16, 8]), crop)
+    assert judge.features(images)[1] == pytest.approx([127.5 / 128, -127.5 / 128, -127.5 / 128], abs=1e-4)
+
+
+@pytest.mark.parametrize("crop", ["", "1,2,3,4", "1,2,3@4", "a,b,c,d@e", "0,0,1,1@0", "1..2,0,1,1@8"])
+def test_a_malformed_crop_says_how_to_write_one(crop):
+    with pytest.raises(UsageError, match="left,top,width,height@side"):
+        parse_crop(crop)
+
+
+@pytest.mark.parametrize("crop", ["0,0,9,8@8", "-1,0,4,4@8", "0,0,0,4@8"])
+def test_a_crop_outside_the_image_is_refused(crop):
+    with pytest.raises(UsageError, match="must lie within the 8×8 image"):
+        parse_crop(crop)
+
+
+def test_no_crop_is_the_whole_image():
+    assert parse_crop(None) == (0, 0, 1, 1)
+
+
+def test_a_missing_file_and_one_that_is_no_network_are_refused(tmp_path):
+    with pytest.raises(RgunitError, match="no judge at"):
+        Judge(tmp_path / "nothing.onnx")
+    (tmp_path / "text.onnx").write_text("not a network")
+    with pytest.raises(RgunitError, match="no ONNX network"):
+        Judge(tmp_path / "text.onnx")
+
+
+@pytest.mark.parametrize("shape", [["n", 3, "h", "w"], ["n", 1, 8, 8], ["n", 3, 8]])
+def test_a_network_that_takes_no_image_of_fixed_size_is_refused(tmp_path, shape):
+    with pytest.raises(RgunitError, match="fixed height and width"):
+        Judge(mean_colour_network(tmp_path / "j.onnx", shape))
+
+
+def test_images_of_another_shape_are_refused(tmp_path, images):
+    judge = Judge(mean_colour_network(tmp_path / "j.onnx", ["n", 3, 8, 8]))
+    with pytest.raises(ValueError, match="S, S, 3"):
+        judge.features(images[:, :16])
+
+
+@pytest.mark.skipif(not (SHARED / "weights/mobilefacenet.onnx").exists(), reason="shared face network is absent")
+@pytest.mark.skipif(not (SHARED / "data/celeba128_10k.tar").exists(), reason="shared CelebA pack is absent")
+def test_a_face_network_knows_two_pictures_of_one_person():
+    with (SHARED / "data/celeba128_10k.csv").open() as file:
+        rows = sorted(csv.DictReader(file), key=lambda row: int(row["identity"]))[:100]  # 20 people × 5
+    with tarfile.open(SHARED / "data/celeba128_10k.tar") as tar:
+        names = {Path(name).name: name for name in tar.getnames()}
+        files = [BytesIO(tar.extractfile(names[row["image"]]).read()) for row in rows]
+    faces = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])
+    features = Judge(SHARED / "weights/mobilefacenet.onnx", FACE_CROP).features(faces)
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    people = np.array([row["identity"] for row in rows])
+    same = people[:, None] == people[None]
+    cosine = unit @ unit.T
+    assert features.shape == (100, 128)
+    assert cosine[same & ~np.eye(100, dtype=bool)].mean() > 0.45
+    assert abs(cosine[~same].mean()) < 0.1

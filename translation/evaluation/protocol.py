@@ -1,0 +1,203 @@
+"""The protocol that copying cannot win: other people's labels, other people's images as the reference.
+
+The people of the test split are divided in halves A and B. Every image of A is to be translated to the label vector
+of an image of B that differs in at least one used bit; Fréchet distances are to the images of B; guidance may look
+things up among training and unlabelled images only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from index_store.workspace import ImageTable, Workspace
+from numpy.typing import NDArray
+
+from index_store.attributes import AttributeSchema
+from index_store.errors import RgunitError
+
+GUIDES = "split=train origin=real|unlabelled"  # what guidance may retrieve
+IDENTITY = "identity"  # the text field that says who is in an image
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """n translations to make, the same for every arm.
+
+    `source` and `reference` int64 [n]: ids of an image of A and of the image of B that lends its labels.
+    `before` and `target` int8 [n, U] in {1, 0, −1}: the used attributes of the source and what they are to become.
+    `seeds` int64 [n]: for the style sample. `people` [n]: who the source shows. `others` int64 [m]: all images of B,
+    `other_people` [m].
+    """
+
+    attributes: tuple[str, ...]
+    source: NDArray[np.int64]
+    reference: NDArray[np.int64]
+    before: NDArray[np.int8]
+    target: NDArray[np.int8]
+    seeds: NDArray[np.int64]
+    people: tuple[str, ...]
+    others: NDArray[np.int64]
+    other_people: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @property
+    def changed(self) -> NDArray[np.bool_]:
+        """[n, U]: bits known before and after, and different."""
+        return np.asarray((self.before >= 0) & (self.target >= 0) & (self.before != self.target))
+
+    @property
+    def kept(self) -> NDArray[np.bool_]:
+        """[n, U]: bits known before and after, and equal."""
+        return np.asarray((self.before >= 0) & (self.before == self.target))
+
+    def save(self, path: Path) -> None:
+        """One JSON line a pair: source, reference, target {name: bit or null}, changed [names], seed."""
+        lines = []
+        for row, changed in enumerate(self.changed):
+            bits = zip(self.attributes, self.target[row].tolist(), strict=True)
+            line = {
+                "source": int(self.source[row]),
+                "reference": int(self.reference[row]),
+                "target": {name: None if bit < 0 else bit for name, bit in bits},
+                "changed": [self.attributes[column] for column in np.flatnonzero(changed)],
+                "seed": int(self.seeds[row]),
+            }
+            lines.append(json.dumps(line) + "\n")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        part.write_text("".join(lines))
+        part.replace(path)
+
+
+def make_pairs(
+    workspace: Workspace, attributes: AttributeSchema, *, split: str = "test", limit: int = 1000, seed: int = 0
+) -> Pairs:
+    """Pairs over the real images of `split`, `attributes` being the used ones; the same for the same images and seed.
+
+    Bits that the reference does not know stay as the source has them. No image of B lends its labels a second time
+    before all have. RgunitError where a half is empty or too few images differ in a used bit.
+    """
+    table = workspace.images(f"split={split} origin=real")
+    columns = workspace.schema.indices(attributes.names)
+    table = table.select(np.flatnonzero((table.labels[:, columns] >= 0).any(1)))
+    people = people_of(table)
+    half = halves(people, seed)
+    a, b = np.flatnonzero(~half), np.flatnonzero(half)
+    if len(a) < 2 or len(b) < 2:
+        raise RgunitError(
+            f"split {split} has {len(table)} labelled real images of {len(set(people))} people: evaluating a "
+            "translation takes 2 images in each of two halves that share nobody; add more with --split test"
+        )
+    labels = table.labels[:, columns]
+    rng = np.random.default_rng(seed)
+    a = np.sort(rng.permutation(a)[:limit])
+    partner = _partners(labels[a], labels[b], attributes, rng)
+    matched = partner >= 0
+    if matched.sum() < 2:
+        raise RgunitError(
+            f"images of split {split} hardly differ in {', '.join(attributes.names)}: nothing to translate; "
+            "use other attributes (--attributes-used) or add images"
+        )
+    source, reference = a[matched], b[partner[matched]]
+    return Pairs(
+        attributes=attributes.names,
+        source=table.ids[source],
+        reference=table.ids[reference],
+        before=labels[source],
+        target=_target(labels[source], labels[reference], attributes),
+        seeds=rng.integers(0, 2**31, size=len(source)),
+        people=tuple(people[row] for row in source),
+        others=table.ids[b],
+        other_people=tuple(people[row] for row in b),
+    )
+
+
+def people_of(table: ImageTable) -> list[str]:
+    """Who each image shows: the text field `identity`, else (or where it is empty) the image by itself."""
+    names = table.fields.get(IDENTITY) or [None] * len(table)
+    return [f"person {name}" if name else f"image {key}" for name, key in zip(names, table.ids, strict=True)]
+
+
+def halves(people: Sequence[str], seed: int) -> NDArray[np.bool_]:
+    """[n]: whether an image is in half B. Nobody is in both; the halves are as even as whole people allow.
+
+    People are taken in the order of a hash, so that who is where hardly moves as images are added.
+    """
+    count = dict.fromkeys(people, 0)
+    for name in people:
+        count[name] += 1
+    ordered = sorted(count, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
+    in_a, in_b = 0, 0
+    side: dict[str, bool] = {}
+    for name in ordered:
+        side[name] = in_b < in_a
+        if side[name]:
+            in_b += count[name]
+        else:
+            in_a += count[name]
+    return np.array([side[name] for name in people], dtype=bool)
+
+
+def check_neighbours(
+    workspace: Workspace, source: NDArray[np.int64], neighbours: NDArray[np.int64], split: str = "test"
+) -> None:
+    """RgunitError unless neighbours [n] or [n, k] (−1 = none) are real or unlabelled images outside `split`.
+
+    Guidance that could retrieve test images, translations or the source itself would answer by copying.
+    """
+    found = neighbours.reshape(len(source), -1)
+    if (found == source[:, None]).any():
+        raise RgunitError("an image was retrieved as its own neighbour: the evaluation would reward copying")
+    ids = np.unique(found[found >= 0])
+    table = workspace.images(ids=ids)
+    for key, where, origin in zip(table.ids, table.split, table.origin, strict=True):
+        if where == split or origin not in ("real", "unlabelled"):
+            raise RgunitError(
+                f"image {key} ({origin}, split {where}) was retrieved in an evaluation: guidance may use real and "
+                f"unlabelled images outside split {split} only"
+            )
+
+
+def _partners(
+    before: NDArray[np.int8], labels: NDArray[np.int8], attributes: AttributeSchema, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """For each row of `before` [n, U] a row of `labels` [m, U] that changes a bit, −1 where none does.
+
+    A random order of the m rows, repeated as needed; a row that would change nothing swaps with another pair where
+    that suits both, else takes any row that suits it.
+    """
+    n, m = len(before), len(labels)
+    partner = np.concatenate([rng.permutation(m) for _ in range(-(-n // m))])[:n]
+
+    def differs(rows: NDArray[np.int64], of: NDArray[np.int64]) -> NDArray[np.bool_]:
+        after = _target(before[rows], labels[of], attributes)
+        return np.asarray(((before[rows] >= 0) & (after >= 0) & (before[rows] != after)).any(1))
+
+    everyone = np.arange(n)
+    for row in np.flatnonzero(~differs(everyone, partner)):
+        mine = np.full(n, partner[row])
+        good = np.flatnonzero(differs(np.full(n, row), partner) & differs(everyone, mine))
+        if len(good):
+            other = rng.choice(good)
+            partner[row], partner[other] = partner[other], partner[row]
+            continue
+        any_row = np.flatnonzero(differs(np.full(m, row), np.arange(m)))
+        partner[row] = rng.choice(any_row) if len(any_row) else -1
+    return partner
+
+
+def _target(before: NDArray[np.int8], reference: NDArray[np.int8], attributes: AttributeSchema) -> NDArray[np.int8]:
+    """The reference's labels [n, U], the source's own where unknown; a member of a group turned on clears the rest."""
+    after = np.where(reference >= 0, reference, before)
+    for group in attributes.groups:
+        members = attributes.indices(group)
+        lent = (reference[:, members] == 1).any(1, keepdims=True) & (reference[:, members] < 0)
+        after[:, members] = np.where(lent, 0, after[:, members])
+    return after.astype(np.int8)
