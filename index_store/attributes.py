@@ -246,7 +246,8 @@ def parse_group(text: str) -> tuple[str, ...]:
 
 def _terms(text: str, what: str) -> list[tuple[str, str, str | None]]:
     """Split a text into (sign, name, value or None)."""
-    terms, position = [], 0
+    terms: list[tuple[str, str, str | None]] = []
+    position = 0
     while True:
         while position < len(text) and (text[position].isspace() or text[position] == ","):
             position += 1

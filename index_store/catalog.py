@@ -327,7 +327,8 @@ def _apply_labels(connection: sa.Connection, seq: int, record: Record) -> None:
     rows = list(zip(known, value, *texts, [seq] * len(ids), ids, strict=True))
     if rows:
         connection.exec_driver_sql(
-            "UPDATE images SET known = ?, value = ?, split = ?, origin = ?, path = ?, fields = ?, changed = ? WHERE id = ?",
+            "UPDATE images SET known = ?, value = ?, split = ?, origin = ?, path = ?, fields = ?, changed = ? "
+            "WHERE id = ?",
             rows,
         )
 

@@ -74,7 +74,8 @@ def read_table(connection: sa.Connection, catalog: Catalog) -> ImageTable:
     """Read all images (rows with a path) from the catalog."""
     schema = catalog.schema(connection)
     rows = connection.exec_driver_sql(
-        "SELECT id, path, known, value, split, origin, parent, run, fields FROM images WHERE path IS NOT NULL ORDER BY id"
+        "SELECT id, path, known, value, split, origin, parent, run, fields FROM images "
+        "WHERE path IS NOT NULL ORDER BY id"
     ).all()
     count = len(rows)
     told = [json.loads(row[8]) if row[8] else {} for row in rows]

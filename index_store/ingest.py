@@ -345,7 +345,11 @@ class _Adder:
     def _columns(self, rows: Sequence[_Row]) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
         """Return the columns that both kinds of record have."""
         known, value = self.schema.pack(np.array([row.labels for row in rows], np.int8).reshape(len(rows), -1))
-        arrays = {"ids": np.array([row.id for row in rows], np.int64), "known": known, "value": value}
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "ids": np.array([row.id for row in rows], np.int64),
+            "known": known,
+            "value": value,
+        }
         texts: dict[str, Any] = {
             "split": [row.split for row in rows],
             "origin": [row.origin for row in rows],

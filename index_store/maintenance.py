@@ -7,7 +7,6 @@ catalog is damaged and is made again from the shards; where a shard is damaged, 
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -105,7 +104,7 @@ def rebuild(catalog: Catalog) -> list[str]:
     catalog.engine.dispose()
     for suffix in ("-wal", "-shm"):
         (catalog.folder / (FILE + suffix)).unlink(missing_ok=True)
-    os.replace(temporary, catalog.folder / FILE)
+    temporary.replace(catalog.folder / FILE)
     return report.problems
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -126,4 +125,4 @@ def _write(folder: Path, row: Mapping[str, Any]) -> None:
     """Write `run.json`, whole or not at all."""
     temporary = folder / "run.json.writing"
     temporary.write_text(json.dumps(dict(row), indent=1))
-    os.replace(temporary, folder / "run.json")
+    temporary.replace(folder / "run.json")

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import sqlalchemy as sa
 
 from index_store import features
 from index_store.attributes import AttributeSchema, Filter

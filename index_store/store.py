@@ -68,7 +68,7 @@ class IndexStore:
 
     @classmethod
     def open(cls, path: Path | str, *, vectors: str | None = None, wait: float = 0.0) -> IndexStore:
-        """Open a store; a later change waits up to `wait` seconds for another writer. `vectors`: another engine's URL."""
+        """Open a store; a change waits up to `wait` seconds for another writer. `vectors`: another engine's URL."""
         if vectors is not None:
             raise UsageError(f"no engine for {vectors!r} in this version: leave `vectors` out")
         return cls(Catalog.open(Path(path), wait))
@@ -142,7 +142,7 @@ class IndexStore:
                 result = np.array([first[key] for key in keys], np.int64)
             if len(fresh):
                 every = len(fresh) == count
-                arrays = {
+                arrays: dict[str, npt.NDArray[Any]] = {
                     "ids": result if every else result[fresh],
                     "known": known if every else known[fresh],
                     "value": value if every else value[fresh],
@@ -153,7 +153,7 @@ class IndexStore:
                     "origin": origins if isinstance(origins, str) else [origins[row] for row in fresh],
                 }
                 if keys is not None:
-                    texts["key"] = list(keys) if every else [keys[row] for row in fresh]
+                    texts["key"] = list(keys) if every else [keys[row] for row in fresh.tolist()]
                 self.catalog.write(Record("images", self._header(state, info), arrays, texts))
             return result
 
@@ -188,7 +188,7 @@ class IndexStore:
             _, first = np.unique(wanted, return_index=True)
             fresh = first[~np.isin(wanted[first], there)]
             if len(fresh):
-                arrays = {"ids": wanted[fresh], "vectors": matrix[fresh]}
+                arrays: dict[str, npt.NDArray[Any]] = {"ids": wanted[fresh], "vectors": matrix[fresh]}
                 self.catalog.write(Record("vectors", self._header(state, info), arrays))
             return len(fresh)
 
@@ -306,7 +306,7 @@ class IndexStore:
             for place, row in enumerate(held):
                 if stored is None or not batch.equals(row, stored, place):
                     raise DuplicateKey(
-                        f"key {keys[row]!r} is taken by other data: remove id {there[keys[row]]} first, or use another key"
+                        f"key {keys[row]!r} is taken by other data: use another, or remove id {there[keys[row]]} first"
                     )
                 result[row] = there[keys[row]]
         return np.array([row for row in fresh if result[row] < 0], np.int64)

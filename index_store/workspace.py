@@ -153,7 +153,7 @@ class Workspace:
                 pixels = [item.pixels for item in items]
                 list(pool.map(lambda file, one: write_image(file, one, durable=True), files, pixels))
                 hashes = list(pool.map(lambda file: hashlib.sha256(file.read_bytes()).hexdigest(), files))
-            arrays = {
+            arrays: dict[str, npt.NDArray[Any]] = {
                 "ids": ids,
                 "known": known,
                 "value": value,
