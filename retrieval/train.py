@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from index_store.workspace import Workspace
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from index_store.errors import RgunitError
+from index_store.workspace import Workspace
 from retrieval.config import NEGATIVES, RetrievalConfig
 from retrieval.network import EmbeddingNetwork, make_network
 from retrieval.protocol import Encoders, as_images
@@ -80,7 +80,7 @@ class RetrievalTask:
 
     Reads the labelled real images of the workspace's training split. A bit that is unknown is taken from the
     image's own style; images without any used label are left out. `autocast()` surrounds the forward passes;
-    `rank` tells the processes of a distributed run apart: the same first weights, other triplets.
+    `rank` tells the `world` processes of a distributed run apart: the same first weights, other triplets.
     """
 
     averaged: tuple[str, ...] = ()
@@ -94,6 +94,7 @@ class RetrievalTask:
         *,
         seed: int = 0,
         rank: int = 0,
+        world: int = 1,
         mirror: bool = True,
         device: torch.device | str = "cpu",
         autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
@@ -101,7 +102,7 @@ class RetrievalTask:
         self.workspace, self.encoders, self.config = workspace, encoders, config
         self.seed, self.rank, self.mirror = seed, rank, mirror
         self.device, self.autocast = torch.device(device), autocast
-        self.images_per_step = config.batch
+        self.images_per_step = config.batch * world
         table = workspace.images("split=train origin=real")
         labels = table.labels[:, workspace.schema.indices(encoders.schema.names)]
         labelled = (labels >= 0).any(axis=1)

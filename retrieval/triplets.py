@@ -57,8 +57,9 @@ def make_triplets(
     own_domain enc(G(E_c(x), s_i))                      same content, the style left
     ========== ======================================== ===========================
 
-    `kind` int64 [B] is best on the host, so that nothing waits for the device. `style_negative` [B, S] holds s_r in the rows of `hard`, s_i in those of `own_domain`; others are not
-    read. Nothing here carries a gradient: the translator is frozen. (RG-UNIT, section 3.2.)
+    `style_negative` [B, S] holds s_r in the rows of `hard`, s_i in those of `own_domain`; others are not read. `kind`
+    int64 [B] is best on the host: then nothing waits for the device. Nothing here carries a gradient: the translator
+    is frozen. (RG-UNIT, section 3.2.)
     """
     n = len(images)
     easy, medium, restyled = (

@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+import torch
+from colours import ColourEncoders, paint
+from numpy.typing import NDArray
+
+from index_store.attributes import AttributeSchema
+from index_store.errors import RgunitError, UsageError
+from retrieval.queries import compose
+
+
+def picture(red: int, green: int) -> NDArray[np.uint8]:
+    return paint(np.random.default_rng(0), np.array([red, green], np.int8), pattern=1)
+
+
+def numbers(style: torch.Tensor) -> list[float]:
+    """Each attribute's 8 numbers, which are equal here, as one."""
+    each = style.view(-1, 8)
+    assert torch.allclose(each, each[:, :1])
+    return each[:, 0].tolist()
+
+
+def test_bits_not_named_keep_the_known_label_and_unknown_ones_follow_the_style() -> None:
+    encoders = ColourEncoders()
+    edit = encoders.schema.edit("-Red")
+    image = picture(1, 0)  # looks red, not green
+    assert compose(encoders, image, edit=edit).target.tolist() == [0, 0]
+    known = np.array([-1, 1], np.int8)  # the label says green, whatever it looks like
+    query = compose(encoders, image, edit=edit, known_labels=known)
+    assert query.target.tolist() == [0, 1]
+    assert query.target.dtype == np.int8
+    assert numbers(query.style) == [-1, 1]  # the component's mean
+    unknown = compose(encoders, image, edit=encoders.schema.edit("+Green"), known_labels=np.array([-1, -1], np.int8))
+    assert unknown.target.tolist() == [1, 1]
+    assert known.tolist() == [-1, 1]  # the caller's array is left alone
+
+
+def test_the_content_is_that_of_the_picture() -> None:
+    encoders = ColourEncoders()
+    image = picture(1, 0)
+    query = compose(encoders, image, edit=encoders.schema.edit("+Green"))
+    floats = torch.from_numpy(image)[None].permute(0, 3, 1, 2) / 127.5 - 1
+    torch.testing.assert_close(query.content, encoders.content(floats))
+
+
+def test_the_style_of_another_picture_is_its_own_numbers() -> None:
+    encoders = ColourEncoders()
+    other = picture(0, 1)
+    query = compose(encoders, picture(1, 0), style_of=other)
+    floats = torch.from_numpy(other)[None].permute(0, 3, 1, 2) / 127.5 - 1
+    torch.testing.assert_close(query.style, encoders.style(floats))
+    assert query.target.tolist() == [0, 1]
+
+
+def test_an_edit_overrides_its_bits_of_the_other_pictures_style() -> None:
+    encoders = ColourEncoders()
+    plain = compose(encoders, picture(1, 0), style_of=picture(0, 1))
+    both = compose(encoders, picture(1, 0), style_of=picture(0, 1), edit=encoders.schema.edit("+Red"))
+    assert numbers(both.style)[0] == 1.0
+    assert numbers(both.style)[1] == numbers(plain.style)[1] != 1.0  # μ, not the component's mean
+    assert both.target.tolist() == [1, 1]
+    # An exclusive group: what +Red ends is replaced too.
+    encoders.schema = AttributeSchema(("Red", "Green"), (("Red", "Green"),))
+    both = compose(encoders, picture(1, 0), style_of=picture(0, 1), edit=encoders.schema.edit("+Red"))
+    assert numbers(both.style) == [1.0, -1.0]
+    assert both.target.tolist() == [1, 0]
+
+
+def test_a_generator_draws_from_the_component_instead_of_its_mean() -> None:
+    encoders = ColourEncoders()
+    edit = encoders.schema.edit("+Green")
+    one, same, other = (
+        compose(encoders, picture(1, 0), edit=edit, generator=torch.Generator().manual_seed(seed)).style
+        for seed in (0, 0, 1)
+    )
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    assert encoders.style_labels(one).tolist() == [[1, 1]]
+
+
+def test_a_query_needs_an_edit_or_a_picture_and_the_right_size() -> None:
+    encoders = ColourEncoders()
+    with pytest.raises(UsageError, match="--to"):
+        compose(encoders, picture(1, 0))
+    with pytest.raises(RgunitError, match=r"\[32, 32, 3\], not uint8 \[16, 32, 3\]"):
+        compose(encoders, picture(1, 0)[:16], edit=encoders.schema.edit("+Red"))
