@@ -1,0 +1,103 @@
+"""The language of edits and filters, and packed labels."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from index_store.attributes import AttributeSchema
+from index_store.errors import UnknownAttribute, UsageError
+
+HAIR = ("Black_Hair", "Blond_Hair", "Brown_Hair")
+SCHEMA = AttributeSchema((*HAIR, "Male", "Wavy Hair", "5_o_Clock_Shadow"), (HAIR,))
+
+
+def test_an_edit_sets_clears_and_ends_the_rivals_of_what_it_sets():
+    labels = np.array([1, 0, 0, 1, -1, 0], np.int8)
+    assert SCHEMA.edit("+Blond_Hair -Male").apply(labels).tolist() == [0, 1, 0, 0, -1, 0]
+    assert SCHEMA.edit("Blond_Hair=1,Male=0").apply(labels).tolist() == [0, 1, 0, 0, -1, 0]
+    assert SCHEMA.edit("-Black_Hair").apply(labels).tolist() == [0, 0, 0, 1, -1, 0]
+    assert labels.tolist() == [1, 0, 0, 1, -1, 0]
+
+
+def test_an_edit_applies_to_a_batch():
+    labels = np.full((2, 3, 6), -1, np.int8)
+    edited = SCHEMA.edit('+"Wavy Hair" 5_o_Clock_Shadow=1').apply(labels)
+    assert (edited[..., 4:] == 1).all() and (edited[..., :4] == -1).all()
+
+
+@pytest.mark.parametrize(
+    "text", ["", " , ", "+Male -Male", "+Black_Hair +Blond_Hair", "?Male", "Male", "Male=2", "++Male"]
+)
+def test_an_edit_that_makes_no_sense_is_refused_in_one_line(text):
+    with pytest.raises(UsageError) as error:
+        SCHEMA.edit(text)
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_attribute_offers_the_nearest_names():
+    with pytest.raises(UnknownAttribute, match="did you mean Blond_Hair"):
+        SCHEMA.edit("+blonde_hair")
+    with pytest.raises(UnknownAttribute, match="there are Black_Hair"):
+        SCHEMA.index("xyzzy")
+
+
+@pytest.mark.parametrize("text", ["+Male -Male", "+Male ?Male", "split=a split=b", "origin=fake", "split=", "Male=3"])
+def test_a_filter_that_makes_no_sense_is_refused(text):
+    with pytest.raises(UsageError):
+        SCHEMA.filter(text)
+
+
+def test_a_filter_tells_known_false_from_unknown():
+    labels = np.array([[1], [0], [-1]], np.int8)
+    schema = AttributeSchema(("a",))
+    kept = {text: schema.filter(text).match_labels(labels).tolist() for text in ("+a", "-a", "?a", "", "a=?", "a=0")}
+    assert kept["+a"] == [True, False, False]
+    assert kept["-a"] == kept["a=0"] == [False, True, False]
+    assert kept["?a"] == kept["a=?"] == [False, False, True]
+    assert kept[""] == [True, True, True]
+
+
+def test_a_filter_takes_alternatives_of_split_and_origin():
+    wanted = SCHEMA.filter("+Male split=train|val origin=real|unlabelled")
+    assert wanted.split == {"train", "val"} and wanted.origin == {"real", "unlabelled"}
+
+
+def test_a_subset_keeps_the_order_given_and_what_is_left_of_groups():
+    subset = SCHEMA.subset(["Male", "Brown_Hair", "Black_Hair"])
+    assert subset.names == ("Male", "Brown_Hair", "Black_Hair")
+    assert subset.groups == (("Black_Hair", "Brown_Hair"),)
+    assert SCHEMA.subset(["Male", "Brown_Hair"]).groups == ()
+
+
+def test_groups_need_known_names_and_names_must_differ():
+    with pytest.raises(UnknownAttribute):
+        AttributeSchema(("a", "b"), (("a", "c"),))
+    with pytest.raises(UsageError):
+        AttributeSchema(("a", "a"))
+    with pytest.raises(UsageError, match="reserved"):
+        AttributeSchema(("split",))
+
+
+def test_violations_count_rows_with_two_members_of_a_group():
+    labels = np.array([[1, 1, 0, 0, 0, 0], [0, 1, -1, 1, 1, 1], [0, 0, 0, 0, 0, 0]], np.int8)
+    assert SCHEMA.violations(labels) == 1
+    assert SCHEMA.describe(labels[1])["Brown_Hair"] is None
+
+
+@given(st.integers(0, 19).flatmap(lambda n: hnp.arrays(np.int8, (7, n), elements=st.integers(-1, 1))), st.data())
+def test_packing_loses_nothing_and_filters_packed_labels_alike(labels, data):
+    schema = AttributeSchema(tuple(f"a{i}" for i in range(labels.shape[1])))
+    known, value = schema.pack(labels)
+    assert (schema.unpack(known, value) == labels).all()
+    signs = data.draw(st.lists(st.sampled_from(["", "+", "-", "?"]), min_size=len(schema), max_size=len(schema)))
+    wanted = schema.filter(" ".join(sign + name for sign, name in zip(signs, schema.names, strict=True) if sign))
+    assert (wanted.match_bits(known, value) == wanted.match_labels(labels)).all()
+
+
+def test_labels_outside_the_three_values_are_refused():
+    with pytest.raises(UsageError, match="1 .true., 0"):
+        AttributeSchema(("a",)).pack(np.array([[2]]))
+    with pytest.raises(UsageError, match="shape"):
+        AttributeSchema(("a",)).pack(np.zeros((2, 3), np.int8))
