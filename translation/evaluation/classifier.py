@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from index_store.workspace import ImageTable, Workspace
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from index_store.errors import RgunitError
+from index_store.workspace import ImageTable, Workspace
 from translation.evaluation.config import EvaluationConfig
 
 RECIPE = 1  # part of the cache key: raise it when training here changes

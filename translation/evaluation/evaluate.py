@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 import numpy as np
-from index_store.workspace import Workspace
 from numpy.typing import NDArray
 
 from index_store.errors import RgunitError
 from index_store.images import write_image
+from index_store.workspace import Workspace
 from translation.evaluation.classifier import AttributeClassifier
 from translation.evaluation.config import EvaluationConfig
 from translation.evaluation.distances import Resamples, cosine_distance, frechet, pixel_distance
@@ -179,8 +179,8 @@ class _Reference:
         self.source_bits, self.source_features = reading.bits, reading.features
         self.other_features = reference.features
         table = workspace.images(ids=pairs.others)
-        row = {int(key): position for position, key in enumerate(table.ids)}
-        labels = table.labels[[row[int(key)] for key in pairs.others]][:, workspace.schema.indices(pairs.attributes)]
+        columns = workspace.schema.indices(pairs.attributes)
+        labels = table.labels[table.places(pairs.others)][:, columns]
         known = labels >= 0
         self.accuracy = float((reference.bits[:, self.columns] == labels)[known].mean())
         empty = np.zeros((0, 0), np.float32)

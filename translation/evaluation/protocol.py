@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from index_store.workspace import ImageTable, Workspace
 from numpy.typing import NDArray
 
 from index_store.attributes import AttributeSchema
 from index_store.errors import RgunitError
+from index_store.workspace import ImageTable, Workspace
 
 GUIDES = "split=train origin=real|unlabelled"  # what guidance may retrieve
 IDENTITY = "identity"  # the text field that says who is in an image

@@ -16,37 +16,6 @@ SHARED = Path(__file__).resolve().parents[4] / "shared"
 FACE_CROP = "25.84,24.69,76.48,89.23@128"
 
 
-def field(number: int, value: int | bytes | str) -> bytes:
-    """One protobuf field: a varint or a length-delimited value."""
-    if isinstance(value, int):
-        return varint(number << 3) + varint(value)
-    data = value.encode() if isinstance(value, str) else value
-    return varint(number << 3 | 2) + varint(len(data)) + data
-
-
-def varint(value: int) -> bytes:
-    data = b""
-    while value > 127:
-        data += bytes([value & 127 | 128])
-        value >>= 7
-    return data + bytes([value])
-
-
-def tensor(name: str, shape: list[int | str]) -> bytes:
-    """A ValueInfoProto of floats; a text is a free dimension."""
-    dims = b"".join(field(1, field(1, side) if isinstance(side, int) else field(2, side)) for side in shape)
-    return field(1, name) + field(2, field(1, field(1, 1) + field(2, dims)))
-
-
-def mean_colour_network(path: Path, shape: list[int | str]) -> Path:
-    """An ONNX file that averages each channel: its feature vector is the mean colour."""
-    node = field(1, "x") + field(2, "y") + field(4, "GlobalAveragePool")
-    graph = field(1, node) + field(2, "g") + field(11, tensor("x", shape))
-    graph += field(12, tensor("y", [shape[0], 3, 1, 1]))
-    path.write_bytes(field(1, 8) + field(7, graph) + field(8, field(1, "") + field(2, 13)))
-    return path
-
-
 @pytest.fixture
 def images() -> np.ndarray:
     """Three images of 32 px, black but for a red square in columns 8–15 and rows 16–31 of the second."""
@@ -56,8 +25,8 @@ def images() -> np.ndarray:
 
 
 @pytest.mark.parametrize("batch", ["n", 1, 2])
-def test_features_are_the_first_output_for_every_image(tmp_path, images, batch):
-    judge = Judge(mean_colour_network(tmp_path / "j.onnx", [batch, 3, 16, 8]))
+def test_features_are_the_first_output_for_every_image(write_network, tmp_path, images, batch):
+    judge = Judge(write_network(tmp_path / "j.onnx", [batch, 3, 16, 8]))
     features = judge.features(images)
     assert features.shape == (3, 3)
     black, white = -127.5 / 128, 127.5 / 128
@@ -68,8 +37,8 @@ def test_features_are_the_first_output_for_every_image(tmp_path, images, batch):
 
 
 @pytest.mark.parametrize("crop", ["8,16,8,16@32", "16,32,16,32@64", "2,4,2,4@8"])
-def test_a_crop_is_scaled_from_its_side_to_the_image(tmp_path, images, crop):
-    judge = Judge(mean_colour_network(tmp_path / "j.onnx", ["n", 3, 16, 8]), crop)
+def test_a_crop_is_scaled_from_its_side_to_the_image(write_network, tmp_path, images, crop):
+    judge = Judge(write_network(tmp_path / "j.onnx", ["n", 3, 16, 8]), crop)
     assert judge.features(images)[1] == pytest.approx([127.5 / 128, -127.5 / 128, -127.5 / 128], abs=1e-4)
 
 
@@ -98,13 +67,13 @@ def test_a_missing_file_and_one_that_is_no_network_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("shape", [["n", 3, "h", "w"], ["n", 1, 8, 8], ["n", 3, 8]])
-def test_a_network_that_takes_no_image_of_fixed_size_is_refused(tmp_path, shape):
+def test_a_network_that_takes_no_image_of_fixed_size_is_refused(write_network, tmp_path, shape):
     with pytest.raises(RgunitError, match="fixed height and width"):
-        Judge(mean_colour_network(tmp_path / "j.onnx", shape))
+        Judge(write_network(tmp_path / "j.onnx", shape))
 
 
-def test_images_of_another_shape_are_refused(tmp_path, images):
-    judge = Judge(mean_colour_network(tmp_path / "j.onnx", ["n", 3, 8, 8]))
+def test_images_of_another_shape_are_refused(write_network, tmp_path, images):
+    judge = Judge(write_network(tmp_path / "j.onnx", ["n", 3, 8, 8]))
     with pytest.raises(ValueError, match="S, S, 3"):
         judge.features(images[:, :16])
 

@@ -1,0 +1,133 @@
+"""The pairs are the same every time, share nobody between halves, and ask for a change."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from index_store.errors import RgunitError
+from index_store.workspace import Workspace
+from translation.evaluation.protocol import GUIDES, check_neighbours, halves, make_pairs, people_of
+
+USED = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Glasses", "Hat")
+
+
+@pytest.fixture
+def used(workspace):
+    return workspace.schema.subset(USED)
+
+
+def people_by_id(workspace):
+    table = workspace.images()
+    return dict(zip(table.ids.tolist(), table.fields["identity"], strict=True))
+
+
+def test_nobody_is_on_both_sides(workspace, used):
+    pairs, people = make_pairs(workspace, used), people_by_id(workspace)
+    sources = {people[key] for key in pairs.source.tolist()}
+    references = {people[key] for key in pairs.others.tolist()}
+    assert sources and references and not sources & references
+    assert len(sources) == len(references) == 10
+    assert set(pairs.reference.tolist()) <= set(pairs.others.tolist())
+
+
+def test_only_real_test_images_take_part(workspace, used):
+    pairs = make_pairs(workspace, used)
+    table = workspace.images(ids=np.concatenate([pairs.source, pairs.others]))
+    assert set(table.split) == {"test"} and set(table.origin) == {"real"}
+    assert len(pairs) + len(pairs.others) == len(workspace.images("split=test"))
+
+
+def test_every_pair_changes_a_known_bit_and_asks_for_at_most_one_of_a_group(workspace, used):
+    pairs = make_pairs(workspace, used)
+    assert pairs.changed.any(1).all()
+    assert not (pairs.changed & pairs.kept).any()
+    assert used.violations(pairs.target) == 0
+
+
+def test_the_target_is_the_reference_with_its_unknown_bits_from_the_source(workspace, used):
+    pairs = make_pairs(workspace, used)
+    table = workspace.images()
+    labels = table.labels[:, workspace.schema.indices(USED)]
+    before, reference = labels[table.places(pairs.source)], labels[table.places(pairs.reference)]
+    assert (pairs.before == before).all()
+    assert (pairs.target[reference >= 0] == reference[reference >= 0]).all()
+    alone = workspace.schema.indices(["Glasses"])[0]
+    unknown = table.labels[table.places(pairs.reference), alone] < 0
+    assert (pairs.target[unknown, 3] == before[unknown, 3]).all()
+
+
+def test_the_seed_fixes_the_pairs_and_another_seed_gives_others(workspace, used):
+    first, again, other = (make_pairs(workspace, used, seed=seed) for seed in (0, 0, 1))
+    assert (first.source == again.source).all() and (first.reference == again.reference).all()
+    assert (first.seeds == again.seeds).all()
+    assert set(first.source.tolist()) != set(other.source.tolist())
+
+
+def test_the_labels_of_half_b_are_used_evenly(workspace, used):
+    pairs = make_pairs(workspace, used)
+    assert np.unique(pairs.reference, return_counts=True)[1].max() <= 2
+    assert len(np.unique(pairs.reference)) > 0.9 * len(pairs)
+
+
+def test_the_limit_draws_among_half_a(workspace, used):
+    some, every = make_pairs(workspace, used, limit=10), make_pairs(workspace, used)
+    assert len(some) == 10
+    assert set(some.source.tolist()) < set(every.source.tolist())
+    assert (some.others == every.others).all()
+
+
+def test_saved_pairs_say_what_was_asked(workspace, used, tmp_path):
+    pairs = make_pairs(workspace, used)
+    pairs.save(tmp_path / "new" / "pairs.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "new" / "pairs.jsonl").read_text().splitlines()]
+    assert len(lines) == len(pairs)
+    assert [line["source"] for line in lines] == pairs.source.tolist()
+    assert lines[0]["target"] == used.describe(pairs.target[0])
+    assert lines[0]["changed"] == [name for name, bit in zip(USED, pairs.changed[0], strict=True) if bit]
+
+
+def test_halves_are_even_and_stable_as_people_are_added():
+    people = [f"person {number // 3}" for number in range(300)]
+    before = halves(people, 0)
+    assert 147 <= before.sum() <= 153
+    assert (halves(people, 0) == before).all()
+    assert (halves(people, 1) != before).any()
+
+
+def test_images_without_identity_are_people_of_their_own(workspace):
+    table = workspace.images("split=test")
+    nameless = type(table)(**{**vars(table), "fields": {}})
+    assert len(set(people_of(nameless))) == len(table)
+    assert len(set(people_of(table))) == 20
+
+
+def test_a_split_without_images_says_what_is_needed(workspace, used):
+    with pytest.raises(RgunitError, match="split nowhere has 0 labelled real images"):
+        make_pairs(workspace, used, split="nowhere")
+
+
+def test_an_attribute_on_which_all_agree_leaves_nothing_to_translate(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [f"{number}.png,test,1\n" for number in range(8)]
+    for number in range(8):
+        Image.fromarray(rng.integers(0, 255, (32, 32, 3), np.uint8)).save(tmp_path / f"{number}.png")
+    (tmp_path / "labels.csv").write_text("image,split,Hat\n" + "".join(rows))
+    with Workspace.create(tmp_path / "w") as alike:
+        alike.add_images(tmp_path, attributes=tmp_path / "labels.csv")
+        with pytest.raises(RgunitError, match="hardly differ in Hat"):
+            make_pairs(alike, alike.schema)
+
+
+def test_guides_are_training_images_only(workspace):
+    assert set(workspace.images(GUIDES).split) == {"train"}
+
+
+def test_a_neighbour_from_the_test_split_or_the_image_itself_is_refused(workspace):
+    train, test = workspace.images("split=train").ids, workspace.images("split=test").ids
+    check_neighbours(workspace, test[:3], np.array([[train[0], -1], [train[1], train[2]], [-1, -1]]))
+    with pytest.raises(RgunitError, match="split test"):
+        check_neighbours(workspace, test[:2], np.array([train[0], test[5]]))
+    with pytest.raises(RgunitError, match="its own neighbour"):
+        check_neighbours(workspace, train[:2], train[:2])
