@@ -1,0 +1,227 @@
+"""One finished run as one HTML file: numbers, curves and pictures, the failures beside the successes.
+
+The file needs nothing else: styles, charts and pictures are inside, there is no script. Every word that comes from
+outside (labels, paths, settings) is escaped by the template.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from translation.report.charts import Dot, dot_chart
+from translation.report.curves import Chart, charts_of
+from translation.report.data import ReportData
+from translation.report.facts import data_facts, duration, machine_facts, memory, settings
+from translation.report.verdicts import (
+    ARMS,
+    CHANCE,
+    CONTROLS,
+    MEASURES,
+    Verdict,
+    arms_of,
+    headlines,
+    interval_of,
+    signed,
+    state_of,
+    value_of,
+    verdicts,
+)
+
+if TYPE_CHECKING:
+    from index_store.workspace import Workspace
+
+MOST_ROWS = 12  # of pictures a section
+LARGEST = 160  # pixels a side that a picture in the page may have
+LOSSLESS = 48  # pixels a side up to which pictures are kept exactly
+BASELINES = {
+    "content_only": "content alone",
+    "style_only": "style alone",
+    "late_fusion": "late fusion of both",
+    "same_labels": "random among the right labels (oracle)",
+}
+CASES = {"best": "best", "random": "at random", "worst": "worst"}
+
+
+def write_report(workspace: Workspace, path: Path, data: ReportData) -> Path:
+    """Writes the report of `data` to `path`, whole or not at all, and returns it.
+
+    What the workspace holds is read now. At most MOST_ROWS rows of pictures a section are shown and pictures are
+    reduced to LARGEST pixels, so that a file stays below 8 MB.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        number=number, percent=percent, duration=duration, picture=picture, grey=grey, signed=signed, words=words
+    )
+    found = verdicts(data.translation, data.retrieval)
+    page = environment.get_template("template.html.j2").render(
+        data=data,
+        workspace=str(workspace.path),
+        made=datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC").lstrip("0"),
+        findings=summary(data),
+        facts=data_facts(workspace, data.attributes_used),
+        machine=machine_facts(data.device),
+        memory=memory(data.peak_memory),
+        seconds=sum(float(stage.get("seconds") or 0) for stage in data.stages),
+        settings=settings(data.config),
+        retrieval=_retrieval(data.retrieval, found),
+        translation=_translation(data.translation, found),
+        dots=_dots(data.translation),
+        curves={stage: charts_of(rows) for stage, rows in data.metrics.items()},
+        retrieval_rows=data.retrieval_rows[:MOST_ROWS],
+        translation_rows=data.translation_rows[:MOST_ROWS],
+        cases=CASES,
+        arms=ARMS,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(page, encoding="utf-8")
+    part.replace(path)
+    return path
+
+
+def summary(data: ReportData) -> list[Verdict]:
+    """The findings for the top of the page, a collapsed mask among them."""
+    found = list(headlines(data.translation, data.retrieval))
+    for stage, rows in data.metrics.items():
+        last = next((row["mask_mean"] for row in reversed(rows) if "mask_mean" in row), None)
+        if last is not None and not 0.02 <= last <= 0.98:
+            told = "copies its input everywhere" if last < 0.02 else "keeps nothing of its input"
+            text = f"Stage {stage}: the mask's mean ended at {last:.3f}: the generator {told}."
+            found.append(Verdict(stage, "mask", "not learned", text))
+    return found
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number for a table: fixed digits, a true minus sign, an en dash for nothing."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:.{digits if abs(value) < 100 else 1}f}".replace("-", "−")
+
+
+def percent(value: float | None) -> str:
+    """A share as whole percents."""
+    return "–" if value is None else f"{100 * value:.0f} %"
+
+
+def words(name: str) -> str:
+    """An attribute's name for reading: underscores are spaces."""
+    return name.replace("_", " ")
+
+
+def picture(pixels: NDArray[np.uint8]) -> str:
+    """A data URI of uint8 [H, W, 3]: exact up to LOSSLESS pixels a side, else WebP of at most LARGEST."""
+    from PIL import Image
+
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    file = io.BytesIO()
+    if max(image.size) <= LOSSLESS:
+        image.save(file, "PNG", optimize=True)
+        kind = "png"
+    else:
+        image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
+        image.save(file, "WEBP", quality=86, method=4)
+        kind = "webp"
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
+
+
+def grey(mask: NDArray[Any]) -> str:
+    """A data URI of a mask [H, W], uint8 or float in [0, 1]."""
+    levels = mask if mask.dtype == np.uint8 else np.rint(255 * np.clip(mask, 0, 1)).astype(np.uint8)
+    return picture(np.repeat(levels[:, :, None], 3, axis=2))
+
+
+def _retrieval(retrieval: Mapping[str, Any] | None, found: Sequence[Verdict]) -> dict[str, Any] | None:
+    """The two retrieval tables: `rows` of (name, scores, kind) and `attributes` with their verdicts."""
+    if not retrieval:
+        return None
+    rows = [
+        ("this run", retrieval, "own"),
+        ("random images", retrieval["random"], "control"),
+        *((BASELINES.get(k, k), v, "control") for k, v in (retrieval.get("baselines") or {}).items()),
+    ]
+    attributes = []
+    for name, value in (retrieval.get("per_attribute") or {}).items():
+        change = (retrieval.get("by_change") or {}).get(name) or {}
+        attributes.append(
+            {
+                "name": name,
+                "value": value,
+                "random": (retrieval["random"].get("per_attribute") or {}).get(name),
+                "kept": (change.get("kept") or {}).get("content"),
+                "flipped": (change.get("flipped") or {}).get("content"),
+                "state": state_of(found, name, "one attribute"),
+            }
+        )
+    return {**retrieval, "rows": rows, "attributes_table": attributes}
+
+
+def _translation(translation: Mapping[str, Any] | None, found: Sequence[Verdict]) -> dict[str, Any] | None:
+    """The table of arms: `columns` (measure, heading) that any arm has, and `rows` of cells with intervals."""
+    if not translation:
+        return None
+    arms = arms_of(translation)
+    floor = translation.get("floor") or {}
+    columns = [m for m in MEASURES if any(value_of(translation, arm, m) is not None for arm in arms)]
+    rows = [
+        {
+            "name": ARMS[arm],
+            "control": arm in CONTROLS,
+            "cells": [(value_of(translation, arm, m), interval_of(translation, arm, m)) for m in columns],
+            "n": translation[arm].get("n"),
+            "state": state_of(found, arm, "accuracy_changed"),
+        }
+        for arm in arms
+    ]
+    against: dict[str, dict[str, Verdict]] = {}
+    for v in found:
+        if v.gap:
+            against.setdefault(v.subject, {})[v.measure] = v
+    return {
+        "columns": [(m, MEASURES[m]) for m in columns],
+        "rows": rows,
+        "floor": [floor.get(m) for m in columns],
+        "against": against,
+        "measures": [(m, MEASURES[m]) for m in MEASURES if any(m in row for row in against.values())],
+        "classifier": translation.get("classifier"),
+        "protocol": translation.get("protocol"),
+    }
+
+
+def _dots(translation: Mapping[str, Any] | None) -> list[Chart]:
+    """Arms side by side with their intervals: changed bits, kept bits, distance to the truth."""
+    if not translation:
+        return []
+    charts = []
+    for measure in ("accuracy_changed", "accuracy_kept", "truth"):
+        dots = [
+            Dot(arm, value, interval_of(translation, arm, measure), arm in CONTROLS)
+            for arm in arms_of(translation)
+            if (value := value_of(translation, arm, measure)) is not None
+        ]
+        if not dots:
+            continue
+        highest = max(max(dot.interval or (dot.value,)) for dot in dots)
+        x_range = (0.0, 1.1 * highest) if measure == "truth" else (0.0, 1.0)
+        marks = {"a coin": CHANCE} if measure == "accuracy_changed" else None
+        title = MEASURES[measure].capitalize()
+        better = "lower is better" if measure == "truth" else "higher is better"
+        charts.append(Chart(title, better, dot_chart(dots, label=title, x_range=x_range, marks=marks), Markup("")))
+    return charts

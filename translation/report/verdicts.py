@@ -1,0 +1,284 @@
+"""What the numbers allow to be said, in one vocabulary for the terminal and the report.
+
+“not learned”: not clearly better than doing nothing. “no difference”: two arms closer than the interval of their
+difference. A number without an interval is compared as it stands.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+State = Literal["learned", "not learned", "better", "worse", "no difference"]
+Numbers = Mapping[str, Any]
+
+MARGIN = 0.05  # above chance or copying, in accuracy and in P@10, before anything counts as learned
+CHANCE = 0.5  # of one bit
+TOLERATED_LOSS = 0.01  # of changed bits, up to which a gain in Fréchet distance counts
+MODELS = ("stage1", "unguided", "random", "guided", "swapped")
+CONTROLS = ("copy", "neighbour")
+COMPARED = ("accuracy_changed", "accuracy_kept", "fd_attr", "fd_judge", "truth")
+LOWER_IS_BETTER = {"fd_attr", "fd_judge", "identity", "truth"}
+MEASURES = {
+    "accuracy_changed": "accuracy of changed bits",
+    "accuracy_kept": "accuracy of kept bits",
+    "accuracy_other": "agreement in all other attributes",
+    "fd_attr": "FD-attr",
+    "fd_judge": "FD-judge",
+    "truth": "distance to the truth",
+    "identity": "identity distance",
+    "diversity": "diversity",
+}
+SHORT = {
+    "accuracy_changed": "changed bits",
+    "accuracy_kept": "kept bits",
+    "fd_attr": "FD-attr",
+    "fd_judge": "FD-judge",
+    "truth": "to truth",
+}
+ARMS = {
+    "stage1": "stage 1 alone",
+    "unguided": "unguided",
+    "random": "random neighbours",
+    "guided": "guided",
+    "swapped": "guided, neighbours swapped",
+    "copy": "copy of the input",
+    "neighbour": "top neighbour itself",
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One finding: about `subject` (an arm, two arms, `retrieval`, an attribute), by `measure`, with its sentence."""
+
+    subject: str
+    measure: str
+    state: State
+    text: str
+    gap: tuple[float, float, float] | None = None  # between two arms: difference and its interval
+
+
+def verdicts(translation: Numbers | None, retrieval: Numbers | None) -> tuple[Verdict, ...]:
+    """Findings on the two evaluations (their contract JSON), retrieval first; a part that is None says nothing."""
+    found: list[Verdict] = []
+    if retrieval:
+        found += _retrieval(retrieval)
+    if translation:
+        found += [v for arm in MODELS if (v := _changed(translation, arm)) is not None]
+        found += [v for arm in MODELS if (v := _truth(translation, arm)) is not None]
+        found += compared(translation, "guided", "unguided")
+        found += compared(translation, "guided", "random")
+        found += compared(translation, "guided", "swapped")
+    return tuple(found)
+
+
+def state_of(found: Sequence[Verdict], subject: str, measure: str) -> State | None:
+    """The state of one finding, None where there is none (of an attribute by the measure "one attribute")."""
+    return next((v.state for v in found if v.subject == subject and v.measure == measure), None)
+
+
+def arms_of(translation: Numbers) -> list[str]:
+    """The arms that were measured, models first."""
+    return [a for a in (*MODELS, *CONTROLS) if value_of(translation, a, "accuracy_changed") is not None]
+
+
+def compared(translation: Numbers, arm: str, other: str) -> list[Verdict]:
+    """`arm` against `other` by every measure that both have and that knows a better and a worse."""
+    found = []
+    for measure in COMPARED:
+        gap = difference(translation, arm, other, measure)
+        if gap is None:
+            continue
+        value, low, high = gap
+        gain = value < 0 if measure in LOWER_IS_BETTER else value > 0
+        state: State = "no difference"
+        if low > 0 or high < 0:
+            state = "better" if gain else "worse"
+        words = f"{signed(value)} ({signed(low)} to {signed(high)})"
+        verb = "no difference from" if state == "no difference" else f"{state} than"
+        text = f"{ARMS[arm].capitalize()}: {verb} {ARMS[other]} in {MEASURES[measure]}, {words}."
+        if state == "better" and measure.startswith("fd_") and _bought(translation, arm, other):
+            text += " It does not count: it was bought with changed bits."
+        found.append(Verdict(f"{arm} against {other}", measure, state, text, gap))
+    return found
+
+
+def headlines(translation: Numbers | None, retrieval: Numbers | None) -> tuple[Verdict, ...]:
+    """The findings as few sentences: failures each, successes of the main arms, comparisons put together."""
+    found = verdicts(translation, retrieval)
+    shown = [v for v in found if v.subject == "retrieval"]
+    missed = [v for v in found if v.measure == "one attribute" and v.state == "not learned"]
+    if missed and state_of(found, "retrieval", "attributes") == "learned":
+        names = _and([v.subject.replace("_", " ") for v in missed])
+        text = f"Retrieval: {names} {'is' if len(missed) == 1 else 'are'} not found better than by chance."
+        shown.append(Verdict("retrieval", "per_attribute", "not learned", text))
+    for v in found:
+        main = v.subject in ("unguided", "guided")
+        if main or (v.subject in MODELS and v.state == "not learned"):
+            shown.append(v)
+    for subject in dict.fromkeys(v.subject for v in found if v.gap):
+        arm, other = subject.split(" against ")
+        start = f"{ARMS[arm].capitalize()} against {ARMS[other]}"
+        for state in ("better", "worse", "no difference"):
+            same = [v for v in found if v.subject == subject and v.state == state and v.gap]
+            if same and state == "no difference":
+                text = f"{start}: no difference in {_and([MEASURES[v.measure] for v in same])}."
+                shown.append(Verdict(subject, "several", "no difference", text))
+            elif same:
+                shown += same
+    return tuple(shown)
+
+
+def difference(translation: Numbers, arm: str, other: str, measure: str) -> tuple[float, float, float] | None:
+    """`arm` − `other` with its 95 % interval: as the evaluation paired them, else from both arms' intervals."""
+    paired = ((translation.get("comparisons") or {}).get(f"{arm} vs {other}") or {}).get(measure)
+    if paired is not None:
+        low, high = paired["interval"]
+        return float(paired["difference"]), float(low), float(high)
+    a, b = value_of(translation, arm, measure), value_of(translation, other, measure)
+    ends, others = interval_of(translation, arm, measure), interval_of(translation, other, measure)
+    if a is None or b is None or ends is None or others is None:
+        return None
+    half = math.hypot(ends[1] - ends[0], others[1] - others[0]) / 2
+    return a - b, a - b - half, a - b + half
+
+
+def _and(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _bought(translation: Numbers, arm: str, other: str) -> bool:
+    """Whether a better Fréchet distance came with changed bits lost: the accuracy fell by more than one point."""
+    gap = difference(translation, arm, other, "accuracy_changed")
+    return gap is not None and gap[0] < -TOLERATED_LOSS
+
+
+def signed(value: float) -> str:
+    """A difference for reading: +0.012, −1.30, +0.0004."""
+    size = abs(value)
+    return f"{value:+.{1 if size >= 10 else 2 if size >= 1 else 3 if size >= 0.01 else 4}f}".replace("-", "−")
+
+
+def value_of(translation: Numbers, arm: str, measure: str) -> float | None:
+    """A number of an arm, None where it was not or cannot be computed."""
+    value = (translation.get(arm) or {}).get(measure)
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def interval_of(translation: Numbers, arm: str, measure: str) -> tuple[float, float] | None:
+    """The 95 % interval of a number of an arm, None where there is none."""
+    ends = ((translation.get("intervals") or {}).get(arm) or {}).get(measure)
+    return None if ends is None or any(end is None for end in ends) else (float(ends[0]), float(ends[1]))
+
+
+def _retrieval(retrieval: Numbers) -> list[Verdict]:
+    chance = retrieval["random"]
+    found = [_above(retrieval["attributes"], chance["attributes"], "retrieval", "attributes")]
+    for name, value in (retrieval.get("per_attribute") or {}).items():
+        base = (chance.get("per_attribute") or {}).get(name)
+        if value is not None and base is not None:
+            found.append(_above(value, base, name, "one attribute"))
+    if retrieval.get("content") is not None and chance.get("content") is not None:
+        value, base = retrieval["content"], chance["content"]
+        state: State = "better" if value > base + 0.005 else "worse" if value < base - 0.005 else "no difference"
+        word = {"better": "above", "worse": "below"}.get(state, "no different from")
+        text = f"Retrieval: content P@10 {value:.3f} is {word} random images ({base:.3f})."
+        found.append(Verdict("retrieval", "content", state, text))
+    return found
+
+
+def _above(value: float, base: float, subject: str, measure: str) -> Verdict:
+    learned = value >= base + MARGIN
+    what = "attributes P@10" if subject == "retrieval" else f"P@10 of {subject}"
+    tail = "" if learned else ": not learned"
+    text = f"Retrieval: {what} {value:.3f} against {base:.3f} of random images{tail}."
+    return Verdict(subject, measure, "learned" if learned else "not learned", text)
+
+
+def _changed(translation: Numbers, arm: str) -> Verdict | None:
+    value = value_of(translation, arm, "accuracy_changed")
+    if value is None:
+        return None
+    copy = value_of(translation, "copy", "accuracy_changed") or 0.0
+    base = max(copy, CHANCE)
+    ends = interval_of(translation, arm, "accuracy_changed")
+    learned = (ends[0] if ends else value) > base + MARGIN
+    sure = f" ({ends[0]:.3f} to {ends[1]:.3f})" if ends else ""
+    told = f"{ARMS[arm].capitalize()}: {value:.3f}{sure} of the bits to change were changed"
+    tail = f", copying gets {copy:.3f}." if learned else f": not learned, a coin gets {base:.3f}."
+    return Verdict(arm, "accuracy_changed", "learned" if learned else "not learned", told + tail)
+
+
+def _truth(translation: Numbers, arm: str) -> Verdict | None:
+    value, copy = value_of(translation, arm, "truth"), value_of(translation, "copy", "truth")
+    if value is None or copy is None:
+        return None
+    ends = interval_of(translation, arm, "truth")
+    state: State = "learned" if (ends[1] if ends else value) < copy else "not learned"
+    word = "nearer to the true translation than" if state == "learned" else "not nearer to the true translation than"
+    text = f"{ARMS[arm].capitalize()}: {word} the input itself ({value:.3f} against {copy:.3f})."
+    return Verdict(arm, "truth", state, text)
+
+
+def terminal_table(retrieval: Numbers | None, translation: Numbers | None) -> RenderableType:
+    """The short tables that end `rgunit run`: retrieval against random, and the arms with their verdicts."""
+    from rich.console import Group
+    from rich.table import Table
+
+    found = verdicts(translation, retrieval)
+    shown: list[RenderableType] = []
+    if retrieval:
+        table = Table(title=f"Retrieval, P@{retrieval.get('k', 10)}", title_justify="left", box=None, pad_edge=False)
+        for heading in ("", "here", "random", ""):
+            table.add_column(heading, justify="right" if heading else "left")
+        for measure in ("attributes", "content", "average"):
+            value, base = retrieval.get(measure), retrieval["random"].get(measure)
+            state = state_of(found, "retrieval", measure) if measure == "attributes" else None
+            table.add_row(measure, _three(value), _three(base), _styled(state))
+        shown.append(table)
+        if missed := [v.subject for v in found if v.measure == "one attribute" and v.state == "not learned"]:
+            shown.append(f"{_styled('not learned')}: {', '.join(missed)}")
+    if translation:
+        arms = arms_of(translation)
+        columns = [m for m in COMPARED if any(value_of(translation, arm, m) is not None for arm in arms)]
+        table = Table(title="Translation", title_justify="left", box=None, pad_edge=False)
+        for heading in ("", *[SHORT[m] for m in columns], ""):
+            table.add_column(heading, justify="right" if heading else "left")
+        for arm in arms:
+            style = "dim" if arm in CONTROLS else ""
+            numbers = [_three(value_of(translation, arm, m)) for m in columns]
+            table.add_row(ARMS[arm], *numbers, _arm_verdict(found, arm), style=style)
+        shown += ["", table]
+    return Group(*shown)
+
+
+def _arm_verdict(found: Sequence[Verdict], arm: str) -> str:
+    if arm in CONTROLS:
+        return "control"
+    if state_of(found, arm, "accuracy_changed") == "not learned":
+        return _styled("not learned")
+    if arm != "guided":
+        return ""
+    states = [v.state for v in found if v.subject == "guided against unguided"]
+    if states and all(state == "no difference" for state in states):
+        return _styled("no difference") + " from unguided"
+    told = []
+    for state in ("better", "worse"):
+        names = [SHORT[v.measure] for v in found if v.subject == "guided against unguided" and v.state == state]
+        if names:
+            told.append(f"{_styled(state)}: {', '.join(names)}")
+    return "; ".join(told)
+
+
+def _styled(state: State | None) -> str:
+    colour = {"not learned": "bold red", "worse": "red", "no difference": "yellow"}.get(state or "", "green")
+    return f"[{colour}]{state}[/]" if state else ""
+
+
+def _three(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}"
