@@ -14,7 +14,7 @@ from translation.evaluation.classifier import AttributeClassifier, train_classif
 from translation.evaluation.config import EvaluationConfig
 
 FAST = EvaluationConfig(
-    classifier_epochs=5, classifier_batch=16, classifier_mirror=False, batch=16, diversity_inputs=3, diversity_samples=2
+    classifier_epochs=4, classifier_batch=16, classifier_mirror=False, batch=16, diversity_inputs=3, diversity_samples=2
 )
 PEOPLE, EACH, SIZE = 60, 6, 32
 
