@@ -40,8 +40,8 @@ from translation.report.verdicts import (
 if TYPE_CHECKING:
     from index_store.workspace import Workspace
 
-MOST_ROWS = 12  # of pictures a section
-LARGEST = 160  # pixels a side that a picture in the page may have
+MOST_ROWS = 9  # of pictures a section
+LARGEST = 144  # pixels a side that a picture in the page may have
 LOSSLESS = 48  # pixels a side up to which pictures are kept exactly
 BASELINES = {
     "content_only": "content alone",

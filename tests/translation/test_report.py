@@ -1,0 +1,375 @@
+"""The report: one safe, self-contained file, honest words for numbers, cases chosen by score and not by eye."""
+
+import base64
+import io
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from index_store.workspace import Workspace
+from retrieval.evaluation import RetrievalEvaluation
+from translation.arms import truth_of
+from translation.drawings import GROUPS, STYLE_ATTRIBUTES, make_dataset
+from translation.evaluation.distances import frechet
+from translation.evaluation.evaluate import Evaluation, PairScores
+from translation.evaluation.protocol import make_pairs
+from translation.report import (
+    Neighbour,
+    Output,
+    ReportData,
+    RetrievalRow,
+    TranslationRow,
+    collect,
+    terminal_table,
+    verdicts,
+    write_report,
+)
+from translation.report.charts import Dot, Line, dot_chart, line_chart, number, ticks
+from translation.report.curves import charts_of
+from translation.report.examples import cases, edit_words
+from translation.report.report import picture
+from translation.report.verdicts import headlines, signed, state_of
+from translation.translator import Translation, to_tensor
+
+RETRIEVAL: dict[str, Any] = {
+    "k": 10,
+    "queries": 20,
+    "attributes": 0.8,
+    "content": 0.55,
+    "average": 0.675,
+    "per_attribute": {"Hat": 0.9, "Beard": 0.52},
+    "random": {"attributes": 0.6, "content": 0.55, "average": 0.575, "per_attribute": {"Hat": 0.5, "Beard": 0.5}},
+}
+
+
+def arm(changed: float | None, fd: float = 5.0, truth: float | None = 0.07) -> dict[str, Any]:
+    return {
+        "accuracy_changed": changed,
+        "accuracy_kept": 0.9,
+        "fd_attr": fd,
+        "fd_judge": None,
+        "diversity": 0.01,
+        "identity": None,
+        "truth": truth,
+        "n": 100,
+    }
+
+
+TRANSLATION: dict[str, Any] = {
+    "unguided": arm(0.80),
+    "guided": arm(0.81, fd=4.0),
+    "random": arm(None, truth=None),
+    "copy": arm(0.05, fd=9.0, truth=0.11),
+    "neighbour": arm(0.8, fd=2.0, truth=0.2),
+    "floor": {"fd_attr": 1.0, "fd_judge": None},
+    "intervals": {"unguided": {"accuracy_changed": [0.75, 0.85]}, "guided": {"accuracy_changed": [0.76, 0.86]}},
+    "comparisons": {
+        "guided vs unguided": {
+            "accuracy_changed": {"difference": 0.01, "interval": [-0.02, 0.04]},
+            "fd_attr": {"difference": -1.0, "interval": [-1.5, -0.5]},
+        }
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    folder = tmp_path_factory.mktemp("report")
+    labelled, table, unlabelled = make_dataset(folder / "faces", images=100, size=32, seed=1)
+    made = Workspace.create(folder / "workspace")
+    made.add_images(labelled, attributes=table, groups=["|".join(GROUPS[0])])
+    made.add_images(unlabelled, origin="unlabelled")
+    return made
+
+
+def plain(**changes: Any) -> ReportData:
+    data = ReportData(title="A run", preset="demo", seed=3, device="cpu", attributes_used=("Hat",), stages=[])
+    return replace(data, **changes)
+
+
+class _Reader(HTMLParser):
+    """Fails on tags that do not close; remembers where anything would be fetched from."""
+
+    VOID = frozenset({"meta", "img", "circle", "line", "polyline", "br"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.sources: list[str] = []
+        self.tags: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def read(path: Path) -> tuple[str, _Reader]:
+    text, reader = path.read_text(encoding="utf-8"), _Reader()
+    reader.feed(text)
+    assert reader.open == []
+    return text, reader
+
+
+def rows_of(side: int, count: int = 30) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+
+    def noise() -> Any:
+        return rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
+
+    hit = [Neighbour(noise(), "a.png", 0.5, {"Hat": k > 3, "Beard": None}, "real") for k in range(10)]
+    output = [Output(name, noise(), {"+Hat": True, "−Beard": False}) for name in ("unguided", "random", "guided")]
+    return {
+        "retrieval_rows": [RetrievalRow("best", noise(), "q.png", "+Hat", {"Hat": 1}, hit, 0.6)] * count,
+        "translation_rows": [
+            TranslationRow("worst", noise(), "s.png", "+Hat", output, [noise()] * 3, rng.random((side, side)), noise())
+        ]
+        * count,
+    }
+
+
+def test_a_report_is_one_file_that_fetches_nothing_and_runs_nothing(workspace: Workspace, tmp_path: Path) -> None:
+    rows = [{"step": s, "generator/cycle": 1 / s, "mask_mean": 0.5, "images_per_second": 9.0} for s in range(1, 90)]
+    data = plain(
+        retrieval=RETRIEVAL,
+        translation=TRANSLATION,
+        metrics={"translation (r1)": rows},
+        stages=[{"name": "translation", "seconds": 61.0, "steps": 90}],
+        config={"data": {"size": 32}},
+        commands=["rgunit demo"],
+        **rows_of(32, count=2),
+    )
+    path = write_report(workspace, tmp_path / "deep" / "report.html", data)
+    text, reader = read(path)
+    assert all(source.startswith(("data:image/", "#")) for source in reader.sources)
+    assert "script" not in reader.tags
+    assert "http" not in text
+    for told in (
+        "1 min 01 s",
+        "rgunit demo",
+        "not learned",
+        "no difference",
+        "115 images",
+        "data.size",
+        "top neighbour",
+    ):
+        assert told in text
+    assert not list(path.parent.glob("*.part"))
+
+
+def test_labels_paths_and_settings_cannot_write_markup(workspace: Workspace, tmp_path: Path) -> None:
+    evil = "<img src=x onerror=alert(1)>\"'&"
+    retrieval = {**RETRIEVAL, "per_attribute": {evil: 0.5}, "baselines": {evil: RETRIEVAL["random"]}}
+    hit = Neighbour(np.zeros((32, 32, 3), np.uint8), evil, 0.1, {evil: False}, evil)
+    row = RetrievalRow("best", hit.image, evil, evil, {evil: 1}, [hit], 0.0)
+    pair = TranslationRow("worst", hit.image, evil, evil, [Output(evil, hit.image, {evil: False})])
+    data = plain(
+        title=evil,
+        preset=evil,
+        attributes_used=(evil,),
+        stages=[{"name": evil, "seconds": 1.0, "steps": 1, "run": evil}],
+        metrics={evil: [{"step": s, "loss": 1.0 + s} for s in range(5)]},
+        config={evil: evil},
+        commands=[evil],
+        notes=[evil],
+        retrieval=retrieval,
+        retrieval_rows=[row],
+        translation_rows=[pair],
+    )
+    text, reader = read(write_report(workspace, tmp_path / "report.html", data))
+    assert "<img src=x" not in text
+    assert all(source.startswith(("data:image/", "#")) for source in reader.sources)
+
+
+def test_parts_that_were_not_measured_are_left_out(workspace: Workspace, tmp_path: Path) -> None:
+    text, _ = read(write_report(workspace, tmp_path / "empty.html", plain()))
+    assert "Nothing was evaluated" in text
+    assert 'id="retrieval"' not in text
+    assert 'id="translation"' not in text
+    assert 'id="curves"' not in text
+    bare = {"unguided": arm(0.8, truth=None), "copy": arm(0.1, truth=None), "guided": None}
+    text, _ = read(write_report(workspace, tmp_path / "bare.html", plain(translation=bare)))
+    assert "distance to the truth</th>" not in text
+    assert "FD-judge" not in text
+
+
+def test_a_report_stays_small_however_many_and_large_the_pictures(workspace: Workspace, tmp_path: Path) -> None:
+    path = write_report(workspace, tmp_path / "large.html", plain(**rows_of(200)))  # noise: nothing compresses worse
+    assert path.stat().st_size < 8_000_000
+
+
+def test_small_pictures_are_kept_exactly() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    uri = picture(pixels)
+    again = Image.open(io.BytesIO(base64.b64decode(uri.split(",", 1)[1])))
+    assert np.array_equal(np.asarray(again), pixels)
+
+
+def test_not_learned_is_said_of_what_hardly_beats_chance() -> None:
+    found = verdicts(TRANSLATION, RETRIEVAL)
+    assert state_of(found, "retrieval", "attributes") == "learned"
+    assert state_of(found, "Hat", "one attribute") == "learned"
+    assert state_of(found, "Beard", "one attribute") == "not learned"
+    assert state_of(found, "retrieval", "content") == "no difference"
+    assert state_of(found, "unguided", "accuracy_changed") == "learned"
+    assert state_of(found, "unguided", "truth") == "learned"
+    assert state_of(found, "random", "accuracy_changed") is None  # never measured, so nothing is said
+
+    wide = {**TRANSLATION, "intervals": {"unguided": {"accuracy_changed": [0.54, 0.95]}}}
+    assert state_of(verdicts(wide, None), "unguided", "accuracy_changed") == "not learned"
+    far = {**TRANSLATION, "unguided": arm(0.8, truth=0.12)}
+    assert state_of(verdicts(far, None), "unguided", "truth") == "not learned"
+    weak = {**RETRIEVAL, "attributes": 0.649}
+    assert state_of(verdicts(None, weak), "retrieval", "attributes") == "not learned"
+
+
+def test_arms_closer_than_their_interval_are_no_difference() -> None:
+    found = verdicts(TRANSLATION, None)
+    assert state_of(found, "guided against unguided", "accuracy_changed") == "no difference"
+    assert state_of(found, "guided against unguided", "fd_attr") == "better"
+    bought = {
+        **TRANSLATION,
+        "comparisons": {
+            "guided vs unguided": {
+                "accuracy_changed": {"difference": -0.03, "interval": [-0.05, -0.01]},
+                "fd_attr": {"difference": -1.0, "interval": [-1.5, -0.5]},
+            }
+        },
+    }
+    texts = [v.text for v in verdicts(bought, None) if v.measure == "fd_attr" and v.gap]
+    assert "does not count" in texts[0]
+    unpaired = {**TRANSLATION, "comparisons": {}}  # then the intervals of both arms decide
+    assert state_of(verdicts(unpaired, None), "guided against unguided", "accuracy_changed") == "no difference"
+
+
+def test_the_summary_names_every_failure_once() -> None:
+    told = headlines(TRANSLATION, RETRIEVAL)
+    assert [v.text for v in told if v.state == "not learned"] == [
+        "Retrieval: Beard is not found better than by chance."
+    ]
+    assert sum("no difference in" in v.text for v in told) == 1
+    assert signed(-0.0123) == "−0.012"
+    assert signed(12.34) == "+12.3"
+
+
+def test_the_terminal_table_uses_the_same_words() -> None:
+    console = Console(record=True, width=120, file=io.StringIO())
+    console.print(terminal_table(RETRIEVAL, TRANSLATION))
+    text = console.export_text()
+    assert re.search(r"attributes\s+0\.800\s+0\.600\s+learned", text)
+    assert "not learned: Beard" in text
+    assert re.search(r"guided\s.*better: FD-attr", text)
+    assert re.search(r"copy of the input\s.*control", text)
+
+
+def test_a_collapsed_mask_is_reported(workspace: Workspace, tmp_path: Path) -> None:
+    rows = [{"step": s, "mask_mean": 0.001} for s in (1, 2, 3)]
+    text, _ = read(write_report(workspace, tmp_path / "mask.html", plain(metrics={"translation (r1)": rows})))
+    assert "copies its input everywhere" in text
+
+
+def test_charts_pass_over_what_is_missing_and_never_divide_by_nothing() -> None:
+    nan = float("nan")
+    assert line_chart([Line("a", [1], [1.0])], label="one point") == ""
+    assert line_chart([Line("a", [1, 2], [nan, nan])], label="nothing") == ""
+    assert "<polyline" in line_chart([Line("a", [1, 2, 3], [1.0, nan, 2.0])], label="a gap")
+    for y in ([0.0, 0.0], [5.0, 5.0], [-1.0, -1.0], [1e-5, 1e3], [-3.0, 4.0]):
+        svg = line_chart([Line("a", [0, 1], y)], label="any")
+        assert "nan" not in svg
+        assert "inf" not in svg
+    assert "&lt;b&gt;" in line_chart([Line("a", [0, 1], [0, 1])], label="<b>")
+    assert dot_chart([Dot("a", nan)], label="none", x_range=(0, 1)) == ""
+    assert "whisker" in dot_chart([Dot("a", 0.5, (0.4, 0.6))], label="one", x_range=(0, 1), marks={"goal": 0.7})
+    assert ticks(0, 1, 5) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    assert [number(x) for x in (0, 0.05, 1500, 2e6, 4e-5, -2)] == ["0", "0.05", "1.5k", "2M", "4e−5", "−2"]
+    assert [chart.title for chart in charts_of([{"step": s, "mask_mean": 0.1 * s} for s in range(4)])] == ["Mask"]
+
+
+def test_cases_are_the_best_the_worst_and_others_none_twice() -> None:
+    chosen = cases(np.array([5.0, 1.0, 9.0, 2.0, 7.0, 3.0, 4.0]), 2, seed=0)
+    assert [row for case, row in chosen if case == "best"] == [1, 3]
+    assert [row for case, row in chosen if case == "worst"] == [2, 4]
+    assert len({row for _, row in chosen}) == 6
+    assert cases(np.array([1.0]), 3, seed=0) == [("best", 0)]
+    assert edit_words(np.array([1, 0, -1], np.int8), np.array([0, 0, 1], np.int8), ["A", "B", "C_D"]) == "−A +C D"
+
+
+class Painter:
+    """An arm that knows the truth and paints it: a translator without a network."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        truth = truth_of(workspace, STYLE_ATTRIBUTES, 32)
+        assert truth is not None
+        self.truth, self.pool = truth, workspace.images("split=train origin=real").ids
+
+    def translate(self, source: Any, target: Any, seeds: Any) -> tuple[Translation, Any]:
+        painted = self.truth(source, target)
+        assert painted is not None
+        image = to_tensor(painted, torch.device("cpu"))
+        neighbours = np.stack([self.pool[[i % 5, i % 7, i % 9]] for i in source])
+        return Translation(image, image, torch.ones(len(source), 1, 32, 32)), neighbours
+
+
+def test_a_report_is_collected_from_evaluations_and_shows_the_pairs_they_scored(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    attributes = workspace.schema.subset(STYLE_ATTRIBUTES)
+    pairs = make_pairs(workspace, attributes, split="test", seed=0)
+    distance = np.linspace(0, 1, len(pairs))[::-1].copy()  # the last pair is the best
+    two = frechet(np.eye(2), np.eye(2))
+    scores = PairScores(pairs.changed, distance, None, distance, None, two, None, None)
+    evaluation = Evaluation(TRANSLATION, pairs, {"guided": scores})
+
+    table = workspace.images("split=test origin=real")
+    columns = workspace.schema.indices(STYLE_ATTRIBUTES)
+    targets = table.labels[:, columns]
+    n = len(table)
+    hits = np.stack([np.roll(table.ids, -i - 1)[:4] for i in range(n)])
+    share = np.linspace(0, 1, n)
+    summary = {**RETRIEVAL, "per_attribute": dict.fromkeys(STYLE_ATTRIBUTES, 0.7)}
+    retrieval = RetrievalEvaluation(
+        summary, table.ids, targets, hits, np.ones((n, 4), np.float32), share, np.full(n, np.nan), np.full(n, np.nan)
+    )
+    painter = Painter(workspace)
+    data = collect(
+        workspace,
+        title="Drawn",
+        stages=[],
+        retrieval=retrieval,
+        translation=evaluation,
+        arms={"guided": painter},
+        truth=painter.truth,
+        size=32,
+        per_case=2,
+    )
+    best = data.translation_rows[0]
+    assert best.case == "best"
+    assert best.truth is not None
+    assert np.array_equal(best.outputs[0].image, best.truth)
+    assert np.array_equal(best.source, workspace.load(pairs.source[-1:], 32)[0])
+    assert len(best.neighbours) == 3
+    assert all(best.outputs[0].right.values())
+    query = data.retrieval_rows[0]
+    assert query.case == "best"
+    assert np.array_equal(query.query, workspace.load(table.ids[-1:], 32)[0])
+    row = workspace.images(ids=np.sort(hits[-1]))
+    labels = dict(zip(row.ids.tolist(), row.labels[:, columns], strict=True))[int(hits[-1, 0])]
+    assert list(query.neighbours[0].matches.values()) == (labels == targets[-1]).tolist()
+    assert query.content is None
+    text, _ = read(write_report(workspace, tmp_path / "report.html", data))
+    assert text.count('<figure class="row">') == 12
