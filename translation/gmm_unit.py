@@ -103,9 +103,18 @@ class GmmUnit:
         return content, mean, log_variance
 
     def step(
-        self, batch: Batch, optimizers: Mapping[str, torch.optim.Optimizer], kl_weight: float
+        self,
+        batch: Batch,
+        optimizers: Mapping[str, torch.optim.Optimizer],
+        *,
+        kl_weight: float,
+        mask_floor: float = 0.0,
     ) -> dict[str, Tensor]:
-        """Update discriminator, then generator (and encoders, fusion); named terms, detached."""
+        """Update discriminator, then generator (and encoders, fusion); named terms, detached.
+
+        The image is blended with M' = f + (1 − f)·M, f = mask_floor in [0, 1]: 1 leaves no way to copy the input while
+        E_s and D do not tell styles apart yet; 0 is the paper's.
+        """
         weights = self.stage.weights
         discriminator = self.networks["discriminator"]
         with self.autocast():
@@ -113,7 +122,7 @@ class GmmUnit:
             # .float(): exp() of a half-precision log variance overflows early
             source_style = mean.float() + (0.5 * log_variance.float()).exp() * batch.source_noise
             prediction, mask = self.networks["generator"](self.generator_input(content, batch.neighbours), batch.style)
-            fake = objectives.blend(prediction, mask, batch.images)
+            fake = objectives.blend(prediction, opened(mask, mask_floor), batch.images)
             d_terms = self.discriminator_losses(discriminator, batch, fake.detach())
         d_loss = weights.adversarial * d_terms["adversarial"] + weights.domain * d_terms["domain"]
         optimizers["discriminator"].zero_grad(set_to_none=True)
@@ -121,7 +130,7 @@ class GmmUnit:
         optimizers["discriminator"].step()
 
         with frozen(discriminator), self.autocast():
-            g_terms = self.generator_losses(batch, content, mean, log_variance, source_style, fake)
+            g_terms = self.generator_losses(batch, content, mean, log_variance, source_style, fake, mask_floor)
         g_loss = weighted(g_terms, weights, kl_weight)
         optimizers["generator"].zero_grad(set_to_none=True)
         g_loss.backward()
@@ -154,6 +163,7 @@ class GmmUnit:
         log_variance: Tensor,
         source_style: Tensor,
         fake: Tensor,
+        mask_floor: float,
     ) -> dict[str, Tensor]:
         """Every term whose weight is not 0, unweighted.
 
@@ -184,12 +194,19 @@ class GmmUnit:
         if weights.isometry:
             second = style_mean(batch.target) + STANDARD_DEVIATION * batch.second_noise
             prediction, mask = generator(self.generator_input(content, batch.neighbours), second)
-            other, _ = self.networks["style_encoder"](objectives.blend(prediction, mask, batch.images))
+            other, _ = self.networks["style_encoder"](
+                objectives.blend(prediction, opened(mask, mask_floor), batch.images)
+            )
             terms["isometry"] = objectives.isometry(batch.style, second, recovered_style, other)
         return terms
 
     def _softmax(self) -> Sequence[Sequence[int]]:
         return self.groups if self.stage.domain_softmax else ()
+
+
+def opened(mask: Tensor, floor: float) -> Tensor:
+    """floor + (1 − floor)·M."""
+    return floor + (1 - floor) * mask
 
 
 def weighted(terms: Mapping[str, Tensor], weights: Weights, kl_weight: float) -> Tensor:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from index_store.workspace import Workspace
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from index_store.attributes import AttributeSchema
+from index_store.workspace import Workspace
 from translation.batches import Draw, Sampler, mirrored_pixels
 from translation.config import Config, StageConfig
 from translation.gmm_unit import Batch, GmmUnit, build_networks
@@ -129,9 +129,9 @@ class TranslationTask:
 
     def step(self, step: int, batch: tuple[Batch, Tensor, Tensor]) -> dict[str, Tensor]:
         images, watched, labels = batch
-        warm = self.stage.kl_warmup
-        factor = min(1.0, (step + 1) / warm) if warm else 1.0
-        terms = self.method.step(images, self.optimizers, self.stage.weights.kl * factor)
+        kl_weight = self.stage.weights.kl * _ramp(step, self.stage.kl_warmup)
+        floor = 1 - _ramp(step, self.stage.mask_warmup)
+        terms = self.method.step(images, self.optimizers, kl_weight=kl_weight, mask_floor=floor)
         with torch.no_grad():
             style, _ = self.networks["style_encoder"](watched)
             known = labels >= 0
@@ -245,6 +245,11 @@ class GuidedTask(TranslationTask):
             return content
         found = self._neighbours.find(content, style, ids, np.random.default_rng([self.seed, 6]))
         return networks["fusion"](content, self._neighbours.content(found))  # type: ignore[no-any-return]
+
+
+def _ramp(step: int, steps: int) -> float:
+    """From 0 to 1 over the first `steps` steps; 1 where there are none."""
+    return min(1.0, step / steps) if steps else 1.0
 
 
 def _held_out(workspace: Workspace, schema: AttributeSchema) -> tuple[NDArray[np.int64], NDArray[np.int8]]:

@@ -12,7 +12,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,6 +28,7 @@ from index_store.errors import RgunitError
 from index_store.images import write_image
 from translation.checkpoint import CHECKPOINT, load_networks, load_optimizers, read_state, save_checkpoint
 from translation.config import TrainingConfig
+from translation.progress import Progress
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -58,14 +59,6 @@ class Task(Protocol):
 
     def health(self, metrics: Mapping[str, float]) -> str | None:
         """A warning about logged metrics, or None."""
-
-
-@dataclass
-class Progress:
-    """What the loop tells whoever shows it: called at each step from the training thread."""
-
-    on_step: Callable[[int, int, float | None], None] = lambda done, total, seconds_left: None
-    on_note: Callable[[str], None] = lambda text: None
 
 
 @dataclass(frozen=True)
@@ -135,8 +128,8 @@ def train(
     """Train until `steps` updates or `minutes` (counted over all sessions of the run), whichever comes first.
 
     Writes into `folder`: `checkpoint.safetensors`, `metrics.jsonl`, `samples/STEP.png`, TensorBoard events.
-    `description` is kept in the checkpoint. Ctrl-C ends it after the current step with a checkpoint. A loss that is not finite
-    raises RgunitError with its name; the last good checkpoint stays.
+    `description` is kept in the checkpoint. Ctrl-C ends it after the current step with a checkpoint. A loss that is
+    not finite raises RgunitError with its name; the last good checkpoint stays.
     """
     progress = progress or Progress()
     path = folder / CHECKPOINT
@@ -183,7 +176,7 @@ def train(
                 step += 1
                 for name, value in terms.items():
                     sums[name] = sums[name] + value if name in sums else value.clone()
-                progress.on_step(step, steps, clock.left(step, steps, first))
+                progress.step(step, steps, clock.left(step, steps, first))
                 if step % training.log_every == 0 or step == steps:
                     metrics = _read(sums, step - logged_at)  # the one wait for the device
                     _refuse_nan(metrics, step)
@@ -192,7 +185,7 @@ def train(
                     metrics.update({f"lr/{name}": rate for name, rate in rates.items()})
                     log.write(step, clock.seconds, metrics)
                     if warning := task.health(metrics):
-                        progress.on_note(f"step {step}: {warning}")
+                        progress.note(f"step {step}: {warning}")
                     sums, logged_at, logged_time = {}, step, time.monotonic()
                 if step % training.sample_every == 0:
                     log.picture(step, task.sample_grid(average))

@@ -1,0 +1,247 @@
+"""The trained arms of a workspace, ready to be compared: all from one stage-1 checkpoint, on the same pairs.
+
+`unguided`, `random` and `guided` are stage 3 without neighbours, with random and with retrieved ones; `swapped` is the
+guided model shown random neighbours; `stage1` is where all of them started.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from index_store.errors import RgunitError
+from index_store.workspace import RunRecord, Workspace
+from retrieval.evaluation import RetrievalEvaluation, evaluate_queries
+from retrieval.retriever import Retriever
+from translation.checkpoint import CHECKPOINT
+from translation.drawings import true_translation
+from translation.evaluation.classifier import train_classifier
+from translation.evaluation.evaluate import (
+    ArmTranslator,
+    Evaluation,
+    Truth,
+    copy_arm,
+    evaluate_translation,
+    neighbour_arm,
+)
+from translation.evaluation.judge import Judge
+from translation.evaluation.protocol import make_pairs
+from translation.neighbours import Neighbours
+from translation.progress import Progress
+from translation.stages import newest, open_retriever, require_index
+from translation.translator import GUIDED, TRANSLATION, Translation, Translator, to_pixels, to_tensor
+
+ARM_OF = {"none": "unguided", "random": "random", "retrieved": "guided"}
+CONTRACT_ARMS = ("unguided", "random", "guided", "copy", "neighbour")
+MEASURES = ("accuracy_changed", "accuracy_kept", "fd_attr", "fd_judge", "diversity", "identity", "truth")
+
+Ids = NDArray[np.int64]
+Labels = NDArray[np.int8]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One translator with its source of neighbours (None: unguided)."""
+
+    workspace: Workspace
+    translator: Translator
+    neighbours: Neighbours | None
+
+    def styles(self, images: Tensor, target: Labels, seeds: Ids) -> Tensor:
+        """A style [n, 8·A] for each target, drawn by its own seed, so that a batch's make-up changes nothing."""
+        wanted = torch.from_numpy(target).to(images.device)
+        if (target < 0).any():  # an unknown bit stays as the source's style has it
+            own = self.translator.style_labels(self.translator.style(images))
+            wanted = torch.where(wanted < 0, own, wanted)
+        rows = [
+            self.translator.sample_style(wanted[i : i + 1], torch.Generator().manual_seed(int(seed)))
+            for i, seed in enumerate(seeds)
+        ]
+        return torch.cat(rows)
+
+    def translate(self, source: Ids, target: Labels, seeds: Ids) -> tuple[Translation, Ids]:
+        """Translations of images `source` [n] and the ids [n, k] of the neighbours that guided them (k = 0: none)."""
+        translator = self.translator
+        images = to_tensor(self.workspace.load(source, translator.size), translator.device)
+        content, style = translator.content(images), self.styles(images, target, seeds)
+        if self.neighbours is None:
+            return translator.translate(images, content, style), np.empty((len(source), 0), np.int64)
+        ids = self.find(content, style, source, seeds)
+        guides = self.neighbours.content(ids)
+        return translator.translate(images, content, style, neighbour_content=guides), ids
+
+    def find(self, content: Tensor, style: Tensor, source: Ids, seeds: Ids) -> Ids:
+        """Neighbours [n, k]; random ones are drawn by each pair's own seed."""
+        assert self.neighbours is not None
+        if self.neighbours.retriever is not None:
+            return self.neighbours.find(content, style, source, np.random.default_rng(0))
+        rows = [
+            self.neighbours.at_random(source[i : i + 1], np.random.default_rng([int(seed), 7]))
+            for i, seed in enumerate(seeds)
+        ]
+        return np.concatenate(rows)
+
+    def __call__(self, source: Ids, target: Labels, seeds: Ids) -> NDArray[np.uint8]:
+        return to_pixels(self.translate(source, target, seeds)[0].image)
+
+
+@dataclass(frozen=True)
+class Arms:
+    """The arms of one stage-1 run by name, and the retrieval that guides (None where there is none)."""
+
+    translation_run: RunRecord
+    arms: Mapping[str, Arm]
+    retriever: Retriever | None
+
+    def top_hit(self, source: Ids, target: Labels, seeds: Ids) -> Ids:
+        """int64 [n]: the nearest image that guidance may use."""
+        arm = self.arms.get("guided") or self.arms["probe"]
+        images = to_tensor(arm.workspace.load(source, arm.translator.size), arm.translator.device)
+        content, style = arm.translator.content(images), arm.styles(images, target, seeds)
+        return arm.find(content, style, source, seeds)[:, 0]
+
+
+def open_arms(workspace: Workspace, run: str | None = None, device: str = "auto") -> Arms:
+    """All arms that go back to one stage-1 run: that of `run`, by default the newest guided run's."""
+    guided = [r for r in workspace.runs(GUIDED) if (r.path / CHECKPOINT).exists()]
+    if run is not None:
+        chosen = workspace.run(run)
+        if chosen.stage not in (GUIDED, TRANSLATION):
+            raise RgunitError(f"run {run} is of stage {chosen.stage}: name a run of stage translation or guided")
+        base = workspace.run(str(chosen.config["translation_run"])) if chosen.stage == GUIDED else chosen
+    elif guided:
+        base = workspace.run(str(guided[-1].config["translation_run"]))
+    else:
+        base = newest(workspace, TRANSLATION)
+    first = Translator.load(workspace, base.id, device)
+    retriever: Retriever | None = None
+    try:
+        retriever = open_retriever(workspace, None, device)
+        if retriever.encoders.fingerprint != first.fingerprint:
+            retriever = None
+        else:
+            require_index(workspace, retriever)
+    except RgunitError:
+        retriever = None
+    arms = {"stage1": Arm(workspace, first, None)}
+    k, cache = first.config.guided.neighbours, first.config.guided.feature_cache
+    if retriever is not None:
+        arms["probe"] = Arm(workspace, first, Neighbours(workspace, first, retriever, k=k, cache_mib=cache))
+    at_random = Neighbours(workspace, first, None, k=k, cache_mib=cache)
+    for record in guided:
+        kind = str(record.config["neighbours"])
+        if record.config["translation_run"] != base.id or (
+            run is not None and record.id != run and kind == _kind(workspace, run)
+        ):
+            continue
+        translator = Translator.load(workspace, record.id, device)
+        if kind == "none":
+            guides = None
+        elif kind == "random":
+            guides = at_random
+        elif retriever is None:
+            continue
+        else:
+            guides = arms["probe"].neighbours
+            arms["swapped"] = Arm(workspace, translator, at_random)
+        arms[ARM_OF[kind]] = Arm(workspace, translator, guides)
+    return Arms(base, arms, retriever)
+
+
+def _kind(workspace: Workspace, run: str) -> str | None:
+    return workspace.run(run).config.get("neighbours")
+
+
+def truth_of(workspace: Workspace, names: tuple[str, ...], size: int) -> Truth | None:
+    """The true translations of drawn faces; None for a collection that was not drawn."""
+    if "drawing" not in workspace.images().fields:
+        return None
+
+    def truth(source: Ids, target: Labels) -> NDArray[np.uint8] | None:
+        table = workspace.images(ids=np.unique(source))
+        drawings = dict(zip(table.ids.tolist(), table.fields["drawing"], strict=True))
+        if any(drawings[int(i)] is None for i in source):
+            return None
+        return np.stack(
+            [true_translation(str(drawings[int(i)]), row, names, size) for i, row in zip(source, target, strict=True)]
+        )
+
+    return truth
+
+
+def evaluate_translation_runs(
+    workspace: Workspace,
+    *,
+    split: str = "test",
+    run: str | None = None,
+    out: Path | None = None,
+    judge: Path | None = None,
+    judge_crop: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Every arm there is and the controls, by the protocol of `translation.evaluation`."""
+    progress = progress or Progress()
+    referee = Judge(judge, judge_crop) if judge is not None else None
+    found = open_arms(workspace, run, device)
+    first = found.arms["stage1"].translator
+    config = first.config.evaluation
+    pairs = make_pairs(workspace, first.schema, split=split, limit=config.pairs, seed=seed)
+    progress.stage("classifier")
+    classifier = train_classifier(
+        workspace, first.size, config, device=str(first.device), seed=seed, progress=progress.step
+    )
+    compared: dict[str, ArmTranslator] = {n: arm for n, arm in found.arms.items() if n != "probe"}
+    compared["copy"] = copy_arm(workspace, first.size)
+    if found.retriever is not None:
+        compared["neighbour"] = neighbour_arm(workspace, first.size, found.top_hit, split=split)
+    progress.stage("evaluate")
+    evaluation = evaluate_translation(
+        workspace,
+        arms=compared,
+        pairs=pairs,
+        classifier=classifier,
+        config=config,
+        judge=referee,
+        truth=truth_of(workspace, first.schema.names, first.size),
+        out=out,
+        seed=seed,
+        progress=_Total(progress, list(compared)),
+    )
+    for name in CONTRACT_ARMS:
+        evaluation.summary.setdefault(name, {**dict.fromkeys(MEASURES), "n": 0})
+    evaluation.summary["runs"] = {
+        name: arm.translator.run.id for name, arm in found.arms.items() if arm.translator.run and name != "probe"
+    }
+    return evaluation
+
+
+def evaluate_retrieval_run(
+    workspace: Workspace,
+    *,
+    split: str = "test",
+    run: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> RetrievalEvaluation:
+    """P@10 of a retrieval run (by default the newest), as the paper measures it."""
+    retriever = open_retriever(workspace, run, device)
+    return evaluate_queries(workspace, retriever, split=split, seed=seed)
+
+
+class _Total:
+    """Turns (arm, done, all of it) into steps over all arms."""
+
+    def __init__(self, progress: Progress, arms: list[str]) -> None:
+        self.progress, self.arms = progress, arms
+
+    def __call__(self, arm: str, done: int, total: int) -> None:
+        self.progress.step(self.arms.index(arm) * total + done, len(self.arms) * total)

@@ -1,0 +1,397 @@
+"""The stages as a user starts them: open or resume a run, make its task, train it, record how it went.
+
+Stage 1 trains the translator, stage 2 the retrieval network on it, `fill_index` embeds the collection and some
+translations of it, stage 3 fine-tunes the translator under guidance (or without, the arms to compare with).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+
+from index_store.attributes import AttributeSchema
+from index_store.errors import RgunitError, UsageError
+from index_store.workspace import GeneratedImage, RunRecord, Workspace
+from retrieval.retriever import Retriever, build_index
+from retrieval.train import RetrievalTask
+from translation.batches import Sampler
+from translation.checkpoint import CHECKPOINT, load_networks
+from translation.config import Config, parse_config
+from translation.gmm_unit import build_networks
+from translation.neighbours import Neighbours
+from translation.progress import Progress
+from translation.tasks import GuidedTask, TranslationTask
+from translation.training import Task, make_fabric, train
+from translation.translator import GUIDED, TRANSLATION, Translator, default_run, to_pixels, to_tensor
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+RETRIEVAL = "retrieval"
+Arm = Literal["retrieved", "random", "none"]
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """`stopped`: by Ctrl-C, with a checkpoint that `resume` goes on from. `metrics` are the last ones logged."""
+
+    run: RunRecord
+    steps: int
+    seconds: float
+    metrics: dict[str, float]
+    stopped: bool
+
+
+@dataclass(frozen=True)
+class IndexResult:
+    """vectors: all of the retrieval run in the store now; added and generated: by this call."""
+
+    vectors: int
+    added: int
+    generated: int
+    seconds: float
+
+
+def train_translation(
+    workspace: Workspace,
+    config: Config,
+    *,
+    attributes_used: Sequence[str] = (),
+    seed: int = 0,
+    device: str = "auto",
+    minutes: float | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> StageResult:
+    """Stage 1: GMM-UNIT on the attributes used (by default the preset's, else all of the workspace's)."""
+    progress = progress or Progress()
+    schema = used_schema(workspace, config, attributes_used)
+    about = {"attributes_used": list(schema.names), "seed": seed}
+    fabric = make_fabric(config.training, device)
+    run = _open_run(workspace, TRANSLATION, config, about, resume, progress)
+    config = parse_config(run.config["config"])
+    if config.translation.weights.perceptual and not config.networks.perceptual_weights:
+        progress.note("the perceptual term is off: no networks.perceptual_weights given")
+
+    def make() -> TranslationTask:
+        return TranslationTask(workspace, config, schema, **_task_arguments(fabric, seed))
+
+    return _train(workspace, run, make, fabric, config.translation.steps, minutes, seed, resume, progress)
+
+
+def train_retrieval(
+    workspace: Workspace,
+    config: Config,
+    *,
+    translation_run: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    minutes: float | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> StageResult:
+    """Stage 2: the embedding network, on triplets that the newest stage-1 translator makes."""
+    progress = progress or Progress()
+    fabric = make_fabric(config.training, device)
+    source = newest(workspace, TRANSLATION, translation_run)
+    translator = Translator.load(workspace, source.id, str(fabric.device))
+    about = {
+        "attributes_used": list(translator.schema.names),
+        "seed": seed,
+        "translation_run": source.id,
+        "encoders_fingerprint": translator.fingerprint,
+    }
+    config = fitted(config, translator)
+    run = _open_run(workspace, RETRIEVAL, config, about, resume, progress)
+    config = parse_config(run.config["config"])
+
+    def make() -> RetrievalTask:
+        return RetrievalTask(
+            workspace,
+            translator,
+            config.retrieval,
+            seed=seed,
+            rank=fabric.global_rank,
+            mirror=config.data.mirror,
+            device=fabric.device,
+            autocast=fabric.autocast,
+        )
+
+    return _train(workspace, run, make, fabric, config.retrieval.steps, minutes, seed, resume, progress)
+
+
+def train_guided(
+    workspace: Workspace,
+    config: Config,
+    *,
+    neighbours: Arm = "retrieved",
+    translation_run: str | None = None,
+    retrieval_run: str | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    minutes: float | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> StageResult:
+    """Stage 3 from the stage-1 checkpoint, guided by `retrieved` or `random` neighbours or by `none`."""
+    progress = progress or Progress()
+    fabric = make_fabric(config.training, device)
+    source_run = newest(workspace, TRANSLATION, translation_run)
+    source = Translator.load(workspace, source_run.id, str(fabric.device))
+    about: dict[str, Any] = {
+        "attributes_used": list(source.schema.names),
+        "seed": seed,
+        "neighbours": neighbours,
+        "translation_run": source_run.id,
+    }
+    config = fitted(config, source)
+    retriever = None
+    if neighbours == "retrieved":
+        retriever = Retriever.open(workspace, retrieval_run, encoders=source, device=source.device)
+        about["retrieval_run"] = retriever.run.id
+        require_index(workspace, retriever)
+    run = _open_run(workspace, GUIDED, config, about, resume, progress)
+    config = parse_config(run.config["config"])
+
+    def make() -> GuidedTask:
+        guides = None
+        if neighbours != "none":
+            g = config.guided
+            guides = Neighbours(workspace, source, retriever, k=g.neighbours, cache_mib=g.feature_cache)
+        networks = build_networks(config, len(source.schema.names))
+        load_networks(source_run.path / CHECKPOINT, {"discriminator": networks["discriminator"]}, prefix="networks")
+        return GuidedTask(workspace, config, source, networks["discriminator"], guides, **_task_arguments(fabric, seed))
+
+    return _train(workspace, run, make, fabric, steps or config.guided.steps, minutes, seed, resume, progress)
+
+
+def fill_index(
+    workspace: Workspace,
+    config: Config | None = None,
+    *,
+    run: str | None = None,
+    generated: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> IndexResult:
+    """Embed every real, unlabelled and generated image that lacks a vector of the retrieval run.
+
+    First makes translations until the workspace has `generated` of that run's translator (by default the
+    configuration's number): training images in the style of other images' labels, kept as files and rows.
+    """
+    progress, started = progress or Progress(), time.monotonic()
+    retriever = open_retriever(workspace, run, device)
+    translator = retriever.encoders
+    assert isinstance(translator, Translator)
+    config = config or translator.config
+    wanted = config.index.generated if generated is None else generated
+    made = _generate(workspace, translator, wanted, config.index.batch, seed, progress)
+    added = build_index(workspace, retriever, batch=config.index.batch, progress=progress.step)
+    vectors = count_vectors(workspace, retriever)
+    return IndexResult(vectors, added, made, time.monotonic() - started)
+
+
+def open_retriever(workspace: Workspace, run: str | None, device: str = "auto") -> Retriever:
+    """A retrieval run (by default the newest) with the translator it was trained on."""
+    bare = Retriever.open(workspace, run)
+    translator = Translator.load(workspace, str(bare.run.config["translation_run"]), device)
+    return Retriever.open(workspace, bare.run.id, encoders=translator, device=translator.device)
+
+
+def count_vectors(workspace: Workspace, retriever: Retriever) -> int:
+    """How many images have a vector of the retriever."""
+    missing = workspace.missing_vectors(retriever.encoder_name, retriever.fingerprint)
+    return len(workspace.images()) - len(missing)
+
+
+def require_index(workspace: Workspace, retriever: Retriever) -> None:
+    """Raises RgunitError unless every image has a vector of the retriever."""
+    missing = workspace.missing_vectors(retriever.encoder_name, retriever.fingerprint)
+    if len(missing):
+        raise RgunitError(
+            f"{len(missing)} images have no vector of retrieval run {retriever.run.id} yet: run `rgunit index build`"
+        )
+
+
+def used_schema(workspace: Workspace, config: Config, names: Sequence[str]) -> AttributeSchema:
+    """The attributes that make up the style: those named, else the preset's that the workspace has, else all."""
+    if not workspace.schema.names:
+        raise RgunitError(
+            "the workspace has no labelled images: add some with `rgunit add DIR --attributes labels.csv`"
+        )
+    if not names:
+        known = [name for name in config.data.attributes_used if name in workspace.schema.names]
+        names = known if len(known) == len(config.data.attributes_used) and known else workspace.schema.names
+    if len(set(names)) != len(names):
+        raise UsageError(f"--attributes-used names an attribute twice: {', '.join(names)}")
+    return workspace.schema.subset(tuple(names))
+
+
+def newest(workspace: Workspace, stage: str, run_id: str | None = None) -> RunRecord:
+    """The run of that id, or the newest of the stage that has a checkpoint."""
+    if run_id is not None:
+        return workspace.run(run_id)
+    runs = [run for run in workspace.runs(stage) if (run.path / CHECKPOINT).exists()]
+    if not runs:
+        raise RgunitError(f"no run of stage {stage} yet: run `rgunit train {stage}` first")
+    return runs[-1]
+
+
+def fitted(config: Config, translator: Translator) -> Config:
+    """The configuration with the translator's own size and networks: a later stage cannot choose others."""
+    return config.model_copy(update={"data": translator.config.data, "networks": translator.config.networks})
+
+
+def _task_arguments(fabric: Fabric, seed: int) -> dict[str, Any]:
+    return {
+        "seed": seed,
+        "rank": fabric.global_rank,
+        "world": fabric.world_size,
+        "device": fabric.device,
+        "autocast": fabric.autocast,
+    }
+
+
+def _open_run(
+    workspace: Workspace,
+    stage: str,
+    config: Config,
+    about: Mapping[str, Any],
+    resume: bool,
+    progress: Progress,
+) -> RunRecord:
+    """A new run, or with `resume` the newest of the stage (and arm), whose settings must be the same."""
+    settings = {"config": config.model_dump(mode="json"), **about}
+    if resume:
+        runs = [r for r in workspace.runs(stage) if r.config.get("neighbours") == about.get("neighbours")]
+        if runs:
+            different = _differences(runs[-1].config, settings)
+            if different:
+                raise RgunitError(
+                    f"run {runs[-1].id} cannot be resumed with other settings ({'; '.join(different)}): "
+                    "start a new one without --resume, or give the old settings"
+                )
+            return runs[-1]
+        progress.note(f"nothing to resume: no run of stage {stage} yet, starting one")
+    return workspace.add_run(stage, config.preset, settings)
+
+
+# What may change between the sessions of a run: how long, how often to log, where.
+_FREE = ("config.shares", "config.demo", "config.training.", "config.preset", "config.evaluation", "config.index")
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    found: list[str] = []
+    for key in sorted({*old, *new}):
+        name = f"{prefix}{key}"
+        if name.startswith(_FREE) and name != "config.training.precision":
+            continue
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += _differences(a, b, f"{name}.")
+        elif a != b and not name.endswith(".steps"):
+            found.append(f"{name.removeprefix('config.')}: was {a}, now {b}")
+    return found
+
+
+def _train(
+    workspace: Workspace,
+    run: RunRecord,
+    make: Callable[[], Task],
+    fabric: Fabric,
+    steps: int,
+    minutes: float | None,
+    seed: int,
+    resume: bool,
+    progress: Progress,
+) -> StageResult:
+    """Make the task and train it; the run's row says how it ended, whatever happens."""
+    try:
+        trained = train(
+            make(),
+            folder=run.path,
+            fabric=fabric,
+            training=parse_config(run.config["config"]).training,
+            steps=steps,
+            minutes=minutes,
+            seed=seed,
+            resume=resume,
+            description={"run": run.id, "stage": run.stage, **run.config},
+            progress=progress,
+        )
+    except BaseException:
+        workspace.update_run(run.id, status="stopped")
+        raise
+    workspace.update_run(
+        run.id,
+        steps=trained.steps,
+        seconds=trained.seconds,
+        status="stopped" if trained.stopped else "done",
+        summary={"metrics": trained.metrics},
+    )
+    return StageResult(workspace.run(run.id), trained.steps, trained.seconds, trained.metrics, trained.stopped)
+
+
+def _generate(
+    workspace: Workspace, translator: Translator, wanted: int, batch: int, seed: int, progress: Progress
+) -> int:
+    """Translate training images to other images' labels until `wanted` are there; returns how many it made."""
+    assert translator.run is not None
+    table = workspace.images("origin=generated")
+    have = sum(run == translator.run.id for run in table.run)
+    if have >= wanted:
+        return 0
+    names = translator.schema.names
+    columns = workspace.schema.indices(names)
+    known = workspace.images("split=train origin=real")
+    labels_of = {int(i): row for i, row in zip(known.ids, known.labels, strict=True)}
+    batch = min(batch, wanted, len(known))
+    sampler = Sampler(workspace, names, batch=batch, seed=seed + 1, mirror=False)
+    made = 0
+    for step in range(have // batch, -(-wanted // batch)):
+        draw = sampler.draw(step)
+        images = to_tensor(workspace.load(draw.ids, translator.size), translator.device)
+        target = torch.from_numpy(draw.target).to(translator.device)
+        generator = torch.Generator().manual_seed(seed + step)
+        style = translator.sample_style(target, generator)
+        pixels = to_pixels(translator.translate(images, translator.content(images), style).image)
+        items = []
+        for image, bits, picture in zip(draw.ids, draw.target, pixels, strict=True):
+            labels = labels_of[int(image)].copy()
+            labels[columns] = bits
+            items.append(GeneratedImage(pixels=picture, parent=int(image), target=labels, run=translator.run.id))
+        items = items[: wanted - have - made]
+        workspace.add_generated(items)
+        made += len(items)
+        progress.step(made, wanted - have)
+    return made
+
+
+def neighbour_table(workspace: Workspace, ids: np.ndarray[Any, np.dtype[np.int64]]) -> dict[int, dict[str, Any]]:
+    """{id: path, origin} of images, for records of who guided what."""
+    table = workspace.images(ids=np.unique(ids[ids >= 0]))
+    return {
+        int(i): {"image_id": int(i), "path": path, "origin": str(origin)}
+        for i, path, origin in zip(table.ids, table.paths, table.origin, strict=True)
+    }
+
+
+__all__ = [
+    "GUIDED",
+    "RETRIEVAL",
+    "TRANSLATION",
+    "IndexResult",
+    "StageResult",
+    "default_run",
+    "fill_index",
+    "train_guided",
+    "train_retrieval",
+    "train_translation",
+]
