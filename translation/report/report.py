@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 9  # of pictures a section
 LARGEST = 144  # pixels a side that a picture in the page may have
+HEAVIEST = 24_000  # bytes of one picture; a photograph takes a fifth of that
 LOSSLESS = 48  # pixels a side up to which pictures are kept exactly
 BASELINES = {
     "content_only": "content alone",
@@ -127,7 +128,10 @@ def words(name: str) -> str:
 
 
 def picture(pixels: NDArray[np.uint8]) -> str:
-    """A data URI of uint8 [H, W, 3]: exact up to LOSSLESS pixels a side, else WebP of at most LARGEST."""
+    """A data URI of uint8 [H, W, 3]: exact up to LOSSLESS pixels a side, else WebP of at most LARGEST.
+
+    A picture that would take more than HEAVIEST bytes is compressed harder.
+    """
     from PIL import Image
 
     image = Image.fromarray(np.ascontiguousarray(pixels))
@@ -137,8 +141,13 @@ def picture(pixels: NDArray[np.uint8]) -> str:
         kind = "png"
     else:
         image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
-        image.save(file, "WEBP", quality=86, method=4)
         kind = "webp"
+        for quality in (86, 70, 50, 25):
+            file.seek(0)
+            file.truncate()
+            image.save(file, "WEBP", quality=quality, method=4)
+            if file.tell() <= HEAVIEST:
+                break
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
 
 
