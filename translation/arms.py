@@ -22,6 +22,7 @@ from retrieval.retriever import Retriever
 from translation.checkpoint import CHECKPOINT
 from translation.drawings import true_translation
 from translation.evaluation.classifier import train_classifier
+from translation.evaluation.config import EvaluationConfig
 from translation.evaluation.evaluate import (
     ArmTranslator,
     Evaluation,
@@ -185,14 +186,19 @@ def evaluate_translation_runs(
     judge_crop: str | None = None,
     seed: int = 0,
     device: str = "auto",
+    arms: Arms | None = None,
+    config: EvaluationConfig | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Every arm there is and the controls, by the protocol of `translation.evaluation`."""
+    """Every arm there is and the controls, by the protocol of `translation.evaluation`.
+
+    `config` is by default the one that the translator was trained with.
+    """
     progress = progress or Progress()
     referee = Judge(judge, judge_crop) if judge is not None else None
-    found = open_arms(workspace, run, device)
+    found = arms or open_arms(workspace, run, device)
     first = found.arms["stage1"].translator
-    config = first.config.evaluation
+    config = config or first.config.evaluation
     pairs = make_pairs(workspace, first.schema, split=split, limit=config.pairs, seed=seed)
     progress.stage("classifier")
     classifier = train_classifier(

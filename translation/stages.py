@@ -27,13 +27,16 @@ from translation.neighbours import Neighbours
 from translation.progress import Progress
 from translation.tasks import GuidedTask, TranslationTask
 from translation.training import Task, make_fabric, train
-from translation.translator import GUIDED, TRANSLATION, Translator, default_run, to_pixels, to_tensor
+from translation.translator import GUIDED, TRANSLATION, Translator, to_pixels, to_tensor
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 RETRIEVAL = "retrieval"
 Arm = Literal["retrieved", "random", "none"]
+Resume = bool | Literal["auto"]
+"""False: a new run. True: the newest of its kind, refused if its settings differ. "auto": the newest if its settings
+are the same (not trained again if it is done), else a new one."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def train_translation(
     seed: int = 0,
     device: str = "auto",
     minutes: float | None = None,
-    resume: bool = False,
+    resume: Resume = False,
     progress: Progress | None = None,
 ) -> StageResult:
     """Stage 1: GMM-UNIT on the attributes used (by default the preset's, else all of the workspace's)."""
@@ -92,7 +95,7 @@ def train_retrieval(
     seed: int = 0,
     device: str = "auto",
     minutes: float | None = None,
-    resume: bool = False,
+    resume: Resume = False,
     progress: Progress | None = None,
 ) -> StageResult:
     """Stage 2: the embedding network, on triplets that the newest stage-1 translator makes."""
@@ -136,7 +139,7 @@ def train_guided(
     seed: int = 0,
     device: str = "auto",
     minutes: float | None = None,
-    resume: bool = False,
+    resume: Resume = False,
     progress: Progress | None = None,
 ) -> StageResult:
     """Stage 3 from the stage-1 checkpoint, guided by `retrieved` or `random` neighbours or by `none`."""
@@ -149,6 +152,7 @@ def train_guided(
         "seed": seed,
         "neighbours": neighbours,
         "translation_run": source_run.id,
+        "encoders_fingerprint": source.fingerprint,
     }
     config = fitted(config, source)
     retriever = None
@@ -264,22 +268,23 @@ def _open_run(
     stage: str,
     config: Config,
     about: Mapping[str, Any],
-    resume: bool,
+    resume: Resume,
     progress: Progress,
 ) -> RunRecord:
-    """A new run, or with `resume` the newest of the stage (and arm), whose settings must be the same."""
+    """A new run or, as `resume` says, the newest of the stage and arm."""
     settings = {"config": config.model_dump(mode="json"), **about}
     if resume:
         runs = [r for r in workspace.runs(stage) if r.config.get("neighbours") == about.get("neighbours")]
-        if runs:
-            different = _differences(runs[-1].config, settings)
-            if different:
-                raise RgunitError(
-                    f"run {runs[-1].id} cannot be resumed with other settings ({'; '.join(different)}): "
-                    "start a new one without --resume, or give the old settings"
-                )
+        different = _differences(runs[-1].config, settings) if runs else []
+        if runs and not different:
             return runs[-1]
-        progress.note(f"nothing to resume: no run of stage {stage} yet, starting one")
+        if runs and resume is True:
+            raise RgunitError(
+                f"run {runs[-1].id} cannot be resumed with other settings ({'; '.join(different)}): "
+                "start a new one without --resume, or give the old settings"
+            )
+        if resume is True:
+            progress.note(f"nothing to resume: no run of stage {stage} yet, starting one")
     return workspace.add_run(stage, config.preset, settings)
 
 
@@ -309,10 +314,13 @@ def _train(
     steps: int,
     minutes: float | None,
     seed: int,
-    resume: bool,
+    resume: Resume,
     progress: Progress,
 ) -> StageResult:
     """Make the task and train it; the run's row says how it ended, whatever happens."""
+    enough = run.steps >= steps or minutes is None or run.seconds >= 0.9 * 60 * minutes
+    if resume == "auto" and run.status == "done" and enough:
+        return StageResult(run, run.steps, run.seconds, run.summary.get("metrics", {}), stopped=False)
     try:
         trained = train(
             make(),
@@ -322,7 +330,7 @@ def _train(
             steps=steps,
             minutes=minutes,
             seed=seed,
-            resume=resume,
+            resume=bool(resume),
             description={"run": run.id, "stage": run.stage, **run.config},
             progress=progress,
         )
@@ -381,17 +389,3 @@ def neighbour_table(workspace: Workspace, ids: np.ndarray[Any, np.dtype[np.int64
         int(i): {"image_id": int(i), "path": path, "origin": str(origin)}
         for i, path, origin in zip(table.ids, table.paths, table.origin, strict=True)
     }
-
-
-__all__ = [
-    "GUIDED",
-    "RETRIEVAL",
-    "TRANSLATION",
-    "IndexResult",
-    "StageResult",
-    "default_run",
-    "fill_index",
-    "train_guided",
-    "train_retrieval",
-    "train_translation",
-]

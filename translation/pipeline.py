@@ -1,0 +1,233 @@
+"""The whole job in one call: translation, retrieval, index, the three arms of guidance, evaluation, report.
+
+Every stage is skipped where a run with the same settings is done and resumed where it is half done, so calling it
+again after a stop goes on, and calling it again at the end changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from index_store.errors import RgunitError
+from index_store.workspace import RunRecord, Workspace
+from translation.arms import evaluate_retrieval_run, evaluate_translation_runs, open_arms, truth_of
+from translation.config import Config, load_config
+from translation.drawings import GROUPS, STYLE_ATTRIBUTES, make_dataset
+from translation.progress import Progress
+from translation.report.examples import collect
+from translation.report.facts import peak_memory
+from translation.report.report import write_report
+from translation.stages import Arm, StageResult, fill_index, train_guided, train_retrieval, train_translation
+
+EVALUATE = "evaluate"
+ARMS: tuple[Arm, ...] = ("retrieved", "random", "none")  # the slowest first: its steps are the others' too
+DEMO_MINUTES = 5.5
+
+
+@dataclass
+class PipelineResult:
+    """The JSON of `rgunit run`; `stopped` by Ctrl-C, then with the stages done so far."""
+
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    retrieval: dict[str, Any] | None = None
+    translation: dict[str, Any] | None = None
+    report: Path | None = None
+    stopped: bool = False
+
+
+def run_all(
+    workspace: Workspace,
+    config: Config,
+    *,
+    attributes_used: Sequence[str] = (),
+    minutes: float | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    progress: Progress | None = None,
+    commands: Sequence[str] = (),
+) -> PipelineResult:
+    """All stages in order; `minutes` is divided by the configuration's shares, index and evaluation included."""
+    progress = progress or Progress()
+    result = PipelineResult()
+    shares = config.shares
+    common: dict[str, Any] = {"seed": seed, "device": device, "resume": "auto", "progress": progress}
+
+    def limit(share: float) -> float | None:
+        return None if minutes is None else minutes * share
+
+    progress.stage("translation")
+    translation = train_translation(
+        workspace, config, attributes_used=attributes_used, minutes=limit(shares.translation), **common
+    )
+    if _finished(result, "translation", [translation]):
+        return result
+    chosen = {"translation_run": translation.run.id}
+    progress.stage("retrieval")
+    retrieval = train_retrieval(workspace, config, minutes=limit(shares.retrieval), **chosen, **common)
+    if _finished(result, "retrieval", [retrieval]):
+        return result
+
+    progress.stage("index")
+    index = fill_index(workspace, config, run=retrieval.run.id, seed=seed, device=device, progress=progress)
+    result.stages.append({"name": "index", "seconds": index.seconds, "steps": index.vectors})
+
+    arms: list[StageResult] = []
+    for arm in ARMS:
+        progress.stage(f"guided:{arm}")
+        arms.append(
+            train_guided(
+                workspace,
+                config,
+                neighbours=arm,
+                retrieval_run=retrieval.run.id if arm == "retrieved" else None,
+                steps=arms[0].steps if arms else None,
+                minutes=None if arms else limit(shares.guided / len(ARMS)),
+                **chosen,
+                **common,
+            )
+        )
+        if arms[-1].stopped:
+            break
+    if _finished(result, "guided", arms):
+        return result
+
+    runs = [translation.run, retrieval.run, *(arm.run for arm in arms)]
+    _evaluate(workspace, config, result, runs, seed, device, progress, commands)
+    return result
+
+
+def run_demo(
+    path: Path,
+    *,
+    images: int | None = None,
+    size: int | None = None,
+    minutes: float | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    overrides: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> PipelineResult:
+    """Draw the built-in faces into `path`, register them and run every stage with the preset `demo`."""
+    progress = progress or Progress()
+    config = load_config("demo", overrides=overrides, size=size)
+    count = images or config.demo.images
+    if count < 60:
+        raise RgunitError(f"the demo needs at least 60 images to learn and to test on, not {count}")
+    with Workspace.ensure(path) as workspace:
+        drawn = json.dumps([count, config.data.size, seed, config.demo.unlabelled])
+        before = workspace.meta("demo")
+        if before is not None and before != drawn:
+            raise RgunitError(
+                f"{path} holds a demo with other --images, --size or --seed: delete the folder, or give --workspace"
+            )
+        if before is None and len(workspace.images()):
+            raise RgunitError(f"{path} is a workspace with images of its own: give the demo another --workspace")
+        if before is None:
+            progress.stage("draw")
+            labelled, table, unlabelled = make_dataset(
+                path / "images" / "drawn",
+                images=count,
+                size=config.data.size,
+                seed=seed,
+                unlabelled_share=config.demo.unlabelled,
+                progress=progress.step,
+            )
+            workspace.add_images(labelled, attributes=table, groups=["|".join(group) for group in GROUPS])
+            if config.demo.unlabelled:
+                workspace.add_images(unlabelled, origin="unlabelled")
+            workspace.set_meta("demo", drawn)
+        return run_all(
+            workspace,
+            config,
+            attributes_used=STYLE_ATTRIBUTES,
+            minutes=DEMO_MINUTES if minutes is None else minutes,
+            seed=seed,
+            device=device,
+            progress=progress,
+            commands=["make demo"],
+        )
+
+
+def _finished(result: PipelineResult, name: str, parts: Sequence[StageResult]) -> bool:
+    """Note a stage; whether the user stopped it."""
+    result.stages.append(
+        {"name": name, "seconds": sum(part.seconds for part in parts), "steps": min(part.steps for part in parts)}
+    )
+    result.stopped = any(part.stopped for part in parts)
+    return result.stopped
+
+
+def _evaluate(
+    workspace: Workspace,
+    config: Config,
+    result: PipelineResult,
+    runs: Sequence[RunRecord],
+    seed: int,
+    device: str,
+    progress: Progress,
+    commands: Sequence[str],
+) -> None:
+    """Evaluate and write the report, unless the same runs were evaluated with the same settings before."""
+    report = workspace.path / "report.html"
+    about = {
+        "config": config.model_dump(mode="json"),
+        "runs": {run.id: run.steps for run in runs},
+        "seed": seed,
+        "images": len(workspace.images()),
+    }
+    done = [r for r in workspace.runs(EVALUATE) if r.status == "done" and _same(r.config, about)]
+    if done and report.exists():
+        result.stages.append({"name": EVALUATE, "seconds": done[-1].seconds, "steps": 0})
+        result.retrieval, result.translation = done[-1].summary["retrieval"], done[-1].summary["translation"]
+        result.report = report
+        return
+    record = workspace.add_run(EVALUATE, config.preset, about)
+    started = time.monotonic()
+    progress.stage("evaluate")
+    retrieval = evaluate_retrieval_run(workspace, run=runs[1].id, seed=seed, device=device)
+    arms = open_arms(workspace, runs[2].id, device)
+    translation = evaluate_translation_runs(
+        workspace, seed=seed, device=device, arms=arms, progress=progress, config=config.evaluation
+    )
+    first = arms.arms["stage1"].translator
+    seconds = time.monotonic() - started
+    result.stages.append({"name": EVALUATE, "seconds": seconds, "steps": translation.summary["protocol"]["pairs"]})
+    result.retrieval, result.translation = retrieval.summary, translation.summary
+    progress.stage("report")
+    data = collect(
+        workspace,
+        title="What the collection taught",
+        stages=result.stages,
+        runs=[run.id for run in runs],
+        seed=seed,
+        device=str(first.device),
+        commands=commands,
+        retrieval=retrieval,
+        translation=translation,
+        arms={name: arm for name, arm in arms.arms.items() if name != "probe"},
+        truth=truth_of(workspace, first.schema.names, first.size),
+        size=first.size,
+    )
+    result.report = write_report(workspace, report, data)
+    translation.save(record.path)
+    (record.path / "retrieval.json").write_text(json.dumps(retrieval.summary, indent=1) + "\n")
+    workspace.update_run(
+        record.id,
+        status="done",
+        seconds=seconds,
+        steps=translation.summary["protocol"]["pairs"],
+        summary={
+            "retrieval": retrieval.summary,
+            "translation": translation.summary,
+            "peak_memory": peak_memory(),
+        },
+    )
+
+
+def _same(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    return json.dumps(old, sort_keys=True) == json.dumps(new, sort_keys=True)
