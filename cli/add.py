@@ -1,0 +1,179 @@
+"""`rgunit add`: register the images of folders, with their labels."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.settings import Settings
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from index_store.ingest import AddReport
+    from index_store.workspace import Workspace
+
+
+class Origin(StrEnum):
+    """Where images come from."""
+
+    real = "real"
+    unlabelled = "unlabelled"
+
+
+def register(app: typer.Typer) -> None:
+    """Give the command to the app."""
+    app.command(
+        short_help="Register images and their labels.",
+        epilog="\b\nExamples:\n"
+        "  rgunit -w faces add photos --attributes labels.csv --split-by person --groups 'Black_Hair|Blond_Hair'\n"
+        "  rgunit -w faces add more_photos --origin unlabelled",
+    )(add)
+
+
+def add(
+    context: typer.Context,
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH", exists=True, help="Folders of images, or single images.")
+    ],
+    attributes: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="CSV or JSON lines of labels: the image's name in a column image, file_name or path (else the first), "
+            "relative to PATH; columns of 0/1, -1/1 or true/false are attributes, an empty cell is unknown, split is "
+            "train or test, every other column is kept as text. Default: PATH/metadata.csv or .jsonl.",
+        ),
+    ] = None,
+    origin: Annotated[
+        Origin, typer.Option(help="unlabelled: images without labels, which can be found and guide translations.")
+    ] = Origin.real,
+    split: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Put all these images into one split, whatever the CSV says.")
+    ] = None,
+    split_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FIELD",
+            help="Text column whose values stay on one side (a person): without a split column, 20 % become test.",
+        ),
+    ] = None,
+    groups: Annotated[
+        list[str] | None,
+        typer.Option(metavar="'A|B|C'", help="Attributes of which at most one is true. May be given several times."),
+    ] = None,
+) -> None:
+    """Register images where they lie; nothing is copied, and the same images again change nothing.
+
+    A file that is no image, broken, larger than 64 megapixels or smaller than 16 pixels is refused with its reason
+    and the rest goes on.
+    """
+    from cli.progress import Bars
+    from index_store.workspace import Workspace
+
+    settings: Settings = context.obj
+    fresh = not settings.folder.exists()
+    reports: list[AddReport] = []
+    with Workspace.ensure(settings.folder) as workspace:
+        try:
+            with Bars("reading images") as bars:
+                for path in paths:
+                    reports.append(
+                        workspace.add_images(
+                            path,
+                            attributes=attributes,
+                            origin=origin.value,
+                            split=split,
+                            split_by=split_by,
+                            groups=groups or [],
+                            progress=bars.step,
+                        )
+                    )
+        except BaseException:
+            if fresh:
+                _leave_nothing(workspace)
+            raise
+        payload = _payload(reports, shared_labels=attributes is not None)
+        draw = _Drawing(workspace, payload).draw
+        if payload["added"] + payload["duplicates"] == 0:
+            failed = settings.fail(_why_nothing(payload), payload, draw)
+            if fresh:
+                _leave_nothing(workspace)
+            raise failed
+        settings.show(payload, draw)
+
+
+def _leave_nothing(workspace: Workspace) -> None:
+    """Take away a folder that this command made and put no image into."""
+    import shutil
+
+    if len(workspace.images()) == 0:
+        workspace.close()
+        shutil.rmtree(workspace.path)
+
+
+def _payload(reports: list[AddReport], *, shared_labels: bool) -> dict[str, Any]:
+    """The reports of all paths as one; a row of a shared CSV lacks its file only where no path has it."""
+    missing = [report.rows_without_file for report in reports]
+    if shared_labels:
+        rest = set(missing[0]).intersection(*missing[1:])
+        without_file = [name for name in missing[0] if name in rest]
+    else:
+        without_file = [name for names in missing for name in names]
+    return {
+        "added": sum(report.added for report in reports),
+        "duplicates": sum(report.duplicates for report in reports),
+        "rejected": [{"path": one.path, "reason": one.reason} for report in reports for one in report.rejected],
+        "total": reports[-1].total,
+        "rows_without_file": without_file,
+        "files_without_row": [name for report in reports for name in report.files_without_row],
+        "converted": sum(report.converted for report in reports),
+    }
+
+
+def _why_nothing(payload: dict[str, Any]) -> str:
+    if payload["rejected"]:
+        first = payload["rejected"][0]
+        return f"nothing was added: {len(payload['rejected'])} refused, the first {first['path']}: {first['reason']}"
+    rows, files = len(payload["rows_without_file"]), len(payload["files_without_row"])
+    return (
+        f"nothing was added: none of the {rows} rows names one of the {files} files: names are relative to PATH, "
+        "with their suffix"
+    )
+
+
+class _Drawing:
+    """What a person sees of a report."""
+
+    def __init__(self, workspace: Workspace, payload: dict[str, Any]) -> None:
+        self.workspace, self.payload = workspace, payload
+
+    def draw(self, console: Console) -> None:
+        from cli.drawing import count, listed, plain
+
+        told = self.payload
+        plain(
+            console,
+            f"{count(told['added'], 'image')} added, {told['duplicates']} there already, "
+            f"{len(told['rejected'])} refused: {count(told['total'], 'image')} in {self.workspace.path}",
+        )
+        listed(console, [f"{one['path']}: {one['reason']}" for one in told["rejected"]])
+        if told["converted"]:
+            plain(
+                console, f"{count(told['converted'], 'image')} of another size, grey or with alpha: converted when read"
+            )
+        if told["rows_without_file"]:
+            plain(console, f"{count(len(told['rows_without_file']), 'row')} without a file:")
+            listed(console, told["rows_without_file"])
+        if told["files_without_row"]:
+            plain(console, f"{count(len(told['files_without_row']), 'file')} without a row, not added:")
+            listed(console, told["files_without_row"])
+        schema = self.workspace.schema
+        broken = schema.violations(self.workspace.images().labels)
+        if broken:
+            plain(console, f"{count(broken, 'image')} with more than one of a group true: kept as given")

@@ -1,0 +1,102 @@
+"""What the commands share: the configuration that a run starts from, and checks that need no model.
+
+The one idea: what can be refused is refused before anything slow is imported.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from index_store.errors import UsageError
+
+if TYPE_CHECKING:
+    from index_store.workspace import Workspace
+    from translation.config import Config
+
+DRAWN_SIZE = 48  # pixels a side up to which the demo's preset is chosen
+
+PresetOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="demo, celeba-64 or paper-celeba-128. Default: the settings of the workspace's newest run, or else "
+        "demo where images are at most 48 pixels, else celeba-64.",
+    ),
+]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", exists=True, dir_okay=False, help="TOML file with settings laid over the preset."),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting laid over all others. May be repeated."),
+]
+AttributesOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A,B,…",
+        help="Attributes that are the style, in this order; the others only serve evaluation. Default: the preset's "
+        "where the workspace has them, else all.",
+    ),
+]
+MinutesOption = Annotated[
+    float | None, typer.Option(metavar="M", min=0.01, help="Fit the work to this time instead of the preset's steps.")
+]
+
+
+def configuration(workspace: Workspace, preset: str | None, file: Path | None, overrides: Sequence[str]) -> Config:
+    """The settings asked for; without a preset those of the newest run, else of a preset that fits the images."""
+    from translation.config import load_config, parse_config
+
+    runs = workspace.runs()
+    if preset is None and runs:
+        if file is None and not overrides:
+            return parse_config(runs[-1].config["config"])
+        preset = runs[-1].preset
+    if preset is None:
+        preset = _fitting(workspace)
+        typer.echo(f"preset {preset}, by the size of the images (--preset names another)", err=True)
+    return load_config(preset, file=file, overrides=overrides)
+
+
+def _fitting(workspace: Workspace) -> str:
+    """The preset for a first run, by the size of the first image."""
+    from PIL import Image
+
+    paths = workspace.images().paths
+    if not paths:
+        return "celeba-64"
+    with Image.open(paths[0]) as image:
+        return "demo" if min(image.size) <= DRAWN_SIZE else "celeba-64"
+
+
+def names_of(text: str | None) -> tuple[str, ...]:
+    """The names in `A,B,C`."""
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+
+
+def check_composed(
+    workspace: Workspace, images: Sequence[Path], to: str | None, style_of: Path | None, where: str | None = None
+) -> None:
+    """Refuse an edit, a filter or a picture that cannot be meant, before a model is loaded."""
+    from index_store.images import read_image
+
+    if to is None and style_of is None:
+        raise UsageError("say what to change: --to '+Blond_Hair -Male', or --style-of IMAGE, or both")
+    if to is not None:
+        workspace.schema.edit(to)
+    workspace.schema.filter(where)
+    for path in (*images, *([style_of] if style_of else [])):
+        read_image(path)
+
+
+def command_line() -> str:
+    """The command as it was typed."""
+    import shlex
+
+    return shlex.join(["rgunit", *sys.argv[1:]])

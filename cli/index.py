@@ -1,0 +1,158 @@
+"""`rgunit index`: the vectors of a workspace."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.settings import Settings
+from index_store.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from index_store.workspace import Workspace
+
+group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Fill, check and mend the vectors to search in.")
+
+
+def register(app: typer.Typer) -> None:
+    """Give the command group to the app."""
+    app.add_typer(group, name="index")
+
+
+@group.command(
+    short_help="Embed what has no vector yet.", epilog="\b\nExample:\n  rgunit -w faces index build --generated 2000"
+)
+def build(
+    context: typer.Context,
+    generated: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Have N translations by that run's translator among the images. Default: the preset's number.",
+        ),
+    ] = None,
+    run: Annotated[
+        str | None, typer.Option(metavar="ID", help="Retrieval run that embeds. Default: the newest.")
+    ] = None,
+) -> None:
+    """Embed every real, unlabelled and generated image that has no vector yet. Interrupted, it goes on from there."""
+    from cli.progress import Bars
+
+    settings: Settings = context.obj
+    with settings.open() as workspace:
+        with Bars("index") as bars:
+            from translation.stages import fill_index
+
+            result = fill_index(
+                workspace, run=run, generated=generated, seed=settings.seed, device=settings.device, progress=bars
+            )
+        made = {"added": result.added, "generated": result.generated, "seconds": round(result.seconds, 2)}
+        _show(settings, workspace, check=True, **made)
+
+
+@group.command(short_help="Count vectors and encoders.", epilog="\b\nExample:\n  rgunit -w faces index info")
+def info(context: typer.Context) -> None:
+    """Show how many vectors there are, of which encoders. Nothing is checked (`ok` is null): that is `verify`."""
+    settings: Settings = context.obj
+    with settings.open() as workspace:
+        _show(settings, workspace, check=False)
+
+
+@group.command(short_help="Check every file.", epilog="\b\nExample:\n  rgunit -w faces index verify")
+def verify(context: typer.Context) -> None:
+    """Check every file against its digest and the catalog against the files. Exit status 1 if something is wrong."""
+    settings: Settings = context.obj
+    with settings.open() as workspace:
+        _show(settings, workspace, check=True)
+
+
+@group.command(
+    short_help="Mend the catalog from the sealed files.", epilog="\b\nExample:\n  rgunit -w faces index rebuild"
+)
+def rebuild(context: typer.Context) -> None:
+    """Make the catalog and what is derived again from the sealed files, where they do not agree; then check."""
+    settings: Settings = context.obj
+    with settings.open() as workspace:
+        workspace.store().rebuild()
+        _show(settings, workspace, check=True)
+
+
+@group.command(
+    short_help="Take images out.",
+    epilog="\b\nExamples:\n  rgunit -w faces index remove --where origin=generated\n"
+    "  rgunit -w faces index remove --id 17",
+)
+def remove(
+    context: typer.Context,
+    where: Annotated[
+        str | None, typer.Option(metavar="FILTER", help="Those that pass: '+A -B ?C split=test origin=generated'.")
+    ] = None,
+    ids: Annotated[list[int] | None, typer.Option("--id", metavar="N", help="One image. May be repeated.")] = None,
+) -> None:
+    """Take images with their labels and vectors out of the workspace. Their files stay; an id is never used again."""
+    import numpy as np
+
+    settings: Settings = context.obj
+    if not (where or "").strip() and not ids:
+        raise UsageError("say what to remove: --where FILTER, or --id N (both: those ids that pass the filter)")
+    with settings.open() as workspace:
+        table = workspace.images(where, ids=np.array(ids, np.int64) if ids else None)
+        removed = workspace.store().remove(table.ids)
+        _show(settings, workspace, check=True, removed=removed)
+
+
+def _show(settings: Settings, workspace: Workspace, *, check: bool, **extra: Any) -> None:
+    """Show the state of the vectors; raises where the check finds problems."""
+    store = workspace.store()
+    report = store.verify() if check else None
+    problems = list(report.problems) if report else []
+    state = store.state()
+    vectors = {info: sum(rows for number, _, rows in state.shards if number == info.number) for info in state.encoders}
+    if not problems:  # those of images that are still there
+        images = len(workspace.images())
+        vectors = {one: images - len(workspace.missing_vectors(one.name, one.fingerprint)) for one in state.encoders}
+    payload: dict[str, Any] = {
+        "vectors": sum(vectors.values()),
+        "shards": len(state.shards),
+        "ok": report.ok if report else None,
+        "problems": problems,
+        "images": len(state.ids),
+        "encoders": [
+            {"name": info.name, "fingerprint": info.fingerprint, "dim": info.dim, "vectors": held}
+            for info, held in vectors.items()
+        ],
+        **extra,
+    }
+    if problems:
+        message = f"{len(problems)} problems, the first: {problems[0]}: `rgunit index rebuild` mends what can be mended"
+        raise settings.fail(message, payload, lambda console: _draw(console, payload))
+    settings.show(payload, lambda console: _draw(console, payload))
+
+
+def _draw(console: Console, told: dict[str, Any]) -> None:
+    from cli.drawing import count, listed, plain, span, table
+
+    if "added" in told:
+        plain(
+            console,
+            f"{count(told['added'], 'vector')} added, {count(told['generated'], 'image')} generated "
+            f"in {span(told['seconds'])}",
+        )
+    if "removed" in told:
+        plain(console, f"{count(told['removed'], 'image')} removed")
+    plain(
+        console,
+        f"{count(told['vectors'], 'vector')} of {count(told['images'], 'image')} in {count(told['shards'], 'shard')}",
+    )
+    if told["encoders"]:
+        shown = table("encoder", "fingerprint", "dim", "vectors", right=["dim", "vectors"])
+        for one in told["encoders"]:
+            shown.add_row(one["name"], one["fingerprint"][:12], str(one["dim"]), str(one["vectors"]))
+        console.print(shown)
+    if told["ok"] is not None:
+        plain(console, "ok: every file is as it was written" if told["ok"] else "problems:")
+        listed(console, told["problems"])

@@ -1,0 +1,150 @@
+"""The entry point: global options, the list of commands, and what becomes of errors.
+
+The one idea: an expected failure is one line and a status (1 failed, 2 wrong usage); a traceback is for `--debug`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, TextIO
+
+import typer
+
+from cli import add, evaluate, index, info, query, run, train, translate
+from cli.settings import Failed, Settings, globals_first
+from index_store.errors import RgunitError, UsageError
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="rgunit",
+    rich_markup_mode=None,  # plain help: rich alone would take longer than everything else together
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="\b\nExamples:\n"
+    "  rgunit demo\n"
+    "  rgunit -w faces add photos --attributes labels.csv --groups 'Black_Hair|Blond_Hair|Brown_Hair'\n"
+    "  rgunit -w faces run --preset celeba-64 --minutes 40\n"
+    "  rgunit -w faces query me.jpg --to '+Blond_Hair'\n\n"
+    "Global options may also stand after the command. Exit status: 0 done, 1 failed, 2 wrong usage.",
+)
+for module in (add, info, run, train, index, query, translate, evaluate):
+    module.register(app)
+
+
+class Device(StrEnum):
+    """Where to compute."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"rgunit {version('rgunit')}")
+        raise typer.Exit
+
+
+@app.callback()
+def settings(
+    context: typer.Context,
+    workspace: Annotated[
+        Path | None,
+        typer.Option(
+            "-w",
+            "--workspace",
+            envvar="RGUNIT_WORKSPACE",
+            metavar="DIR",
+            help="Folder that holds images, labels, vectors and runs. Default: ./workspace.",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Decides every random draw.")] = 0,
+    device: Annotated[Device, typer.Option(help="Where to compute; auto: a GPU if there is one.")] = Device.auto,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else there; progress on stderr.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Index a picture collection by content and style, find images, translate them guided by what was found."""
+    source = context.get_parameter_source("workspace")
+    chosen_here = source is not None and source.name == "COMMANDLINE"
+    out = context.obj if context.obj is not None else sys.stdout
+    context.obj = Settings(workspace, chosen_here, seed, device.value, as_json, debug, out)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    out = sys.stdout
+    as_json, debug = "--json" in words, "--debug" in words
+    with redirect_stdout(sys.stderr) if as_json else nullcontext(), warnings.catch_warnings():
+        if not debug:
+            _quiet()
+        try:
+            status = app(globals_first(words), prog_name="rgunit", standalone_mode=False, obj=out)
+            return _stopped(out, as_json) if status == INTERRUPTED else int(status or 0)
+        except (KeyboardInterrupt, typer.Abort):
+            return _stopped(out, as_json)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody reads any more: leave without a word
+            return 1
+        except Exception as error:
+            if debug:
+                import traceback
+
+                traceback.print_exc()
+            message, status = _explain(error)
+            _tell(out, as_json, message, error.payload if isinstance(error, Failed) else {})
+            return status
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """The one line and the exit status of a failure."""
+    if isinstance(error, RgunitError):
+        return str(error), 2 if isinstance(error, UsageError) else 1
+    if hasattr(error, "format_message"):  # Typer's own: an option that does not exist, a value out of range
+        path = getattr(getattr(error, "ctx", None), "command_path", "rgunit")
+        return f"{error.format_message().rstrip('.')}: see `{path} --help`", int(getattr(error, "exit_code", 2))
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror, 1
+    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return f"{what} (unexpected: run again with --debug for the traceback)", 1
+
+
+def _tell(out: TextIO, as_json: bool, message: str, payload: dict[str, object]) -> None:
+    """Print a failure: one line on stderr, and the JSON object where one is wanted."""
+    line = " ".join(message.split())
+    typer.secho("error: ", fg=typer.colors.RED, bold=True, nl=False, err=True)
+    typer.echo(line, err=True)
+    if as_json:
+        print(json.dumps({**payload, "error": line}, ensure_ascii=False), file=out, flush=True)
+
+
+def _stopped(out: TextIO, as_json: bool) -> int:
+    """Ctrl-C outside training, which saves and says how to go on by itself."""
+    typer.echo("stopped", err=True)
+    if as_json:
+        print(json.dumps({"error": "stopped"}), file=out, flush=True)
+    return 1
+
+
+def _quiet() -> None:
+    """Keep the warnings of libraries off the terminal: they address programmers."""
+    import logging
+
+    warnings.simplefilter("ignore")
+    for name in ("lightning", "lightning_fabric", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,0 +1,130 @@
+"""`rgunit run` and `rgunit demo`: all stages in order, evaluation and the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.choices import AttributesOption, ConfigOption, MinutesOption, PresetOption, SetOption
+from cli.settings import DEFAULT_WORKSPACE, Failed, Settings
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from translation.pipeline import PipelineResult
+
+DEMO_WORKSPACE = DEFAULT_WORKSPACE / "demo"
+
+
+def register(app: typer.Typer) -> None:
+    """Give the commands to the app."""
+    app.command(
+        short_help="The whole job on built-in drawn faces.",
+        epilog="\b\nExamples:\n  rgunit demo\n  rgunit -w /tmp/faces demo --images 3000 --minutes 15",
+    )(demo)
+    app.command(
+        short_help="The whole job on your images.",
+        epilog="\b\nExamples:\n"
+        "  rgunit -w faces run --preset celeba-64 --minutes 40\n"
+        "  rgunit -w faces run --attributes-used Black_Hair,Blond_Hair,Brown_Hair,Male,Young\n"
+        "  rgunit -w faces run --config my.toml --set translation.batch=16",
+    )(run)
+
+
+def run(
+    context: typer.Context,
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    attributes_used: AttributesOption = None,
+    minutes: MinutesOption = None,
+) -> None:
+    """Do the whole job: train the three stages, fill the index, evaluate, write report.html.
+
+    A stage that is done is skipped and one that is half done is resumed, so that the same command again goes on.
+    """
+    from cli.choices import command_line, configuration, names_of
+    from cli.progress import Bars
+
+    settings: Settings = context.obj
+    with settings.open() as workspace:
+        used = names_of(attributes_used)
+        workspace.schema.indices(used)
+        chosen = configuration(workspace, preset, config, overrides or [])
+        with Bars() as bars:
+            from translation.pipeline import run_all
+
+            result = run_all(
+                workspace,
+                chosen,
+                attributes_used=used,
+                minutes=minutes,
+                seed=settings.seed,
+                device=settings.device,
+                progress=bars,
+                commands=[command_line()],
+            )
+    _end(settings, settings.folder, result, command_line())
+
+
+def demo(
+    context: typer.Context,
+    images: Annotated[
+        int | None, typer.Option(metavar="N", min=60, help="Labelled faces to draw. Default: the preset's, 1500.")
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(metavar="PX", min=32, help="Their side, a multiple of 32. Default: 32.")
+    ] = None,
+    minutes: MinutesOption = None,
+) -> None:
+    """Do the whole job on built-in drawn faces, whose true translations and neighbours are known.
+
+    Nothing is downloaded. The workspace is workspace/demo unless -w names another (RGUNIT_WORKSPACE is left alone: it
+    is for your own images).
+    """
+    from cli.choices import command_line
+    from cli.progress import Bars
+
+    settings: Settings = context.obj
+    folder = settings.folder if settings.chosen_here else DEMO_WORKSPACE
+    with Bars() as bars:
+        bars.stage("drawing faces")
+        from translation.pipeline import run_demo
+
+        result = run_demo(
+            folder,
+            images=images,
+            size=size,
+            minutes=minutes,
+            seed=settings.seed,
+            device=settings.device,
+            progress=bars,
+        )
+    _end(settings, folder, result, command_line())
+
+
+def _end(settings: Settings, folder: Path, result: PipelineResult, command: str) -> None:
+    """Show the tables and the report's path; a stopped run says how to go on."""
+    payload: dict[str, Any] = {
+        "stages": result.stages,
+        "retrieval": result.retrieval,
+        "translation": result.translation,
+        "report": None if result.report is None else str(Path(result.report).absolute()),
+    }
+    if result.stopped:
+        raise Failed(f"stopped, checkpoints kept: go on with the same command: {command}", payload)
+    settings.show(payload, lambda console: _draw(console, folder, payload))
+
+
+def _draw(console: Console, folder: Path, told: dict[str, Any]) -> None:
+    from cli.drawing import plain, span
+    from translation.report.verdicts import terminal_table
+
+    console.print()
+    console.print(terminal_table(told["retrieval"], told["translation"]))
+    console.print()
+    times = ", ".join(f"{stage['name']} {span(stage['seconds'])}" for stage in told["stages"])
+    plain(console, f"{times}; together {span(sum(stage['seconds'] for stage in told['stages']))}", style="dim")
+    plain(console, f"report: {told['report']}", style="bold")
+    plain(console, f"next: rgunit -w {folder} query IMAGE --to '+…', or translate IMAGE --to '+…'", style="dim")

@@ -1,0 +1,126 @@
+"""`rgunit train`: one stage of training."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.choices import AttributesOption, ConfigOption, MinutesOption, PresetOption, SetOption
+from cli.settings import Failed, Settings
+from index_store.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from translation.stages import StageResult
+
+
+class Stage(StrEnum):
+    """The stages, in order."""
+
+    translation = "translation"
+    retrieval = "retrieval"
+    guided = "guided"
+
+
+class Neighbours(StrEnum):
+    """What guides stage 3."""
+
+    retrieved = "retrieved"
+    random = "random"
+    none = "none"
+
+
+def register(app: typer.Typer) -> None:
+    """Give the command to the app."""
+    app.command(
+        short_help="Train one stage.",
+        epilog="\b\nExamples:\n"
+        "  rgunit -w faces train translation --preset celeba-64 --attributes-used Blond_Hair,Male --minutes 30\n"
+        "  rgunit -w faces train retrieval\n"
+        "  rgunit -w faces index build\n"
+        "  rgunit -w faces train guided --neighbours random --set guided.steps=2000\n"
+        "  rgunit -w faces train translation --resume",
+    )(train)
+
+
+def train(
+    context: typer.Context,
+    stage: Annotated[
+        Stage,
+        typer.Argument(
+            metavar="translation|retrieval|guided",
+            help="translation: GMM-UNIT, no guidance. retrieval: the embedding, on that translator. guided: RG-UNIT, "
+            "the translator fine-tuned with retrieved neighbours (needs `rgunit index build`).",
+        ),
+    ],
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    attributes_used: AttributesOption = None,
+    neighbours: Annotated[
+        Neighbours | None,
+        typer.Option(help="guided only: retrieved ones, or random ones or none to compare with. Default: retrieved."),
+    ] = None,
+    minutes: MinutesOption = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the newest run of this stage; its settings must be the same.")
+    ] = False,
+) -> None:
+    """Train one stage and keep it as a run. Ctrl-C saves a checkpoint; --resume goes on from there."""
+    from cli.choices import configuration, names_of
+    from cli.progress import Bars
+
+    settings: Settings = context.obj
+    if neighbours is not None and stage is not Stage.guided:
+        raise UsageError(f"--neighbours belongs to `train guided`, not to `train {stage.value}`")
+    if attributes_used is not None and stage is not Stage.translation:
+        raise UsageError(f"--attributes-used is decided by `train translation`: `train {stage.value}` takes that run's")
+    with settings.open() as workspace:
+        used = names_of(attributes_used)
+        workspace.schema.indices(used)
+        chosen = configuration(workspace, preset, config, overrides or [])
+        common: dict[str, Any] = {
+            "seed": settings.seed,
+            "device": settings.device,
+            "minutes": minutes,
+            "resume": resume,
+        }
+        with Bars() as bars:
+            from translation import stages
+
+            if stage is Stage.translation:
+                bars.stage("translation")
+                result = stages.train_translation(workspace, chosen, attributes_used=used, progress=bars, **common)
+            elif stage is Stage.retrieval:
+                bars.stage("retrieval")
+                result = stages.train_retrieval(workspace, chosen, progress=bars, **common)
+            else:
+                arm: stages.Arm = neighbours.value if neighbours else "retrieved"
+                bars.stage(f"guided:{arm}")
+                result = stages.train_guided(workspace, chosen, neighbours=arm, progress=bars, **common)
+        payload = {
+            "run": result.run.id,
+            "steps": result.steps,
+            "seconds": round(result.seconds, 2),
+            "metrics": result.metrics,
+        }
+        if result.stopped:
+            extra = f" --neighbours {neighbours.value}" if neighbours else ""
+            raise Failed(
+                f"stopped after {result.steps} steps, checkpoint kept: go on with "
+                f"`rgunit -w {settings.folder} train {stage.value}{extra} --resume` and the same settings",
+                payload | {"stopped": True},
+            )
+        settings.show(payload, lambda console: _draw(console, result))
+
+
+def _draw(console: Console, result: StageResult) -> None:
+    from cli.drawing import plain, span
+
+    plain(console, f"run {result.run.id} ({result.run.stage}): {result.steps} steps in {span(result.seconds)}")
+    told = [f"{name} {value:.3g}" for name, value in result.metrics.items() if not name.startswith("lr/")]
+    plain(console, "  " + ", ".join(told), style="dim")
+    plain(console, f"  {result.run.path}", style="dim")

@@ -1,0 +1,94 @@
+"""`rgunit translate`: images in another style."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.query import StyleOption, ToOption
+from cli.settings import Settings
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def register(app: typer.Typer) -> None:
+    """Give the command to the app."""
+    app.command(
+        short_help="Translate images into another style.",
+        epilog="\b\nExamples:\n"
+        "  rgunit -w faces translate me.jpg you.jpg --to '+Blond_Hair' --out blond\n"
+        "  rgunit -w faces translate me.jpg --to '-Young' --samples 5 --guidance 0.5",
+    )(translate)
+
+
+def translate(
+    context: typer.Context,
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE", exists=True, dir_okay=False, help="Images from anywhere.")
+    ],
+    to: ToOption = None,
+    style_of: StyleOption = None,
+    samples: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Translations of each image, with different draws of the style.")
+    ] = 1,
+    guidance: Annotated[
+        float | None,
+        typer.Option(
+            metavar="0…1",
+            min=0.0,
+            max=1.0,
+            help="How much the neighbours say: 0 none, 1 as trained. Default: 1 with a guided run.",
+        ),
+    ] = None,
+    run: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID", help="Run of stage guided or translation. Default: the newest guided, else translation."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", file_okay=False, help="Folder for the images. Default: WORKSPACE/translations."),
+    ] = None,
+) -> None:
+    """Translate images and keep each with its mask, and with the neighbours that guided it in the answer.
+
+    The style is drawn by --seed. IMAGE is cropped to its centre square and resized to what the run was trained on.
+    """
+    from cli.choices import check_composed
+    from cli.progress import Bars
+
+    settings: Settings = context.obj
+    folder = out or settings.folder / "translations"
+    with settings.open() as workspace:
+        check_composed(workspace, images, to, style_of)
+        with Bars("translate"):
+            from translation.inference import translate_images
+
+            outputs = translate_images(
+                workspace,
+                images,
+                to=to,
+                style_of=style_of,
+                samples=samples,
+                guidance=guidance,
+                run=run,
+                out=folder,
+                seed=settings.seed,
+                device=settings.device,
+            )
+    settings.show({"outputs": outputs}, lambda console: _draw(console, outputs))
+
+
+def _draw(console: Console, outputs: list[dict[str, Any]]) -> None:
+    from cli.drawing import plain
+
+    for one in outputs:
+        wanted = " ".join(f"{'+' if bit else '-'}{name}" for name, bit in one["target"].items() if bit is not None)
+        plain(console, one["path"], style="bold")
+        plain(console, f"  from {one['source']}, to {wanted}", style="dim")
+        for near in one["neighbours"]:
+            plain(console, f"  guided by {near['path']} ({near['origin']})", style="dim")
