@@ -89,7 +89,8 @@ def line_chart(
         return Markup("")
     every = np.concatenate([y for _, _, y in drawn])
     x_low, x_high = min(x[0] for _, x, _ in drawn), max(x[-1] for _, x, _ in drawn)
-    log = y_range is None and every.min() > 0 and every.max() / every.min() > 100
+    floor, top = np.quantile(every, [0.01, 0.99])
+    log = y_range is None and every.min() > 0 and top / floor > 100
     low, high = y_range or _fit(every, log)
     right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
 
@@ -169,7 +170,7 @@ def _finite(line: Line) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 def _fit(values: NDArray[np.float64], log: bool) -> tuple[float, float]:
     low, high = float(values.min()), float(values.max())
     if log:
-        return low / 1.15, high * 1.15
+        return max(low, float(np.quantile(values, 0.01)) / 2) / 1.15, high * 1.15
     # a first spike must not flatten the rest: the axis ends a little over the bulk
     high = min(high, float(np.quantile(values, 0.99)) * 1.5) if high > 0 else high
     low = 0.0 if low >= 0 else low

@@ -183,7 +183,7 @@ def _retrieval(retrieval: Mapping[str, Any] | None, found: Sequence[Verdict]) ->
 
 
 def _translation(translation: Mapping[str, Any] | None, found: Sequence[Verdict]) -> dict[str, Any] | None:
-    """The table of arms: `columns` (measure, heading) that any arm has, and `rows` of cells with intervals."""
+    """The table of arms: `columns` (measure, heading) that any arm has; cells are (value, interval, digits)."""
     if not translation:
         return None
     arms = arms_of(translation)
@@ -193,7 +193,10 @@ def _translation(translation: Mapping[str, Any] | None, found: Sequence[Verdict]
         {
             "name": ARMS[arm],
             "control": arm in CONTROLS,
-            "cells": [(value_of(translation, arm, m), interval_of(translation, arm, m)) for m in columns],
+            "cells": [
+                (value_of(translation, arm, m), interval_of(translation, arm, m), 2 if m.startswith("fd_") else 3)
+                for m in columns
+            ],
             "n": translation[arm].get("n"),
             "state": state_of(found, arm, "accuracy_changed"),
         }
