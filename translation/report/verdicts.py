@@ -228,6 +228,7 @@ def _truth(translation: Numbers, arm: str) -> Verdict | None:
 def terminal_table(retrieval: Numbers | None, translation: Numbers | None) -> RenderableType:
     """The short tables that end `rgunit run`: retrieval against random, and the arms with their verdicts."""
     from rich.console import Group
+    from rich.markup import escape
     from rich.table import Table
 
     found = verdicts(translation, retrieval)
@@ -242,7 +243,7 @@ def terminal_table(retrieval: Numbers | None, translation: Numbers | None) -> Re
             table.add_row(measure, _three(value), _three(base), _styled(state))
         shown.append(table)
         if missed := [v.subject for v in found if v.measure == "one attribute" and v.state == "not learned"]:
-            shown.append(f"{_styled('not learned')}: {', '.join(missed)}")
+            shown.append(f"{_styled('not learned')}: {escape(', '.join(missed))}")
     if translation:
         arms = arms_of(translation)
         columns = [m for m in COMPARED if any(value_of(translation, arm, m) is not None for arm in arms)]
