@@ -12,7 +12,7 @@ from cli.settings import Settings
 if TYPE_CHECKING:
     from rich.console import Console
 
-group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Measure retrieval and translation.")
+group = typer.Typer(rich_markup_mode=None, help="Measure retrieval and translation.")
 
 SplitOption = Annotated[str, typer.Option(metavar="NAME", help="Split that is judged.")]
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from index_store.workspace import Workspace
 
-group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Fill, check and mend the vectors to search in.")
+group = typer.Typer(rich_markup_mode=None, help="Fill, check and mend the vectors to search in.")
 
 
 def register(app: typer.Typer) -> None:

@@ -117,7 +117,8 @@ def _explain(error: Exception) -> tuple[str, int]:
         return str(error), 2 if isinstance(error, UsageError) else 1
     if hasattr(error, "format_message"):  # Typer's own: an option that does not exist, a value out of range
         path = getattr(getattr(error, "ctx", None), "command_path", "rgunit")
-        return f"{error.format_message().rstrip('.')}: see `{path} --help`", int(getattr(error, "exit_code", 2))
+        text = error.format_message().replace("Value error, ", "").rstrip(".")
+        return f"{text} (see `{path} --help`)", int(getattr(error, "exit_code", 2))
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror, 1
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

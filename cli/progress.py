@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 REFRESH = 0.2  # seconds between two drawings of the bar
 LINE_EVERY = 30.0  # seconds between two lines where there is no terminal
+QUICK = 2.0  # seconds; what takes less has no line there
 
 NAMES = {
     "translation": "stage 1, translation",
@@ -24,6 +25,8 @@ NAMES = {
     "guided:random": "stage 3, random neighbours",
     "guided:none": "stage 3, unguided",
     "evaluate": "evaluation",
+    "draw": "drawing faces",
+    "classifier": "attribute classifier",
 }
 
 
@@ -73,8 +76,7 @@ class Bars(Progress):
         if self._live:
             self._task = self._shown.add_task(self._title, total=None, where="", left="")
         else:
-            self._line(f"{self._title} …")
-            self._told = time.monotonic()
+            self._told = self._started - LINE_EVERY + QUICK
 
     def step(self, done: int, total: int, seconds_left: float | None = None) -> None:
         """Show how far the stage is; cheap enough to be called at every step."""
@@ -107,8 +109,9 @@ class Bars(Progress):
         if self._task is not None:
             self._shown.remove_task(self._task)
             self._task = None
-        if done:
-            self._line(f"{self._title}: {span(time.monotonic() - self._started)}")
+        seconds = time.monotonic() - self._started
+        if done and (self._live or seconds > QUICK):
+            self._line(f"{self._title}: {span(seconds)}")
         self._name = ""
 
     def _line(self, text: str) -> None:

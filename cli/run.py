@@ -12,6 +12,7 @@ from cli.settings import DEFAULT_WORKSPACE, Failed, Settings
 
 if TYPE_CHECKING:
     from rich.console import Console
+
     from translation.pipeline import PipelineResult
 
 DEMO_WORKSPACE = DEFAULT_WORKSPACE / "demo"
@@ -89,7 +90,6 @@ def demo(
     settings: Settings = context.obj
     folder = settings.folder if settings.chosen_here else DEMO_WORKSPACE
     with Bars() as bars:
-        bars.stage("drawing faces")
         from translation.pipeline import run_demo
 
         result = run_demo(

@@ -51,7 +51,7 @@ def train(
     stage: Annotated[
         Stage,
         typer.Argument(
-            metavar="translation|retrieval|guided",
+            metavar="STAGE",
             help="translation: GMM-UNIT, no guidance. retrieval: the embedding, on that translator. guided: RG-UNIT, "
             "the translator fine-tuned with retrieved neighbours (needs `rgunit index build`).",
         ),

@@ -40,7 +40,7 @@ def translate(
             metavar="0…1",
             min=0.0,
             max=1.0,
-            help="How much the neighbours say: 0 none, 1 as trained. Default: 1 with a guided run.",
+            help="How much the neighbours say: 0 none, 1 as trained. Default: 1 with a guided run, else 0.",
         ),
     ] = None,
     run: Annotated[
