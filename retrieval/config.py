@@ -31,20 +31,22 @@ class RetrievalConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    widths: tuple[Width, Width, Width] = Field((128, 64, 32), description="channels of the three pairs of convolutions")
-    hidden: int = Field(512, ge=1, description="units of each of the two hidden linear layers")
-    dim: int = Field(100, ge=1, description="numbers in an embedding")
-    dropout: float = Field(0.1, ge=0, lt=1)
-    norm: Norm = Field("instance", description="instance: as Table 5 prints; layer: as the released code")
+    widths: tuple[Width, Width, Width] = Field(
+        default=(128, 64, 32), description="channels of the three pairs of convolutions"
+    )
+    hidden: int = Field(default=512, ge=1, description="units of each of the two hidden linear layers")
+    dim: int = Field(default=100, ge=1, description="numbers in an embedding")
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    norm: Norm = Field(default="instance", description="instance: as Table 5 prints; layer: as the released code")
 
     negatives: Negatives = Field(
-        NEGATIVES,
+        default=NEGATIVES,
         description="one kind is drawn for each triplet; Table 6's rows are growing prefixes of all four",
     )
-    margin: float = Field(0.2, ge=0)
-    distance: Distance = Field("euclidean", description="in the loss; a search has the same order under both")
-    batch: int = Field(32, ge=1)
-    steps: int = Field(30_000, ge=1, description="updates; --minutes ends earlier")
-    learning_rate: float = Field(0.01, gt=0)
-    halve_every: int = Field(10_000, ge=1, description="steps after which the learning rate is halved")
-    momentum: float = Field(0.9, ge=0, lt=1)
+    margin: float = Field(default=0.2, ge=0)
+    distance: Distance = Field(default="euclidean", description="in the loss; a search has the same order under both")
+    batch: int = Field(default=32, ge=1)
+    steps: int = Field(default=30_000, ge=1, description="updates; --minutes ends earlier")
+    learning_rate: float = Field(default=0.01, gt=0)
+    halve_every: int = Field(default=10_000, ge=1, description="steps after which the learning rate is halved")
+    momentum: float = Field(default=0.9, ge=0, lt=1)
