@@ -166,8 +166,9 @@ def train_classifier(
 ) -> AttributeClassifier:
     """The classifier of this workspace's labels at `size` px: from the cache, else trained on the train split.
 
-    Only real images teach it; an unknown label teaches nothing. The same data and settings give the same weights
-    as long as `classifier_minutes` does not cut the training short. RgunitError where no labelled image is there.
+    Only real images teach it; an unknown label teaches nothing. Start, order and augmentation are drawn from `seed`;
+    what is left to chance is the rounding of the kernels and where `classifier_minutes` cuts the training short.
+    RgunitError where no labelled image is there.
     """
     train, test = _labelled(workspace, "train"), _labelled(workspace, "test")
     if len(train) < 2:

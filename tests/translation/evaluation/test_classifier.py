@@ -12,8 +12,8 @@ from translation.evaluation.config import EvaluationConfig
 
 def test_drawn_hats_and_glasses_are_seen_in_people_never_shown(classifier):
     assert classifier.names[:3] == ("Black_Hair", "Blond_Hair", "Brown_Hair")
-    assert classifier.per_attribute["Hat"] > 0.9
-    assert classifier.per_attribute["Glasses"] > 0.9
+    assert classifier.per_attribute["Hat"] > 0.8
+    assert classifier.per_attribute["Glasses"] > 0.8
     assert classifier.accuracy == pytest.approx(np.mean(list(classifier.per_attribute.values())))
 
 

