@@ -7,17 +7,18 @@ killed writer had sealed but not committed, so the log of shards alone can resto
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from index_store import features
+from index_store import features, seal
 from index_store.attributes import AttributeSchema
 from index_store.errors import RgunitError
 from index_store.features import Record, Sealed
@@ -29,7 +30,13 @@ FILE = "catalog.db"
 SHARDS = "shards"
 IMAGE_TEXTS = ("key", "split", "origin", "path", "sha256", "run", "fields")
 
-Step = Callable[[str], None]
+
+class CatalogDamaged(RgunitError):
+    """A catalog that SQLite cannot read."""
+
+    def __init__(self, file: Path, why: str) -> None:
+        super().__init__(f"{file} is damaged ({why}): run `rgunit index rebuild`")
+        self.why = why
 
 
 class Catalog:
@@ -37,15 +44,18 @@ class Catalog:
 
     def __init__(self, folder: Path, wait: float = 0.0) -> None:
         self.folder = folder
+        self.file = folder / FILE
         self.shards = folder / SHARDS
         self.lock = WriterLock(folder, wait)
         self.guard = threading.RLock()
-        self.step: Step = lambda name: None
-        self.engine = connect(folder / FILE)
+        self.step: features.Step = lambda name: None
+        self.engine = connect(self.file)
+        self._process = os.getpid()
+        self._watch: tuple[int, sqlite3.Connection] | None = None
 
     @staticmethod
     def exists(folder: Path) -> bool:
-        """Whether the folder holds a store."""
+        """Whether the folder holds a store (a lost catalog can be restored from the shards)."""
         return (folder / FILE).exists() or any((folder / SHARDS).glob("*" + features.SUFFIX))
 
     @classmethod
@@ -61,38 +71,43 @@ class Catalog:
 
     @classmethod
     def open(cls, folder: Path, wait: float = 0.0) -> Catalog:
-        """Open a catalog, migrating an older one; RgunitError if there is none or it cannot be read."""
-        if not (folder / FILE).exists():
-            raise RgunitError(f"no store at {folder}: its {FILE} is missing")
+        """Open a catalog, migrating an older one; RgunitError if there is none.
+
+        A damaged catalog opens too, so that it can be verified and rebuilt; reading it raises CatalogDamaged.
+        """
+        if not cls.exists(folder):
+            raise RgunitError(f"no store at {folder}: make one first")
         catalog = cls(folder, wait)
-        try:
-            with catalog.engine.connect() as connection:
-                revision = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
-        except sa.exc.DatabaseError as error:
-            raise RgunitError(f"{folder / FILE} is damaged ({error.orig}): run `rgunit index rebuild`") from error
-        if revision != HEAD:
-            catalog.migrate()
+        with suppress(CatalogDamaged):
+            revision = catalog.revision()
+            if revision is None or revision < HEAD:
+                catalog.migrate()
+            elif revision != HEAD:
+                raise RgunitError(f"{catalog.file} was made by a newer rgunit (schema {revision}): upgrade rgunit")
         return catalog
 
-    def migrate(self) -> None:
-        """Bring the tables to this version by Alembic, under the writer's lock."""
-        from alembic import command
-        from alembic.config import Config
-        from alembic.util import CommandError
+    def revision(self) -> str | None:
+        """Return the schema's number, None for a catalog whose making was interrupted."""
+        with self.reading() as connection:
+            tables = set(connection.exec_driver_sql("SELECT name FROM sqlite_master").scalars())
+            if "alembic_version" not in tables:
+                if "images" in tables or any(self.shards.glob("*" + features.SUFFIX)):
+                    raise CatalogDamaged(self.file, "its schema number is missing")
+                return None
+            found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+        return None if found is None else str(found)
 
+    def migrate(self) -> None:
+        """Bring the tables to this version, under the writer's lock."""
         self.lock.acquire()
-        config = Config()
-        config.set_main_option("script_location", "index_store:migrations")
-        with self.engine.begin() as connection:
-            config.attributes["connection"] = connection
-            try:
-                command.upgrade(config, "head")
-            except CommandError as error:
-                raise RgunitError(f"{self.folder / FILE} was made by a newer rgunit: upgrade ({error})") from error
+        migrate(self.engine)
 
     def close(self) -> None:
         """Close the connections (the write-ahead log is folded in) and give the lock back."""
         with self.guard:
+            if self._watch:
+                self._watch[1].close()
+                self._watch = None
             self.engine.dispose()
             self.lock.release()
 
@@ -100,9 +115,31 @@ class Catalog:
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
-        """One consistent view of the committed state."""
-        with self.engine.connect() as connection:
-            yield connection
+        """One consistent view of the committed state; raises CatalogDamaged where SQLite cannot read it."""
+        if not self.file.exists():
+            raise CatalogDamaged(self.file, "it is missing")
+        if self._process != os.getpid():  # a forked child must not use its parent's connections
+            self.engine.dispose(close=False)
+            self._process, self._watch = os.getpid(), None
+        try:
+            with self.engine.connect() as connection:
+                yield connection
+        except sa.exc.DatabaseError as error:
+            raise CatalogDamaged(self.file, str(error.orig)) from error
+
+    def version(self) -> tuple[int, ...]:
+        """Return numbers that differ after a commit of any process; far cheaper than a query."""
+        try:
+            place = self.file.stat().st_ino
+            if self._watch is None or self._watch[0] != place or self._process != os.getpid():
+                if self._watch:  # the file was replaced by a rebuild
+                    self.engine.dispose()
+                self._watch = (place, sqlite3.connect(self.file, check_same_thread=False, timeout=60))
+            return place, int(self._watch[1].execute("PRAGMA data_version").fetchone()[0])
+        except FileNotFoundError:
+            raise CatalogDamaged(self.file, "it is missing") from None
+        except sqlite3.DatabaseError as error:
+            raise CatalogDamaged(self.file, str(error)) from error
 
     def schema(self, connection: sa.Connection | None = None) -> AttributeSchema:
         """Return attribute names and groups."""
@@ -152,40 +189,60 @@ class Catalog:
             if record.header.get("base"):
                 path.unlink()  # a compaction that was not committed: the shards that it read are still there
                 continue
-            sealed = Sealed(path.name, path.stat().st_size, features.stored_digest(path))
+            sealed = Sealed(path.name, path.stat().st_size, seal.digest_of(path))
             self.commit([(seq, record, sealed)])
             sequence, applied = seq, applied + 1
         return applied
 
-    def write(self, record: Record) -> int:
-        """Seal one record and commit it; return its place in the log. Durable on return, or nothing has changed."""
+    def write(self, *records: Record) -> int:
+        """Seal records and commit them together; return the last one's place in the log.
+
+        Durable on return, or nothing has changed: RgunitError says why (a full disk, for one).
+        """
         self.begin()
         with self.guard:
+            self.step("begin")
             with self.reading() as connection:
-                seq = self.sequence(connection) + 1
-            self.step("seal")
+                seq = self.sequence(connection)
+            parts: list[tuple[int, Record, Sealed]] = []
             try:
-                sealed = features.seal(self.shards, seq, record, self.step)
-            except OSError as error:
-                raise RgunitError(
-                    f"cannot write {self.shards}: {error.strerror or error}; nothing was changed"
-                ) from error
-            try:
+                for record in records:
+                    seq += 1
+                    self.step("seal")
+                    parts.append((seq, record, features.seal(self.shards, seq, record, self.step)))
                 self.step("commit")
-                self.commit([(seq, record, sealed)])
-            except Exception as error:
-                (self.shards / sealed.file).unlink(missing_ok=True)
+                self.commit(parts)
+            except BaseException as error:
+                self._discard(parts)
+                if isinstance(error, OSError):
+                    raise RgunitError(
+                        f"cannot write {self.shards}: {error.strerror or error}; nothing was changed"
+                    ) from error
                 if isinstance(error, sa.exc.OperationalError):
-                    raise RgunitError(f"cannot write {FILE}: {error.orig}; nothing was changed") from error
+                    raise RgunitError(f"cannot write {self.file}: {error.orig}; nothing was changed") from error
                 raise
             self.step("committed")
             return seq
+
+    def _discard(self, parts: Sequence[tuple[int, Record, Sealed]]) -> None:
+        """Delete sealed records that were not committed (an interrupt may come just after the commit)."""
+        with suppress(CatalogDamaged):
+            with self.reading() as connection:
+                sequence = self.sequence(connection)
+            for seq, _, sealed in parts:
+                if seq > sequence:
+                    (self.shards / sealed.file).unlink(missing_ok=True)
 
     def commit(self, parts: Sequence[tuple[int, Record, Sealed]]) -> None:
         """Apply sealed records in one transaction."""
         with self.engine.begin() as connection:
             for seq, record, sealed in parts:
                 apply(connection, seq, record, sealed)
+
+    def checkpoint(self) -> None:
+        """Fold the write-ahead log into the catalog's file."""
+        with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def next_id(self) -> int:
         """Return the first id that was never used."""
@@ -216,6 +273,18 @@ def connect(file: Path | None) -> sa.Engine:
     return engine
 
 
+def migrate(engine: sa.Engine) -> None:
+    """Bring a catalog's tables to this version by Alembic."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", "index_store:migrations")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
 def schema_header(schema: AttributeSchema) -> dict[str, Any]:
     """Return the part of a record's header that tells the schema."""
     return {"attributes": list(schema.names), "groups": [list(group) for group in schema.groups]}
@@ -224,16 +293,20 @@ def schema_header(schema: AttributeSchema) -> dict[str, Any]:
 def apply(connection: sa.Connection, seq: int, record: Record, sealed: Sealed) -> None:
     """Make one record's change in the tables. The same code serves a write, a recovery and a restoration."""
     header = record.header
-    if header.get("base") == "first":
-        for table in ("shards", "images"):
-            connection.exec_driver_sql(f"DELETE FROM {table}")
+    compaction = header.get("base") == "first"
+    if compaction:
+        connection.exec_driver_sql("DELETE FROM shards")
     if "attributes" in header:
         _apply_schema(connection, header)
+    for told in header.get("encoders", ()):
+        _apply_encoder(connection, told)
     encoder = _apply_encoder(connection, header["encoder"]) if "encoder" in header else None
     for key, value in header.get("settings", {}).items():
         upsert_setting(connection, key, value)
     if record.kind == "images":
-        _apply_images(connection, seq, record)
+        # A compaction repeats the rows that are there; only a restoration from the log starts with it.
+        if not compaction or connection.exec_driver_sql("SELECT 1 FROM images LIMIT 1").first() is None:
+            _apply_images(connection, seq, record)
     elif record.kind == "labels":
         _apply_labels(connection, seq, record)
     elif record.kind == "remove":
@@ -250,7 +323,7 @@ def apply(connection: sa.Connection, seq: int, record: Record, sealed: Sealed) -
             size=sealed.size,
             digest=sealed.digest,
             rows=record.rows,
-            encoder=encoder if record.rows else None,
+            encoder=encoder if record.rows and "encoder" in header else None,
         )
     )
     upsert_setting(connection, "sequence", str(seq))

@@ -1,16 +1,15 @@
 """Sealed shards: every change of a store is one HDF5 file, written whole and never touched again.
 
 The one idea: the shards in order are a log from which the catalog can be restored. A shard is written to a
-temporary name, flushed to disk, renamed, and its folder flushed, before a catalog row names it. A digest of
-everything that could change an answer (vectors, ids, keys, labels, header) stands in the file itself.
+temporary name with its seal (`seal.py`), flushed to disk, renamed, and its folder flushed, before a catalog row
+names it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,15 +18,16 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from index_store.errors import RgunitError
+from index_store import seal as sealing
 
 SUFFIX = ".h5"
 TEMPORARY = ".writing"
 
 Texts = Sequence[str | None]
+Step = Callable[[str], None]
 
 
-class ShardDamaged(RgunitError):
+class ShardDamaged(sealing.Damaged):
     """A shard that cannot be read or whose content does not match its digest."""
 
 
@@ -74,9 +74,11 @@ def shard_seq(name: str) -> int | None:
     return int(head) if dash and head.isdigit() and name.endswith(SUFFIX) else None
 
 
-def seal(folder: Path, seq: int, record: Record, step: Any = None) -> Sealed:
-    """Write a record durably and return what the catalog must keep. `step` is called before each step (tests)."""
-    step = step or (lambda name: None)
+def seal(folder: Path, seq: int, record: Record, step: Step) -> Sealed:
+    """Write a record durably and return what the catalog must keep; `step` is told each step before it is taken.
+
+    On failure nothing is left behind, and the error is raised again (OSError where the disk is full).
+    """
     target = folder / shard_name(seq, record.kind)
     temporary = target.with_name(target.name + TEMPORARY)
     header = json.dumps({**record.header, "kind": record.kind, "seq": seq}, sort_keys=True)
@@ -84,42 +86,57 @@ def seal(folder: Path, seq: int, record: Record, step: Any = None) -> Sealed:
     for name, text in record.texts.items():
         encoded = json.dumps(text if isinstance(text, str) else list(text), ensure_ascii=False).encode()
         columns[f"text.{name}"] = np.frombuffer(encoded, np.uint8)
-    digest = _digest(header, columns)
     try:
         step("write")
-        with h5py.File(
-            temporary, "w", libver="latest", locking=False, alignment_threshold=1, alignment_interval=64
-        ) as file:
-            file.attrs["header"] = header
-            file.attrs["digest"] = digest
-            for name, column in columns.items():
-                file.create_dataset(name, data=column)
-        step("fsync")
-        _sync(temporary)
+        with temporary.open("wb") as file:
+            content = _image(header, columns)
+            tail = sealing.trailer(content)
+            file.write(content.data)
+            file.write(tail)
+            file.flush()
+            step("fsync")
+            os.fsync(file.fileno())
         step("rename")
         temporary.rename(target)
         step("fsync folder")
-        _sync(folder)
+        sync_folder(folder)
     except Exception:
         temporary.unlink(missing_ok=True)
         target.unlink(missing_ok=True)
         raise
-    return Sealed(target.name, target.stat().st_size, digest)
+    return Sealed(target.name, len(content) + len(tail), sealing.digest_of(target))
+
+
+def _image(header: str, columns: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.uint8]:
+    """Return the bytes of an HDF5 file, made in memory so that a full disk can leave no half-open file behind."""
+    size = sum(column.nbytes for column in columns.values())
+    with h5py.File(
+        "sealed",
+        "w",
+        driver="core",
+        backing_store=False,
+        block_size=max(size, 65536),
+        libver="latest",
+        alignment_interval=64,
+    ) as file:
+        file.attrs["header"] = header
+        for name, column in columns.items():
+            file.create_dataset(name, data=column)
+        file.flush()
+        return np.frombuffer(file.id.get_file_image(), np.uint8)
 
 
 def read(path: Path, *, check: bool = False, vectors: bool = True) -> Record:
-    """Read a shard. `check` compares it with its digest; without `vectors` that column is left out.
+    """Read a shard. With `check` its digest is compared first; without `vectors` that column is left out.
 
     Raises ShardDamaged, which names the file.
     """
     try:
+        if check and (wrong := sealing.check(path)[1]):
+            raise ShardDamaged(f"{path.name}: {wrong}")
         with h5py.File(path, "r", locking=False) as file:
-            header = str(file.attrs["header"])
-            names = [name for name in file if vectors or check or name != "vectors"]
-            columns = {name: file[name][()] for name in names}
-            if check and _digest(header, columns) != file.attrs["digest"]:
-                raise ShardDamaged(f"{path.name}: its content does not match its digest")
-        meta = json.loads(header)
+            meta = json.loads(str(file.attrs["header"]))
+            columns = {name: file[name][()] for name in file if vectors or name != "vectors"}
         texts = {
             name.removeprefix("text."): json.loads(column.tobytes())
             for name, column in columns.items()
@@ -129,8 +146,6 @@ def read(path: Path, *, check: bool = False, vectors: bool = True) -> Record:
         raise
     except Exception as error:  # h5py raises many kinds for a damaged file
         raise ShardDamaged(f"{path.name}: cannot be read ({str(error).splitlines()[0]})") from error
-    if not vectors:
-        columns.pop("vectors", None)
     arrays = {name: column for name, column in columns.items() if not name.startswith("text.")}
     return Record(meta.pop("kind"), meta, arrays, texts)
 
@@ -148,25 +163,17 @@ def map_vectors(path: Path) -> npt.NDArray[np.float32]:
         raise ShardDamaged(f"{path.name}: cannot be read ({str(error).splitlines()[0]})") from error
 
 
-def stored_digest(path: Path) -> str:
-    """Return the digest that a shard carries."""
-    with h5py.File(path, "r", locking=False) as file:
-        return str(file.attrs["digest"])
+def write_durably(path: Path, data: bytes) -> None:
+    """Write a file and flush it to the disk."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
-def _digest(header: str, columns: Mapping[str, npt.NDArray[Any]]) -> str:
-    """Return the sha-256 of the header and of every column with its name, type and shape."""
-    total = hashlib.sha256(header.encode())
-    for name in sorted(columns):
-        column = columns[name]
-        total.update(f"{name}:{column.dtype.str}:{column.shape}".encode())
-        total.update(np.ascontiguousarray(column).data if column.size else b"")
-    return total.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Flush a file or a folder to the disk."""
-    handle = os.open(path, os.O_RDONLY)
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to the disk."""
+    handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

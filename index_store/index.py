@@ -1,49 +1,94 @@
-"""Exact nearest neighbours; the only module that imports FAISS.
+"""Nearest neighbours by FAISS; the only module that imports it, and the place where its traps are handled.
 
-The one idea: FAISS picks candidates, and the distances that are returned are computed again in float32 differences
+The one idea: FAISS picks candidates, and the distances that are returned are computed again as float32 differences
 (FAISS's matrix product form loses digits by cancellation and changes with the batch size).
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 Vectors = npt.NDArray[np.float32]
-Rows = npt.NDArray[np.int64]
+Ids = npt.NDArray[np.int64]
 
-SPARE = 8  # candidates beyond k, so that rounding in FAISS cannot push a true neighbour out
+SPARE = 16  # candidates beyond k, so that rounding in FAISS cannot push a true neighbour out
+PRODUCT_FORM = 20  # queries from which FAISS uses the matrix product form
+RERANK_CHUNK = 2**22  # numbers gathered at a time
 
-
-def _faiss() -> Any:
-    """Import FAISS when it is first needed."""
-    import faiss
-
-    return faiss
+_loaded_in = 0
 
 
-def exact_search(queries: Vectors, vectors: Vectors, k: int) -> tuple[Vectors, Rows]:
+def faiss() -> Any:
+    """Import FAISS when it is first needed; in a forked child it must not use threads (its pool would hang)."""
+    import faiss as module
+
+    global _loaded_in
+    if _loaded_in != os.getpid():
+        if _loaded_in:
+            module.omp_set_num_threads(1)
+        _loaded_in = os.getpid()
+    return module
+
+
+def exact_search(queries: Vectors, vectors: Vectors, k: int) -> tuple[Vectors, Ids]:
     """Return squared L2 distances [q, k] ascending and rows [q, k]; inf and -1 where there are fewer than k rows."""
     count, kept = len(vectors), min(k, len(vectors))
     distances = np.full((len(queries), k), np.inf, np.float32)
     rows = np.full((len(queries), k), -1, np.int64)
-    if kept and len(queries):
-        _, candidates = _faiss().knn(queries, vectors, min(count, kept + SPARE))
-        best, order = rerank(queries, vectors, candidates.astype(np.int64))
-        distances[:, :kept], rows[:, :kept] = best[:, :kept], order[:, :kept]
+    if not kept or not len(queries):
+        return distances, rows
+    many = len(queries) >= PRODUCT_FORM
+    gaps, candidates = faiss().knn(queries, vectors, min(count, kept + SPARE if many else kept))
+    if not many:  # computed as differences already; a tie is told by the row, as below
+        order = np.lexsort((candidates, gaps), axis=1)
+        candidates = np.take_along_axis(candidates, order, axis=1)
+        distances[:, :kept], rows[:, :kept] = np.take_along_axis(gaps, order, axis=1), candidates
+        return distances, rows
+    best, order = rerank(queries, vectors, candidates.astype(np.int64))
+    distances[:, :kept], rows[:, :kept] = best[:, :kept], order[:, :kept]
+    if candidates.shape[1] < count:
+        unsure = np.flatnonzero(gaps[:, -1] - distances[:, kept - 1] <= _rounding(queries, distances[:, kept - 1]))
+        for start in range(0, len(unsure), PRODUCT_FORM - 1):
+            part = unsure[start : start + PRODUCT_FORM - 1]
+            distances[part], rows[part] = exact_search(np.ascontiguousarray(queries[part]), vectors, k)
     return distances, rows
 
 
-def rerank(queries: Vectors, vectors: Vectors, candidates: Rows) -> tuple[Vectors, Rows]:
+def _rounding(queries: Vectors, distances: Vectors) -> Vectors:
+    """Return how far FAISS's matrix product form may be off for rows within `distances` [q] of the queries [q, d].
+
+    |x − q|² = |x|² + |q|² − 2x·q in float32 errs by about 6e-8 · sqrt(d) · (|x|² + |q|²), and |x| ≤ |q| + |x − q|.
+    """
+    norms = np.sqrt(np.einsum("qd,qd->q", queries, queries))
+    largest = (norms + np.sqrt(distances)) ** 2 + norms**2
+    return np.asarray(largest * (2e-7 * np.sqrt(queries.shape[1]) + 4e-7), np.float32)
+
+
+def rerank(queries: Vectors, vectors: Vectors, candidates: Ids) -> tuple[Vectors, Ids]:
     """Sort candidate rows [q, c] by their true squared distance (ties by row); -1 goes last with inf."""
-    gathered = vectors[np.maximum(candidates, 0)]
-    gap = gathered - queries[:, None, :]
-    distances = np.einsum("qcd,qcd->qc", gap, gap)
+    distances = np.empty(candidates.shape, np.float32)
+    step = max(1, RERANK_CHUNK // max(1, candidates.shape[1] * queries.shape[1]))
+    for start in range(0, len(queries), step):
+        part = candidates[start : start + step]
+        gap = vectors[np.maximum(part, 0)] - queries[start : start + step, None, :]
+        distances[start : start + step] = np.einsum("qcd,qcd->qc", gap, gap)
     distances[candidates < 0] = np.inf
     order = np.lexsort((candidates, distances), axis=1)
-    return (
-        np.take_along_axis(distances, order, axis=1).astype(np.float32),
-        np.take_along_axis(candidates, order, axis=1),
-    )
+    return np.take_along_axis(distances, order, axis=1), np.take_along_axis(candidates, order, axis=1)
+
+
+def merge(parts: Sequence[tuple[Vectors, Ids]], count: int, k: int) -> tuple[Vectors, Ids]:
+    """Merge sorted results of several searches into the best k: distances [q, k], rows [q, k]."""
+    if len(parts) == 1:
+        return parts[0]
+    if not parts:
+        return np.full((count, k), np.inf, np.float32), np.full((count, k), -1, np.int64)
+    distances = np.hstack([part[0] for part in parts])
+    rows = np.hstack([part[1] for part in parts])
+    order = np.lexsort((rows, distances), axis=1)[:, :k]
+    return np.take_along_axis(distances, order, axis=1), np.take_along_axis(rows, order, axis=1)

@@ -1,19 +1,32 @@
-"""Checking a store and mending it.
+"""Checking a store, mending it, and merging its shards.
 
 The one idea: the sealed shards replayed in order must give exactly the catalog's tables. Where they do not, the
-catalog is damaged and is made again from the shards; where a shard is damaged, its own digest says so.
+catalog is damaged and is made again from the shards; a damaged shard is mended from its own seal.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import sqlalchemy as sa
 
-from index_store import features
-from index_store.catalog import FILE, HEAD, Catalog, apply, connect
+from index_store import features, seal
+from index_store.catalog import (
+    FILE,
+    IMAGE_TEXTS,
+    Catalog,
+    CatalogDamaged,
+    apply,
+    connect,
+    migrate,
+    schema_header,
+)
 from index_store.errors import RgunitError
 from index_store.features import Record, Sealed
 from index_store.models import Base
@@ -27,6 +40,8 @@ TABLES = {
     "settings": "key, value",
 }
 
+Entry = tuple[int, Record, Sealed]
+
 
 @dataclass(frozen=True)
 class Report:
@@ -36,49 +51,98 @@ class Report:
     problems: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class _Listed:
+    """What the catalog holds: its place in the log, shards {file: (size, digest)}, the tables' content."""
+
+    sequence: int
+    shards: dict[str, tuple[int, str]]
+    tables: dict[str, list[tuple[object, ...]]]
+    problems: list[str]
+
+
 def verify(catalog: Catalog) -> Report:
-    """Check every shard against its digest, the catalog's structure, and its tables against the log."""
+    """Check every shard against its seal, the catalog's structure, and its tables against the log.
+
+    A reader may call it while another process writes: what changed meanwhile is looked at again.
+    """
     problems: list[str] = []
-    entries: list[tuple[int, Record, Sealed]] = []
-    try:
-        with catalog.reading() as connection:
-            for (line,) in connection.exec_driver_sql("PRAGMA integrity_check(5)").all():
-                if line != "ok":
-                    problems.append(f"{FILE}: {line}")
-            listed = connection.exec_driver_sql("SELECT seq, file, size, digest FROM shards ORDER BY seq").all()
-            dump = _dump(connection)
-    except (sa.exc.DatabaseError, UnicodeDecodeError, ValueError) as error:
-        return Report(False, [f"{FILE}: cannot be read ({getattr(error, 'orig', error)})"])
-    damaged = False
-    for seq, file, size, digest in listed:
-        path = catalog.shards / file
+    for _ in range(5):
         try:
-            if not path.exists():
-                raise features.ShardDamaged(f"{file}: is missing")
-            if path.stat().st_size != size:
-                raise features.ShardDamaged(f"{file}: has {path.stat().st_size} bytes instead of {size}")
-            record = features.read(path, check=True, vectors=False)
-            sealed = Sealed(file, path.stat().st_size, features.stored_digest(path))
-            if sealed.digest != digest:
-                raise features.ShardDamaged(f"{file}: its digest is not the one that {FILE} keeps")
-            entries.append((seq, record, sealed))
-        except features.ShardDamaged as error:
-            problems.append(str(error))
-            damaged = True
-    if not damaged:
-        engine = replay(entries)
-        with engine.connect() as connection:
-            expected = _dump(connection)
-        engine.dispose()
-        for table, rows in expected.items():
-            if rows != dump[table]:
-                problems.append(f"{FILE}: table {table} does not match the shards")
+            listed = _listed(catalog)
+        except CatalogDamaged as error:
+            return Report(False, [f"{FILE}: {error.why}", *_damaged_files(catalog, {})])
+        problems = listed.problems + _damaged_files(catalog, listed.shards)
+        if not problems:
+            problems = _compare(catalog, listed)
+        try:
+            if not problems or _listed(catalog).sequence == listed.sequence:
+                break
+        except CatalogDamaged:
+            break
     return Report(not problems, problems)
 
 
-def replay(entries: list[tuple[int, Record, Sealed]], file: Path | None = None) -> sa.Engine:
-    """Apply records in order to an empty catalog, in memory or in a file."""
-    engine = connect(file)
+def rebuild(catalog: Catalog) -> list[str]:
+    """Mend damaged shards from their seals, then the catalog from the shards; return what was wrong.
+
+    Vectors that cannot be mended but were attached to images are dropped, to be embedded again. RgunitError names
+    files that hold the only copy of something and cannot be mended; nothing else is lost then.
+    """
+    catalog.lock.acquire()
+    for stale in [*catalog.shards.glob("*" + features.TEMPORARY), *catalog.folder.glob(FILE + features.TEMPORARY)]:
+        stale.unlink()
+    try:
+        known = _listed(catalog).shards
+    except CatalogDamaged:
+        known = {}
+    mended, lost = _mend_files(catalog, known)
+    dropped = [file for file in lost if file.endswith(f"-vectors{features.SUFFIX}")]
+    if len(dropped) < len(lost):
+        names = ", ".join(sorted(set(lost) - set(dropped)))
+        raise RgunitError(f"{catalog.shards}: {names} cannot be mended: put a copy from a backup in its place")
+    for file in dropped:
+        (catalog.shards / file).unlink(missing_ok=True)
+    report = verify(catalog)
+    if not report.ok:
+        _replace(catalog, sealed_entries(catalog, missing_ok=bool(dropped)))
+    else:
+        catalog.recover()
+    if dropped:
+        compact(catalog)
+    return [*mended, *(f"{file}: its vectors are lost" for file in dropped), *report.problems]
+
+
+def compact(catalog: Catalog) -> None:
+    """Merge all shards into one with the rows and one an encoder, without what was removed; ids stay."""
+    catalog.begin()
+    with catalog.guard:
+        with catalog.reading() as connection:
+            old = [str(name) for name in connection.exec_driver_sql("SELECT file FROM shards ORDER BY seq").scalars()]
+            encoders = connection.exec_driver_sql("SELECT id, name, fingerprint, dim FROM encoders ORDER BY id").all()
+            held = connection.exec_driver_sql("SELECT encoder, file FROM shards ORDER BY seq").all()
+            first = catalog.sequence(connection) + 1
+            rows = _rows_record(catalog, connection)
+        vectors = []
+        for number, name, fingerprint, dim in encoders:
+            told = {"name": name, "fingerprint": fingerprint, "dim": dim}
+            files = [str(file) for encoder, file in held if encoder == number]
+            if arrays := _live_vectors(catalog, files, rows.arrays["ids"]):
+                vectors.append(Record("vectors", {"encoder": told, "base": "part"}, arrays))
+        told_all = [{"name": name, "fingerprint": finger, "dim": dim} for _, name, finger, dim in encoders]
+        about = {"first": first, "parts": 1 + len(vectors)}
+        header = {**rows.header, "base": "first", "encoders": told_all, **about}
+        parts = [Record("images", header, rows.arrays, rows.texts)]
+        parts += [Record(one.kind, {**one.header, **about}, one.arrays) for one in vectors]
+        catalog.write(*parts)
+        catalog.checkpoint()
+        for file in old:
+            (catalog.shards / file).unlink(missing_ok=True)
+
+
+def replay(entries: Sequence[Entry]) -> sa.Engine:
+    """Apply records in order to an empty catalog in memory."""
+    engine = connect(None)
     Base.metadata.create_all(engine)
     with engine.begin() as connection:
         for seq, record, sealed in entries:
@@ -86,46 +150,147 @@ def replay(entries: list[tuple[int, Record, Sealed]], file: Path | None = None) 
     return engine
 
 
-def rebuild(catalog: Catalog) -> list[str]:
-    """Restore the catalog from the shards where it does not match them; return what was mended."""
-    catalog.begin()
-    report = verify(catalog)
-    if report.ok:
-        return []
-    entries = sealed_entries(catalog)
+def sealed_entries(catalog: Catalog, *, upto: int | None = None, missing_ok: bool = False) -> list[Entry]:
+    """Read the log from the files alone, from the last complete compaction on. RgunitError names what is missing."""
+    found = sorted((features.shard_seq(path.name) or 0, path) for path in catalog.shards.glob("*" + features.SUFFIX))
+    entries = []
+    for seq, path in found:
+        if upto is None or seq <= upto:
+            record = features.read(path, check=True, vectors=False)
+            entries.append((seq, record, Sealed(path.name, path.stat().st_size, seal.digest_of(path))))
+    groups: dict[int, int] = {}
+    for _, record, _ in entries:
+        if "base" in record.header:
+            groups[record.header["first"]] = groups.get(record.header["first"], 0) + 1
+    whole = [
+        r.header["first"]
+        for _, r, _ in entries
+        if "base" in r.header and r.header["parts"] == groups[r.header["first"]]
+    ]
+    start = max(whole, default=1)
+    entries = [
+        (seq, record, sealed)
+        for seq, record, sealed in entries
+        if seq >= start and record.header.get("first", start) == start
+    ]
+    if not entries and (upto is None or upto > 0):
+        raise RgunitError(f"{catalog.shards} holds no shard: there is nothing to restore {FILE} from")
+    gaps = sorted(set(range(start, entries[-1][0] + 1)) - {seq for seq, _, _ in entries}) if entries else []
+    if gaps and not missing_ok:
+        raise RgunitError(f"{catalog.shards}: shard {gaps[0]:08d} is missing: put a copy from a backup in its place")
+    return entries
+
+
+def _listed(catalog: Catalog) -> _Listed:
+    """Read the catalog in one view; raises CatalogDamaged."""
+    try:
+        with catalog.reading() as connection:
+            lines = connection.exec_driver_sql("PRAGMA integrity_check(5)").scalars()
+            problems = [f"{FILE}: {line}" for line in lines if line != "ok"]
+            rows = connection.exec_driver_sql("SELECT file, size, digest FROM shards").all()
+            shards = {str(file): (int(size), str(digest)) for file, size, digest in rows}
+            return _Listed(catalog.sequence(connection), shards, _dump(connection), problems)
+    except CatalogDamaged:
+        raise
+    except (sa.exc.SQLAlchemyError, UnicodeDecodeError, ValueError, TypeError) as error:
+        raise CatalogDamaged(catalog.file, str(error).splitlines()[0]) from error
+
+
+def _damaged_files(catalog: Catalog, listed: dict[str, tuple[int, str]]) -> list[str]:
+    """Return what is wrong with the shards: those in the catalog, and any other that lies there."""
+    problems = []
+    there = {path.name for path in catalog.shards.glob("*" + features.SUFFIX)}
+    for file in sorted(there | set(listed)):
+        path = catalog.shards / file
+        if file not in there:
+            problems.append(f"{file}: is missing")
+            continue
+        size, digest = listed.get(file, (None, None))
+        actual = path.stat().st_size
+        told, wrong = seal.check(path)
+        if size is not None and actual != size:
+            problems.append(f"{file}: has {actual} bytes instead of {size}")
+        elif wrong and (size is not None or not listed):
+            problems.append(f"{file}: {wrong}")
+        elif digest is not None and told != digest:
+            problems.append(f"{file}: its digest is not the one that {FILE} keeps")
+    return problems
+
+
+def _compare(catalog: Catalog, listed: _Listed) -> list[str]:
+    """Replay the log and compare it with the catalog."""
+    newer = [
+        path.name
+        for path in catalog.shards.glob("*" + features.SUFFIX)
+        if (features.shard_seq(path.name) or 0) > listed.sequence
+    ]
+    problems = []
+    if len(newer) > 1 and not any("base" in _header(catalog.shards / name) for name in newer):
+        problems.append(f"{FILE}: lacks {len(newer)} sealed batches, from {min(newer)} on")
+    try:
+        engine = replay(sealed_entries(catalog, upto=listed.sequence))
+    except (RgunitError, sa.exc.SQLAlchemyError) as error:
+        return [*problems, f"{FILE}: does not fit the shards ({str(error).splitlines()[0]})"]
+    with engine.connect() as connection:
+        expected = _dump(connection)
+    engine.dispose()
+    for table, rows in expected.items():
+        if rows != listed.tables[table]:
+            problems.append(f"{FILE}: table {table} does not match the shards")
+    return problems
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """Return the header of a shard, empty if it cannot be read."""
+    try:
+        return dict(features.read(path, vectors=False).header)
+    except features.ShardDamaged:
+        return {}
+
+
+def _mend_files(catalog: Catalog, known: dict[str, tuple[int, str]]) -> tuple[list[str], list[str]]:
+    """Mend the shards that are damaged; return lines about those mended, and the files that are lost."""
+    mended, lost = [], []
+    there = {path.name for path in catalog.shards.glob("*" + features.SUFFIX)}
+    for file in sorted(there | set(known)):
+        path = catalog.shards / file
+        if file not in there:
+            lost.append(file)
+            continue
+        size, digest = known.get(file, (None, None))
+        told, wrong = seal.check(path)
+        if not wrong and (digest is None or told == digest):
+            continue
+        whole = seal.mend(path, size, digest)
+        if whole is None:
+            lost.append(file)
+            continue
+        temporary = path.with_name(path.name + features.TEMPORARY)
+        features.write_durably(temporary, whole)
+        temporary.rename(path)
+        features.sync_folder(catalog.shards)
+        mended.append(f"{file}: mended")
+    return mended, lost
+
+
+def _replace(catalog: Catalog, entries: Sequence[Entry]) -> None:
+    """Put a catalog made from the log in the place of the old one."""
     temporary = catalog.folder / (FILE + features.TEMPORARY)
-    temporary.unlink(missing_ok=True)
-    engine = replay(entries, temporary)
+    for suffix in ("", "-wal", "-shm"):
+        temporary.with_name(temporary.name + suffix).unlink(missing_ok=True)
+    engine = connect(temporary)
+    migrate(engine)
     with engine.begin() as connection:
-        connection.exec_driver_sql("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
-        connection.exec_driver_sql("INSERT INTO alembic_version VALUES (?)", (HEAD,))
-    _restore_runs(catalog, engine)
+        for seq, record, sealed in entries:
+            apply(connection, seq, record, sealed)
+        for file in sorted((catalog.folder / "runs").glob("*/run.json")):
+            connection.execute(sa.insert(Base.metadata.tables["runs"]).values(**json.loads(file.read_text())))
     engine.dispose()
     catalog.engine.dispose()
     for suffix in ("-wal", "-shm"):
         (catalog.folder / (FILE + suffix)).unlink(missing_ok=True)
-    temporary.replace(catalog.folder / FILE)
-    return report.problems
-
-
-def sealed_entries(catalog: Catalog) -> list[tuple[int, Record, Sealed]]:
-    """Read the log from the files alone. RgunitError names a damaged or missing shard."""
-    entries = []
-    found = sorted((features.shard_seq(path.name) or 0, path) for path in catalog.shards.glob("*" + features.SUFFIX))
-    for seq, path in found:
-        record = features.read(path, check=True, vectors=False)
-        entries.append((seq, record, Sealed(path.name, path.stat().st_size, features.stored_digest(path))))
-    if not entries:
-        raise RgunitError(f"{catalog.shards} holds no shard: there is nothing to restore {FILE} from")
-    return entries
-
-
-def _restore_runs(catalog: Catalog, engine: sa.Engine) -> None:
-    """Fill the table of runs from the files that each run folder holds."""
-    for file in sorted((catalog.folder / "runs").glob("*/run.json")):
-        told = json.loads(file.read_text())
-        with engine.begin() as connection:
-            connection.execute(sa.insert(Base.metadata.tables["runs"]).values(**told))
+    temporary.replace(catalog.file)
+    features.sync_folder(catalog.folder)
 
 
 def _dump(connection: sa.Connection) -> dict[str, list[tuple[object, ...]]]:
@@ -133,5 +298,40 @@ def _dump(connection: sa.Connection) -> dict[str, list[tuple[object, ...]]]:
     dump = {}
     for table, columns in TABLES.items():
         rows = connection.exec_driver_sql(f"SELECT {columns} FROM {table}").all()
-        dump[table] = sorted((tuple(row) for row in rows), key=lambda row: (str(row[0]).zfill(20), repr(row)))
+        dump[table] = sorted((tuple(row) for row in rows), key=repr)
     return dump
+
+
+def _rows_record(catalog: Catalog, connection: sa.Connection) -> Record:
+    """Return all image rows as one record."""
+    schema = catalog.schema(connection)
+    names = ["id", "known", "value", "width", "height", "parent", *IMAGE_TEXTS]
+    rows = connection.exec_driver_sql(f"SELECT {', '.join(names)} FROM images ORDER BY id").all()
+    columns = dict(zip(names, zip(*rows, strict=True) if rows else ([],) * len(names), strict=True))
+    arrays: dict[str, npt.NDArray[Any]] = {"ids": np.array(columns["id"], np.int64)}
+    for name in ("known", "value"):
+        arrays[name] = np.frombuffer(b"".join(columns[name]), np.uint8).reshape(len(rows), schema.width)
+    for name in ("width", "height", "parent"):
+        arrays[name] = np.array([-1 if number is None else number for number in columns[name]], np.int64)
+    settings = connection.exec_driver_sql("SELECT key, value FROM settings WHERE key <> 'sequence'").all()
+    header = schema_header(schema) | {"settings": {str(k): str(v) for k, v in settings}, "next_id": catalog.next_id()}
+    return Record("images", header, arrays, {name: list(columns[name]) for name in IMAGE_TEXTS})
+
+
+def _live_vectors(
+    catalog: Catalog, files: Sequence[str], ids: npt.NDArray[np.int64]
+) -> dict[str, npt.NDArray[Any]] | None:
+    """Return the vectors of some shards, in order of id, of the ids that are still there."""
+    parts = [
+        (features.read(catalog.shards / file, vectors=False).arrays["ids"], features.map_vectors(catalog.shards / file))
+        for file in files
+    ]
+    if not parts:
+        return None
+    own = np.concatenate([part[0] for part in parts])
+    live = np.flatnonzero(np.isin(own, ids))
+    if not len(live):
+        return None
+    order = live[np.argsort(own[live], kind="stable")]
+    vectors = parts[0][1] if len(parts) == 1 else np.concatenate([part[1] for part in parts])
+    return {"ids": own[order], "vectors": vectors[order]}

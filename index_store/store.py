@@ -5,7 +5,7 @@ The one idea: every change is one sealed record (`catalog.write`), every search 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -14,17 +14,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from index_store.attributes import ORIGINS, AttributeSchema, Filter
+from index_store.attributes import ORIGINS, AttributeSchema
 from index_store.catalog import Catalog, schema_header
 from index_store.errors import DuplicateKey, RgunitError, UsageError
 from index_store.features import Record
-from index_store.index import exact_search
-from index_store.maintenance import Report, rebuild, verify
-from index_store.state import EncoderInfo, State, Table, current_sequence, load_state, resolve_encoder
+from index_store.maintenance import Report, compact, rebuild, verify
+from index_store.queries import fill, per_query_filters, per_query_ids
+from index_store.search import Subsets, group_queries, search_fused, search_subset
+from index_store.state import EncoderInfo, Live, State, resolve_encoder
 
 __all__ = ["Found", "IndexStore", "Report"]
 
-Where = str | None | Sequence[str | None]
+Where = str | Sequence[str | None] | None
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class IndexStore:
     def __init__(self, catalog: Catalog, *, owner: bool = True) -> None:
         self.catalog = catalog
         self._owner = owner
-        self._state: State | None = None
+        self._live = Live(catalog)
+        self._subsets = Subsets()
 
     @classmethod
     def create(
@@ -75,7 +77,7 @@ class IndexStore:
 
     def close(self) -> None:
         """Let go of files and of the writer's lock."""
-        self._state = None
+        self._live.forget()
         if self._owner:
             self.catalog.close()
 
@@ -94,10 +96,7 @@ class IndexStore:
 
     def state(self) -> State:
         """Return the last committed state."""
-        with self.catalog.guard:
-            if self._state is None or self._state.sequence != current_sequence(self.catalog):
-                self._state = load_state(self.catalog)
-            return self._state
+        return self._live.state()
 
     # Changing
 
@@ -175,7 +174,7 @@ class IndexStore:
         with self.catalog.guard:
             state = self.state()
             wanted = np.asarray(ids, np.int64).ravel()
-            info = _find(state, encoder, fingerprint)
+            info = _known_encoder(state, encoder, fingerprint)
             dim = info.dim if info else np.shape(np.asarray(vectors))[-1]
             info = info or EncoderInfo(0, encoder, fingerprint, int(dim))
             matrix = as_vectors(vectors, info.dim)
@@ -184,7 +183,7 @@ class IndexStore:
             strange = np.setdiff1d(wanted, state.ids)
             if len(strange):
                 raise RgunitError(f"no image has id {int(strange[0])} ({len(strange)} such ids): register images first")
-            there = state.table(info).ids if info.number else np.zeros(0, np.int64)
+            there = self._live.table(state, info).ids
             _, first = np.unique(wanted, return_index=True)
             fresh = first[~np.isin(wanted[first], there)]
             if len(fresh):
@@ -212,27 +211,63 @@ class IndexStore:
         if k < 1:
             raise UsageError(f"k must be at least 1, not {k}")
         state = self.state()
-        info = resolve_encoder(state, encoder, self._default(state))
+        info = resolve_encoder(state, encoder)
         matrix = as_vectors(np.atleast_2d(np.asarray(queries, np.float32)), info.dim)
-        table = state.table(info)
+        table = self._live.table(state, info)
         count = len(matrix)
-        filters = _per_query_filters(state.schema, where, count)
-        excluded = _per_query_ids(exclude, count)
-        ids = np.full((count, k), -1, np.int64)
-        distances = np.full((count, k), np.inf, np.float32)
-        groups: dict[str, tuple[Filter, list[int]]] = {}
-        for query, wanted in enumerate(filters):
-            groups.setdefault(wanted.text, (wanted, []))[1].append(query)
+        excluded = per_query_ids(exclude, count)
+        ids, distances = np.full((count, k), -1, np.int64), np.full((count, k), np.inf, np.float32)
         plans = []
-        for wanted, members in groups.values():
+        for wanted, members in group_queries(per_query_filters(state.schema, where, count)):
+            subset = self._subsets.get(state, table, wanted)
             extra = max((len(excluded[query]) for query in members), default=0)
-            found, gaps, plan = _scan(state, table, matrix[members], k + extra, wanted)
-            plans.append(plan)
-            for place, query in enumerate(members):
-                keep = (found[place] >= 0) & ~np.isin(found[place], excluded[query])
-                best = np.flatnonzero(keep)[:k]
-                ids[query, : len(best)] = found[place, best]
-                distances[query, : len(best)] = gaps[place, best]
+            gaps, places = search_subset(table, subset, matrix[members], k + extra)
+            found = np.append(table.ids, np.int64(-1))[places]
+            fill(ids, distances, members, found, gaps, excluded)
+            plans.append(f"exact scan of the {len(subset.places)} of {table.alive} rows that match")
+        return Found(ids, distances, "; ".join(sorted(set(plans))))
+
+    def search_fused(
+        self,
+        queries: Mapping[str, npt.ArrayLike],
+        weights: Mapping[str, float],
+        *,
+        k: int = 10,
+        where: Where = None,
+        exclude: npt.ArrayLike | Sequence[npt.ArrayLike] | None = None,
+    ) -> Found:
+        """Find the k nearest rows by a weighted sum of named vectors' squared distances, exactly.
+
+        `queries` gives each encoder's vectors [q, dim] by its name, `weights` a number >= 0 for each; only rows that
+        have a vector of every one of them are looked at.
+        """
+        if set(queries) != set(weights) or not queries or min(weights.values()) < 0:
+            raise UsageError("queries and weights must name the same encoders, with weights of at least 0")
+        if k < 1:
+            raise UsageError(f"k must be at least 1, not {k}")
+        state = self.state()
+        infos = [resolve_encoder(state, name) for name in queries]
+        parts = [
+            as_vectors(np.atleast_2d(np.asarray(part, np.float32)), info.dim)
+            for part, info in zip(queries.values(), infos, strict=True)
+        ]
+        count = len(parts[0])
+        if any(len(part) != count for part in parts):
+            raise UsageError("every encoder needs the same number of queries")
+        tables = [self._live.table(state, info) for info in infos]
+        common = tables[0].rows[tables[0].rows >= 0]
+        for table in tables[1:]:
+            common = np.intersect1d(common, table.rows)
+        excluded = per_query_ids(exclude, count)
+        ids, distances = np.full((count, k), -1, np.int64), np.full((count, k), np.inf, np.float32)
+        plans = []
+        for wanted, members in group_queries(per_query_filters(state.schema, where, count)):
+            rows = common[state.mask(wanted)[common]] if len(common) else common
+            extra = max((len(excluded[query]) for query in members), default=0)
+            chosen = [np.ascontiguousarray(part[members]) for part in parts]
+            gaps, found = search_fused(tables, rows, chosen, [weights[name] for name in queries], k + extra)
+            fill(ids, distances, members, np.append(state.ids[rows], np.int64(-1))[found], gaps, excluded)
+            plans.append(f"exact scan of {len(rows)} rows by {' + '.join(queries)}")
         return Found(ids, distances, "; ".join(sorted(set(plans))))
 
     def count(self, where: str | None = None) -> int:
@@ -243,15 +278,22 @@ class IndexStore:
     def vectors(self, ids: npt.ArrayLike, *, encoder: str | None = None) -> npt.NDArray[np.float32]:
         """Return the vectors float32 [n, d] of ids in the order given; RgunitError names an id without one."""
         state = self.state()
-        info = resolve_encoder(state, encoder, self._default(state))
-        table = state.table(info)
+        info = resolve_encoder(state, encoder)
+        table = self._live.table(state, info)
         wanted = np.asarray(ids, np.int64).ravel()
-        places = np.searchsorted(table.ids, wanted)
-        there = places < len(table.ids)
-        there[there] = table.ids[places[there]] == wanted[there]
-        if not there.all():
-            raise RgunitError(f"id {int(wanted[~there][0])} has no vector of encoder {info.name}")
-        return np.asarray(table.vectors[places])
+        places = table.places(wanted)
+        if (places < 0).any():
+            raise RgunitError(f"id {int(wanted[places < 0][0])} has no vector of encoder {info.name}")
+        return table.gather(places)
+
+    def vector_ids(self, encoder: str, fingerprint: str) -> npt.NDArray[np.int64]:
+        """Return the ids that have a vector of an encoder."""
+        state = self.state()
+        for info in state.encoders:
+            if (info.name, info.fingerprint) == (encoder, fingerprint):
+                table = self._live.table(state, info)
+                return table.ids[table.rows >= 0]
+        return np.zeros(0, np.int64)
 
     def encoders(self) -> tuple[EncoderInfo, ...]:
         """Return the encoders whose vectors the store knows."""
@@ -264,19 +306,18 @@ class IndexStore:
     def rebuild(self) -> None:
         """Make derived files again, and the catalog from the shards where it is damaged."""
         rebuild(self.catalog)
-        self._state = None
+        self._live.forget()
+
+    def compact(self) -> None:
+        """Merge all shards into one an encoder, without what was removed: many small adds become one file."""
+        compact(self.catalog)
 
     # Inside
-
-    def _default(self, state: State) -> str | None:
-        """Return the encoder that the store was made with, if it was made for one."""
-        with self.catalog.reading() as connection:
-            return self.catalog.setting(connection, "encoder")
 
     def _encoder_to_write(self, state: State, encoder: str | None, vectors: npt.ArrayLike) -> EncoderInfo:
         """Return the encoder that vectors are added under; a new name is made with the dimension of its vectors."""
         if encoder is None or any(info.name == encoder for info in state.encoders):
-            return resolve_encoder(state, encoder, self._default(state))
+            return resolve_encoder(state, encoder)
         return EncoderInfo(0, encoder, "", int(np.shape(np.asarray(vectors))[-1]))
 
     def _header(self, state: State, info: EncoderInfo) -> dict[str, Any]:
@@ -324,19 +365,13 @@ class IndexStore:
 
     def _stored(self, state: State, info: EncoderInfo, ids: npt.NDArray[np.int64]) -> _Batch | None:
         """Return what the store holds of some ids, None if one has no vector of this encoder."""
-        table = state.table(info) if info.number else None
-        if table is None or not np.isin(ids, table.ids).all():
+        table = self._live.table(state, info)
+        places = table.places(ids)
+        if (places < 0).any():
             return None
-        places = np.searchsorted(table.ids, ids)
-        rows = table.rows[places]
-        names = state.names
-        return _Batch(
-            np.asarray(table.vectors[places]),
-            state.known[rows],
-            state.value[rows],
-            [names[code] for code in state.split[rows]],
-            [names[code] for code in state.origin[rows]],
-        )
+        rows, names = table.rows[places], state.names
+        splits, origins = ([names[code] for code in column[rows]] for column in (state.split, state.origin))
+        return _Batch(table.gather(places), state.known[rows], state.value[rows], splits, origins)
 
 
 @dataclass(frozen=True)
@@ -386,51 +421,9 @@ def _column(value: str | Sequence[str], count: int, what: str) -> str | list[str
     return column
 
 
-def _find(state: State, name: str, fingerprint: str) -> EncoderInfo | None:
+def _known_encoder(state: State, name: str, fingerprint: str) -> EncoderInfo | None:
     """Return the encoder with this name and fingerprint, if the store knows it."""
     for info in state.encoders:
         if (info.name, info.fingerprint) == (name, fingerprint):
             return info
     return None
-
-
-def _per_query_filters(schema: AttributeSchema, where: Where, count: int) -> list[Filter]:
-    """Return one filter a query."""
-    if where is None or isinstance(where, str):
-        return [schema.filter(where)] * count
-    if len(where) != count:
-        raise UsageError(f"{count} queries but {len(where)} filters")
-    parsed = {text: schema.filter(text) for text in set(where)}
-    return [parsed[text] for text in where]
-
-
-def _per_query_ids(exclude: Any, count: int) -> list[npt.NDArray[np.int64]]:
-    """Return the ids to leave out, one array a query."""
-    if exclude is None:
-        return [np.zeros(0, np.int64)] * count
-    if isinstance(exclude, np.ndarray) and exclude.dtype != object:
-        if exclude.ndim == 2 and len(exclude) == count:
-            return [np.unique(row.astype(np.int64)) for row in exclude]
-        return [np.unique(exclude.astype(np.int64).ravel())] * count
-    entries = list(exclude)
-    if entries and all(np.ndim(entry) == 1 for entry in entries):
-        if len(entries) != count:
-            raise UsageError(f"{count} queries but {len(entries)} arrays of ids to leave out")
-        return [np.unique(np.asarray(entry, np.int64)) for entry in entries]
-    return [np.unique(np.asarray(entries, np.int64).ravel())] * count
-
-
-def _scan(
-    state: State, table: Table, queries: npt.NDArray[np.float32], k: int, wanted: Filter
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], str]:
-    """Search the matching rows exactly; return ids [q, k], distances [q, k] and what was done."""
-    total = len(table.ids)
-    if wanted.everything:
-        distances, rows = exact_search(queries, table.vectors, k)
-        ids, plan = table.ids, f"exact scan of all {total} rows"
-    else:
-        keep = np.flatnonzero(state.mask(wanted)[table.rows])
-        distances, rows = exact_search(queries, np.ascontiguousarray(table.vectors[keep]), k)
-        ids, plan = table.ids[keep], f"exact scan of the {len(keep)} of {total} rows that match"
-    padded = np.append(ids, np.int64(-1))
-    return padded[rows], distances, plan

@@ -240,12 +240,7 @@ class Workspace:
 
     def missing_vectors(self, encoder: str, fingerprint: str, where: str | None = None) -> npt.NDArray[np.int64]:
         """Return the ids of images that have no vector under the fingerprint, ascending."""
-        state = self._store.state()
-        ids = self.images(where).ids
-        for info in state.encoders:
-            if (info.name, info.fingerprint) == (encoder, fingerprint):
-                ids = np.setdiff1d(ids, state.table(info).ids)
-        return ids
+        return np.setdiff1d(self.images(where).ids, self._store.vector_ids(encoder, fingerprint))
 
     # Runs and settings
 

@@ -97,7 +97,7 @@ def test_packing_loses_nothing_and_filters_packed_labels_alike(labels, data):
 
 
 def test_labels_outside_the_three_values_are_refused():
-    with pytest.raises(UsageError, match="1 .true., 0"):
+    with pytest.raises(UsageError, match="labels must be"):
         AttributeSchema(("a",)).pack(np.array([[2]]))
     with pytest.raises(UsageError, match="shape"):
         AttributeSchema(("a",)).pack(np.zeros((2, 3), np.int8))

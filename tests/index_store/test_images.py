@@ -23,10 +23,7 @@ def test_a_written_image_reads_back_the_same_and_leaves_no_other_file(tmp_path, 
 def test_any_mode_becomes_rgb(tmp_path, picture, mode):
     file = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
     image = Image.fromarray(picture)
-    if mode == "I;16":
-        image = Image.fromarray(picture[..., 0].astype(np.uint16) * 257)
-    else:
-        image = image.convert(mode)
+    image = Image.fromarray(picture[..., 0].astype(np.uint16) * 257) if mode == "I;16" else image.convert(mode)
     image.save(file)
     pixels = read_image(file)
     assert pixels.shape == (40, 60, 3) and pixels.dtype == np.uint8

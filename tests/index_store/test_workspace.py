@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -90,7 +91,7 @@ def test_broken_files_are_refused_one_by_one_and_the_rest_goes_on(tmp_path, face
     with Workspace.create(tmp_path / "w") as workspace:
         report = workspace.add_images(faces, origin="unlabelled")
         assert report.added == 7 and report.converted == 1
-        assert {os.path.basename(one.path): one.reason.split()[0] for one in report.rejected} == {
+        assert {Path(one.path).name: one.reason.split()[0] for one in report.rejected} == {
             "broken.png": "truncated",
             "note.txt": "not",
         }
