@@ -126,9 +126,9 @@ def people_of(table: ImageTable) -> list[str]:
 
 
 def halves(people: Sequence[str], seed: int) -> NDArray[np.bool_]:
-    """[n]: whether an image is in half B. Nobody is in both; the halves are as even as whole people allow.
+    """[n]: whether an image is in half B. Nobody is in both.
 
-    People are taken in the order of a hash, so that who is where hardly moves as images are added.
+    People are taken in the order of a hash of `seed` and name, each into the half that has fewer images so far.
     """
     count = dict.fromkeys(people, 0)
     for name in people:

@@ -88,7 +88,7 @@ def test_saved_pairs_say_what_was_asked(workspace, used, tmp_path):
     assert lines[0]["changed"] == [name for name, bit in zip(USED, pairs.changed[0], strict=True) if bit]
 
 
-def test_halves_are_even_and_stable_as_people_are_added():
+def test_halves_are_even_and_follow_the_seed():
     people = [f"person {number // 3}" for number in range(300)]
     before = halves(people, 0)
     assert 147 <= before.sum() <= 153
