@@ -1,0 +1,336 @@
+"""Nothing lost: killed writers, flipped bytes, full disks, readers beside a writer."""
+
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from index_store.errors import Locked, RgunitError
+from index_store.store import IndexStore
+from index_store.workspace import Workspace
+
+DIM = 8
+STEPS = ("begin", "seal", "write", "fsync", "rename", "fsync folder", "commit", "committed")
+
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["index_store.store", "index_store.workspace", "alembic.command"])
+
+
+def batch(number, rows=10):
+    """Return the data of a batch: it follows from its number alone."""
+    rng = np.random.default_rng(number)
+    vectors = rng.normal(size=(rows, DIM)).astype(np.float32)
+    labels = rng.integers(-1, 2, (rows, 3)).astype(np.int8)
+    return vectors, labels, [f"{number}/{row}" for row in range(rows)]
+
+
+def write_batches(path, acknowledged, stop_at=None, compact=False):
+    """Add batches one after the other and tell each that was returned; die at a step of the third, if told to."""
+    with IndexStore.open(path, wait=10) as store:
+        start = store.count() // 10
+        for number in range(start, start + 500):
+            if stop_at is not None and number - start == 2:
+                store.catalog.step = lambda name: os.kill(os.getpid(), signal.SIGKILL) if name == stop_at else None
+                if compact:
+                    store.compact()
+            vectors, labels, keys = batch(number)
+            store.add(vectors, labels=labels, keys=keys, split="train")
+            os.write(acknowledged, number.to_bytes(4, "little"))
+            if compact and number % 7 == 3:
+                store.compact()
+
+
+def start_writer(path, **options):
+    """Start a writer; return the process and the end of the pipe that its acknowledgements come through."""
+    reader, writer = processes.Pipe(duplex=False)
+    process = processes.Process(target=_writer, args=(path, writer, options))
+    process.start()
+    writer.close()
+    assert os.read(reader.fileno(), 4) == b"go.."
+    return process, reader
+
+
+def _writer(path, pipe, options):
+    os.write(pipe.fileno(), b"go..")
+    write_batches(path, pipe.fileno(), **options)
+
+
+def acknowledged_by(reader):
+    """Return the numbers of the batches that `add` had returned for."""
+    data = b""
+    while part := os.read(reader.fileno(), 65536):
+        data += part
+    return [int.from_bytes(data[at : at + 4], "little") for at in range(0, len(data), 4)]
+
+
+def check_whole(path, returned):
+    """After a kill: opens, verifies, holds whole batches only, all that were returned, and takes the next one."""
+    with IndexStore.open(path) as store:
+        report = store.verify()
+        assert report.ok, report.problems
+        count = store.count()
+        assert count % 10 == 0 and count // 10 >= max(returned, default=-1) + 1
+        number = count // 10
+        vectors, labels, keys = batch(number)
+        ids = store.add(vectors, labels=labels, keys=keys, split="train")
+        report = store.verify()
+        assert report.ok, report.problems
+        assert store.search(vectors, k=1).ids[:, 0].tolist() == ids.tolist()
+        for old in [*returned[-2:], *returned[:1]]:
+            vectors, labels, keys = batch(old)
+            again = store.add(vectors, labels=labels, keys=keys, split="train")
+            assert (store.search(vectors, k=1).ids[:, 0] == again).all()
+        assert not list((path / "shards").glob("*.writing"))
+    return number + 1
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("compact", [False, True])
+def test_a_writer_that_dies_at_any_step_loses_nothing(tmp_path, step, compact):
+    path = tmp_path / "s"
+    IndexStore.create(path, dim=DIM, attributes=["a", "b", "c"]).close()
+    process, reader = start_writer(path, stop_at=step, compact=compact)
+    returned = acknowledged_by(reader)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL and len(returned) == 2
+    check_whole(path, returned)
+
+
+def kill_at_random(tmp_path, times, compact):
+    path = tmp_path / "s"
+    IndexStore.create(path, dim=DIM, attributes=["a", "b", "c"]).close()
+    rng = np.random.default_rng(0)
+    seen = 0
+    for _ in range(times):
+        process, reader = start_writer(path, compact=compact)
+        time.sleep(rng.uniform(0, 0.15))
+        process.kill()
+        process.join()
+        returned = acknowledged_by(reader)
+        seen += len(returned)
+        check_whole(path, returned)
+    assert seen > times
+
+
+def test_kill_9_at_random_instants_loses_nothing(tmp_path):
+    kill_at_random(tmp_path, 25, compact=True)
+
+
+@pytest.mark.slow
+def test_kill_9_at_200_random_instants_loses_nothing(tmp_path):
+    kill_at_random(tmp_path, 200, compact=True)
+
+
+def test_a_killed_creation_can_be_opened_or_made_again(tmp_path):
+    for delay in (0.0, 0.02, 0.05, 0.1, 0.15):
+        path = tmp_path / str(delay)
+        process = processes.Process(target=_create, args=(path,))
+        process.start()
+        time.sleep(delay)
+        process.kill()
+        process.join()
+        with Workspace.ensure(path) as workspace:
+            workspace.set_meta("a", "b")
+            assert workspace.store().verify().ok
+
+
+def _create(path):
+    Workspace.create(path).close()
+
+
+@pytest.fixture
+def sample(tmp_path):
+    """A closed store with several shards of every kind, and what it answers."""
+    path = tmp_path / "sample"
+    with IndexStore.create(path, dim=DIM, attributes=["a", "b", "c"], groups=[["a", "b"]]) as store:
+        for number in range(3):
+            vectors, labels, keys = batch(number, 60)
+            ids = store.add(vectors, labels=labels, keys=keys, split="train")
+        store.remove(ids[:5])
+        store.attach(ids[5:30], batch(7, 25)[0][:, :4], encoder="other", fingerprint="ff")
+        store.compact()
+        vectors, labels, keys = batch(9, 80)
+        ids = store.add(vectors, labels=labels, keys=keys, split="test", origin="unlabelled")
+        store.remove(ids[:5])
+        store.attach(ids[5:30], batch(8, 25)[0][:, :4], encoder="other", fingerprint="ff")
+    return path
+
+
+def answers(path):
+    """Return everything a user can learn from a store."""
+    with IndexStore.open(path) as store:
+        state = store.state()
+        queries = batch(1, 20)[0]
+        told = [state.ids, state.known, state.value, np.array([state.names[code] for code in state.split])]
+        told.append(np.array([state.names[code] for code in state.origin]))
+        for where in (None, "+a", "-b split=train", "?c origin=unlabelled"):
+            found = store.search(queries, k=9, where=where)
+            told += [found.ids, found.distances]
+        found = store.search(queries[:, :4], k=40, encoder="other")
+        told += [found.ids, found.distances]
+        with store.catalog.reading() as connection:
+            keys = connection.exec_driver_sql("SELECT id, key FROM images ORDER BY id").all()
+        return told, [tuple(row) for row in keys], state.schema, state.encoders, store.catalog.next_id()
+
+
+def same(left, right):
+    """Whether two sets of answers agree."""
+    arrays = all(np.array_equal(one, other) for one, other in zip(left[0], right[0], strict=True))
+    return arrays and left[1:] == right[1:]
+
+
+def damage_and_mend(path, scratch, places, seed, cut):
+    """Damage one place after the other; verify names the file (or no answer changes), rebuild mends it."""
+    expected = answers(path)
+    rng = np.random.default_rng(seed)
+    files = sorted(file for file in path.rglob("*") if file.is_file() and file.stat().st_size)
+    weights = np.array([file.stat().st_size for file in files], float)
+    noticed = 0
+    for _ in range(places):
+        chosen = files[rng.choice(len(files), p=0.5 * weights / weights.sum() + 0.5 / len(files))]
+        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.copytree(path, scratch)
+        victim = scratch / chosen.relative_to(path)
+        data = bytearray(victim.read_bytes())
+        place = int(rng.integers(len(data)))
+        if cut:
+            del data[max(place, len(data) - 3000) :]
+        else:
+            data[place] ^= int(rng.integers(1, 256))
+        victim.write_bytes(data)
+        with IndexStore.open(scratch) as store:
+            report = store.verify()
+            if report.ok:
+                assert same(answers(scratch), expected), f"{victim.name} at {place}: not noticed"
+                continue
+            noticed += 1
+            assert any(victim.name in problem for problem in report.problems), (victim.name, report.problems)
+            store.rebuild()
+            report = store.verify()
+            assert report.ok, (victim.name, place, report.problems)
+        assert same(answers(scratch), expected), f"{victim.name} at {place}: not mended"
+    return noticed
+
+
+def test_flipped_bytes_are_found_named_and_mended(tmp_path, sample):
+    assert damage_and_mend(sample, tmp_path / "scratch", 60, 0, cut=False) > 30
+
+
+def test_files_cut_short_are_found_named_and_mended(tmp_path, sample):
+    assert damage_and_mend(sample, tmp_path / "scratch", 15, 1, cut=True) > 10
+
+
+@pytest.mark.slow
+def test_bytes_flipped_at_300_places_are_found_named_and_mended(tmp_path, sample):
+    assert damage_and_mend(sample, tmp_path / "scratch", 300, 2, cut=False) > 150
+
+
+def test_a_lost_catalog_is_restored_from_the_shards(tmp_path, sample):
+    expected = answers(sample)
+    (sample / "catalog.db").unlink()
+    with IndexStore.open(sample) as store:
+        assert "catalog.db" in store.verify().problems[0]
+        with pytest.raises(RgunitError, match="rebuild"):
+            store.count()
+        store.rebuild()
+        assert store.verify().ok
+    assert same(answers(sample), expected)
+
+
+def test_a_lost_shard_of_rows_is_an_error_that_names_it(sample):
+    victim = next((sample / "shards").glob("*-images.h5"))
+    victim.unlink()
+    with IndexStore.open(sample) as store:
+        assert victim.name in store.verify().problems[0]
+        with pytest.raises(RgunitError, match=victim.name):
+            store.rebuild()
+
+
+def test_a_lost_shard_of_attached_vectors_is_dropped_to_be_embedded_again(sample):
+    with IndexStore.open(sample) as store:
+        with store.catalog.reading() as connection:
+            query = "SELECT file FROM shards WHERE kind = 'vectors' AND rows = 25 ORDER BY seq DESC LIMIT 1"
+            file = connection.exec_driver_sql(query).scalar()
+        before = len(store.vector_ids("other", "ff"))
+    (sample / "shards" / file).unlink()
+    with IndexStore.open(sample) as store:
+        store.rebuild()
+        assert store.verify().ok and len(store.vector_ids("other", "ff")) == before - 25
+
+
+def test_readers_never_fail_and_never_see_half_a_batch(tmp_path):
+    path = tmp_path / "s"
+    IndexStore.create(path, dim=DIM, attributes=["a", "b", "c"]).close()
+    writer, pipe = start_writer(path, compact=True)
+    readers = [processes.Process(target=_read, args=(path, 2.0)) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join()
+    writer.kill()
+    writer.join()
+    assert [reader.exitcode for reader in readers] == [0, 0]
+    assert len(acknowledged_by(pipe)) > 10
+
+
+def _read(path, seconds):
+    end = time.monotonic() + seconds
+    last = 0
+    with IndexStore.open(path) as store:
+        while time.monotonic() < end:
+            count = store.count()
+            assert count % 10 == 0 and count >= last, (count, last)
+            last = count
+            found = store.search(np.zeros((2, DIM)), k=100_000)
+            assert (found.ids[0] >= 0).sum() % 10 == 0 and (found.ids[0] >= 0).sum() >= count
+            with IndexStore.open(path) as other:
+                assert other.count("split=train") >= count
+
+
+def test_a_second_writer_waits_for_a_given_time(tmp_path):
+    path = tmp_path / "s"
+    with IndexStore.create(path, dim=DIM, attributes=["a", "b", "c"]) as store:
+        begun = time.monotonic()
+        with IndexStore.open(path, wait=0.3) as other, pytest.raises(Locked, match="this process"):
+            other.add(batch(0)[0])
+        assert 0.25 < time.monotonic() - begun < 2
+        process, pipe = start_writer(path)  # waits up to 10 s
+        time.sleep(0.3)
+        store.close()
+        assert os.read(pipe.fileno(), 4)
+        process.kill()
+        process.join()
+
+
+def test_a_full_disk_is_a_clear_error_and_changes_nothing(tmp_path):
+    path = tmp_path / "s"
+    with IndexStore.create(path, dim=DIM, attributes=["a", "b", "c"]) as store:
+        vectors, labels, keys = batch(0)
+        store.add(vectors, labels=labels, keys=keys)
+    process = processes.Process(target=_fill_disk, args=(path,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    with IndexStore.open(path) as store:
+        assert store.verify().ok and store.count() == 10
+
+
+def _fill_disk(path):
+    """The operating system refuses files beyond a size: first the shard is refused, then SQLite's log."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    with IndexStore.open(path) as store:
+        for limit, rows in ((100_000, 20_000), (120_000, 2_000)):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+            vectors, labels, keys = batch(1, rows)
+            with pytest.raises(RgunitError, match="nothing was changed") as error:
+                store.add(vectors, labels=labels, keys=keys)
+            assert "\n" not in str(error.value)
+            assert store.count() == 10 and len(list(Path(path, "shards").iterdir())) == 2
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        assert store.verify().ok
