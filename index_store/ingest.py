@@ -23,11 +23,11 @@ from index_store.catalog import Catalog, schema_header
 from index_store.errors import ImageRefused, RgunitError, UsageError
 from index_store.features import Record
 from index_store.images import Checked, check_image
-from index_store.tables import LabelTable, read_labels
+from index_store.layouts import find_labels, is_label_file
+from index_store.tables import LabelTable
 
 BATCH = 2000
 TEST_SHARE = 0.2
-METADATA = ("metadata.csv", "metadata.jsonl")
 
 Progress = Callable[[int, int], None]
 
@@ -106,10 +106,10 @@ def add_images(
         raise RgunitError(f"{path} does not exist")
     with catalog.guard:
         before = catalog.schema()
-    table = _labels(path, attributes, before, _known_fields(catalog))
+    table = find_labels(path, attributes, before, _known_fields(catalog), origin == "real")
     if table is None and origin == "real":
         raise RgunitError(f"{path} has no labels: pass --attributes FILE, or --origin unlabelled")
-    if table is not None and not table.attributes:
+    if table is not None and not table.attributes and origin == "real":
         raise RgunitError(
             f"{attributes or path} has no attribute column: an attribute's values are 0/1, -1/1 or true/false"
         )
@@ -155,16 +155,6 @@ def stored_path(folder: Path, path: Path) -> str:
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
 
 
-def _labels(path: Path, attributes: Path | None, schema: AttributeSchema, fields: Sequence[str]) -> LabelTable | None:
-    """Read the labels that come with a folder."""
-    if attributes is not None:
-        return read_labels(Path(attributes), schema, fields)
-    for name in METADATA:
-        if (path / name).exists():
-            return read_labels(path / name, schema, fields)
-    return None
-
-
 def _known_fields(catalog: Catalog) -> list[str]:
     """Return the names of the text fields that the workspace has."""
     with catalog.reading() as connection:
@@ -181,8 +171,9 @@ def _files(path: Path, workspace: Path, attributes: Path | None) -> list[Path]:
         here = Path(folder)
         inside[:] = sorted(name for name in inside if not name.startswith(".") and here / name != workspace)
         for name in sorted(names):
-            if not name.startswith(".") and name not in METADATA and here / name not in skip:
-                found.append(here / name)
+            file = here / name
+            if not name.startswith(".") and file not in skip and not is_label_file(file):
+                found.append(file)
     return found
 
 

@@ -1,0 +1,135 @@
+"""Ways in which a collection tells its labels: a CSV, imagefolder metadata, CelebA's own files, a folder a domain.
+
+The one idea: each way ends in one `LabelTable` whose names are relative to the folder that was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from index_store.attributes import AttributeSchema
+from index_store.errors import RgunitError
+from index_store.tables import LabelTable, classify, read_labels
+
+METADATA = ("metadata.csv", "metadata.jsonl")
+CELEBA = ("list_attr_celeba.txt", "list_eval_partition.txt", "identity_CelebA.txt")
+PARTITION = {"0": "train", "1": "val", "2": "test"}
+SPLITS = {"train": "train", "test": "test", "val": "val", "valid": "val", "validation": "val"}
+
+
+def find_labels(
+    path: Path, attributes: Path | None, schema: AttributeSchema, fields: Sequence[str], domains: bool
+) -> LabelTable | None:
+    """Read the labels that a folder comes with, None if there are none.
+
+    `attributes` names the file; else metadata.csv|jsonl in the folder or in its splits' folders, CelebA's files in
+    it, and with `domains` one folder a domain (an exclusive group).
+    """
+    if attributes is not None:
+        if attributes.suffix.lower() == ".txt":
+            return _celeba(path, attributes, schema, fields)
+        return read_labels(attributes, schema, fields)
+    if not path.is_dir():
+        return None
+    for name in METADATA:
+        if (path / name).is_file():
+            return read_labels(path / name, schema, fields)
+    if (table := _split_metadata(path, schema, fields)) is not None:
+        return table
+    for folder in (path, path / "Anno"):
+        if (folder / CELEBA[0]).is_file():
+            return _celeba(path, folder / CELEBA[0], schema, fields)
+    return _domains(path) if domains else None
+
+
+def is_label_file(file: Path) -> bool:
+    """Whether a file is one that tells labels, by its name."""
+    return file.name in METADATA or file.name in CELEBA
+
+
+def _split_metadata(path: Path, schema: AttributeSchema, fields: Sequence[str]) -> LabelTable | None:
+    """Read `train/metadata.csv`, `test/metadata.csv` and the like, whose names are relative to their own folder."""
+    names: list[str] = []
+    splits: list[str | None] = []
+    tables = []
+    for folder in sorted(entry for entry in path.iterdir() if entry.is_dir() and entry.name in SPLITS):
+        for name in METADATA:
+            if (folder / name).is_file():
+                table = read_labels(folder / name, schema, fields)
+                tables.append(table)
+                names += [f"{folder.name}/{one}" for one in table.names]
+                splits += [SPLITS[folder.name]] * len(table.names)
+                break
+    if not tables:
+        return None
+    attributes = list(dict.fromkeys(name for table in tables for name in table.attributes))
+    texts = list(dict.fromkeys(name for table in tables for name in table.fields))
+    return LabelTable(
+        names,
+        {name: [v for t in tables for v in t.attributes.get(name, [-1] * len(t.names))] for name in attributes},
+        {name: [v for t in tables for v in t.fields.get(name, [None] * len(t.names))] for name in texts},
+        splits,
+    )
+
+
+def _celeba(path: Path, file: Path, schema: AttributeSchema, fields: Sequence[str]) -> LabelTable:
+    """Read CelebA's own files: a count, the names, then one line an image; partition and identity beside it."""
+    lines = [line.split() for line in _lines(file)]
+    if len(lines) < 3 or len(lines[0]) != 1 or len(lines[2]) != len(lines[1]) + 1:
+        raise RgunitError(f"{file}: not laid out as CelebA's {CELEBA[0]}: a count, a line of names, a line an image")
+    header, rows = lines[1], lines[2:]
+    for number, row in enumerate(rows, start=3):
+        if len(row) != len(header) + 1:
+            raise RgunitError(f"{file}: line {number} has {len(row)} columns instead of {len(header) + 1}")
+    names = [row[0] for row in rows]
+    columns = {name: [row[place] for row in rows] for place, name in enumerate(header, start=1)}
+    for column, beside, meaning in (("split", CELEBA[1], PARTITION), ("identity", CELEBA[2], None)):
+        for folder in (file.parent, path, path / "Eval", path / "Anno"):
+            if (folder / beside).is_file():
+                told = {line[0]: line[1] for line in map(str.split, _lines(folder / beside)) if len(line) == 2}
+                columns[column] = [meaning.get(told.get(n, ""), "") if meaning else told.get(n, "") for n in names]
+                break
+    inside = ("", "img_align_celeba", "Img/img_align_celeba", "img_celeba", "Img/img_celeba", "images")
+    root = path if path.is_dir() else path.parent
+    prefix = next((part for part in inside if any((root / part / name).is_file() for name in names[:100])), "")
+    names = [f"{prefix}/{name}" if prefix else name for name in names]
+    return classify(file, names, columns, schema, [*fields, "identity"])
+
+
+def _lines(file: Path) -> list[str]:
+    """Return the lines of a text file that hold something."""
+    try:
+        return [line for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise RgunitError(f"{file}: cannot be read ({error})") from error
+
+
+def _domains(path: Path) -> LabelTable | None:
+    """Return labels for one folder a domain, `art/1.jpg`, or below splits, `train/art/1.jpg`; None if it is not so.
+
+    Folders inside a domain become the text field `folder`.
+    """
+    entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+    folders = [entry for entry in entries if entry.is_dir()]
+    if len(folders) < len(entries) or not folders:
+        return None
+    split = all(folder.name in SPLITS for folder in folders)
+    names: list[str] = []
+    domains: list[str] = []
+    splits: list[str | None] = []
+    within: list[str | None] = []
+    for folder in folders:
+        for file in sorted(folder.rglob("*")):
+            inner = file.relative_to(path).parts
+            if file.is_file() and not file.name.startswith(".") and len(inner) > 1 + split:
+                names.append("/".join(inner))
+                domains.append(inner[int(split)])
+                splits.append(SPLITS.get(folder.name))
+                within.append("/".join(inner[1 + split : -1]) or None)
+    found = tuple(sorted(set(domains)))
+    if len(found) < 2:
+        return None
+    attributes = {name: [int(domain == name) for domain in domains] for name in found}
+    fields = {"folder": within} if any(within) else {}
+    return LabelTable(names, attributes, fields, splits if split else None, (found,))
