@@ -68,5 +68,7 @@ class Encoders(Protocol):
 
 def as_images(pixels: NDArray[np.uint8] | Tensor, device: torch.device | str) -> Tensor:
     """uint8 [n, H, W, 3] → float32 [n, 3, H, W] in [−1, 1] on `device`; the bytes travel, not the floats."""
-    tensor = torch.as_tensor(pixels).to(device, non_blocking=True)
+    if isinstance(pixels, np.ndarray):
+        pixels = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))  # a decoded picture may be read-only
+    tensor = pixels.to(device, non_blocking=True)
     return tensor.permute(0, 3, 1, 2).float().div(127.5).sub(1.0)

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from index_store.attributes import AttributeSchema
 from index_store.errors import RgunitError, UsageError
+from retrieval.protocol import as_images
 from retrieval.queries import compose
 
 
@@ -84,3 +85,13 @@ def test_a_query_needs_an_edit_or_a_picture_and_the_right_size() -> None:
         compose(encoders, picture(1, 0))
     with pytest.raises(RgunitError, match=r"\[32, 32, 3\], not uint8 \[16, 32, 3\]"):
         compose(encoders, picture(1, 0)[:16], edit=encoders.schema.edit("+Red"))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_read_only_picture_is_read_like_any_other() -> None:
+    image = picture(1, 0)
+    image.flags.writeable = False  # as a decoder may hand it out
+    pixels = as_images(image[None, :, ::-1], "cpu")
+    assert pixels.shape == (1, 3, 32, 32)
+    assert (pixels.min() >= -1) and (pixels.max() <= 1)
+    np.testing.assert_allclose(pixels[0, 0, 0, 0], image[0, -1, 0] / 127.5 - 1, rtol=1e-5)
