@@ -36,7 +36,7 @@ from translation.report.charts import Dot, Line, dot_chart, line_chart, number, 
 from translation.report.curves import charts_of
 from translation.report.examples import cases, edit_words
 from translation.report.report import picture
-from translation.report.verdicts import headlines, signed, state_of
+from translation.report.verdicts import headlines, plain_words, signed, state_of
 from translation.translator import Translation, to_tensor
 
 RETRIEVAL: dict[str, Any] = {
@@ -264,7 +264,37 @@ def test_the_summary_names_every_failure_once() -> None:
     ]
     assert sum("no difference in" in v.text for v in told) == 1
     assert signed(-0.0123) == "−0.012"
+    assert signed(-1e-7) == "0"
     assert signed(12.34) == "+12.3"
+
+
+def test_arms_that_failed_alike_are_told_in_one_sentence_and_a_poor_classifier_is_named() -> None:
+    failed = {
+        "unguided": arm(0.3, truth=0.12),
+        "guided": arm(0.31, truth=0.13),
+        "copy": arm(0.05, truth=0.11),
+        "classifier": {"architecture": "resnet18", "accuracy": 0.66},
+    }
+    told = [v.text for v in headlines(failed, None) if v.state == "not learned"]
+    assert len(told) == 3
+    assert "unguided 0.300 and guided 0.310" in told[0]
+    assert "66 %" in told[2]
+
+
+def test_the_plain_words_say_what_was_learned_and_whether_guidance_helps() -> None:
+    assert plain_words(None, None) == ""
+    assert (
+        plain_words(None, {**RETRIEVAL, "attributes": 0.6}) == "Retrieval did not learn to find what it is asked for."
+    )
+    told = plain_words(TRANSLATION, RETRIEVAL)
+    assert told.startswith(
+        "Retrieval finds what it is asked for. The translator changes what it is asked to change, and"
+    )
+    assert told.endswith("Guidance improves FD-attr.")
+    same = {**TRANSLATION, "comparisons": {"guided vs unguided": {"truth": {"difference": 0.0, "interval": [-1, 1]}}}}
+    assert "Guidance makes no measurable difference." in plain_words(same, None)
+    lost = {**TRANSLATION, "guided": arm(0.4, truth=0.07), "intervals": {}}
+    assert "did not learn to change what it is asked to change, but comes nearer" in plain_words(lost, None)
 
 
 def test_the_terminal_table_uses_the_same_words() -> None:

@@ -31,6 +31,7 @@ from translation.report.verdicts import (
     arms_of,
     headlines,
     interval_of,
+    plain_words,
     signed,
     state_of,
     value_of,
@@ -77,6 +78,7 @@ def write_report(workspace: Workspace, path: Path, data: ReportData) -> Path:
         workspace=str(workspace.path),
         made=datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC").lstrip("0"),
         findings=summary(data),
+        plain=plain_words(data.translation, data.retrieval),
         facts=data_facts(workspace, data.attributes_used),
         machine=machine_facts(data.device),
         memory=memory(data.peak_memory),
@@ -224,7 +226,7 @@ def _dots(translation: Mapping[str, Any] | None) -> list[Chart]:
     charts = []
     for measure in ("accuracy_changed", "accuracy_kept", "truth"):
         dots = [
-            Dot(arm, value, interval_of(translation, arm, measure), arm in CONTROLS)
+            Dot(arm.replace("stage1", "stage 1"), value, interval_of(translation, arm, measure), arm in CONTROLS)
             for arm in arms_of(translation)
             if (value := value_of(translation, arm, measure)) is not None
         ]

@@ -20,6 +20,7 @@ Numbers = Mapping[str, Any]
 MARGIN = 0.05  # above chance or copying, in accuracy and in P@10, before anything counts as learned
 CHANCE = 0.5  # of one bit
 TOLERATED_LOSS = 0.01  # of changed bits, up to which a gain in Fréchet distance counts
+RELIABLE = 0.8  # accuracy on real images that a classifier needs for its reading of translations to mean much
 MODELS = ("stage1", "unguided", "random", "guided", "swapped")
 CONTROLS = ("copy", "neighbour")
 COMPARED = ("accuracy_changed", "accuracy_kept", "fd_attr", "fd_judge", "truth")
@@ -46,7 +47,7 @@ ARMS = {
     "unguided": "unguided",
     "random": "random neighbours",
     "guided": "guided",
-    "swapped": "guided, neighbours swapped",
+    "swapped": "swapped neighbours",
     "copy": "copy of the input",
     "neighbour": "top neighbour itself",
 }
@@ -117,10 +118,22 @@ def headlines(translation: Numbers | None, retrieval: Numbers | None) -> tuple[V
         names = _and([v.subject.replace("_", " ") for v in missed])
         text = f"Retrieval: {names} {'is' if len(missed) == 1 else 'are'} not found better than by chance."
         shown.append(Verdict("retrieval", "per_attribute", "not learned", text))
-    for v in found:
-        main = v.subject in ("unguided", "guided")
-        if main or (v.subject in MODELS and v.state == "not learned"):
-            shown.append(v)
+    for measure in ("accuracy_changed", "truth"):
+        mine = [v for v in found if v.subject in MODELS and v.measure == measure]
+        shown += [v for v in mine if v.state == "learned" and v.subject in ("unguided", "guided")]
+        failed = [v for v in mine if v.state == "not learned"]
+        if len(failed) > 1:
+            numbers = [f"{ARMS[v.subject]} {value_of(translation or {}, v.subject, measure):.3f}" for v in failed]
+            told = {
+                "accuracy_changed": "Not clearly more of the bits to change were changed than by a coin or by copying",
+                "truth": "Not nearer to the true translation than the input itself "
+                f"({_three(value_of(translation or {}, 'copy', 'truth'))})",
+            }[measure]
+            shown.append(Verdict("several", measure, "not learned", f"{told}: {_and(numbers)}."))
+        else:
+            shown += failed
+    if text := classifier_warning(translation):
+        shown.append(Verdict("classifier", "accuracy", "not learned", text))
     for subject in dict.fromkeys(v.subject for v in found if v.gap):
         arm, other = subject.split(" against ")
         start = f"{ARMS[arm].capitalize()} against {ARMS[other]}"
@@ -132,6 +145,51 @@ def headlines(translation: Numbers | None, retrieval: Numbers | None) -> tuple[V
             elif same:
                 shown += same
     return tuple(shown)
+
+
+def classifier_warning(translation: Numbers | None) -> str:
+    """A sentence where the classifier that reads the bits is too poor to trust, else empty."""
+    accuracy = ((translation or {}).get("classifier") or {}).get("accuracy")
+    if accuracy is None or accuracy >= RELIABLE:
+        return ""
+    share = f"{100 * accuracy:.0f} %"
+    return f"The classifier that reads the bits is right in only {share} of real images: its numbers say little."
+
+
+def plain_words(translation: Numbers | None, retrieval: Numbers | None) -> str:
+    """What came of it in two or three sentences; empty where nothing was evaluated."""
+    found = verdicts(translation, retrieval)
+    told = []
+    state = state_of(found, "retrieval", "attributes")
+    if state:
+        told.append(f"Retrieval {'finds' if state == 'learned' else 'did not learn to find'} what it is asked for.")
+    arm = next((a for a in ("guided", "unguided", "stage1") if state_of(found, a, "accuracy_changed")), None)
+    if arm:
+        changes, near = state_of(found, arm, "accuracy_changed"), state_of(found, arm, "truth")
+        text = "The translator changes" if changes == "learned" else "The translator did not learn to change"
+        text += " what it is asked to change"
+        if near:
+            text += ", but" if (changes == "learned") != (near == "learned") else ", and"
+            text += " comes nearer to the truth than" if near == "learned" else " comes no nearer to the truth than"
+            text += " its input"
+        told.append(text + ".")
+    if any(v.subject == "guided against unguided" for v in found):
+        helps, harms = (_measures(found, "guided against unguided", s) for s in ("better", "worse"))
+        parts = [f"{verb} {_and(names)}" for verb, names in (("improves", helps), ("harms", harms)) if names]
+        text = "Guidance " + (" and ".join(parts) if parts else "makes no measurable difference")
+        against = [v.state for v in found if v.subject == "guided against random"]
+        if against and all(s == "no difference" for s in against):
+            text += (
+                "; whether neighbours were retrieved or random in training makes none"
+                if not parts
+                else ("; neighbours drawn at random do as well as retrieved ones")
+            )
+        told.append(text + ".")
+    return " ".join(told)
+
+
+def _measures(found: Sequence[Verdict], subject: str, state: State) -> list[str]:
+    return [MEASURES[v.measure] for v in found if v.subject == subject and v.state == state]
 
 
 def difference(translation: Numbers, arm: str, other: str, measure: str) -> tuple[float, float, float] | None:
@@ -161,6 +219,8 @@ def _bought(translation: Numbers, arm: str, other: str) -> bool:
 def signed(value: float) -> str:
     """A difference for reading: +0.012, −1.30, +0.0004."""
     size = abs(value)
+    if size < 5e-5:
+        return "0"
     return f"{value:+.{1 if size >= 10 else 2 if size >= 1 else 3 if size >= 0.01 else 4}f}".replace("-", "−")
 
 
@@ -255,6 +315,10 @@ def terminal_table(retrieval: Numbers | None, translation: Numbers | None) -> Re
             numbers = [_three(value_of(translation, arm, m)) for m in columns]
             table.add_row(ARMS[arm], *numbers, _arm_verdict(found, arm), style=style)
         shown += ["", table]
+        if warning := classifier_warning(translation):
+            shown.append(f"[red]{warning}[/]")
+    if words := plain_words(translation, retrieval):
+        shown += ["", words]
     return Group(*shown)
 
 
