@@ -40,6 +40,7 @@ class Judge:
         providers = [name for name in wanted if name in available] + ["CPUExecutionProvider"]
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads would slow the others
         try:
             self._session = onnxruntime.InferenceSession(str(self.path), options, providers=providers)
         except Exception as error:  # onnxruntime has an exception class a status code
