@@ -288,7 +288,7 @@ def test_the_plain_words_say_what_was_learned_and_whether_guidance_helps() -> No
     )
     told = plain_words(TRANSLATION, RETRIEVAL)
     assert told.startswith(
-        "Retrieval finds what it is asked for. The translator changes what it is asked to change, and"
+        "Retrieval finds what it is asked for, except Beard. The translator changes what it is asked to change, and"
     )
     assert told.endswith("Guidance improves FD-attr.")
     same = {**TRANSLATION, "comparisons": {"guided vs unguided": {"truth": {"difference": 0.0, "interval": [-1, 1]}}}}

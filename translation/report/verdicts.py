@@ -162,7 +162,12 @@ def plain_words(translation: Numbers | None, retrieval: Numbers | None) -> str:
     told = []
     state = state_of(found, "retrieval", "attributes")
     if state:
-        told.append(f"Retrieval {'finds' if state == 'learned' else 'did not learn to find'} what it is asked for.")
+        missed = [
+            v.subject.replace("_", " ") for v in found if v.measure == "one attribute" and v.state == "not learned"
+        ]
+        verb = "finds" if state == "learned" else "did not learn to find"
+        but = f", except {_and(missed)}" if missed and state == "learned" else ""
+        told.append(f"Retrieval {verb} what it is asked for{but}.")
     arm = next((a for a in ("guided", "unguided", "stage1") if state_of(found, a, "accuracy_changed")), None)
     if arm:
         changes, near = state_of(found, arm, "accuracy_changed"), state_of(found, arm, "truth")
@@ -182,7 +187,7 @@ def plain_words(translation: Numbers | None, retrieval: Numbers | None) -> str:
             text += (
                 "; whether neighbours were retrieved or random in training makes none"
                 if not parts
-                else ("; neighbours drawn at random do as well as retrieved ones")
+                else ("; neighbours drawn at random in training do measurably no worse")
             )
         told.append(text + ".")
     return " ".join(told)
