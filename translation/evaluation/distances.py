@@ -115,7 +115,7 @@ def cosine_distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> Float:
     """1 − cos of each pair of rows of [n, d] and [n, d], in [0, 2]."""
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     cosine = np.einsum("nd,nd->n", a, b) / np.maximum(norms, 1e-12)
-    return np.clip(1.0 - cosine.astype(np.float64), 0.0, 2.0)
+    return np.asarray(np.clip(1.0 - cosine, 0.0, 2.0), dtype=np.float64)
 
 
 def pixel_distance(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> Float:
