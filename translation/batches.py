@@ -11,11 +11,11 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from index_store.workspace import Workspace
 from numpy.typing import NDArray
 from torch import Tensor
 
 from index_store.errors import RgunitError
+from index_store.workspace import Workspace
 
 
 @dataclass(frozen=True)

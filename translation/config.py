@@ -78,8 +78,8 @@ class StageConfig(Section):
     halve_every: int = Field(200_000, ge=1, description="steps after which the learning rate is halved")
     betas: tuple[float, float] = (0.5, 0.999)
     average: float = Field(0.999, ge=0, lt=1, description="decay of the moving average used for inference")
-    mask_warmup: int = Field(
-        0, ge=0, description="steps over which the mask is released: open at first, the generator's own at the end"
+    warmup: int = Field(
+        0, ge=0, description="first steps with reconstruction, KL and classification alone: cheap, and no mask to close"
     )
     kl_warmup: int = Field(0, ge=0, description="steps over which the KL's weight rises from 0")
     domain_softmax: bool = Field(False, description="softmax within exclusive groups instead of a sigmoid a bit")

@@ -106,46 +106,61 @@ class GmmUnit:
         self,
         batch: Batch,
         optimizers: Mapping[str, torch.optim.Optimizer],
-        *,
         kl_weight: float,
-        mask_floor: float = 0.0,
     ) -> dict[str, Tensor]:
-        """Update discriminator, then generator (and encoders, fusion); named terms, detached.
-
-        The image is blended with M' = f + (1 − f)·M, f = mask_floor in [0, 1]: 1 leaves no way to copy the input while
-        E_s and D do not tell styles apart yet; 0 is the paper's.
-        """
+        """Update discriminator, then generator (and encoders, fusion); named terms, detached."""
         weights = self.stage.weights
         discriminator = self.networks["discriminator"]
         with self.autocast():
             content, mean, log_variance = self.encode(batch.images)
-            # .float(): exp() of a half-precision log variance overflows early
-            source_style = mean.float() + (0.5 * log_variance.float()).exp() * batch.source_noise
+            source_style = sampled(mean, log_variance, batch.source_noise)
             prediction, mask = self.networks["generator"](self.generator_input(content, batch.neighbours), batch.style)
-            fake = objectives.blend(prediction, opened(mask, mask_floor), batch.images)
+            fake = objectives.blend(prediction, mask, batch.images)
             d_terms = self.discriminator_losses(discriminator, batch, fake.detach())
         d_loss = weights.adversarial * d_terms["adversarial"] + weights.domain * d_terms["domain"]
-        optimizers["discriminator"].zero_grad(set_to_none=True)
-        d_loss.backward()
-        optimizers["discriminator"].step()
+        _update(optimizers["discriminator"], d_loss)
 
         with frozen(discriminator), self.autocast():
-            g_terms = self.generator_losses(batch, content, mean, log_variance, source_style, fake, mask_floor)
+            g_terms = self.generator_losses(batch, content, mean, log_variance, source_style, fake)
         g_loss = weighted(g_terms, weights, kl_weight)
-        optimizers["generator"].zero_grad(set_to_none=True)
-        g_loss.backward()
-        optimizers["generator"].step()
+        _update(optimizers["generator"], g_loss)
 
-        terms = {f"discriminator/{name}": value.detach() for name, value in d_terms.items()}
-        terms |= {f"generator/{name}": value.detach() for name, value in g_terms.items()}
+        terms = _named(d_terms, g_terms)
         terms |= {"mask_mean": mask.detach().float().mean(), "kl_weight": torch.tensor(kl_weight)}
-        with torch.no_grad():
-            known = batch.labels >= 0
-            right = (style_labels(mean.detach()) == batch.labels) & known
-            terms["style_accuracy_train"] = right.sum() / known.sum().clamp(min=1)
-            if self.fusion is not None:
-                terms["neighbour_share"] = self.fusion.neighbour_share()
+        terms |= self._style_accuracy(mean, batch.labels)
+        if self.fusion is not None:
+            terms["neighbour_share"] = self.fusion.neighbour_share()
         return terms
+
+    def warm_up(
+        self, batch: Batch, optimizers: Mapping[str, torch.optim.Optimizer], kl_weight: float
+    ) -> dict[str, Tensor]:
+        """A cheap first step: reconstruct, classify real images, read their styles; nothing is translated.
+
+        From scratch the mask closes at once: E_s and D cannot tell styles apart yet, so the only gradient it feels is
+        that of the content and adversarial terms, which copying satisfies. It is not trained here and stays open.
+        """
+        weights, discriminator = self.stage.weights, self.networks["discriminator"]
+        with self.autocast():
+            content, mean, log_variance = self.encode(batch.images)
+            own, mask = self.networks["generator"](content, sampled(mean, log_variance, batch.source_noise))
+            d_terms = {
+                "domain": objectives.domain(
+                    [logits for _, logits in discriminator(batch.images)], batch.labels, self._softmax()
+                )
+            }
+            g_terms = {
+                "reconstruction": objectives.absolute_difference(own, batch.images),
+                "kl": objectives.kl_to_component(mean, log_variance, batch.labels),
+            }
+        for name, loss in (
+            ("discriminator", weights.domain * d_terms["domain"]),
+            ("generator", weighted(g_terms, weights, kl_weight)),
+        ):
+            _update(optimizers[name], loss)
+        terms = _named(d_terms, g_terms)
+        terms |= {"mask_mean": mask.detach().float().mean(), "kl_weight": torch.tensor(kl_weight)}
+        return terms | self._style_accuracy(mean, batch.labels)
 
     def discriminator_losses(self, discriminator: nn.Module, batch: Batch, fake: Tensor) -> dict[str, Tensor]:
         """Least squares on real and (detached) fake, classification of real images' known attributes."""
@@ -163,7 +178,6 @@ class GmmUnit:
         log_variance: Tensor,
         source_style: Tensor,
         fake: Tensor,
-        mask_floor: float,
     ) -> dict[str, Tensor]:
         """Every term whose weight is not 0, unweighted.
 
@@ -194,19 +208,34 @@ class GmmUnit:
         if weights.isometry:
             second = style_mean(batch.target) + STANDARD_DEVIATION * batch.second_noise
             prediction, mask = generator(self.generator_input(content, batch.neighbours), second)
-            other, _ = self.networks["style_encoder"](
-                objectives.blend(prediction, opened(mask, mask_floor), batch.images)
-            )
+            other, _ = self.networks["style_encoder"](objectives.blend(prediction, mask, batch.images))
             terms["isometry"] = objectives.isometry(batch.style, second, recovered_style, other)
         return terms
+
+    @torch.no_grad()
+    def _style_accuracy(self, mean: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        known = labels >= 0
+        right = (style_labels(mean) == labels) & known
+        return {"style_accuracy_train": right.sum() / known.sum().clamp(min=1)}
 
     def _softmax(self) -> Sequence[Sequence[int]]:
         return self.groups if self.stage.domain_softmax else ()
 
 
-def opened(mask: Tensor, floor: float) -> Tensor:
-    """floor + (1 − floor)·M."""
-    return floor + (1 - floor) * mask
+def sampled(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
+    """E_s's sample μ + σ·noise [B, 8·A], in full precision: exp() overflows early in half."""
+    return mean.float() + (0.5 * log_variance.float()).exp() * noise
+
+
+def _update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    torch.autograd.backward(loss)
+    optimizer.step()
+
+
+def _named(discriminator: Mapping[str, Tensor], generator: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    terms = {f"discriminator/{name}": value.detach() for name, value in discriminator.items()}
+    return terms | {f"generator/{name}": value.detach() for name, value in generator.items()}
 
 
 def weighted(terms: Mapping[str, Tensor], weights: Weights, kl_weight: float) -> Tensor:

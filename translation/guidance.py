@@ -43,4 +43,5 @@ class ConvolutionFusion(nn.Module):
         """Norm of the merge's weights on the neighbours over that on the source: 0 at the identity start."""
         channels = self.merge.weight.shape[1] // 2
         ours, theirs = self.merge.weight[:, :channels], self.merge.weight[:, channels:]
-        return theirs.detach().norm() / ours.detach().norm()
+        share: Tensor = theirs.detach().norm() / ours.detach().norm()
+        return share

@@ -11,11 +11,11 @@ from collections import OrderedDict
 
 import numpy as np
 import torch
-from index_store.workspace import Workspace
 from numpy.typing import NDArray
 from torch import Tensor
 
 from index_store.errors import RgunitError
+from index_store.workspace import Workspace
 from retrieval.retriever import Retriever
 from translation.translator import Translator, to_tensor
 

@@ -66,9 +66,9 @@ def run_all(
     )
     if _finished(result, "translation", [translation]):
         return result
-    chosen = {"translation_run": translation.run.id}
+    common["translation_run"] = translation.run.id
     progress.stage("retrieval")
-    retrieval = train_retrieval(workspace, config, minutes=limit(shares.retrieval), **chosen, **common)
+    retrieval = train_retrieval(workspace, config, minutes=limit(shares.retrieval), **common)
     if _finished(result, "retrieval", [retrieval]):
         return result
 
@@ -87,7 +87,6 @@ def run_all(
                 retrieval_run=retrieval.run.id if arm == "retrieved" else None,
                 steps=arms[0].steps if arms else None,
                 minutes=None if arms else limit(shares.guided / len(ARMS)),
-                **chosen,
                 **common,
             )
         )

@@ -21,7 +21,7 @@ from retrieval.retriever import Retriever, build_index
 from retrieval.train import RetrievalTask
 from translation.batches import Sampler
 from translation.checkpoint import CHECKPOINT, load_networks
-from translation.config import Config, parse_config
+from translation.config import Config, TrainingConfig
 from translation.gmm_unit import build_networks
 from translation.neighbours import Neighbours
 from translation.progress import Progress
@@ -77,14 +77,15 @@ def train_translation(
     about = {"attributes_used": list(schema.names), "seed": seed}
     fabric = make_fabric(config.training, device)
     run = _open_run(workspace, TRANSLATION, config, about, resume, progress)
-    config = parse_config(run.config["config"])
     if config.translation.weights.perceptual and not config.networks.perceptual_weights:
         progress.note("the perceptual term is off: no networks.perceptual_weights given")
 
     def make() -> TranslationTask:
         return TranslationTask(workspace, config, schema, **_task_arguments(fabric, seed))
 
-    return _train(workspace, run, make, fabric, config.translation.steps, minutes, seed, resume, progress)
+    return _train(
+        workspace, run, make, fabric, config.training, config.translation.steps, minutes, seed, resume, progress
+    )
 
 
 def train_retrieval(
@@ -111,7 +112,6 @@ def train_retrieval(
     }
     config = fitted(config, translator)
     run = _open_run(workspace, RETRIEVAL, config, about, resume, progress)
-    config = parse_config(run.config["config"])
 
     def make() -> RetrievalTask:
         return RetrievalTask(
@@ -120,12 +120,15 @@ def train_retrieval(
             config.retrieval,
             seed=seed,
             rank=fabric.global_rank,
+            world=fabric.world_size,
             mirror=config.data.mirror,
             device=fabric.device,
             autocast=fabric.autocast,
         )
 
-    return _train(workspace, run, make, fabric, config.retrieval.steps, minutes, seed, resume, progress)
+    return _train(
+        workspace, run, make, fabric, config.training, config.retrieval.steps, minutes, seed, resume, progress
+    )
 
 
 def train_guided(
@@ -161,7 +164,6 @@ def train_guided(
         about["retrieval_run"] = retriever.run.id
         require_index(workspace, retriever)
     run = _open_run(workspace, GUIDED, config, about, resume, progress)
-    config = parse_config(run.config["config"])
 
     def make() -> GuidedTask:
         guides = None
@@ -172,7 +174,9 @@ def train_guided(
         load_networks(source_run.path / CHECKPOINT, {"discriminator": networks["discriminator"]}, prefix="networks")
         return GuidedTask(workspace, config, source, networks["discriminator"], guides, **_task_arguments(fabric, seed))
 
-    return _train(workspace, run, make, fabric, steps or config.guided.steps, minutes, seed, resume, progress)
+    return _train(
+        workspace, run, make, fabric, config.training, steps or config.guided.steps, minutes, seed, resume, progress
+    )
 
 
 def fill_index(
@@ -311,6 +315,7 @@ def _train(
     run: RunRecord,
     make: Callable[[], Task],
     fabric: Fabric,
+    training: TrainingConfig,
     steps: int,
     minutes: float | None,
     seed: int,
@@ -326,7 +331,7 @@ def _train(
             make(),
             folder=run.path,
             fabric=fabric,
-            training=parse_config(run.config["config"]).training,
+            training=training,
             steps=steps,
             minutes=minutes,
             seed=seed,

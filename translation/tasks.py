@@ -62,7 +62,7 @@ class TranslationTask:
         for network in self.networks.values():
             network.to(self.device)
             if config.training.channels_last:
-                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+                network.to(memory_format=torch.channels_last)
         trained = [p for name in self.trained for p in self.networks[name].parameters()]
         fused = {"fused": True} if self.device.type in ("cpu", "cuda") else {}
         self.optimizers: dict[str, torch.optim.Optimizer] = {
@@ -130,8 +130,8 @@ class TranslationTask:
     def step(self, step: int, batch: tuple[Batch, Tensor, Tensor]) -> dict[str, Tensor]:
         images, watched, labels = batch
         kl_weight = self.stage.weights.kl * _ramp(step, self.stage.kl_warmup)
-        floor = 1 - _ramp(step, self.stage.mask_warmup)
-        terms = self.method.step(images, self.optimizers, kl_weight=kl_weight, mask_floor=floor)
+        update = self.method.warm_up if step < self.stage.warmup else self.method.step
+        terms = update(images, self.optimizers, kl_weight)
         with torch.no_grad():
             style, _ = self.networks["style_encoder"](watched)
             known = labels >= 0

@@ -39,11 +39,23 @@ LOOKAHEAD = 2  # batches prepared in the background while a step runs
 class Task(Protocol):
     """What one stage gives the loop."""
 
-    networks: Mapping[str, nn.Module]
-    averaged: tuple[str, ...]  # names of the networks whose moving average is kept for inference
-    average_decay: float
-    optimizers: Mapping[str, torch.optim.Optimizer]
-    images_per_step: int
+    @property
+    def networks(self) -> Mapping[str, nn.Module]:
+        """Everything that a checkpoint keeps."""
+
+    @property
+    def averaged(self) -> tuple[str, ...]:
+        """Names of the networks whose moving average is kept for inference."""
+
+    @property
+    def average_decay(self) -> float: ...
+
+    @property
+    def optimizers(self) -> Mapping[str, torch.optim.Optimizer]: ...
+
+    @property
+    def images_per_step(self) -> int:
+        """Over all processes."""
 
     def learning_rates(self, step: int) -> Mapping[str, float]:
         """The learning rate of each optimiser at a step, a pure function of it."""
@@ -174,8 +186,11 @@ def train(
                 terms = task.step(step, batch)
                 _update_average(average, task.networks, min(task.average_decay, (1 + step) / (10 + step)))
                 step += 1
+                if terms.keys() != sums.keys():
+                    sums = {name: torch.zeros_like(value) for name, value in terms.items()}
+                    logged_at, logged_time = step - 1, logged_time if logged_at == step - 1 else time.monotonic()
                 for name, value in terms.items():
-                    sums[name] = sums[name] + value if name in sums else value.clone()
+                    sums[name] += value
                 progress.step(step, steps, clock.left(step, steps, first))
                 if step % training.log_every == 0 or step == steps:
                     metrics = _read(sums, step - logged_at)  # the one wait for the device
@@ -223,7 +238,8 @@ def _refuse_nan(metrics: Mapping[str, float], step: int) -> None:
 @torch.no_grad()
 def _update_average(average: Mapping[str, nn.Module], networks: Mapping[str, nn.Module], decay: float) -> None:
     for name, network in average.items():
-        ours, theirs = list(network.parameters()), list(networks[name].parameters())
+        ours: list[Tensor] = list(network.parameters())
+        theirs: list[Tensor] = list(networks[name].parameters())
         torch._foreach_lerp_(ours, theirs, 1 - decay)
 
 
@@ -235,7 +251,8 @@ def _average_gradients(fabric: Fabric, optimizer: torch.optim.Optimizer) -> Any:
             grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
             flat = torch.cat([grad.reshape(-1) for grad in grads])
             mean = fabric.all_reduce(flat, reduce_op="mean")
-            for grad, part in zip(grads, mean.split([grad.numel() for grad in grads]), strict=True):  # type: ignore[union-attr]
+            assert isinstance(mean, Tensor)
+            for grad, part in zip(grads, mean.split([grad.numel() for grad in grads]), strict=True):
                 grad.copy_(part.view_as(grad))
 
     return optimizer.register_step_pre_hook(hook)
@@ -245,7 +262,9 @@ def _any(fabric: Fabric, flag: bool) -> bool:
     """Whether any process says so: all must leave the loop at the same step."""
     if fabric.world_size == 1:
         return flag
-    return bool(fabric.all_reduce(torch.tensor(float(flag), device=fabric.device), reduce_op="sum") > 0)
+    votes = fabric.all_reduce(torch.tensor(float(flag), device=fabric.device), reduce_op="sum")
+    assert isinstance(votes, Tensor)
+    return bool(votes > 0)
 
 
 @contextmanager
@@ -287,7 +306,7 @@ class _Log:
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first)  # type: ignore[no-untyped-call]
+            self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first)
 
     def write(self, step: int, seconds: float, metrics: Mapping[str, float]) -> None:
         with self.path.open("a") as file:

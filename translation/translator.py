@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from index_store.workspace import RunRecord, Workspace
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from index_store.attributes import AttributeSchema
 from index_store.errors import RgunitError
+from index_store.workspace import RunRecord, Workspace
 from translation import styles
 from translation.checkpoint import CHECKPOINT, fingerprint, load_networks
 from translation.config import Config, parse_config
@@ -54,7 +54,7 @@ class Translator:
         self.networks = {name: net.to(device).eval().requires_grad_(False) for name, net in networks.items()}
         if config.training.channels_last:
             for network in self.networks.values():
-                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+                network.to(memory_format=torch.channels_last)
         self.config, self.schema, self.device, self.run = config, schema, device, run
         self.size = config.data.size
         self.style_dim = STYLE_PER_ATTRIBUTE * len(schema.names)
