@@ -252,7 +252,7 @@ def _average_gradients(fabric: Fabric, optimizer: torch.optim.Optimizer) -> Any:
             flat = torch.cat([grad.reshape(-1) for grad in grads])
             mean = fabric.all_reduce(flat, reduce_op="mean")
             assert isinstance(mean, Tensor)
-            for grad, part in zip(grads, mean.split([grad.numel() for grad in grads]), strict=True):
+            for grad, part in zip(grads, torch.split(mean, [grad.numel() for grad in grads]), strict=True):
                 grad.copy_(part.view_as(grad))
 
     return optimizer.register_step_pre_hook(hook)
