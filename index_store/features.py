@@ -80,8 +80,14 @@ def seal(folder: Path, seq: int, record: Record, step: Step) -> Sealed:
     On failure nothing is left behind, and the error is raised again (OSError where the disk is full).
     """
     target = folder / shard_name(seq, record.kind)
+    record = Record(record.kind, {**record.header, "seq": seq}, record.arrays, record.texts)
+    return seal_file(target, record, step)
+
+
+def seal_file(target: Path, record: Record, step: Step = lambda name: None) -> Sealed:
+    """Write a record durably to a file of any name; see `seal`."""
     temporary = target.with_name(target.name + TEMPORARY)
-    header = json.dumps({**record.header, "kind": record.kind, "seq": seq}, sort_keys=True)
+    header = json.dumps({**record.header, "kind": record.kind}, sort_keys=True)
     columns = {name: np.ascontiguousarray(array) for name, array in record.arrays.items()}
     for name, text in record.texts.items():
         encoded = json.dumps(text if isinstance(text, str) else list(text), ensure_ascii=False).encode()
@@ -99,7 +105,7 @@ def seal(folder: Path, seq: int, record: Record, step: Step) -> Sealed:
         step("rename")
         temporary.rename(target)
         step("fsync folder")
-        sync_folder(folder)
+        sync_folder(target.parent)
     except Exception:
         temporary.unlink(missing_ok=True)
         target.unlink(missing_ok=True)

@@ -69,6 +69,53 @@ def _rounding(queries: Vectors, distances: Vectors) -> Vectors:
     return np.asarray(largest * (2e-7 * np.sqrt(queries.shape[1]) + 4e-7), np.float32)
 
 
+def scan_rows(query: Vectors, vectors: Vectors, rows: Ids, k: int) -> tuple[Vectors, Ids]:
+    """Search some rows of vectors [n, d] where they lie: distances [k] and rows [k] (inf and -1) of a query [d]."""
+    distances, found = np.full(k, np.inf, np.float32), np.full(k, -1, np.int64)
+    kept = min(k, len(rows))
+    if kept:
+        module = faiss()
+        point = module.swig_ptr
+        query, rows = np.ascontiguousarray(query), np.ascontiguousarray(rows)
+        gaps, best = np.empty(kept, np.float32), np.empty(kept, np.int64)
+        module.knn_L2sqr_by_idx(
+            point(query),
+            point(vectors),
+            point(rows),
+            vectors.shape[1],
+            1,
+            len(vectors),
+            len(rows),
+            kept,
+            point(gaps),
+            point(best),
+        )
+        order = np.lexsort((best, gaps))
+        distances[:kept], found[:kept] = gaps[order], best[order]
+    return distances, found
+
+
+def train_centroids(vectors: Vectors, cells: int, seed: int) -> Vectors:
+    """Return k-means centroids float32 [cells, d] of a sample of at most 64 rows a cell."""
+    module = faiss()
+    rng = np.random.default_rng(seed)
+    sample = np.sort(rng.choice(len(vectors), min(len(vectors), 64 * cells), replace=False))
+    means = module.Kmeans(vectors.shape[1], cells, niter=8, seed=seed, min_points_per_centroid=1)
+    means.train(np.ascontiguousarray(vectors[sample]))
+    return np.asarray(means.centroids, np.float32)
+
+
+def assign(vectors: Vectors, centroids: Vectors) -> Ids:
+    """Return the nearest centroid of each row, int64 [n]."""
+    owners = [faiss().knn(np.ascontiguousarray(part), centroids, 1)[1][:, 0] for part in _chunks(vectors, 65_536)]
+    return np.concatenate(owners).astype(np.int64)
+
+
+def _chunks(vectors: Vectors, rows: int) -> list[Vectors]:
+    """Return views of so many rows."""
+    return [vectors[start : start + rows] for start in range(0, len(vectors), rows)]
+
+
 def rerank(queries: Vectors, vectors: Vectors, candidates: Ids) -> tuple[Vectors, Ids]:
     """Sort candidate rows [q, c] by their true squared distance (ties by row); -1 goes last with inf."""
     distances = np.empty(candidates.shape, np.float32)

@@ -17,6 +17,8 @@ import numpy.typing as npt
 import sqlalchemy as sa
 
 from index_store import features, seal
+from index_store.ann import FOLDER as CELLS_FOLDER
+from index_store.ann import SUFFIX as CELLS_SUFFIX
 from index_store.catalog import (
     FILE,
     IMAGE_TEXTS,
@@ -73,8 +75,8 @@ def verify(catalog: Catalog) -> Report:
         except CatalogDamaged as error:
             return Report(False, [f"{FILE}: {error.why}", *_damaged_files(catalog, {})])
         problems = listed.problems + _damaged_files(catalog, listed.shards)
-        if not problems:
-            problems = _compare(catalog, listed)
+        if not any(file in problem for file in listed.shards for problem in problems):
+            problems += _compare(catalog, listed)
         try:
             if not problems or _listed(catalog).sequence == listed.sequence:
                 break
@@ -214,6 +216,9 @@ def _damaged_files(catalog: Catalog, listed: dict[str, tuple[int, str]]) -> list
             problems.append(f"{file}: {wrong}")
         elif digest is not None and told != digest:
             problems.append(f"{file}: its digest is not the one that {FILE} keeps")
+    for path in sorted((catalog.folder / CELLS_FOLDER).glob("*" + CELLS_SUFFIX)):
+        if wrong := seal.check(path)[1]:
+            problems.append(f"{path.name}: {wrong}")
     return problems
 
 

@@ -1,4 +1,4 @@
-"""Searching a table of vectors: exactly over the rows that match, merged over segments.
+"""Searching a table of vectors: the rows that match exactly, or cells with an exact retry; merged over segments.
 
 The one idea: a filter's matching rows are found once for each state and kept; if they fit the budget their vectors
 are kept too, contiguous, so that the next query with that filter reads only them.
@@ -9,25 +9,43 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from index_store.ann import Cells
 from index_store.attributes import Filter
-from index_store.index import exact_search, merge
-from index_store.state import Ids, State, Table, Vectors
+from index_store.index import Ids, Vectors, exact_search, merge, scan_rows
+from index_store.state import State, Table
 
 CHUNK = 65_536  # rows gathered at a time where a subset is too large to keep
 SMALL_BUDGET = 64 * 2**20
 
 
-@dataclass(frozen=True)
 class Subset:
-    """The rows that a filter keeps: places int64 [m] in a table; their vectors [m, d] if they are kept in memory."""
+    """The rows that a filter keeps: places int64 [m] in a table, and what searches have derived from them."""
 
-    places: Ids
-    vectors: Vectors | None
+    def __init__(self, places: Ids, total: int, budget: int, width: int) -> None:
+        self.places = places
+        self.total = total
+        self.fits = len(places) * width <= budget and len(places) < total
+        self.vectors: Vectors | None = None
+        self._mask: npt.NDArray[np.bool_] | None = None
+
+    @property
+    def share(self) -> float:
+        """The part of all rows that it keeps."""
+        return len(self.places) / max(1, self.total)
+
+    def mask(self) -> npt.NDArray[np.bool_] | None:
+        """Return bool [n] over the table's rows, None if it keeps all of them."""
+        if len(self.places) == self.total:
+            return None
+        if self._mask is None:
+            mask = np.zeros(self.total, np.bool_)
+            mask[self.places] = True
+            self._mask = mask
+        return self._mask
 
 
 class Subsets:
@@ -51,9 +69,8 @@ class Subsets:
             mask = state.mask(wanted)
             places = np.flatnonzero(mask[rows] & (rows >= 0)) if len(mask) else np.zeros(0, np.int64)
         width = 4 * table.info.dim
-        budget = max(SMALL_BUDGET, len(table.ids) * width // 4)
-        keep = len(places) * width <= budget and not (table.whole and wanted.everything)
-        subset = Subset(places, table.gather(places) if keep else None)
+        budget = max(SMALL_BUDGET, len(rows) * width // 4)
+        subset = Subset(places, len(rows), budget, width)
         with self._guard:
             for old in [old for old in self._held if old[0] != state.sequence]:
                 del self._held[old]
@@ -65,29 +82,59 @@ class Subsets:
         return subset
 
 
-def search_subset(table: Table, subset: Subset, queries: Vectors, k: int) -> tuple[Vectors, Ids]:
+def search_exact(table: Table, subset: Subset, queries: Vectors, k: int) -> tuple[Vectors, Ids]:
     """Search the matching rows exactly: squared distances [q, k] and places in the table [q, k] (inf and -1)."""
-    if subset.vectors is not None:
+    places = subset.places
+    if len(places) == subset.total:
+        best, start = [], 0
+        for segment in table.segments:
+            distances, found = exact_search(queries, segment.vectors, k)
+            best.append((distances, np.where(found >= 0, found + start, -1)))
+            start += len(segment.ids)
+        return merge(best, len(queries), k)
+    if subset.fits:
+        if subset.vectors is None:
+            subset.vectors = table.gather(places)
         distances, found = exact_search(queries, subset.vectors, k)
-        return distances, np.append(subset.places, np.int64(-1))[found]
-    if len(subset.places) == len(table.ids):
-        return search_all(table, queries, k)
-    best: list[tuple[Vectors, Ids]] = []
-    for start in range(0, len(subset.places), CHUNK):
-        places = subset.places[start : start + CHUNK]
-        distances, found = exact_search(queries, table.gather(places), k)
-        best.append((distances, np.append(places, np.int64(-1))[found]))
+        return distances, np.append(places, np.int64(-1))[found]
+    best = []
+    for start in range(0, len(places), CHUNK):
+        part = places[start : start + CHUNK]
+        distances, found = exact_search(queries, table.gather(part), k)
+        best.append((distances, np.append(part, np.int64(-1))[found]))
     return merge(best, len(queries), k)
 
 
-def search_all(table: Table, queries: Vectors, k: int) -> tuple[Vectors, Ids]:
-    """Search every row exactly, segment by segment, where the vectors lie."""
-    best, start = [], 0
-    for segment in table.segments:
-        distances, found = exact_search(queries, segment.vectors, k)
-        best.append((distances, np.where(found >= 0, found + start, -1)))
-        start += len(segment.ids)
-    return merge(best, len(queries), k)
+def search_cells(
+    table: Table, cells: Sequence[Cells | None], subset: Subset, queries: Vectors, k: int
+) -> tuple[Vectors, Ids, Ids]:
+    """Search segments by their cells, those without by an exact scan; returns distances and places as `search_exact`,
+    and the queries int64 [r] that saw too little and were searched exactly instead."""
+    keep = subset.mask()
+    distances, places = np.full((len(queries), k), np.inf, np.float32), np.full((len(queries), k), -1, np.int64)
+    retry = []
+    for row, query in enumerate(queries):
+        best, start = [], 0
+        for segment, own in zip(table.segments, cells, strict=True):
+            inside = None if keep is None else keep[start : start + len(segment.ids)]
+            if own is None:
+                rows = np.arange(len(segment.ids)) if inside is None else np.flatnonzero(inside)
+                gaps, found = (part[None] for part in scan_rows(query, segment.vectors, rows, k))
+            else:
+                result = own.search(segment, query, k, own.probes_for(k / subset.share), inside, subset.share)
+                if result is None:
+                    retry.append(row)
+                    break
+                gaps, found = result[0][None], result[1][None]
+            best.append((gaps, np.where(found >= 0, found + start, -1)))
+            start += len(segment.ids)
+        else:
+            gaps, found = merge(best, 1, k)
+            distances[row], places[row] = gaps[0], found[0]
+    again = np.array(retry, np.int64)
+    if len(again):
+        distances[again], places[again] = search_exact(table, subset, np.ascontiguousarray(queries[again]), k)
+    return distances, places, again
 
 
 def search_fused(

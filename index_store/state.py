@@ -7,7 +7,6 @@ only what has changed since.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
-from index_store import features
 from index_store.attributes import AttributeSchema, Filter
 from index_store.catalog import Catalog, CatalogDamaged
 from index_store.errors import RgunitError
@@ -120,69 +118,7 @@ class State:
         return keep
 
 
-class Live:
-    """The states of an open store: the newest one, and the tables of vectors that searches have asked for."""
-
-    def __init__(self, catalog: Catalog) -> None:
-        self.catalog = catalog
-        self.guard = threading.RLock()
-        self._state: State | None = None
-        self._version: tuple[int, ...] = ()
-        self._tables: dict[int, tuple[int, Table]] = {}
-
-    def forget(self) -> None:
-        """Drop everything that was read."""
-        with self.guard:
-            self._state = None
-            self._tables.clear()
-
-    def state(self) -> State:
-        """Return the last committed state."""
-        with self.guard:
-            version = self.catalog.version()
-            if self._state is None or version != self._version:
-                with self.catalog.reading() as connection:
-                    if self._state is None or self._state.sequence != self.catalog.sequence(connection):
-                        self._state = read_state(self.catalog, connection, self._state)
-                self._version = version
-            return self._state
-
-    def table(self, state: State, info: EncoderInfo) -> Table:
-        """Return the vectors of an encoder in a state."""
-        with self.guard:
-            held = self._tables.get(info.number)
-            if held and held[0] == state.sequence:
-                return held[1]
-            if not info.number:
-                return Table(info, (), np.zeros(0, np.int64), np.zeros(0, np.int64), 0)
-            table = self._load(state, info, held[1] if held else None)
-            self._tables[info.number] = (state.sequence, table)
-            return table
-
-    def _load(self, state: State, info: EncoderInfo, before: Table | None) -> Table:
-        """Read what is new of an encoder's shards."""
-        files = [file for number, file, _ in state.shards if number == info.number]
-        rows = {file: count for _, file, count in state.shards}
-        segments = list(before.segments) if before else []
-        read = [file for segment in segments for file in segment.files]
-        if read != files[: len(read)]:  # a compaction has replaced shards
-            segments, read = [], []
-        small: list[tuple[str, Ids, Vectors]] = []
-        for file in files[len(read) :]:
-            path = self.catalog.shards / file
-            ids, vectors = features.read(path, vectors=False).arrays["ids"], features.map_vectors(path)
-            if rows[file] >= BIG_SEGMENT:
-                segments, small = _grow(segments, small), []
-                segments.append(Segment((file,), ids, vectors))
-            else:
-                small.append((file, ids, vectors))
-        segments = _grow(segments, small)
-        ids = np.concatenate([segment.ids for segment in segments]) if segments else np.zeros(0, np.int64)
-        places = _find(state.ids, ids)
-        return Table(info, tuple(segments), ids, places, int((places >= 0).sum()))
-
-
-def _find(ids: Ids, wanted: Ids) -> Ids:
+def find(ids: Ids, wanted: Ids) -> Ids:
     """Return where wanted ids are in sorted ids, -1 where they are not."""
     if not len(ids):
         return np.full(len(wanted), -1, np.int64)
@@ -190,30 +126,6 @@ def _find(ids: Ids, wanted: Ids) -> Ids:
         return np.arange(len(wanted), dtype=np.int64)
     places = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
     return np.where(ids[places] == wanted, places, -1)
-
-
-def _grow(segments: list[Segment], small: list[tuple[str, Ids, Vectors]]) -> list[Segment]:
-    """Append small shards to the last segment if that is one in memory with room, else to a new one."""
-    if not small:
-        return segments
-    files = tuple(file for file, _, _ in small)
-    ids = np.concatenate([part[1] for part in small])
-    count = len(ids)
-    last = segments[-1] if segments and not isinstance(segments[-1].vectors, np.memmap) else None
-    held = len(last.ids) if last else 0
-    buffer: Vectors | None = last.vectors.base if last else None
-    if buffer is None or len(buffer) < held + count:
-        buffer = np.empty((max(2 * (held + count), 256), small[0][2].shape[1]), np.float32)
-        if last:
-            buffer[:held] = last.vectors
-    start = held
-    for _, part, vectors in small:  # readers of the older segment see only its first `held` rows
-        buffer[start : start + len(part)] = vectors
-        start += len(part)
-    if last:
-        files, ids = last.files + files, np.concatenate([last.ids, ids])
-        segments = segments[:-1]
-    return [*segments, Segment(files, ids, buffer[: held + count])]
 
 
 def read_state(catalog: Catalog, connection: sa.Connection, before: State | None) -> State:
@@ -244,7 +156,7 @@ def read_state(catalog: Catalog, connection: sa.Connection, before: State | None
     if gone:
         keep = ~np.isin(before.ids, np.array(gone, np.int64))
         columns = [column[keep] for column in columns]
-    places = _find(columns[0], ids)
+    places = find(columns[0], ids)
     old = places >= 0
     if old.any():
         columns = [columns[0]] + [column.copy() for column in columns[1:]]

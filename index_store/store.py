@@ -14,14 +14,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from index_store import ann, planner
 from index_store.attributes import ORIGINS, AttributeSchema
 from index_store.catalog import Catalog, schema_header
 from index_store.errors import DuplicateKey, RgunitError, UsageError
 from index_store.features import Record
+from index_store.live import Live
 from index_store.maintenance import Report, compact, rebuild, verify
 from index_store.queries import fill, per_query_filters, per_query_ids
-from index_store.search import Subsets, group_queries, search_fused, search_subset
-from index_store.state import EncoderInfo, Live, State, resolve_encoder
+from index_store.search import Subsets, group_queries, search_fused
+from index_store.state import BIG_SEGMENT, EncoderInfo, State, resolve_encoder
 
 __all__ = ["Found", "IndexStore", "Report"]
 
@@ -214,6 +216,7 @@ class IndexStore:
         info = resolve_encoder(state, encoder)
         matrix = as_vectors(np.atleast_2d(np.asarray(queries, np.float32)), info.dim)
         table = self._live.table(state, info)
+        cells = self._live.cells(table)
         count = len(matrix)
         excluded = per_query_ids(exclude, count)
         ids, distances = np.full((count, k), -1, np.int64), np.full((count, k), np.inf, np.float32)
@@ -221,10 +224,10 @@ class IndexStore:
         for wanted, members in group_queries(per_query_filters(state.schema, where, count)):
             subset = self._subsets.get(state, table, wanted)
             extra = max((len(excluded[query]) for query in members), default=0)
-            gaps, places = search_subset(table, subset, matrix[members], k + extra)
-            found = np.append(table.ids, np.int64(-1))[places]
-            fill(ids, distances, members, found, gaps, excluded)
-            plans.append(f"exact scan of the {len(subset.places)} of {table.alive} rows that match")
+            asked = np.ascontiguousarray(matrix[members])
+            gaps, places, plan = planner.run(table, cells, subset, asked, k + extra, exact=exact)
+            fill(ids, distances, members, np.append(table.ids, np.int64(-1))[places], gaps, excluded)
+            plans.append(plan)
         return Found(ids, distances, "; ".join(sorted(set(plans))))
 
     def search_fused(
@@ -303,14 +306,37 @@ class IndexStore:
         """Check every file against its digest and the catalog against the log."""
         return verify(self.catalog)
 
-    def rebuild(self) -> None:
-        """Make derived files again, and the catalog from the shards where it is damaged."""
-        rebuild(self.catalog)
+    def rebuild(self) -> list[str]:
+        """Mend what is damaged, and make the derived indexes of large shards again; return a line on each."""
+        told = rebuild(self.catalog)
         self._live.forget()
+        return told + self._build_cells()
 
-    def compact(self) -> None:
-        """Merge all shards into one an encoder, without what was removed: many small adds become one file."""
+    def compact(self) -> list[str]:
+        """Merge all shards into one an encoder, without what was removed: many small adds become one file.
+
+        Derived indexes are made again if there were some; returns a line on each.
+        """
+        derived = any((self.catalog.folder / ann.FOLDER).glob("*" + ann.SUFFIX))
         compact(self.catalog)
+        return self._build_cells() if derived else []
+
+    def _build_cells(self) -> list[str]:
+        """Build the cells of every large shard; delete those of shards that are gone."""
+        state = self.state()
+        for old in (self.catalog.folder / ann.FOLDER).glob("*" + ann.SUFFIX):
+            old.unlink()
+        told = []
+        for info in state.encoders:
+            for segment in self._live.table(state, info).segments:
+                if len(segment.ids) >= BIG_SEGMENT:
+                    cells = ann.build_cells(segment)
+                    ann.save_cells(self.catalog.folder, segment.files[0], cells)
+                    told.append(planner.describe(cells, segment.files[0]))
+                else:
+                    told.append(f"{info.name}: {len(segment.ids)} rows in memory: exact scan")
+        self._live.forget_cells()
+        return told
 
     # Inside
 
