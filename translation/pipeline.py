@@ -17,7 +17,7 @@ from index_store.errors import RgunitError
 from index_store.workspace import RunRecord, Workspace
 from translation.arms import evaluate_retrieval_run, evaluate_translation_runs, open_arms, truth_of
 from translation.config import Config, load_config
-from translation.drawings import GROUPS, STYLE_ATTRIBUTES, make_dataset
+from translation.drawings import GROUPS, make_dataset
 from translation.progress import Progress
 from translation.report.examples import collect
 from translation.report.facts import peak_memory
@@ -143,7 +143,6 @@ def run_demo(
         return run_all(
             workspace,
             config,
-            attributes_used=STYLE_ATTRIBUTES,
             minutes=DEMO_MINUTES if minutes is None else minutes,
             seed=seed,
             device=device,
