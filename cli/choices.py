@@ -24,8 +24,8 @@ PresetOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="demo, celeba-64 or paper-celeba-128. Default: the settings of the workspace's newest run, or else "
-        "demo where images are at most 48 pixels, else celeba-64.",
+        help="demo, celeba-64 or paper-celeba-128. Default: the newest run's (and its settings, where neither "
+        "--config nor --set is given); for a first run demo where images are at most 48 pixels, else celeba-64.",
     ),
 ]
 ConfigOption = Annotated[
@@ -93,6 +93,14 @@ def check_composed(
     workspace.schema.filter(where)
     for path in (*images, *([style_of] if style_of else [])):
         read_image(path)
+
+
+def edited_names(workspace: Workspace, to: str | None) -> list[str]:
+    """The attributes that an edit sets or clears, in the workspace's order."""
+    if to is None:
+        return []
+    edit = workspace.schema.edit(to)
+    return [workspace.schema.names[column] for column in sorted({*edit.bits, *edit.cleared})]
 
 
 def command_line() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
@@ -28,8 +29,18 @@ def table(*headings: str, right: Iterable[str] = (), title: str | None = None) -
     made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
     numbers = set(right)
     for heading in headings:
-        made.add_column(heading, justify="right" if heading in numbers else "left", overflow="fold")
+        made.add_column(heading, justify="right" if heading in numbers else "left", no_wrap=True)
+    made.columns[-1].no_wrap = False
+    made.columns[-1].overflow = "fold"
     return made
+
+
+def shortest(path: str) -> str:
+    """A path as seen from here, where it is below."""
+    try:
+        return str(Path(path).relative_to(Path.cwd()))
+    except ValueError:
+        return path
 
 
 def plain(console: Console, text: str, style: str | None = None) -> None:

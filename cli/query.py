@@ -12,6 +12,7 @@ from index_store.errors import RgunitError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 ToOption = Annotated[
     str | None,
@@ -68,11 +69,12 @@ def query(
 
     IMAGE itself is never among them. Distances are squared Euclidean ones in the embedding.
     """
-    from cli.choices import check_composed
+    from cli.choices import check_composed, edited_names
 
     settings: Settings = context.obj
     with settings.open() as workspace:
         check_composed(workspace, [image], to, style_of, where)
+        edited = edited_names(workspace, to)
         from translation.inference import query_image
 
         found = query_image(
@@ -90,30 +92,33 @@ def query(
         raise RgunitError(f"no image passes the filter {where!r}: widen it" if where else "there is nothing to find")
     if len(found["neighbours"]) < k:
         typer.echo(f"only {len(found['neighbours'])} images can be found, fewer than -k {k}", err=True)
-    settings.show(found, lambda console: _draw(console, found, grid))
+    settings.show(found, lambda console: _draw(console, found, edited, grid))
 
 
-def _draw(console: Console, found: dict[str, Any], grid: Path | None) -> None:
-    from rich.text import Text
+def _draw(console: Console, found: dict[str, Any], edited: list[str], grid: Path | None) -> None:
+    """A row a neighbour: which edited labels are as sought, how many of all, and where the image is."""
+    from cli.drawing import plain, shortest, table
 
-    from cli.drawing import plain, table
-
-    target: dict[str, int | None] = found.get("target") or {}
-    shown = table("", "distance", *target, "origin", "image", right=["", "distance"])
+    target: dict[str, int] = {name: bit for name, bit in found["target"].items() if bit is not None}
+    plain(console, "sought: " + " ".join(f"{'+' if bit else '-'}{name}" for name, bit in target.items()), style="bold")
+    shown = table("", "distance", *edited, "labels", "origin", "image", right=["", "distance", "labels"])
     for one in found["neighbours"]:
-        marks = [_mark(one["attributes"].get(name), bit) for name, bit in target.items()]
-        row = [str(one["rank"]), f"{one['distance']:.3f}", *marks, one["origin"], Text(one["path"], overflow="fold")]
-        shown.add_row(*row)
-    if target:
-        wanted = " ".join(f"{'+' if bit else '-'}{name}" for name, bit in target.items() if bit is not None)
-        plain(console, f"sought: {wanted}", style="bold")
+        known = [one["attributes"][name] == bit for name, bit in target.items() if one["attributes"][name] is not None]
+        shown.add_row(
+            str(one["rank"]),
+            f"{one['distance']:.3f}",
+            *(_mark(one["attributes"].get(name), target.get(name)) for name in edited),
+            f"{sum(known)}/{len(known)}" if known else "?",
+            one["origin"],
+            shortest(one["path"]),
+        )
     console.print(shown)
-    plain(console, f"{found['milliseconds']:.1f} ms, {found['plan']}", style="dim")
+    plain(console, f"{found['milliseconds']:.0f} ms, {found['plan']}", style="dim")
     if grid is not None:
         plain(console, f"drawn: {grid.absolute()}")
 
 
-def _mark(bit: int | None, wanted: int | None) -> Any:
+def _mark(bit: int | None, wanted: int | None) -> Text:
     """✓ where a label is as sought, ✗ where it is not, ? where it is unknown."""
     from rich.text import Text
 

@@ -80,15 +80,16 @@ def translate(
                 seed=settings.seed,
                 device=settings.device,
             )
-    settings.show({"outputs": outputs}, lambda console: _draw(console, outputs))
+    told = " ".join(part for part in (to, f"in the style of {style_of}" if style_of else None) if part)
+    settings.show({"outputs": outputs}, lambda console: _draw(console, outputs, told))
 
 
-def _draw(console: Console, outputs: list[dict[str, Any]]) -> None:
-    from cli.drawing import plain
+def _draw(console: Console, outputs: list[dict[str, Any]], told: str) -> None:
+    from cli.drawing import plain, shortest
 
     for one in outputs:
-        wanted = " ".join(f"{'+' if bit else '-'}{name}" for name, bit in one["target"].items() if bit is not None)
-        plain(console, one["path"], style="bold")
-        plain(console, f"  from {one['source']}, to {wanted}", style="dim")
-        for near in one["neighbours"]:
-            plain(console, f"  guided by {near['path']} ({near['origin']})", style="dim")
+        plain(console, shortest(one["path"]), style="bold")
+        plain(console, f"  {shortest(one['source'])} to {told}", style="dim")
+        if one["neighbours"]:
+            guides = ", ".join(shortest(near["path"]) for near in one["neighbours"])
+            plain(console, f"  guided by {guides}", style="dim")

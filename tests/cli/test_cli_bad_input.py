@@ -1,0 +1,206 @@
+"""Bad input, each in a process of its own: one clear line, status 1 or 2, nothing half-written."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from index_store.workspace import Workspace
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "picture.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)).save(path)
+    return path
+
+
+def test_no_workspace_says_how_to_make_one(process, tmp_path: Path) -> None:
+    answer = process("-w", tmp_path / "none", "info", "--json")
+    assert answer.status == 1
+    assert answer.json == {"error": answer.error}
+    assert "run `rgunit -w" in answer.error and "add" in answer.error
+    assert not (tmp_path / "none").exists()
+
+
+def test_an_unknown_attribute_offers_the_nearest_names(process, labelled: Path, picture: Path) -> None:
+    answer = process("-w", labelled, "query", picture, "--to", "+Blond_Hiar")
+    assert answer.status == 2
+    assert "unknown attribute 'Blond_Hiar': did you mean Blond_Hair" in answer.error
+
+
+@pytest.mark.parametrize(
+    ("edit", "told"),
+    [
+        ("+Hat -Hat", "contradicts itself: Hat is both set and cleared"),
+        ("+Black_Hair +Blond_Hair", "exclude each other"),
+        ("", "the edit is empty"),
+    ],
+)
+def test_a_contradictory_or_empty_edit_is_refused(rgunit, labelled: Path, picture: Path, edit: str, told: str) -> None:
+    answer = rgunit("-w", labelled, "translate", picture, "--to", edit)
+    assert answer.status == 2
+    assert told in answer.error
+    assert not (labelled / "translations").exists()
+
+
+def test_neither_edit_nor_style_is_refused(rgunit, labelled: Path, picture: Path) -> None:
+    answer = rgunit("-w", labelled, "query", picture)
+    assert answer.status == 2
+    assert "--to" in answer.error and "--style-of" in answer.error
+
+
+def test_a_contradictory_filter_is_refused(rgunit, labelled: Path, picture: Path) -> None:
+    answer = rgunit("-w", labelled, "query", picture, "--to", "+Hat", "--where", "split=test split=train")
+    assert answer.status == 2
+    assert "contradicts itself" in answer.error
+
+
+def test_a_query_picture_that_is_none_is_refused(process, labelled: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.png"
+    text.write_text("no picture")
+    answer = process("-w", labelled, "query", text, "--to", "+Hat", "--grid", tmp_path / "grid.png")
+    assert answer.status == 1
+    assert "text.png: not an image" in answer.error
+    assert not (tmp_path / "grid.png").exists()
+
+
+def test_a_query_before_any_training_says_what_to_run(process, labelled: Path, picture: Path) -> None:
+    answer = process("-w", labelled, "query", picture, "--to", "+Hat")
+    assert answer.status == 1
+    assert "rgunit train retrieval" in answer.error
+
+
+def test_an_empty_folder_leaves_no_workspace_behind(process, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    answer = process("-w", tmp_path / "w", "add", tmp_path / "empty", "--origin", "unlabelled")
+    assert answer.status == 1
+    assert "nothing to add" in answer.error
+    assert not (tmp_path / "w").exists()
+
+
+def test_only_bad_files_leave_no_workspace_behind(rgunit, tmp_path: Path) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    answer = rgunit("-w", tmp_path / "w", "add", folder, "--origin", "unlabelled", "--json")
+    assert answer.status == 1
+    assert answer.json["error"].startswith("nothing was added: 1 refused, the first")
+    assert len(answer.json["rejected"]) == 1
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_folder_that_was_there_is_never_taken_away(rgunit, tmp_path: Path) -> None:
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "mine.txt").write_text("mine")
+    assert rgunit("-w", tmp_path / "w", "add", tmp_path / "w", "--origin", "real").status == 1
+    assert (tmp_path / "w" / "mine.txt").read_text() == "mine"
+
+
+def test_odd_images_are_taken_and_broken_ones_refused_with_their_reason(process, tmp_path: Path) -> None:
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    random = np.random.default_rng(1)
+    Image.fromarray(random.integers(0, 255, (40, 40, 3), np.uint8)).save(folder / "plain.png")
+    Image.fromarray(random.integers(0, 255, (60, 50), np.uint8)).save(folder / "grey.png")
+    Image.fromarray(random.integers(0, 255, (40, 40, 4), np.uint8), "RGBA").save(folder / "alpha.png")
+    whole = (folder / "plain.png").read_bytes()
+    (folder / "truncated.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "text.jpg").write_text("no picture")
+    Image.fromarray(random.integers(0, 255, (8, 8, 3), np.uint8)).save(folder / "tiny.png")
+    answer = process("-w", tmp_path / "w", "add", folder, "--origin", "unlabelled", "--json")
+    assert answer.status == 0
+    assert (answer.json["added"], answer.json["converted"]) == (3, 2)
+    reasons = {Path(one["path"]).name: one["reason"] for one in answer.json["rejected"]}
+    assert "truncated" in reasons["truncated.png"]
+    assert "not an image" in reasons["text.jpg"]
+    assert "too small" in reasons["tiny.png"]
+
+
+def test_rows_without_a_file_and_files_without_a_row_are_counted_and_listed(
+    rgunit, faces: Path, tmp_path: Path
+) -> None:
+    lines = (faces / "labelled" / "labels.csv").read_text().splitlines()
+    table = tmp_path / "labels.csv"
+    table.write_text("\n".join([*lines[:11], lines[11].replace("000010", "nowhere")]) + "\n")
+    words = ("-w", tmp_path / "w", "add", faces / "labelled", "--attributes", table)
+    answer = rgunit(*words, "--json")
+    assert answer.status == 0
+    assert answer.json["added"] == 10
+    assert answer.json["rows_without_file"] == ["nowhere.png"]
+    assert len(answer.json["files_without_row"]) >= 70
+    told = rgunit(*words).out
+    assert "1 row without a file" in told and "nowhere.png" in told and "(--json lists all)" in told
+
+
+def test_a_csv_that_names_no_file_is_an_error(rgunit, faces: Path, tmp_path: Path) -> None:
+    table = tmp_path / "labels.csv"
+    table.write_text("image,Hat\nelsewhere.png,1\n")
+    answer = rgunit("-w", tmp_path / "w", "add", faces / "labelled", "--attributes", table)
+    assert answer.status == 1
+    assert "none of the 1 rows names one of the" in answer.error
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_column_that_mixes_conventions_is_refused(rgunit, faces: Path, tmp_path: Path) -> None:
+    table = tmp_path / "labels.csv"
+    table.write_text("image,Hat\n000000.png,1\n000001.png,0\n000002.png,-1\n")
+    answer = rgunit("-w", tmp_path / "w", "add", faces / "labelled", "--attributes", table)
+    assert answer.status in (1, 2)
+    assert "Hat" in answer.error
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_second_writer_is_told_who_writes(process, labelled: Path, faces: Path, tmp_path: Path) -> None:
+    path = tmp_path / "w"
+    shutil.copytree(labelled, path)
+    with Workspace.open(path) as workspace:
+        workspace.set_meta("held", "yes")
+        answer = process("-w", path, "add", faces / "unlabelled", "--origin", "unlabelled")
+    assert answer.status == 1
+    assert "is being written by process" in answer.error
+    assert process("-w", path, "info", "--json").json["images"] == 80
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "told"),
+    [
+        (["run", "--preset", "demmo"], 2, "unknown preset 'demmo': did you mean demo?"),
+        (["run", "--preset", "demo", "--set", "translation.batc=4"], 2, "did you mean batch?"),
+        (["run", "--preset", "demo", "--set", "translation.batch=none"], 2, "setting translation.batch"),
+        (["run", "--attributes-used", "Hat,Bear"], 2, "unknown attribute 'Bear': did you mean Beard"),
+        (["train", "retrieval", "--attributes-used", "Hat"], 2, "decided by `train translation`"),
+        (["train", "translation", "--neighbours", "none"], 2, "belongs to `train guided`"),
+        (["run", "--minutes", "0"], 2, "'--minutes'"),
+        (["index", "remove"], 2, "say what to remove"),
+        (["index", "remove", "--id", "4711"], 1, "no image has id 4711"),
+        (["evaluate", "translation", "--judge-crop", "1,2,3,4@128"], 2, "--judge-crop needs --judge"),
+        (["add", "/nonexistent", "--origin", "unlabelled"], 2, "does not exist"),
+    ],
+)
+def test_settings_that_cannot_be_meant_change_nothing(
+    rgunit, labelled: Path, words: list[str], status: int, told: str
+) -> None:
+    answer = rgunit("-w", labelled, *words)
+    assert answer.status == status
+    assert told in answer.error
+    left = rgunit("-w", labelled, "info", "--json").json
+    assert (left["images"], left["runs"]) == (80, [])
+
+
+def test_a_flipped_byte_is_found_and_named(rgunit, labelled: Path, tmp_path: Path) -> None:
+    path = tmp_path / "w"
+    shutil.copytree(labelled, path)
+    shard = next(file for file in sorted((path / "shards").iterdir()) if file.stat().st_size > 4000)
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    shard.write_bytes(data)
+    answer = rgunit("-w", path, "index", "verify", "--json")
+    assert answer.status == 1
+    assert answer.json["ok"] is False
+    assert any(shard.name in problem for problem in answer.json["problems"])
+    assert shard.name in answer.json["error"]

@@ -1,0 +1,225 @@
+"""The whole job on 80 tiny faces: answers have the contract's keys, a second run changes nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cli.main import main
+
+GROUP = "Black_Hair|Blond_Hair|Brown_Hair"
+USED = "Black_Hair,Blond_Hair,Brown_Hair,Glasses,Hat"
+TINY = [
+    "translation.steps=6",
+    "translation.batch=4",
+    "retrieval.steps=4",
+    "retrieval.batch=8",
+    "guided.steps=4",
+    "guided.batch=4",
+    "index.generated=6",
+    "evaluation.classifier_epochs=1",
+    "evaluation.pairs=8",
+    "evaluation.batch=8",
+    "evaluation.diversity_inputs=2",
+    "evaluation.diversity_samples=2",
+    "evaluation.bootstrap=100",
+    "networks.width=0.125",
+    "networks.discriminator_width=0.125",
+    "training.tensorboard=false",
+    "training.sample_every=1000",
+]
+SETTINGS = [word for setting in TINY for word in ("--set", setting)]
+STAGES = ["translation", "retrieval", "index", "guided", "evaluate"]
+ARMS = ("unguided", "random", "guided", "copy", "neighbour")
+MEASURES = {"accuracy_changed", "accuracy_kept", "fd_attr", "fd_judge", "diversity", "identity", "truth", "n"}
+RETRIEVAL = {"k", "queries", "attributes", "content", "average", "per_attribute", "random"}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A workspace after `run`, with its answer."""
+
+    path: Path
+    answer: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def trained(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
+    """`add` twice and `run`, as a user would; the module's tests read what it left."""
+    import contextlib
+    import io
+
+    path = tmp_path_factory.mktemp("end") / "workspace"
+    table = faces / "labelled" / "labels.csv"
+    answers = []
+    for words in (
+        ["add", faces / "labelled", "--attributes", table, "--groups", GROUP],
+        ["add", faces / "unlabelled", "--origin", "unlabelled"],
+        ["run", "--preset", "demo", "--attributes-used", USED, *SETTINGS],
+    ):
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out):
+            status = main(["-w", str(path), "--json", *map(str, words)])
+        assert status == 0, out.getvalue()
+        answers.append(json.loads(out.getvalue()))
+    assert [answer["added"] for answer in answers[:2]] == [80, 12]
+    yield Trained(path, answers[2])
+
+
+def test_run_does_every_stage_and_writes_a_report(trained: Trained) -> None:
+    answer = trained.answer
+    assert [stage["name"] for stage in answer["stages"]] == STAGES
+    assert all({"name", "seconds", "steps"} <= set(stage) for stage in answer["stages"])
+    assert set(answer["retrieval"]) >= RETRIEVAL
+    assert all(set(answer["translation"][arm]) >= MEASURES for arm in ARMS)
+    assert "floor" in answer["translation"]
+    report = Path(answer["report"])
+    assert report.is_absolute() and "<html" in report.read_text()
+
+
+def test_run_again_changes_nothing(rgunit, trained: Trained) -> None:
+    before = rgunit("-w", trained.path, "info", "--json").json
+    answer = rgunit("-w", trained.path, "run", "--attributes-used", USED)
+    assert answer.status == 0
+    assert "not learned" in answer.out and "report.html" in answer.out
+    assert rgunit("-w", trained.path, "info", "--json").json == before
+
+
+def test_info_tells_what_there_is(rgunit, trained: Trained) -> None:
+    answer = rgunit("-w", trained.path, "info", "--json").json
+    assert set(answer) >= {"images", "by_origin", "by_split", "attributes", "groups", "runs", "presets"}
+    assert answer["by_origin"] == {"real": 80, "unlabelled": 12, "generated": 6}
+    assert answer["images"] == 98
+    assert answer["groups"] == [GROUP.split("|")]
+    assert all({"id", "stage", "preset", "steps"} <= set(run) for run in answer["runs"])
+    stages = [run["stage"] for run in answer["runs"]]
+    assert [stages.count(stage) for stage in ("translation", "retrieval", "guided")] == [1, 1, 3]
+    drawn = rgunit("-w", trained.path, "info").out
+    assert "Bright_Background" in drawn and "guided" in drawn
+
+
+def test_query_finds_neighbours_but_not_itself(rgunit, trained: Trained, faces: Path, tmp_path: Path) -> None:
+    image, grid = faces / "labelled" / "000001.png", tmp_path / "grid.png"
+    words = ("-w", trained.path, "query", image, "--to", "+Blond_Hair -Hat", "-k", 5)
+    answer = rgunit(*words, "--grid", grid, "--json").json
+    assert set(answer) >= {"neighbours", "plan", "milliseconds"}
+    assert [one["rank"] for one in answer["neighbours"]] == [1, 2, 3, 4, 5]
+    for one in answer["neighbours"]:
+        assert set(one) >= {"rank", "image_id", "path", "distance", "attributes", "origin"}
+        assert Path(one["path"]).is_absolute() and one["path"] != str(image)
+        assert one["origin"] in ("real", "unlabelled")
+        assert isinstance(one["image_id"], int) and set(one["attributes"].values()) <= {0, 1, None}
+    distances = [one["distance"] for one in answer["neighbours"]]
+    assert distances == sorted(distances)
+    assert Image.open(grid).size[1] == 32
+    drawn = rgunit(*words).out
+    assert "Blond_Hair" in drawn and ("✓" in drawn or "✗" in drawn)
+
+
+def test_query_takes_generated_images_only_where_asked(rgunit, trained: Trained, faces: Path) -> None:
+    words = ("-w", trained.path, "query", faces / "labelled" / "000001.png", "--to", "+Hat", "--json")
+    answer = rgunit(*words, "--where", "origin=generated")
+    assert {one["origin"] for one in answer.json["neighbours"]} == {"generated"}
+    assert "only 6 images can be found, fewer than -k 10" in answer.err
+    nothing = rgunit(*words, "--where", "split=elsewhere")
+    assert nothing.status == 1
+    assert "no image passes the filter" in nothing.error
+
+
+def test_query_with_a_foreign_picture_of_another_kind(rgunit, trained: Trained, tmp_path: Path) -> None:
+    picture = tmp_path / "grey.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 2), np.uint8), "LA").save(picture)
+    answer = rgunit("-w", trained.path, "query", picture, "--style-of", picture, "-k", 2, "--json")
+    assert answer.status == 0
+    assert len(answer.json["neighbours"]) == 2
+
+
+def test_translate_writes_what_it_says(rgunit, trained: Trained, faces: Path, tmp_path: Path) -> None:
+    images = [faces / "labelled" / name for name in ("000001.png", "000002.png")]
+    words = ("-w", trained.path, "translate", *images, "--to", "+Blond_Hair", "--samples", 2, "--out", tmp_path / "out")
+    outputs = rgunit(*words, "--json").json["outputs"]
+    assert len(outputs) == 4
+    for one in outputs:
+        assert set(one) >= {"source", "target", "path", "neighbours"}
+        assert Path(one["path"]).is_absolute() and Image.open(one["path"]).size == (32, 32)
+        assert one["target"]["Blond_Hair"] == 1 and one["target"]["Black_Hair"] == 0
+        assert len(one["neighbours"]) == 3
+    first = Path(outputs[0]["path"]).read_bytes()
+    assert rgunit(*words, "--json").status == 0
+    assert Path(outputs[0]["path"]).read_bytes() == first  # the same seed, the same picture
+    assert "guided by" in rgunit(*words).out
+
+
+def test_an_attribute_outside_the_style_cannot_be_edited(rgunit, trained: Trained, faces: Path, tmp_path: Path) -> None:
+    words = ("translate", faces / "labelled" / "000001.png", "--to", "+Smiling", "--out", tmp_path / "out")
+    answer = rgunit("-w", trained.path, *words)
+    assert answer.status in (1, 2)
+    assert "Smiling" in answer.error
+    assert not (tmp_path / "out").exists()
+
+
+def test_evaluate_has_the_contracts_keys(rgunit, trained: Trained) -> None:
+    answer = rgunit("-w", trained.path, "evaluate", "retrieval", "--json").json
+    assert set(answer) >= RETRIEVAL
+    assert set(answer["random"]) >= {"attributes", "content", "average", "per_attribute"}
+    assert list(answer["per_attribute"]) == USED.split(",")
+    assert answer["queries"] == 16
+
+
+def test_evaluate_keeps_every_image_on_request(rgunit, trained: Trained, tmp_path: Path) -> None:
+    answer = rgunit("-w", trained.path, "evaluate", "translation", "--out", tmp_path / "out", "--json").json
+    assert all(set(answer[arm]) >= MEASURES for arm in ARMS)
+    assert answer["unguided"]["fd_judge"] is None
+    rows = [json.loads(line) for line in (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()]
+    assert {row["arm"] for row in rows} >= set(ARMS)
+    assert all(set(row) == {"source", "target", "arm", "path"} and Path(row["path"]).is_file() for row in rows)
+
+
+def test_index_is_checked_emptied_and_filled_again(rgunit, trained: Trained, tmp_path: Path) -> None:
+    path = tmp_path / "copy"
+    shutil.copytree(trained.path, path)
+    answer = rgunit("-w", path, "index", "verify", "--json").json
+    assert (answer["vectors"], answer["ok"], answer["problems"]) == (98, True, [])
+    assert answer["shards"] >= 1
+    assert rgunit("-w", path, "index", "info", "--json").json["vectors"] == 98
+    answer = rgunit("-w", path, "index", "remove", "--where", "origin=generated", "--json").json
+    assert (answer["removed"], answer["vectors"], answer["ok"]) == (6, 92, True)
+    answer = rgunit("-w", path, "index", "build", "--generated", 3, "--json").json
+    assert (answer["generated"], answer["added"], answer["vectors"], answer["ok"]) == (3, 3, 95, True)
+    answer = rgunit("-w", path, "index", "rebuild", "--json").json
+    assert (answer["vectors"], answer["ok"]) == (95, True)
+
+
+def test_train_resumes_only_with_the_same_settings(rgunit, trained: Trained, tmp_path: Path) -> None:
+    path = tmp_path / "copy"
+    shutil.copytree(trained.path, path)
+    other = rgunit("-w", path, "train", "translation", "--resume", "--attributes-used", "Hat,Beard")
+    assert other.status == 1
+    assert "cannot be resumed with other settings" in other.error and "attributes_used" in other.error
+    words = ("-w", path, "train", "retrieval", "--preset", "demo", *SETTINGS, "--json")
+    answer = rgunit(*words).json
+    assert set(answer) >= {"run", "steps", "seconds", "metrics"}
+    assert answer["steps"] == 4
+    more = rgunit(*words, "--set", "retrieval.steps=6", "--resume").json
+    assert (more["run"], more["steps"]) == (answer["run"], 6)
+
+
+def test_a_checkpoint_of_another_schema_is_refused(rgunit, trained: Trained, faces: Path, tmp_path: Path) -> None:
+    path = tmp_path / "copy"
+    shutil.copytree(trained.path, path)
+    words = ("train", "translation", "--preset", "demo", "--attributes-used", "Hat,Beard", *SETTINGS, "--json")
+    other = rgunit("-w", path, *words).json["run"]
+    first = next(run for run in rgunit("-w", path, "info", "--json").json["runs"] if run["stage"] == "translation")
+    checkpoint = path / "runs" / f"{other}-translation" / "checkpoint.safetensors"
+    shutil.copy(checkpoint, path / "runs" / f"{first['id']}-translation" / checkpoint.name)
+    answer = rgunit("-w", path, "query", faces / "labelled" / "000001.png", "--to", "+Hat")
+    assert answer.status == 1
+    assert "unexpected" not in answer.error
