@@ -119,13 +119,14 @@ def search_cells(
             inside = None if keep is None else keep[start : start + len(segment.ids)]
             if own is None:
                 rows = np.arange(len(segment.ids)) if inside is None else np.flatnonzero(inside)
-                gaps, found = (part[None] for part in scan_rows(query, segment.vectors, rows, k))
+                result = scan_rows(query, segment.vectors, rows, k)
             else:
-                result = own.search(segment, query, k, own.probes_for(k / subset.share), inside, subset.share)
-                if result is None:
+                seen = own.search(segment, query, k, own.probes_for(k / subset.share), inside, subset.share)
+                if seen is None:
                     retry.append(row)
                     break
-                gaps, found = result[0][None], result[1][None]
+                result = seen
+            gaps, found = result[0][None], result[1][None]
             best.append((gaps, np.where(found >= 0, found + start, -1)))
             start += len(segment.ids)
         else:

@@ -23,7 +23,7 @@ from index_store.live import Live
 from index_store.maintenance import Report, compact, rebuild, verify
 from index_store.queries import fill, per_query_filters, per_query_ids
 from index_store.search import Subsets, group_queries, search_fused
-from index_store.state import BIG_SEGMENT, EncoderInfo, State, resolve_encoder
+from index_store.state import BIG_SEGMENT, EncoderInfo, State, Table, resolve_encoder
 
 __all__ = ["Found", "IndexStore", "Report"]
 
@@ -99,6 +99,14 @@ class IndexStore:
     def state(self) -> State:
         """Return the last committed state."""
         return self._live.state()
+
+    def table(self, state: State, encoder: str | None) -> Table:
+        """Return the vectors of an encoder in a state."""
+        return self._live.table(state, resolve_encoder(state, encoder))
+
+    def cells(self, table: Table) -> list[ann.Cells | None]:
+        """Return the approximate index of each segment of a table, None for one without."""
+        return self._live.cells(table)
 
     # Changing
 
@@ -216,7 +224,7 @@ class IndexStore:
         info = resolve_encoder(state, encoder)
         matrix = as_vectors(np.atleast_2d(np.asarray(queries, np.float32)), info.dim)
         table = self._live.table(state, info)
-        cells = self._live.cells(table)
+        cells = self.cells(table)
         count = len(matrix)
         excluded = per_query_ids(exclude, count)
         ids, distances = np.full((count, k), -1, np.int64), np.full((count, k), np.inf, np.float32)

@@ -1,0 +1,123 @@
+"""The planner: whatever it chooses finds what brute force finds, and says what was chosen and why."""
+
+import numpy as np
+import pytest
+
+from index_store import ann
+from index_store.store import IndexStore
+
+DIM = 16
+COUNT = 20_000
+SHARES = {"half": 0.5, "tenth": 0.1, "few": 0.005, "none": 0.0}
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(300, DIM)).astype(np.float32)
+    vectors = (centres[rng.integers(0, 300, COUNT)] + 0.4 * rng.normal(size=(COUNT, DIM))).astype(np.float32)
+    labels = np.stack([rng.random(COUNT) < share for share in SHARES.values()], axis=1).astype(np.int8)
+    far = vectors[:, 0] > np.quantile(vectors[:, 0], 0.8)  # a filter that depends on where a vector lies
+    queries = (centres[rng.integers(0, 300, 60)] + 0.4 * rng.normal(size=(60, DIM))).astype(np.float32)
+    return vectors, np.column_stack([labels, far]).astype(np.int8), queries
+
+
+@pytest.fixture(scope="module")
+def path(data, tmp_path_factory):
+    path = tmp_path_factory.mktemp("planner") / "s"
+    vectors, labels, _ = data
+    with IndexStore.create(path, dim=DIM, attributes=[*SHARES, "far"]) as store:
+        store.add(vectors[:18_000], labels=labels[:18_000])
+        store.add(vectors[18_000:], labels=labels[18_000:])
+        told = store.rebuild()
+        assert any("cells" in line for line in told) and any("in memory" in line for line in told)
+    return path
+
+
+def truth(data, where, k):
+    vectors, labels, queries = data
+    rows = (
+        np.flatnonzero(labels[:, [*SHARES, "far"].index(where[1:])] == int(where[0] == "+"))
+        if where
+        else np.arange(COUNT)
+    )
+    gaps = ((queries[:, None] - vectors[None, rows]) ** 2).sum(axis=2) if len(rows) else np.zeros((len(queries), 0))
+    return rows[np.argsort(gaps, axis=1)[:, :k]] + 1, np.sort(gaps, axis=1)[:, :k]
+
+
+@pytest.mark.parametrize("where", [None, "+half", "+tenth", "+few", "+none", "+far", "-far", "-half"])
+@pytest.mark.parametrize("k", [1, 10])
+def test_every_selectivity_finds_what_matches(path, data, where, k):
+    expected, gaps = truth(data, where, k)
+    with IndexStore.open(path) as store:
+        found = [store.search(query, k=k, where=where) for query in data[2]]
+        ids = np.vstack([one.ids for one in found])
+        assert (ids[:, expected.shape[1] :] == -1).all() and (ids[:, : expected.shape[1]] > 0).all()
+        recall = np.mean([np.isin(expected[row], ids[row]).mean() for row in range(len(ids))]) if expected.size else 1
+        assert recall >= 0.99, (where, recall, found[0].plan)
+        exact = store.search(data[2], k=k, where=where, exact=True)
+        assert (exact.ids[:, : expected.shape[1]] == expected).all()
+        np.testing.assert_allclose(exact.distances[:, : gaps.shape[1]], gaps, rtol=1e-3)
+
+
+def test_the_plan_says_what_was_chosen_and_against_what(path, data):
+    with IndexStore.open(path) as store:
+        plan = store.search(data[2][0]).plan
+        assert "ms a query estimated" in plan and ("cells" in plan)
+        assert store.search(data[2][0], exact=True).plan == f"exact scan of all {COUNT} rows (asked for)"
+        assert "that match" in store.search(data[2][0], where="+few").plan
+
+
+def test_cells_that_hold_too_few_matches_lead_to_an_exact_retry(path, data):
+    """Asked at the other end of the space, the nearest cells hold nothing that the filter keeps."""
+    from index_store import search
+    from index_store.index import exact_search
+
+    with IndexStore.open(path) as store:
+        state = store.state()
+        table = store.table(state, None)
+        cells = store.cells(table)
+        subset = search.Subsets().get(state, table, state.schema.filter("+far"))
+        query = np.zeros((1, DIM), np.float32)
+        query[0, 0] = -20
+        distances, places, again = search.search_cells(table, cells, subset, query, 10)
+        assert again.tolist() == [0]
+        best, rows = exact_search(query, table.gather(subset.places), 10)
+        assert (subset.places[rows] == places).all() and np.allclose(best, distances)
+
+
+def test_new_rows_are_found_at_once_and_removed_ones_never(path, data, tmp_path):
+    import shutil
+
+    shutil.copytree(path, tmp_path / "s")
+    with IndexStore.open(tmp_path / "s") as store:
+        new = store.add(data[2][:3])
+        assert store.search(data[2][:3], k=1).ids[:, 0].tolist() == new.tolist()
+        before = store.search(data[2][3], k=5).ids[0]
+        store.remove(before[:2])
+        assert store.search(data[2][3], k=3).ids[0].tolist() == before[2:].tolist()
+        assert store.verify().ok
+
+
+def test_cells_are_derived_deleted_or_damaged_they_cost_nothing_but_time(path, data, tmp_path):
+    import shutil
+
+    shutil.copytree(path, tmp_path / "s")
+    expected, _ = truth(data, None, 10)
+    file = next((tmp_path / "s" / ann.FOLDER).glob("*" + ann.SUFFIX))
+    damaged = bytearray(file.read_bytes())
+    damaged[len(damaged) // 2] ^= 4
+    file.write_bytes(damaged)
+    with IndexStore.open(tmp_path / "s") as store:
+        assert file.name in store.verify().problems[0]
+        assert (store.search(data[2], k=10).ids == expected).all()
+        store.rebuild()
+        assert store.verify().ok
+    file.unlink()
+    with IndexStore.open(tmp_path / "s") as store:
+        assert store.verify().ok and (store.search(data[2], k=10).ids == expected).all()
+        store.rebuild()
+        assert file.exists()
+        store.compact()
+        assert not file.exists() and store.verify().ok
+        assert "cells" in store.search(data[2][0]).plan
