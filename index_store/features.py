@@ -31,6 +31,10 @@ class ShardDamaged(sealing.Damaged):
     """A shard that cannot be read or whose content does not match its digest."""
 
 
+class ShardMissing(ShardDamaged):
+    """A shard that is not there: lost, or merged by a compaction since the catalog was read."""
+
+
 @dataclass(frozen=True)
 class Record:
     """One change: `kind` says what it does, arrays and texts are its columns, the header is small JSON.
@@ -132,17 +136,24 @@ def _image(header: str, columns: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[
         return np.frombuffer(file.id.get_file_image(), np.uint8)
 
 
-def read(path: Path, *, check: bool = False, vectors: bool = True) -> Record:
-    """Read a shard. With `check` its digest is compared first; without `vectors` that column is left out.
+def read(path: Path, *, check: bool = False, vectors: bool = True, only: Sequence[str] | None = None) -> Record:
+    """Read a shard. With `check` its digest is compared first; without `vectors` that column is left out; `only`
+    names the columns wanted.
 
-    Raises ShardDamaged, which names the file.
+    Raises ShardDamaged, which names the file, and ShardMissing.
     """
+    if not path.exists():
+        raise ShardMissing(f"{path.name}: is missing")
     try:
         if check and (wrong := sealing.check(path)[1]):
             raise ShardDamaged(f"{path.name}: {wrong}")
         with h5py.File(path, "r", locking=False) as file:
             meta = json.loads(str(file.attrs["header"]))
-            columns = {name: file[name][()] for name in file if vectors or name != "vectors"}
+            columns = {
+                name: file[name][()]
+                for name in file
+                if (vectors or name != "vectors") and (only is None or name.removeprefix("text.") in only)
+            }
         texts = {
             name.removeprefix("text."): json.loads(column.tobytes())
             for name, column in columns.items()
@@ -158,13 +169,15 @@ def read(path: Path, *, check: bool = False, vectors: bool = True) -> Record:
 
 def map_vectors(path: Path) -> npt.NDArray[np.float32]:
     """Return the vectors of a shard, float32 [n, d], memory-mapped and read-only."""
+    if not path.exists():
+        raise ShardMissing(f"{path.name}: is missing")
     try:
         with h5py.File(path, "r", locking=False) as file:
             data = file["vectors"]
             shape, offset = data.shape, data.id.get_offset()
             if offset is None:  # an empty dataset has no place in the file
                 return np.zeros(shape, np.float32)
-        return np.memmap(path, np.float32, "r", offset=offset, shape=shape)
+        return np.asarray(np.memmap(path, np.float32, "r", offset=offset, shape=shape))
     except Exception as error:
         raise ShardDamaged(f"{path.name}: cannot be read ({str(error).splitlines()[0]})") from error
 

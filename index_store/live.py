@@ -12,7 +12,19 @@ import numpy as np
 from index_store import features
 from index_store.ann import Cells, load_cells
 from index_store.catalog import Catalog
-from index_store.state import BIG_SEGMENT, EncoderInfo, Ids, Segment, State, Table, Vectors, find, read_state
+from index_store.errors import RgunitError
+from index_store.state import (
+    BIG_SEGMENT,
+    EncoderInfo,
+    Ids,
+    Segment,
+    State,
+    Table,
+    Vectors,
+    find,
+    read_state,
+    resolve_encoder,
+)
 
 
 class Live:
@@ -44,6 +56,17 @@ class Live:
                 self._version = version
             return self._state
 
+    def snapshot(self, *encoders: str | None) -> tuple[State, list[Table]]:
+        """Return the last committed state with the vectors of some encoders (by name, None: the only one)."""
+        for _ in range(20):
+            state = self.state()
+            try:
+                return state, [self.table(state, resolve_encoder(state, name)) for name in encoders]
+            except features.ShardMissing:  # merged by a compaction after the state was read
+                if self.state() is state:
+                    raise
+        raise RgunitError(f"{self.catalog.folder} is compacted again and again: try when its writer has finished")
+
     def table(self, state: State, info: EncoderInfo) -> Table:
         """Return the vectors of an encoder in a state."""
         with self.guard:
@@ -70,7 +93,7 @@ class Live:
             ids, vectors = features.read(path, vectors=False).arrays["ids"], features.map_vectors(path)
             if rows[file] >= BIG_SEGMENT:
                 segments, small = _grow(segments, small), []
-                segments.append(Segment((file,), ids, vectors))
+                segments.append(Segment((file,), ids, vectors, mapped=True))
             else:
                 small.append((file, ids, vectors))
         segments = _grow(segments, small)
@@ -82,7 +105,7 @@ class Live:
         """Return the cells of each segment, None for one without."""
         found: list[Cells | None] = []
         for segment in table.segments:
-            if len(segment.ids) < BIG_SEGMENT:
+            if not segment.mapped:
                 found.append(None)
                 continue
             file = segment.files[0]
@@ -105,7 +128,7 @@ def _grow(segments: list[Segment], small: list[tuple[str, Ids, Vectors]]) -> lis
     files = tuple(file for file, _, _ in small)
     ids = np.concatenate([part[1] for part in small])
     count = len(ids)
-    last = segments[-1] if segments and not isinstance(segments[-1].vectors, np.memmap) else None
+    last = segments[-1] if segments and not segments[-1].mapped else None
     held = len(last.ids) if last else 0
     buffer: Vectors | None = last.vectors.base if last else None
     if buffer is None or len(buffer) < held + count:
@@ -119,4 +142,4 @@ def _grow(segments: list[Segment], small: list[tuple[str, Ids, Vectors]]) -> lis
     if last:
         files, ids = last.files + files, np.concatenate([last.ids, ids])
         segments = segments[:-1]
-    return [*segments, Segment(files, ids, buffer[: held + count])]
+    return [*segments, Segment(files, ids, buffer[: held + count], mapped=False)]

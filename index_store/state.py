@@ -40,11 +40,13 @@ class EncoderInfo:
 
 @dataclass(frozen=True)
 class Segment:
-    """A run of vectors: ids int64 [m], vectors float32 [m, d], contiguous (memory-mapped where `file` is one shard)."""
+    """A run of vectors: ids int64 [m], vectors float32 [m, d], contiguous; `mapped` from one large shard, or gathered
+    in memory from small ones."""
 
     files: tuple[str, ...]
     ids: Ids
     vectors: Vectors
+    mapped: bool
 
 
 @dataclass(frozen=True)

@@ -100,9 +100,10 @@ class IndexStore:
         """Return the last committed state."""
         return self._live.state()
 
-    def table(self, state: State, encoder: str | None) -> Table:
-        """Return the vectors of an encoder in a state."""
-        return self._live.table(state, resolve_encoder(state, encoder))
+    def snapshot(self, encoder: str | None = None) -> tuple[State, Table]:
+        """Return the last committed state with the vectors of an encoder."""
+        state, (table,) = self._live.snapshot(encoder)
+        return state, table
 
     def cells(self, table: Table) -> list[ann.Cells | None]:
         """Return the approximate index of each segment of a table, None for one without."""
@@ -220,10 +221,8 @@ class IndexStore:
         """
         if k < 1:
             raise UsageError(f"k must be at least 1, not {k}")
-        state = self.state()
-        info = resolve_encoder(state, encoder)
-        matrix = as_vectors(np.atleast_2d(np.asarray(queries, np.float32)), info.dim)
-        table = self._live.table(state, info)
+        state, (table,) = self._live.snapshot(encoder)
+        matrix = as_vectors(np.atleast_2d(np.asarray(queries, np.float32)), table.info.dim)
         cells = self.cells(table)
         count = len(matrix)
         excluded = per_query_ids(exclude, count)
@@ -256,16 +255,14 @@ class IndexStore:
             raise UsageError("queries and weights must name the same encoders, with weights of at least 0")
         if k < 1:
             raise UsageError(f"k must be at least 1, not {k}")
-        state = self.state()
-        infos = [resolve_encoder(state, name) for name in queries]
+        state, tables = self._live.snapshot(*queries)
         parts = [
-            as_vectors(np.atleast_2d(np.asarray(part, np.float32)), info.dim)
-            for part, info in zip(queries.values(), infos, strict=True)
+            as_vectors(np.atleast_2d(np.asarray(part, np.float32)), table.info.dim)
+            for part, table in zip(queries.values(), tables, strict=True)
         ]
         count = len(parts[0])
         if any(len(part) != count for part in parts):
             raise UsageError("every encoder needs the same number of queries")
-        tables = [self._live.table(state, info) for info in infos]
         common = tables[0].rows[tables[0].rows >= 0]
         for table in tables[1:]:
             common = np.intersect1d(common, table.rows)
@@ -288,23 +285,19 @@ class IndexStore:
 
     def vectors(self, ids: npt.ArrayLike, *, encoder: str | None = None) -> npt.NDArray[np.float32]:
         """Return the vectors float32 [n, d] of ids in the order given; RgunitError names an id without one."""
-        state = self.state()
-        info = resolve_encoder(state, encoder)
-        table = self._live.table(state, info)
+        _, (table,) = self._live.snapshot(encoder)
         wanted = np.asarray(ids, np.int64).ravel()
         places = table.places(wanted)
         if (places < 0).any():
-            raise RgunitError(f"id {int(wanted[places < 0][0])} has no vector of encoder {info.name}")
+            raise RgunitError(f"id {int(wanted[places < 0][0])} has no vector of encoder {table.info.name}")
         return table.gather(places)
 
     def vector_ids(self, encoder: str, fingerprint: str) -> npt.NDArray[np.int64]:
         """Return the ids that have a vector of an encoder."""
-        state = self.state()
-        for info in state.encoders:
-            if (info.name, info.fingerprint) == (encoder, fingerprint):
-                table = self._live.table(state, info)
-                return table.ids[table.rows >= 0]
-        return np.zeros(0, np.int64)
+        if not _known_encoder(self.state(), encoder, fingerprint):
+            return np.zeros(0, np.int64)
+        _, (table,) = self._live.snapshot(f"{encoder}@{fingerprint}" if fingerprint else encoder)
+        return table.ids[table.rows >= 0]
 
     def encoders(self) -> tuple[EncoderInfo, ...]:
         """Return the encoders whose vectors the store knows."""

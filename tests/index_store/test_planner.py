@@ -74,8 +74,7 @@ def test_cells_that_hold_too_few_matches_lead_to_an_exact_retry(path, data):
     from index_store.index import exact_search
 
     with IndexStore.open(path) as store:
-        state = store.state()
-        table = store.table(state, None)
+        state, table = store.snapshot()
         cells = store.cells(table)
         subset = search.Subsets().get(state, table, state.schema.filter("+far"))
         query = np.zeros((1, DIM), np.float32)
