@@ -16,7 +16,7 @@ import numpy.typing as npt
 Vectors = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
 
-SPARE = 16  # candidates beyond k, so that rounding in FAISS cannot push a true neighbour out
+SPARE = 8  # candidates beyond k, so that rounding in FAISS cannot push a true neighbour out
 PRODUCT_FORM = 20  # queries from which FAISS uses the matrix product form
 RERANK_CHUNK = 2**22  # numbers gathered at a time
 
@@ -93,6 +93,16 @@ def scan_rows(query: Vectors, vectors: Vectors, rows: Ids, k: int) -> tuple[Vect
         order = np.lexsort((best, gaps))
         distances[:kept], found[:kept] = gaps[order], best[order]
     return distances, found
+
+
+def squared_distances(query: Vectors, vectors: Vectors) -> Vectors:
+    """Return float32 [n]: squared distances of a query [d] to vectors [n, d], in one thread."""
+    module = faiss()
+    point = module.swig_ptr
+    distances = np.empty(len(vectors), np.float32)
+    query = np.ascontiguousarray(query)
+    module.fvec_L2sqr_ny(point(distances), point(query), point(vectors), vectors.shape[1], len(vectors))
+    return distances
 
 
 def train_centroids(vectors: Vectors, cells: int, seed: int) -> Vectors:

@@ -13,8 +13,6 @@ from index_store.index import PRODUCT_FORM, Ids, Vectors
 from index_store.search import Subset, search_cells, search_exact
 from index_store.state import Table
 
-FIRST_GATHER = 4.0  # picking rows into memory costs more than scanning them, and is paid once for a filter
-
 
 def run(
     table: Table, cells: Sequence[Cells | None], subset: Subset, queries: Vectors, k: int, *, exact: bool
@@ -50,9 +48,8 @@ def estimate(
     how many cells the latter looks at."""
     measured = next(own.costs for own in cells if own)
     scanning = measured.batch if queries >= PRODUCT_FORM else measured.scan
-    by_scan = len(subset.places) * scanning
-    if len(subset.places) < subset.total and not subset.fits:
-        by_scan += len(subset.places) * measured.pick * FIRST_GATHER / queries
+    picked = len(subset.places) < subset.total and not subset.fits and queries < PRODUCT_FORM
+    by_scan = len(subset.places) * (measured.pick if picked else scanning)
     by_cells, looked = 0.0, 0
     for segment, own in zip(table.segments, cells, strict=True):
         if own is None:
@@ -61,7 +58,7 @@ def estimate(
         probes = own.probes_for(k / subset.share)
         if not probes:
             return by_scan, None, 0
-        seen = probes * len(own.order) / len(own.norms)
+        seen = probes * len(own.order) / len(own.centroids)
         by_cells += own.costs.probe + seen * (own.costs.pick * subset.share + 0.001)
         looked += probes
     return by_scan, by_cells, looked
@@ -73,10 +70,12 @@ def describe(cells: Cells, shard: str) -> str:
     scan = rows * cells.costs.scan / 1e3
     probes = cells.probes[0]
     if not probes:
-        return f"{shard}: {rows} rows, {len(cells.norms)} cells do not find enough: exact scan, {scan:.2f} ms a query"
-    by_cells = (cells.costs.probe + probes * rows / len(cells.norms) * cells.costs.pick) / 1e3
+        return (
+            f"{shard}: {rows} rows, {len(cells.centroids)} cells do not find enough: exact scan, {scan:.2f} ms a query"
+        )
+    by_cells = (cells.costs.probe + probes * rows / len(cells.centroids) * cells.costs.pick) / 1e3
     choice = "cells" if by_cells < scan else "exact scan"
     return (
-        f"{shard}: {rows} rows, {len(cells.norms)} cells; {probes} of them find 99.5 % of the nearest 10 in "
+        f"{shard}: {rows} rows, {len(cells.centroids)} cells; {probes} of them find 99.8 % of the nearest 10 in "
         f"{by_cells:.2f} ms, an exact scan takes {scan:.2f} ms: {choice}"
     )

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from index_store.ann import Cells
 from index_store.attributes import Filter
-from index_store.index import Ids, Vectors, exact_search, merge, scan_rows
+from index_store.index import PRODUCT_FORM, Ids, Vectors, exact_search, merge, scan_rows
 from index_store.state import State, Table
 
 CHUNK = 65_536  # rows gathered at a time where a subset is too large to keep
@@ -31,6 +31,10 @@ class Subset:
         self.fits = len(places) * width <= budget and len(places) < total
         self.vectors: Vectors | None = None
         self._mask: npt.NDArray[np.bool_] | None = None
+
+    def without(self, ids: Ids, excluded: Ids) -> Subset:
+        """Return it less some ids; `ids` are those of the table's rows. Nothing of it is kept for later."""
+        return Subset(self.places[~np.isin(ids[self.places], excluded)], self.total, 0, 1)
 
     @property
     def share(self) -> float:
@@ -97,11 +101,25 @@ def search_exact(table: Table, subset: Subset, queries: Vectors, k: int) -> tupl
             subset.vectors = table.gather(places)
         distances, found = exact_search(queries, subset.vectors, k)
         return distances, np.append(places, np.int64(-1))[found]
+    if len(queries) < PRODUCT_FORM:
+        return _scan_where_they_lie(table, places, queries, k)
     best = []
     for start in range(0, len(places), CHUNK):
         part = places[start : start + CHUNK]
         distances, found = exact_search(queries, table.gather(part), k)
         best.append((distances, np.append(part, np.int64(-1))[found]))
+    return merge(best, len(queries), k)
+
+
+def _scan_where_they_lie(table: Table, places: Ids, queries: Vectors, k: int) -> tuple[Vectors, Ids]:
+    """Search some places of a table without gathering their vectors."""
+    best, start = [], 0
+    for segment in table.segments:
+        first, last = np.searchsorted(places, (start, start + len(segment.ids)))
+        results = [scan_rows(query, segment.vectors, places[first:last] - start, k) for query in queries]
+        found = np.stack([rows for _, rows in results])
+        best.append((np.stack([gaps for gaps, _ in results]), np.where(found >= 0, found + start, -1)))
+        start += len(segment.ids)
     return merge(best, len(queries), k)
 
 

@@ -27,6 +27,8 @@ from index_store.state import BIG_SEGMENT, EncoderInfo, State, Table, resolve_en
 
 __all__ = ["Found", "IndexStore", "Report"]
 
+MANY_EXCLUDED = 64  # ids left out of every query from which they are taken out before the search, not after
+
 Where = str | Sequence[str | None] | None
 
 
@@ -231,6 +233,8 @@ class IndexStore:
         for wanted, members in group_queries(per_query_filters(state.schema, where, count)):
             subset = self._subsets.get(state, table, wanted)
             extra = max((len(excluded[query]) for query in members), default=0)
+            if extra > MANY_EXCLUDED and all(excluded[query] is excluded[members[0]] for query in members):
+                subset, extra = subset.without(table.ids, excluded[members[0]]), 0
             asked = np.ascontiguousarray(matrix[members])
             gaps, places, plan = planner.run(table, cells, subset, asked, k + extra, exact=exact)
             fill(ids, distances, members, np.append(table.ids, np.int64(-1))[places], gaps, excluded)

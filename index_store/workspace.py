@@ -53,7 +53,7 @@ class Workspace:
         self.path = catalog.folder
         self.catalog = catalog
         self._store = IndexStore(catalog, owner=False)
-        self._table: tuple[int, ImageTable] | None = None
+        self._table: tuple[tuple[Any, ...], ImageTable] | None = None
         self._cache: OrderedDict[tuple[int, int], Pixels] = OrderedDict()
         self._cached = 0
         self._guard = threading.Lock()
@@ -224,9 +224,11 @@ class Workspace:
         """Return the table of all images at the last commit."""
         with self.catalog.guard:
             with self.catalog.reading() as connection:
-                sequence = self.catalog.sequence(connection)
-                if self._table is None or self._table[0] != sequence:
-                    self._table = (sequence, read_table(connection, self.catalog))
+                query = "SELECT count(*), max(changed), (SELECT max(changed) FROM removed) FROM images"
+                told = connection.exec_driver_sql(query).one()
+                state = (*told, self.catalog.schema(connection), self.catalog.setting(connection, "fields"))
+                if self._table is None or self._table[0] != state:
+                    self._table = (state, read_table(connection, self.catalog))
             return self._table[1]
 
     # Vectors
