@@ -19,11 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 from index_store.attributes import AttributeSchema, parse_group
-from index_store.catalog import Catalog, schema_header
+from index_store.catalog import Catalog
 from index_store.errors import ImageRefused, RgunitError, UsageError
 from index_store.features import Record
 from index_store.images import Checked, check_image
 from index_store.layouts import find_labels, is_label_file
+from index_store.replay import schema_header
 from index_store.tables import LabelTable
 
 BATCH = 2000

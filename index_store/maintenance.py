@@ -19,19 +19,11 @@ import sqlalchemy as sa
 from index_store import features, seal
 from index_store.ann import FOLDER as CELLS_FOLDER
 from index_store.ann import SUFFIX as CELLS_SUFFIX
-from index_store.catalog import (
-    FILE,
-    IMAGE_TEXTS,
-    Catalog,
-    CatalogDamaged,
-    apply,
-    connect,
-    migrate,
-    schema_header,
-)
+from index_store.catalog import FILE, Catalog, CatalogDamaged
 from index_store.errors import RgunitError
 from index_store.features import Record, Sealed
 from index_store.models import Base
+from index_store.replay import IMAGE_TEXTS, apply, connect, migrate, schema_header
 
 TABLES = {
     "attributes": "position, name",

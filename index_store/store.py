@@ -16,12 +16,14 @@ import numpy.typing as npt
 
 from index_store import ann, planner
 from index_store.attributes import ORIGINS, AttributeSchema
-from index_store.catalog import Catalog, schema_header
+from index_store.batch import Batch, as_vectors, text_column
+from index_store.catalog import Catalog
 from index_store.errors import DuplicateKey, RgunitError, UsageError
 from index_store.features import Record
 from index_store.live import Live
 from index_store.maintenance import Report, compact, rebuild, verify
 from index_store.queries import fill, per_query_filters, per_query_ids
+from index_store.replay import schema_header
 from index_store.search import Subsets, group_queries, search_fused
 from index_store.state import BIG_SEGMENT, EncoderInfo, State, Table, resolve_encoder
 
@@ -64,7 +66,7 @@ class IndexStore:
         if dim < 1:
             raise UsageError(f"vectors need at least one dimension, not {dim}")
         schema = AttributeSchema(tuple(attributes), tuple(tuple(group) for group in groups))
-        catalog = Catalog.create(Path(path))
+        catalog = Catalog.create(Path(path), unfinished_ok=True)
         header = schema_header(schema) | {
             "encoder": {"name": encoder, "fingerprint": "", "dim": dim},
             "settings": {"encoder": encoder},
@@ -139,11 +141,11 @@ class IndexStore:
             if len(given) != count:
                 raise UsageError(f"{count} vectors but {len(given)} rows of labels")
             known, value = state.schema.pack(given)
-            splits, origins = _column(split or "", count, "split"), _column(origin, count, "origin")
+            splits, origins = text_column(split or "", count, "split"), text_column(origin, count, "origin")
             for name in {origins} if isinstance(origins, str) else set(origins):
                 if name not in ORIGINS:
                     raise UsageError(f"unknown origin {name!r}: there are {', '.join(ORIGINS)}")
-            batch = _Batch(matrix, known, value, splits, origins)
+            batch = Batch(matrix, known, value, splits, origins)
             result = np.full(count, -1, np.int64)
             fresh = np.arange(count)
             if keys is not None:
@@ -357,7 +359,7 @@ class IndexStore:
         return schema_header(state.schema) | {"encoder": encoder}
 
     def _match_keys(
-        self, state: State, info: EncoderInfo, batch: _Batch, keys: list[str], result: npt.NDArray[np.int64]
+        self, state: State, info: EncoderInfo, batch: Batch, keys: list[str], result: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.int64]:
         """Fill in the ids of keys that are there with the same data; return the rows that are new."""
         if len(keys) != len(batch.vectors):
@@ -394,7 +396,7 @@ class IndexStore:
                 found.update((str(key), int(row)) for key, row in rows)
         return found
 
-    def _stored(self, state: State, info: EncoderInfo, ids: npt.NDArray[np.int64]) -> _Batch | None:
+    def _stored(self, state: State, info: EncoderInfo, ids: npt.NDArray[np.int64]) -> Batch | None:
         """Return what the store holds of some ids, None if one has no vector of this encoder."""
         table = self._live.table(state, info)
         places = table.places(ids)
@@ -402,54 +404,7 @@ class IndexStore:
             return None
         rows, names = table.rows[places], state.names
         splits, origins = ([names[code] for code in column[rows]] for column in (state.split, state.origin))
-        return _Batch(table.gather(places), state.known[rows], state.value[rows], splits, origins)
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """The data of some rows, to be compared."""
-
-    vectors: npt.NDArray[np.float32]
-    known: npt.NDArray[np.uint8]
-    value: npt.NDArray[np.uint8]
-    split: str | Sequence[str]
-    origin: str | Sequence[str]
-
-    def key(self, row: int) -> tuple[bytes, bytes, bytes, str, str]:
-        """Return all data of a row."""
-        split = self.split if isinstance(self.split, str) else self.split[row]
-        origin = self.origin if isinstance(self.origin, str) else self.origin[row]
-        return self.vectors[row].tobytes(), self.known[row].tobytes(), self.value[row].tobytes(), split, origin
-
-    def same(self, row: int, other: int) -> bool:
-        """Whether two rows of the batch hold the same data."""
-        return self.key(row) == self.key(other)
-
-    def equals(self, row: int, stored: _Batch, other: int) -> bool:
-        """Whether a row holds the same data as a stored one."""
-        return self.key(row) == stored.key(other)
-
-
-def as_vectors(vectors: npt.ArrayLike, dim: int) -> npt.NDArray[np.float32]:
-    """Return contiguous float32 [n, dim]; UsageError for another shape or numbers that are not finite."""
-    matrix = np.ascontiguousarray(vectors, np.float32)
-    if matrix.size == 0 and matrix.ndim <= 2:
-        return np.zeros((0, dim), np.float32)
-    if matrix.ndim != 2 or matrix.shape[1] != dim:
-        raise UsageError(f"vectors have shape {list(matrix.shape)}: needed is [n, {dim}]")
-    if not np.isfinite(matrix.sum()) and not np.isfinite(matrix).all():
-        raise UsageError("vectors must be finite: there is a NaN or an infinity among them")
-    return matrix
-
-
-def _column(value: str | Sequence[str], count: int, what: str) -> str | list[str]:
-    """Return one text for all rows, or one a row."""
-    if isinstance(value, str):
-        return value
-    column = [str(entry) for entry in value]
-    if len(column) != count:
-        raise UsageError(f"{count} vectors but {len(column)} entries of {what}")
-    return column
+        return Batch(table.gather(places), state.known[rows], state.value[rows], splits, origins)
 
 
 def _known_encoder(state: State, name: str, fingerprint: str) -> EncoderInfo | None:

@@ -21,12 +21,13 @@ import numpy.typing as npt
 
 from index_store import runs
 from index_store.attributes import AttributeSchema
-from index_store.catalog import Catalog, schema_header
+from index_store.catalog import Catalog
 from index_store.errors import RgunitError
 from index_store.features import Record
 from index_store.images import Pixels, read_image, write_image
 from index_store.imagetable import ImageTable, read_table
 from index_store.ingest import AddReport, Progress, Rejection, add_images, stored_path
+from index_store.replay import schema_header
 from index_store.runs import RunRecord
 from index_store.store import IndexStore
 

@@ -198,3 +198,11 @@ def test_two_named_vectors_are_fused_exactly(tmp_path):
         gaps[:, (labels[:, 0] == 0) | (np.arange(500) < 100) | (np.arange(500) >= 490)] = np.inf
         assert (found.ids == ids[np.argsort(gaps, axis=1)[:, :7]]).all()
         np.testing.assert_allclose(found.distances, np.sort(gaps, axis=1)[:, :7], rtol=1e-3)
+
+
+def test_many_ids_left_out_of_every_query(tmp_path):
+    vectors = np.random.default_rng(0).normal(size=(500, 4)).astype(np.float32)
+    with IndexStore.create(tmp_path / "s", dim=4, attributes=[]) as store:
+        ids = store.add(vectors)
+        found = store.search(vectors[:3], k=120, exclude=ids[:400])
+        assert (np.sort(found.ids, axis=1)[:, 20:] == ids[400:]).all() and (found.ids[:, 100:] == -1).all()

@@ -1,0 +1,184 @@
+"""Making a record's change in the catalog's tables: the same code for a write, a recovery and a restoration.
+
+The one idea: the tables are a function of the log, so replaying the sealed shards gives the catalog again.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+
+from index_store.attributes import AttributeSchema
+from index_store.features import Record, Sealed
+from index_store.models import Encoder, Image, Removed, Setting, Shard
+
+IMAGE_TEXTS = ("key", "split", "origin", "path", "sha256", "run", "fields")
+
+
+def connect(file: Path | None) -> sa.Engine:
+    """Return an engine on a SQLite file (or in memory): write-ahead log, every commit flushed to the disk."""
+    if file is None:
+        engine = sa.create_engine("sqlite://", poolclass=sa.pool.StaticPool)
+    else:
+        engine = sa.create_engine(f"sqlite:///{file}")
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: sqlite3.Connection, _: object) -> None:
+        connection.isolation_level = None
+        connection.execute("PRAGMA busy_timeout = 60000")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+    return engine
+
+
+def migrate(engine: sa.Engine) -> None:
+    """Bring a catalog's tables to this version by Alembic."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", "index_store:migrations")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def schema_header(schema: AttributeSchema) -> dict[str, Any]:
+    """Return the part of a record's header that tells the schema."""
+    return {"attributes": list(schema.names), "groups": [list(group) for group in schema.groups]}
+
+
+def apply(connection: sa.Connection, seq: int, record: Record, sealed: Sealed) -> None:
+    """Make one record's change in the tables. The same code serves a write, a recovery and a restoration."""
+    header = record.header
+    compaction = header.get("base") == "first"
+    if compaction:
+        connection.exec_driver_sql("DELETE FROM shards")
+    if "attributes" in header:
+        _apply_schema(connection, header)
+    for told in header.get("encoders", ()):
+        _apply_encoder(connection, told)
+    encoder = _apply_encoder(connection, header["encoder"]) if "encoder" in header else None
+    for key, value in header.get("settings", {}).items():
+        upsert_setting(connection, key, value)
+    if record.kind == "images":
+        # A compaction repeats the rows that are there; only a restoration from the log starts with it.
+        if not compaction or connection.exec_driver_sql("SELECT 1 FROM images LIMIT 1").first() is None:
+            _apply_images(connection, seq, record)
+    elif record.kind == "labels":
+        _apply_labels(connection, seq, record)
+    elif record.kind == "remove":
+        ids = [(int(row),) for row in record.arrays["ids"]]
+        connection.exec_driver_sql("DELETE FROM images WHERE id = ?", ids)
+        connection.execute(sa.insert(Removed), [{"id": row, "changed": seq} for (row,) in ids])
+    if "next_id" in header:
+        _reserve(connection, int(header["next_id"]))
+    connection.execute(
+        sa.insert(Shard).values(
+            seq=seq,
+            kind=record.kind,
+            file=sealed.file,
+            size=sealed.size,
+            digest=sealed.digest,
+            rows=record.rows,
+            encoder=encoder if record.rows and "encoder" in header else None,
+        )
+    )
+    upsert_setting(connection, "sequence", str(seq))
+
+
+def upsert_setting(connection: sa.Connection, key: str, value: str) -> None:
+    """Set a setting."""
+    connection.execute(sa.delete(Setting).where(Setting.key == key))
+    connection.execute(sa.insert(Setting).values(key=key, value=value))
+
+
+def _apply_schema(connection: sa.Connection, header: Any) -> None:
+    """Add the attributes and groups that are new; widen the masks of older rows where they need a byte more."""
+    names = list(connection.exec_driver_sql("SELECT name FROM attributes ORDER BY position").scalars())
+    fresh = [name for name in header["attributes"] if name not in names]
+    for position, name in enumerate(fresh, start=len(names)):
+        connection.exec_driver_sql("INSERT INTO attributes VALUES (?, ?)", (position, name))
+    groups = list(connection.exec_driver_sql("SELECT members FROM attribute_groups ORDER BY position").scalars())
+    wanted = [json.dumps(group) for group in header["groups"]]
+    for position, group in enumerate([g for g in wanted if g not in groups], start=len(groups)):
+        connection.exec_driver_sql("INSERT INTO attribute_groups VALUES (?, ?)", (position, group))
+    before, after = (len(names) + 7) // 8, (len(names) + len(fresh) + 7) // 8
+    if after > before:
+        rows = connection.exec_driver_sql("SELECT id, known, value FROM images").all()
+        pad = bytes(after - before)
+        wider = [(known + pad, value + pad, row) for row, known, value in rows]
+        if wider:
+            connection.exec_driver_sql("UPDATE images SET known = ?, value = ? WHERE id = ?", wider)
+
+
+def _apply_encoder(connection: sa.Connection, told: Any) -> int:
+    """Return the row of an encoder, made if it is new."""
+    match = (Encoder.name == told["name"]) & (Encoder.fingerprint == told["fingerprint"])
+    found = connection.execute(sa.select(Encoder.id).where(match)).scalar()
+    if found is None:
+        values = {key: told[key] for key in ("name", "fingerprint", "dim")}
+        found = connection.execute(sa.insert(Encoder).values(**values).returning(Encoder.id)).scalar_one()
+    return int(found)
+
+
+def _slices(masks: Any) -> list[bytes]:
+    """Return the rows of uint8 [n, B] as bytes."""
+    width, data = masks.shape[1], masks.tobytes()
+    if width == 0:
+        return [b""] * len(masks)
+    return [data[start : start + width] for start in range(0, len(data), width)]
+
+
+def _apply_images(connection: sa.Connection, seq: int, record: Record) -> None:
+    """Insert image rows."""
+    count = record.rows
+    if not count:
+        return
+    numbers = {
+        name: record.arrays[name].tolist() for name in ("ids", "width", "height", "parent") if name in record.arrays
+    }
+    optional = [
+        [number if number >= 0 else None for number in numbers[name]] if name in numbers else [None] * count
+        for name in ("width", "height", "parent")
+    ]
+    texts = [record.text(name) for name in IMAGE_TEXTS]
+    known, value = (_slices(record.arrays[name]) for name in ("known", "value"))
+    rows = list(zip(numbers["ids"], known, value, [seq] * count, *optional, *texts, strict=True))
+    columns = ("id", "known", "value", "changed", "width", "height", "parent", *IMAGE_TEXTS)
+    marks = ", ".join("?" * len(columns))
+    connection.exec_driver_sql(f"INSERT INTO {Image.__tablename__} ({', '.join(columns)}) VALUES ({marks})", rows)
+
+
+def _apply_labels(connection: sa.Connection, seq: int, record: Record) -> None:
+    """Update what is known of image rows."""
+    known, value = (_slices(record.arrays[name]) for name in ("known", "value"))
+    texts = [record.text(name) for name in ("split", "origin", "path", "fields")]
+    ids = record.arrays["ids"].tolist()
+    rows = list(zip(known, value, *texts, [seq] * len(ids), ids, strict=True))
+    if rows:
+        connection.exec_driver_sql(
+            "UPDATE images SET known = ?, value = ?, split = ?, origin = ?, path = ?, fields = ?, changed = ? "
+            "WHERE id = ?",
+            rows,
+        )
+
+
+def _reserve(connection: sa.Connection, next_id: int) -> None:
+    """Make sure that no id below `next_id` is ever given again."""
+    current = connection.exec_driver_sql("SELECT seq FROM sqlite_sequence WHERE name = 'images'").scalar()
+    if current is None:
+        connection.exec_driver_sql("INSERT INTO sqlite_sequence (name, seq) VALUES ('images', ?)", (next_id - 1,))
+    elif int(current) < next_id - 1:
+        connection.exec_driver_sql("UPDATE sqlite_sequence SET seq = ? WHERE name = 'images'", (next_id - 1,))
