@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
     app.command(
         short_help="Register images and their labels.",
         epilog="\b\nExamples:\n"
-        "  rgunit -w faces add photos --attributes labels.csv --split-by person --groups 'Black_Hair|Blond_Hair'\n"
+        "  rgunit -w faces add photos --attributes labels.csv --split-by identity --groups 'Black_Hair|Blond_Hair'\n"
         "  rgunit -w faces add more_photos --origin unlabelled",
     )(add)
 
@@ -47,7 +47,7 @@ def add(
             dir_okay=False,
             help="CSV or JSON lines of labels: the image's name in a column image, file_name or path (else the first), "
             "relative to PATH; columns of 0/1, -1/1 or true/false are attributes, an empty cell is unknown, split is "
-            "train or test, every other column is kept as text. Default: PATH/metadata.csv or .jsonl.",
+            "train, val or test, every other column is kept as text. Default: what PATH itself tells.",
         ),
     ] = None,
     origin: Annotated[
@@ -69,6 +69,9 @@ def add(
     ] = None,
 ) -> None:
     """Register images where they lie; nothing is copied, and the same images again change nothing.
+
+    Labels come from --attributes, else from PATH itself: metadata.csv or .jsonl (Hugging Face imagefolder, also below
+    train, test), CelebA's own list_attr_celeba.txt, or one folder a domain, which become an exclusive group.
 
     A file that is no image, broken, larger than 64 megapixels or smaller than 16 pixels is refused with its reason
     and the rest goes on.

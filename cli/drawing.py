@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-WIDTH_ELSEWHERE = 120  # columns where the output is no terminal
+WIDTH_ELSEWHERE = 160  # columns where the output is no terminal
 LISTED = 10  # of many things that a person is shown
 
 

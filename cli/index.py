@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli.settings import Settings
-from index_store.errors import UsageError
+from index_store.errors import RgunitError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -74,11 +75,11 @@ def verify(context: typer.Context) -> None:
     short_help="Mend the catalog from the sealed files.", epilog="\b\nExample:\n  rgunit -w faces index rebuild"
 )
 def rebuild(context: typer.Context) -> None:
-    """Make the catalog and what is derived again from the sealed files, where they do not agree; then check."""
+    """Mend damaged files from their seals and the catalog from the files, make derived indexes again; then check."""
     settings: Settings = context.obj
     with settings.open() as workspace:
-        workspace.store().rebuild()
-        _show(settings, workspace, check=True)
+        mended = workspace.store().rebuild()
+        _show(settings, workspace, check=True, mended=mended)
 
 
 @group.command(
@@ -107,30 +108,43 @@ def remove(
 
 def _show(settings: Settings, workspace: Workspace, *, check: bool, **extra: Any) -> None:
     """Show the state of the vectors; raises where the check finds problems."""
-    store = workspace.store()
-    report = store.verify() if check else None
+    report = workspace.store().verify() if check else None
     problems = list(report.problems) if report else []
-    state = store.state()
-    vectors = {info: sum(rows for number, _, rows in state.shards if number == info.number) for info in state.encoders}
-    if not problems:  # those of images that are still there
-        images = len(workspace.images())
-        vectors = {one: images - len(workspace.missing_vectors(one.name, one.fingerprint)) for one in state.encoders}
-    payload: dict[str, Any] = {
-        "vectors": sum(vectors.values()),
-        "shards": len(state.shards),
+    counts: dict[str, Any] = {"vectors": 0, "shards": 0, "images": 0, "encoders": []}
+    with suppress(RgunitError) if problems else nullcontext():  # a damaged catalog may not tell
+        counts = _counts(workspace)
+    payload = {
+        "vectors": counts.pop("vectors"),
+        "shards": counts.pop("shards"),
         "ok": report.ok if report else None,
         "problems": problems,
-        "images": len(state.ids),
-        "encoders": [
-            {"name": info.name, "fingerprint": info.fingerprint, "dim": info.dim, "vectors": held}
-            for info, held in vectors.items()
-        ],
+        **counts,
         **extra,
     }
     if problems:
         message = f"{len(problems)} problems, the first: {problems[0]}: `rgunit index rebuild` mends what can be mended"
         raise settings.fail(message, payload, lambda console: _draw(console, payload))
     settings.show(payload, lambda console: _draw(console, payload))
+
+
+def _counts(workspace: Workspace) -> dict[str, Any]:
+    """How many vectors of images that are there, by encoder, and how many sealed files hold them."""
+    state, images = workspace.store().state(), len(workspace.images())
+    encoders = [
+        {
+            "name": one.name,
+            "fingerprint": one.fingerprint,
+            "dim": one.dim,
+            "vectors": images - len(workspace.missing_vectors(one.name, one.fingerprint)),
+        }
+        for one in state.encoders
+    ]
+    return {
+        "vectors": sum(one["vectors"] for one in encoders),
+        "shards": len(state.shards),
+        "images": images,
+        "encoders": encoders,
+    }
 
 
 def _draw(console: Console, told: dict[str, Any]) -> None:
@@ -142,6 +156,8 @@ def _draw(console: Console, told: dict[str, Any]) -> None:
             f"{count(told['added'], 'vector')} added, {count(told['generated'], 'image')} generated "
             f"in {span(told['seconds'])}",
         )
+    for line in told.get("mended", []):
+        plain(console, line)
     if "removed" in told:
         plain(console, f"{count(told['removed'], 'image')} removed")
     plain(

@@ -204,3 +204,15 @@ def test_a_flipped_byte_is_found_and_named(rgunit, labelled: Path, tmp_path: Pat
     assert answer.json["ok"] is False
     assert any(shard.name in problem for problem in answer.json["problems"])
     assert shard.name in answer.json["error"]
+
+
+def test_a_damaged_catalog_is_named_and_made_again(rgunit, labelled: Path, tmp_path: Path) -> None:
+    path = tmp_path / "w"
+    shutil.copytree(labelled, path)
+    (path / "catalog.db").write_bytes(b"no database" * 1000)
+    answer = rgunit("-w", path, "index", "verify", "--json")
+    assert answer.status == 1
+    assert answer.json["ok"] is False and "catalog.db" in answer.json["problems"][0]
+    assert "rgunit index rebuild" in rgunit("-w", path, "info").error
+    assert rgunit("-w", path, "index", "rebuild", "--json").json["ok"] is True
+    assert rgunit("-w", path, "info", "--json").json["images"] == 80

@@ -223,3 +223,15 @@ def test_a_checkpoint_of_another_schema_is_refused(rgunit, trained: Trained, fac
     answer = rgunit("-w", path, "query", faces / "labelled" / "000001.png", "--to", "+Hat")
     assert answer.status == 1
     assert "unexpected" not in answer.error
+
+
+def test_the_readmes_python_asks_a_trained_workspace(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "workspace").mkdir()
+    (tmp_path / "workspace" / "demo").symlink_to(trained.path)
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    block = text.split("```python\n")[2].split("```")[0]
+    exec(compile(block, "README.md", "exec"), {})
+    assert "inf" not in capsys.readouterr().out
