@@ -55,8 +55,8 @@ def save_checkpoint(
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
-        raise RgunitError(f"cannot write the checkpoint {path}: {error.strerror}") from None
+    except (OSError, SafetensorError) as error:
+        raise RgunitError(f"cannot write the checkpoint {path}: {error}") from None
     finally:
         temporary.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
@@ -101,7 +101,10 @@ def load_networks(path: Path, networks: Mapping[str, nn.Module], *, prefix: str 
 
 
 def load_optimizers(path: Path, optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
-    """Fill the optimisers' states (moments, step counts) from the checkpoint."""
+    """Fill the optimisers' states (moments, step counts) from the checkpoint.
+
+    Moments take their parameter's memory format: fused kernels walk both in memory order.
+    """
     scalars = read_state(path)["optimizer_scalars"]
     with safe_open(path, framework="pt") as file:
         names = list(file.keys())
@@ -116,6 +119,10 @@ def load_optimizers(path: Path, optimizers: Mapping[str, torch.optim.Optimizer])
                     index, key = full.removeprefix(f"{name}.").split(".", 1)
                     state.setdefault(int(index), {})[key] = value
             optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+            for parameter, values in optimizer.state.items():
+                for key, value in values.items():
+                    if isinstance(value, Tensor) and value.shape == parameter.shape:
+                        values[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def fingerprint(networks: Mapping[str, nn.Module]) -> str:
