@@ -126,7 +126,7 @@ class GmmUnit:
         _update(optimizers["generator"], g_loss)
 
         terms = _named(d_terms, g_terms)
-        terms |= {"mask_mean": mask.detach().float().mean(), "kl_weight": torch.tensor(kl_weight)}
+        terms |= {"mask_mean": mask.detach().float().mean(), "kl_weight": torch.tensor(kl_weight, device=mask.device)}
         terms |= self._style_accuracy(mean, batch.labels)
         if self.fusion is not None:
             terms["neighbour_share"] = self.fusion.neighbour_share()
@@ -159,7 +159,7 @@ class GmmUnit:
         ):
             _update(optimizers[name], loss)
         terms = _named(d_terms, g_terms)
-        terms |= {"mask_mean": mask.detach().float().mean(), "kl_weight": torch.tensor(kl_weight)}
+        terms |= {"mask_mean": mask.detach().float().mean(), "kl_weight": torch.tensor(kl_weight, device=mask.device)}
         return terms | self._style_accuracy(mean, batch.labels)
 
     def discriminator_losses(self, discriminator: nn.Module, batch: Batch, fake: Tensor) -> dict[str, Tensor]:
