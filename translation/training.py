@@ -159,6 +159,7 @@ def train(
     metrics: dict[str, float] = log.last
 
     def save(step: int) -> None:
+        _refuse_nan(_sizes(task.networks), step)  # the last update may have broken weights that no loss has seen
         if fabric.is_global_zero:
             save_checkpoint(
                 path,
@@ -205,6 +206,7 @@ def train(
                 if step % training.sample_every == 0:
                     log.picture(step, task.sample_grid(average))
                 if step % training.checkpoint_every == 0 and step < steps:
+                    _refuse_nan(_read(sums, max(1, step - logged_at)), step)
                     save(step)
         finally:
             for future in ahead.values():
@@ -230,6 +232,15 @@ def _read(sums: Mapping[str, Tensor], steps: int) -> dict[str, float]:
         return {}
     values = torch.stack([value.detach().float().reshape(()) for value in sums.values()]).cpu().tolist()
     return {name: value / steps for name, value in zip(sums, values, strict=True)}
+
+
+@torch.no_grad()
+def _sizes(networks: Mapping[str, nn.Module]) -> dict[str, float]:
+    """The largest weight of each network; not finite where any weight is not."""
+    return {
+        f"the weights of {name}": float(torch.stack([p.abs().max().float() for p in network.parameters()]).max())
+        for name, network in networks.items()
+    }
 
 
 def _refuse_nan(metrics: Mapping[str, float], step: int) -> None:
