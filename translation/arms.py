@@ -134,7 +134,6 @@ def open_arms(workspace: Workspace, run: str | None = None, device: str = "auto"
     k, cache = first.config.guided.neighbours, first.config.guided.feature_cache
     if retriever is not None:
         arms["probe"] = Arm(workspace, first, Neighbours(workspace, first, retriever, k=k, cache_mib=cache))
-    at_random = Neighbours(workspace, first, None, k=k, cache_mib=cache)
     for record in guided:
         kind = str(record.config["neighbours"])
         if record.config["translation_run"] != base.id or (
@@ -142,6 +141,8 @@ def open_arms(workspace: Workspace, run: str | None = None, device: str = "auto"
         ):
             continue
         translator = Translator.load(workspace, record.id, device)
+        k = max(1, translator.neighbours)  # its own k, which stage 1's configuration need not have
+        at_random = Neighbours(workspace, first, None, k=k, cache_mib=cache)
         if kind == "none":
             guides = None
         elif kind == "random":
@@ -149,7 +150,7 @@ def open_arms(workspace: Workspace, run: str | None = None, device: str = "auto"
         elif retriever is None:
             continue
         else:
-            guides = arms["probe"].neighbours
+            guides = Neighbours(workspace, first, retriever, k=k, cache_mib=cache)
             arms["swapped"] = Arm(workspace, translator, at_random)
         arms[ARM_OF[kind]] = Arm(workspace, translator, guides)
     return Arms(base, arms, retriever)
