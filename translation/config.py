@@ -151,6 +151,15 @@ class Config(Section):
     shares: Shares = Shares()
     demo: DemoConfig = DemoConfig()
 
+    @model_validator(mode="after")
+    def _scales_fit(self) -> Config:
+        scales, size = self.networks.discriminator_scales, self.data.size
+        if size >> (scales - 1) < 16:
+            raise ValueError(
+                f"networks.discriminator_scales={scales} leaves {size >> (scales - 1)} of {size} pixels: at least 16"
+            )
+        return self
+
 
 def presets() -> list[str]:
     """Names of the presets that come with the package."""
