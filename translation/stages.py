@@ -25,6 +25,7 @@ from translation.config import Config, TrainingConfig
 from translation.gmm_unit import build_networks
 from translation.neighbours import Neighbours
 from translation.progress import Progress
+from translation.styles import STANDARD_DEVIATION, style_mean
 from translation.tasks import GuidedTask, TranslationTask
 from translation.training import Task, make_fabric, train
 from translation.translator import GUIDED, TRANSLATION, Translator, to_pixels, to_tensor
@@ -174,8 +175,9 @@ def train_guided(
         load_networks(source_run.path / CHECKPOINT, {"discriminator": networks["discriminator"]}, prefix="networks")
         return GuidedTask(workspace, config, source, networks["discriminator"], guides, **_task_arguments(fabric, seed))
 
+    wanted = steps or config.guided.steps
     return _train(
-        workspace, run, make, fabric, config.training, steps or config.guided.steps, minutes, seed, resume, progress
+        workspace, run, make, fabric, config.training, wanted, minutes, seed, resume, progress, exact=bool(steps)
     )
 
 
@@ -279,7 +281,7 @@ def _open_run(
     settings = {"config": config.model_dump(mode="json"), **about}
     if resume:
         runs = [r for r in workspace.runs(stage) if r.config.get("neighbours") == about.get("neighbours")]
-        different = _differences(runs[-1].config, settings) if runs else []
+        different = _differences(runs[-1].config, settings, stage) if runs else []
         if runs and not different:
             return runs[-1]
         if runs and resume is True:
@@ -292,19 +294,21 @@ def _open_run(
     return workspace.add_run(stage, config.preset, settings)
 
 
-# What may change between the sessions of a run: how long, how often to log, where.
+# What may change between the sessions of a run: how long, how often to log, where, and what other stages do.
 _FREE = ("config.shares", "config.demo", "config.training.", "config.preset", "config.evaluation", "config.index")
+_STAGES = (TRANSLATION, RETRIEVAL, GUIDED)
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], stage: str, prefix: str = "") -> list[str]:
+    free = (*_FREE, *(f"config.{other}." for other in _STAGES if other != stage))
     found: list[str] = []
     for key in sorted({*old, *new}):
         name = f"{prefix}{key}"
-        if name.startswith(_FREE) and name != "config.training.precision":
+        if name.startswith(free) and name != "config.training.precision":
             continue
         a, b = old.get(key), new.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += _differences(a, b, f"{name}.")
+            found += _differences(a, b, stage, f"{name}.")
         elif a != b and not name.endswith(".steps"):
             found.append(f"{name.removeprefix('config.')}: was {a}, now {b}")
     return found
@@ -321,9 +325,19 @@ def _train(
     seed: int,
     resume: Resume,
     progress: Progress,
+    *,
+    exact: bool = False,
 ) -> StageResult:
-    """Make the task and train it; the run's row says how it ended, whatever happens."""
-    enough = run.steps >= steps or minutes is None or run.seconds >= 0.9 * 60 * minutes
+    """Make the task and train it; the run's row says how it ended, whatever happens.
+
+    With `resume="auto"` a run that --minutes ended counts as done, unless more time, more steps than it was planned
+    for, or (`exact`) just so many steps are asked for.
+    """
+    enough = run.steps >= steps
+    if minutes is not None:
+        enough = enough or run.seconds >= 0.9 * 60 * minutes
+    elif not exact:
+        enough = enough or steps <= int(run.config["config"][run.stage]["steps"])
     if resume == "auto" and run.status == "done" and enough:
         return StageResult(run, run.steps, run.seconds, run.summary.get("metrics", {}), stopped=False)
     try:
@@ -365,22 +379,21 @@ def _generate(
     columns = workspace.schema.indices(names)
     known = workspace.images("split=train origin=real")
     labels_of = {int(i): row for i, row in zip(known.ids, known.labels, strict=True)}
-    batch = min(batch, wanted, len(known))
-    sampler = Sampler(workspace, names, batch=batch, seed=seed + 1, mirror=False)
+    # One image a draw: the n-th translation is the same whatever the batch, so a second call never repeats one.
+    sampler = Sampler(workspace, names, batch=1, seed=seed + 1, mirror=False)
     made = 0
-    for step in range(have // batch, -(-wanted // batch)):
-        draw = sampler.draw(step)
-        images = to_tensor(workspace.load(draw.ids, translator.size), translator.device)
-        target = torch.from_numpy(draw.target).to(translator.device)
-        generator = torch.Generator().manual_seed(seed + step)
-        style = translator.sample_style(target, generator)
-        pixels = to_pixels(translator.translate(images, translator.content(images), style).image)
+    for first in range(have, wanted, batch):
+        draws = [sampler.draw(i) for i in range(first, min(first + batch, wanted))]
+        ids, bits = np.concatenate([d.ids for d in draws]), np.concatenate([d.target for d in draws])
+        images = to_tensor(workspace.load(ids, translator.size), translator.device)
+        noise = torch.cat([draw.noise[0] for draw in draws])
+        style = style_mean(torch.from_numpy(bits)) + STANDARD_DEVIATION * noise
+        pixels = to_pixels(translator.translate(images, translator.content(images), style.to(translator.device)).image)
         items = []
-        for image, bits, picture in zip(draw.ids, draw.target, pixels, strict=True):
+        for image, target, picture in zip(ids, bits, pixels, strict=True):
             labels = labels_of[int(image)].copy()
-            labels[columns] = bits
+            labels[columns] = target
             items.append(GeneratedImage(pixels=picture, parent=int(image), target=labels, run=translator.run.id))
-        items = items[: wanted - have - made]
         workspace.add_generated(items)
         made += len(items)
         progress.step(made, wanted - have)
