@@ -1,0 +1,121 @@
+"""The networks have the shapes and sizes of the paper's Table 8, at its size and at others."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from translation.config import load_config
+from translation.gmm_unit import build_networks
+from translation.guidance import ConvolutionFusion
+from translation.networks import (
+    ContentEncoder,
+    Discriminator,
+    Generator,
+    StyleEncoder,
+    adain,
+    initialise,
+    scaled,
+)
+
+
+def count(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+def conv(inputs: int, outputs: int, kernel: int) -> int:
+    return inputs * outputs * kernel * kernel + outputs
+
+
+@pytest.fixture(scope="module")
+def paper() -> dict[str, nn.Module]:
+    torch.manual_seed(0)
+    return build_networks(load_config("paper-celeba-128"), 5)
+
+
+@torch.no_grad()
+def test_the_papers_shapes_at_128_pixels(paper: dict[str, nn.Module]) -> None:
+    images = torch.rand(1, 3, 128, 128) * 2 - 1
+    content = paper["content_encoder"](images)
+    assert content.shape == (1, 256, 32, 32)
+    assert (content < 0).any(), "E_c(x) is signed"
+    mean, log_variance = paper["style_encoder"](images)
+    assert mean.shape == log_variance.shape == (1, 40)
+    image, mask = paper["generator"](content, mean)
+    assert image.shape == (1, 3, 128, 128)
+    assert mask.shape == (1, 1, 128, 128)
+    assert image.abs().max() <= 1 and mask.min() >= 0 and mask.max() <= 1
+    assert mask.mean() > 0.7, "the mask starts open"
+    [(realness, attributes)] = paper["discriminator"](image)
+    assert realness.shape == (1, 1, 8, 8)
+    assert attributes.shape == (1, 5)
+    fused = ConvolutionFusion(256, 3, "paper")(content, content[:, None].expand(-1, 3, -1, -1, -1))
+    assert fused.shape == content.shape and fused.min() >= 0
+
+
+def test_the_papers_parameter_counts(paper: dict[str, nn.Module]) -> None:
+    down = conv(3, 64, 7) + conv(64, 128, 4) + conv(128, 256, 4)
+    assert count(paper["content_encoder"]) == down + 4 * 2 * conv(256, 256, 3)
+    assert count(paper["style_encoder"]) == down + 2 * conv(256, 256, 4) + 2 * (256 * 40 + 40)
+    mlp = (40 * 256 + 256) + (256 * 256 + 256) + (256 * 4096 + 4096)  # 4 blocks · 2 norms · (scale, shift) · 256
+    up = conv(256, 128, 5) + 2 * 128 + conv(128, 64, 5) + 2 * 64
+    heads = conv(64, 3, 7) + conv(64, 1, 7)
+    assert count(paper["generator"]) == 4 * 2 * conv(256, 256, 3) + mlp + up + heads
+    body = conv(3, 64, 4) + conv(64, 128, 4) + conv(128, 256, 4) + conv(256, 512, 4)
+    assert count(paper["discriminator"]) == body + conv(512, 1, 1) + conv(512, 5, 8)
+    assert count(ConvolutionFusion(256, 3)) == conv(3 * 256, 256, 3) + conv(2 * 256, 256, 3)
+
+
+@pytest.mark.parametrize("size", [32, 96, 160])
+@torch.no_grad()
+def test_any_multiple_of_32(size: int) -> None:
+    images = torch.rand(2, 3, size, size)
+    content = ContentEncoder(0.0625, 1)(images)
+    assert content.shape == (2, 16, size // 4, size // 4)
+    style, _ = StyleEncoder(3, 0.0625)(images)
+    image, mask = Generator(3, 0.0625, 1)(content, style)
+    assert image.shape == images.shape and mask.shape == (2, 1, size, size)
+    [(realness, attributes)] = Discriminator(size, 3, 0.0625)(image)
+    assert realness.shape == (2, 1, size // 16, size // 16) and attributes.shape == (2, 3)
+
+
+@torch.no_grad()
+def test_two_scales_judge_the_image_and_its_half() -> None:
+    first, second = Discriminator(64, 2, 0.0625, scales=2)(torch.rand(1, 3, 64, 64))
+    assert first[0].shape == (1, 1, 4, 4) and second[0].shape == (1, 1, 2, 2)
+    assert first[1].shape == second[1].shape == (1, 2)
+
+
+def test_widths_are_multiples_of_four() -> None:
+    assert [scaled(64, w) for w in (1, 0.375, 0.0625, 0.001)] == [64, 24, 4, 4]
+
+
+def test_adain_sets_deviation_and_mean() -> None:
+    x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 5 + 7
+    scale, shift = torch.tensor([[1.0, 0.0, 2.0]] * 2), torch.tensor([[0.5, -1.0, 3.0]] * 2)
+    styled = adain(x, scale, shift)
+    torch.testing.assert_close(styled.mean((2, 3)), shift, atol=1e-4, rtol=0)
+    torch.testing.assert_close(styled.std((2, 3), correction=0), 1 + scale, atol=1e-4, rtol=1e-4)
+
+
+def test_the_style_moves_the_picture() -> None:
+    torch.manual_seed(0)
+    generator = Generator(2, 0.125, 2)
+    initialise(generator, "kaiming")
+    content = torch.randn(1, 32, 8, 8)
+    first, _ = generator(content, torch.ones(1, 16))
+    second, _ = generator(content, -torch.ones(1, 16))
+    assert (first - second).abs().mean() > 1e-3
+
+
+def test_first_weights_are_the_papers() -> None:
+    torch.manual_seed(0)
+    networks = build_networks(load_config("paper-celeba-128"), 5)
+    for layer in networks["discriminator"].modules():
+        if isinstance(layer, nn.Conv2d) and layer.weight.numel() > 10_000:
+            assert layer.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    block = networks["generator"].blocks[0].first.weight  # type: ignore[index, union-attr]
+    assert block.std().item() == pytest.approx((2 / (256 * 9)) ** 0.5, rel=0.02)
+    deviation = (0.5 * networks["style_encoder"].log_variance.bias).exp()  # type: ignore[union-attr, operator, arg-type]
+    torch.testing.assert_close(deviation, torch.full((40,), 0.5), atol=1e-3, rtol=0)
