@@ -1,6 +1,7 @@
 """Time the store against FAISS and, where they are installed, the vector databases that one would otherwise take.
 
-    python benchmarks/store.py [--vectors 100000] [--peers hnswlib,usearch,lancedb,chroma] [--table] [--json FILE]
+    python benchmarks/store.py [--vectors 100000] [--faiss Flat,HNSW32,IVF] [--peers hnswlib,usearch,lancedb,chroma]
+                               [--table] [--json FILE]
 
 Data: `--vectors` x 100 float32 in 2,000 clusters, 24 equally likely domains as an exclusive group, and attributes
 that keep 50, 10, 2, 0.5 and 0.1 %; 200 single queries, k = 10, squared L2. What is compared is asked in turns, query
@@ -91,17 +92,20 @@ def selectors(masks: list[np.ndarray]) -> list[Any]:
     return [faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little")) for mask in masks]
 
 
-def faiss_indexes(vectors: np.ndarray) -> dict[str, tuple[Any, Callable[[Any], Any]]]:
-    """Return the FAISS indexes to compare with, and how each takes a selector."""
+def faiss_indexes(vectors: np.ndarray, wanted: set[str], probes: int) -> dict[str, tuple[Any, Callable[[Any], Any]]]:
+    """Return the FAISS indexes to compare with, and how each takes a selector; IVF looks at as many cells as we do."""
     made = {}
+    cells = min(4096, 2 ** max(4, round(np.log2(4 * np.sqrt(len(vectors))))))
     for factory, parameters in (
         ("Flat", lambda sel: faiss.SearchParameters(sel=sel)),
         ("HNSW32", lambda sel: faiss.SearchParametersHNSW(efSearch=64, sel=sel)),
-        ("IVF1024,Flat", lambda sel: faiss.SearchParametersIVF(nprobe=16, sel=sel)),
+        (f"IVF{cells},Flat", lambda sel: faiss.SearchParametersIVF(nprobe=probes, sel=sel)),
     ):
+        if not factory.startswith(tuple(wanted)):
+            continue
         begun = time.perf_counter()
         index = faiss.index_factory(DIM, factory)
-        index.train(vectors[: 64 * 1024])
+        index.train(vectors[: 64 * cells])
         index.add(vectors)
         print(f"  built FAISS {factory} in {time.perf_counter() - begun:.1f} s", flush=True)
         made[f"FAISS {factory}"] = (index, parameters)
@@ -229,6 +233,7 @@ def main() -> None:
     """Run the comparisons that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vectors", type=int, default=100_000)
+    parser.add_argument("--faiss", default="Flat,HNSW32,IVF", help="FAISS indexes to compare with (Flat always)")
     parser.add_argument("--peers", default="", help="comma separated: hnswlib,usearch,lancedb,chroma")
     parser.add_argument("--table", action="store_true", help="recall and time of every selectivity")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
@@ -255,7 +260,9 @@ def main() -> None:
         figures["open_seconds"] = time.perf_counter() - begun
         print(f"open and first answer: {figures['open_seconds']:.3f} s", flush=True)
 
-        indexes = faiss_indexes(vectors)
+        own = store.cells(store.snapshot()[1])[0] if args.vectors >= 20_000 else None
+        probes = (own.probes[0] if own else 0) or 16
+        indexes = faiss_indexes(vectors, {"Flat", *args.faiss.split(",")}, probes)
         masks = [domain == one for one in range(DOMAINS)]
         chosen = selectors(masks)
         plain: dict[str, Answer] = {"index_store": lambda i: store.search(queries[i], k=K).ids[0] - ids[0]}

@@ -46,11 +46,20 @@ class Report:
 
 
 @dataclass(frozen=True)
+class _Row:
+    """What the catalog says of a shard."""
+
+    seq: int
+    size: int
+    digest: str
+
+
+@dataclass(frozen=True)
 class _Listed:
-    """What the catalog holds: its place in the log, shards {file: (size, digest)}, the tables' content."""
+    """What the catalog holds: its place in the log, its shards by file, the tables' content."""
 
     sequence: int
-    shards: dict[str, tuple[int, str]]
+    shards: dict[str, _Row]
     tables: dict[str, list[tuple[object, ...]]]
     problems: list[str]
 
@@ -181,8 +190,8 @@ def _listed(catalog: Catalog) -> _Listed:
         with catalog.reading() as connection:
             lines = connection.exec_driver_sql("PRAGMA integrity_check(5)").scalars()
             problems = [f"{FILE}: {line}" for line in lines if line != "ok"]
-            rows = connection.exec_driver_sql("SELECT file, size, digest FROM shards").all()
-            shards = {str(file): (int(size), str(digest)) for file, size, digest in rows}
+            rows = connection.exec_driver_sql("SELECT file, seq, size, digest FROM shards").all()
+            shards = {str(file): _Row(int(seq), int(size), str(digest)) for file, seq, size, digest in rows}
             return _Listed(catalog.sequence(connection), shards, _dump(connection), problems)
     except CatalogDamaged:
         raise
@@ -190,24 +199,24 @@ def _listed(catalog: Catalog) -> _Listed:
         raise CatalogDamaged(catalog.file, str(error).splitlines()[0]) from error
 
 
-def _damaged_files(catalog: Catalog, listed: dict[str, tuple[int, str]]) -> list[str]:
+def _damaged_files(catalog: Catalog, listed: dict[str, _Row]) -> list[str]:
     """Return what is wrong with the shards: those in the catalog, and any other that lies there."""
     problems = []
     there = {path.name for path in catalog.shards.glob("*" + features.SUFFIX)}
+    places = {features.shard_seq(name) for name in there}
     for file in sorted(there | set(listed)):
-        path = catalog.shards / file
+        path, row = catalog.shards / file, listed.get(file)
         if file not in there:
-            problems.append(f"{file}: is missing")
+            known = row is not None and (row.seq in places or features.shard_seq(file) in places)
+            problems.append(f"{FILE}: names {file}, which is not there" if known else f"{file}: is missing")
             continue
-        size, digest = listed.get(file, (None, None))
-        actual = path.stat().st_size
         told, wrong = seal.check(path)
-        if size is not None and actual != size:
-            problems.append(f"{file}: has {actual} bytes instead of {size}")
-        elif wrong and (size is not None or not listed):
+        if wrong and row and path.stat().st_size != row.size:
+            problems.append(f"{file}: has {path.stat().st_size} bytes instead of {row.size}")
+        elif wrong and (row or not listed):
             problems.append(f"{file}: {wrong}")
-        elif digest is not None and told != digest:
-            problems.append(f"{file}: its digest is not the one that {FILE} keeps")
+        elif row and not wrong and (told, path.stat().st_size) != (row.digest, row.size):
+            problems.append(f"{FILE}: keeps another size or digest of {file}")
     for path in sorted((catalog.folder / CELLS_FOLDER).glob("*" + CELLS_SUFFIX)):
         if wrong := seal.check(path)[1]:
             problems.append(f"{path.name}: {wrong}")
@@ -245,20 +254,25 @@ def _header(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _mend_files(catalog: Catalog, known: dict[str, tuple[int, str]]) -> tuple[list[str], list[str]]:
-    """Mend the shards that are damaged; return lines about those mended, and the files that are lost."""
+def _mend_files(catalog: Catalog, known: dict[str, _Row]) -> tuple[list[str], list[str]]:
+    """Mend the shards that are damaged; return lines about those mended, and the files that are lost.
+
+    A shard that fits its own seal is left alone, whatever the catalog says of it: the catalog may be what is damaged.
+    """
     mended, lost = [], []
     there = {path.name for path in catalog.shards.glob("*" + features.SUFFIX)}
+    places = {features.shard_seq(name) for name in there}
     for file in sorted(there | set(known)):
         path = catalog.shards / file
+        row = known.get(file)
         if file not in there:
-            lost.append(file)
+            if row and row.seq not in places and features.shard_seq(file) not in places:
+                lost.append(file)
             continue
-        size, digest = known.get(file, (None, None))
-        told, wrong = seal.check(path)
-        if not wrong and (digest is None or told == digest):
+        if not seal.check(path)[1]:
             continue
-        whole = seal.mend(path, size, digest)
+        whole = seal.mend(path, row.size, row.digest) if row else None
+        whole = whole or seal.mend(path, None, None)
         if whole is None:
             lost.append(file)
             continue

@@ -48,7 +48,7 @@ def estimate(
     how many cells the latter looks at."""
     measured = next(own.costs for own in cells if own)
     scanning = measured.batch if queries >= PRODUCT_FORM else measured.scan
-    picked = len(subset.places) < subset.total and not subset.fits and queries < PRODUCT_FORM
+    picked = not subset.whole and queries < PRODUCT_FORM and not subset.at_hand(4 * table.info.dim)
     by_scan = len(subset.places) * (measured.pick if picked else scanning)
     by_cells, looked = 0.0, 0
     for segment, own in zip(table.segments, cells, strict=True):

@@ -1,13 +1,12 @@
 """Searching a table of vectors: the rows that match exactly, or cells with an exact retry; merged over segments.
 
-The one idea: a filter's matching rows are found once for each state and kept; if they fit the budget their vectors
-are kept too, contiguous, so that the next query with that filter reads only them.
+The one idea: a filter's matching rows are found once for each state and kept; while there is room their vectors are
+kept too, contiguous, so that the next query with that filter reads only them.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,51 +19,70 @@ from index_store.state import State, Table
 
 CHUNK = 65_536  # rows gathered at a time where a subset is too large to keep
 SMALL_BUDGET = 64 * 2**20
+FILTERS = 256  # filters whose rows are kept
+RECENT = 64  # searches within which a subset counts as in use
 
 
 class Subset:
     """The rows that a filter keeps: places int64 [m] in a table, and what searches have derived from them."""
 
-    def __init__(self, places: Ids, total: int, budget: int, width: int) -> None:
+    def __init__(self, places: Ids, total: int, owner: Subsets | None = None) -> None:
         self.places = places
         self.total = total
-        self.fits = len(places) * width <= budget and len(places) < total
+        self.owner = owner
         self.vectors: Vectors | None = None
+        self.last_used = 0
         self._mask: npt.NDArray[np.bool_] | None = None
-
-    def without(self, ids: Ids, excluded: Ids) -> Subset:
-        """Return it less some ids; `ids` are those of the table's rows. Nothing of it is kept for later."""
-        return Subset(self.places[~np.isin(ids[self.places], excluded)], self.total, 0, 1)
 
     @property
     def share(self) -> float:
         """The part of all rows that it keeps."""
         return len(self.places) / max(1, self.total)
 
+    @property
+    def whole(self) -> bool:
+        """Whether it keeps every row."""
+        return len(self.places) == self.total
+
+    def without(self, ids: Ids, excluded: Ids) -> Subset:
+        """Return it less some ids; `ids` are those of the table's rows. Nothing of it is kept for later."""
+        return Subset(self.places[~np.isin(ids[self.places], excluded)], self.total)
+
     def mask(self) -> npt.NDArray[np.bool_] | None:
         """Return bool [n] over the table's rows, None if it keeps all of them."""
-        if len(self.places) == self.total:
-            return None
-        if self._mask is None:
+        if self._mask is None and not self.whole:
             mask = np.zeros(self.total, np.bool_)
             mask[self.places] = True
             self._mask = mask
         return self._mask
 
+    def at_hand(self, width: int) -> bool:
+        """Whether its vectors, `width` bytes a row, are contiguous in memory or may be made so."""
+        return self.vectors is not None or (self.owner is not None and self.owner.room_for(self, width))
+
+    def gathered(self, table: Table) -> Vectors | None:
+        """Return its vectors, contiguous and kept for the next query; None if there is no room for them."""
+        if self.vectors is None and self.at_hand(4 * table.info.dim):
+            self.vectors = table.gather(self.places)
+        return self.vectors
+
 
 class Subsets:
-    """The subsets of recent filters; the least recently used ones go when their vectors exceed the budget."""
+    """The subsets of recent filters, and a budget for the vectors that they keep."""
 
     def __init__(self) -> None:
-        self._guard = threading.Lock()
-        self._held: OrderedDict[tuple[int, int, str], Subset] = OrderedDict()
+        self._guard = threading.RLock()
+        self._held: dict[tuple[int, int, str], Subset] = {}
+        self._clock = 0
+        self._budget = SMALL_BUDGET
 
     def get(self, state: State, table: Table, wanted: Filter) -> Subset:
         """Return the rows of a filter."""
         key = (state.sequence, table.info.number, wanted.text)
         with self._guard:
+            self._clock += 1
             if key in self._held:
-                self._held.move_to_end(key)
+                self._held[key].last_used = self._clock
                 return self._held[key]
         rows = table.rows
         if wanted.everything:
@@ -72,34 +90,45 @@ class Subsets:
         else:
             mask = state.mask(wanted)
             places = np.flatnonzero(mask[rows] & (rows >= 0)) if len(mask) else np.zeros(0, np.int64)
-        width = 4 * table.info.dim
-        budget = max(SMALL_BUDGET, len(rows) * width // 4)
-        subset = Subset(places, len(rows), budget, width)
+        subset = Subset(places, len(rows), self)
         with self._guard:
+            self._budget = max(SMALL_BUDGET, rows.size * table.info.dim)  # a quarter of the vectors
+            subset.last_used = self._clock
             for old in [old for old in self._held if old[0] != state.sequence]:
                 del self._held[old]
             self._held[key] = subset
-            used = sum(held.vectors.nbytes for held in self._held.values() if held.vectors is not None)
-            while used > budget and len(self._held) > 1:
-                _, gone = self._held.popitem(last=False)
-                used -= gone.vectors.nbytes if gone.vectors is not None else 0
+            if len(self._held) > FILTERS:
+                del self._held[min(self._held, key=lambda one: self._held[one].last_used)]
         return subset
+
+    def room_for(self, subset: Subset, width: int) -> bool:
+        """Whether the vectors of a subset fit beside those in use; those that were not used lately give way."""
+        needed = len(subset.places) * width
+        if subset.whole or needed > self._budget:
+            return False
+        with self._guard:
+            kept = [one for one in self._held.values() if one.vectors is not None]
+            used = sum(one.vectors.nbytes for one in kept if one.vectors is not None)
+            for idle in sorted(kept, key=lambda one: one.last_used):
+                if used + needed <= self._budget or idle.last_used > self._clock - RECENT:
+                    break
+                used -= idle.vectors.nbytes if idle.vectors is not None else 0
+                idle.vectors = None
+            return used + needed <= self._budget
 
 
 def search_exact(table: Table, subset: Subset, queries: Vectors, k: int) -> tuple[Vectors, Ids]:
     """Search the matching rows exactly: squared distances [q, k] and places in the table [q, k] (inf and -1)."""
     places = subset.places
-    if len(places) == subset.total:
+    if subset.whole:
         best, start = [], 0
         for segment in table.segments:
             distances, found = exact_search(queries, segment.vectors, k)
             best.append((distances, np.where(found >= 0, found + start, -1)))
             start += len(segment.ids)
         return merge(best, len(queries), k)
-    if subset.fits:
-        if subset.vectors is None:
-            subset.vectors = table.gather(places)
-        distances, found = exact_search(queries, subset.vectors, k)
+    if (vectors := subset.gathered(table)) is not None:
+        distances, found = exact_search(queries, vectors, k)
         return distances, np.append(places, np.int64(-1))[found]
     if len(queries) < PRODUCT_FORM:
         return _scan_where_they_lie(table, places, queries, k)

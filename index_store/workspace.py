@@ -23,7 +23,7 @@ from index_store import runs
 from index_store.attributes import AttributeSchema
 from index_store.catalog import Catalog
 from index_store.errors import RgunitError
-from index_store.features import Record
+from index_store.features import Record, sync_folder
 from index_store.images import Pixels, read_image, write_image
 from index_store.imagetable import ImageTable, read_table
 from index_store.ingest import AddReport, Progress, Rejection, add_images, stored_path
@@ -154,6 +154,8 @@ class Workspace:
                 pixels = [item.pixels for item in items]
                 list(pool.map(lambda file, one: write_image(file, one, durable=True), files, pixels))
                 hashes = list(pool.map(lambda file: hashlib.sha256(file.read_bytes()).hexdigest(), files))
+            for folder in {file.parent for file in files}:
+                sync_folder(folder)
             arrays: dict[str, npt.NDArray[Any]] = {
                 "ids": ids,
                 "known": known,
