@@ -1,0 +1,359 @@
+"""The loop: what is saved is whole, what is resumed is exact, what goes wrong is told."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small import USED, tiny
+from torch import Tensor, nn
+
+from index_store.errors import RgunitError
+from index_store.workspace import Workspace
+from translation.checkpoint import CHECKPOINT, load_networks, read_state, save_checkpoint
+from translation.config import TrainingConfig
+from translation.gmm_unit import build_networks
+from translation.progress import Progress
+from translation.stages import fill_index, train_guided, train_retrieval, train_translation
+from translation.training import Trained, make_fabric, read_metrics, train
+
+
+def assert_same(first: Path, second: Path) -> None:
+    """Every tensor of two checkpoints is equal bit for bit."""
+    a, b = load_file(first / CHECKPOINT), load_file(second / CHECKPOINT)
+    assert a.keys() == b.keys()
+    different = [name for name in a if not torch.equal(a[name], b[name])]
+    assert different == []
+
+
+# --- resume -------------------------------------------------------------------------------------------------
+
+
+def test_stage_1_resumes_bit_for_bit(workspace: Workspace) -> None:
+    config = ("translation.warmup=3", "translation.kl_warmup=15", "translation.halve_every=12")
+
+    def run(steps: int, resume: bool) -> Path:
+        made = tiny(*config, f"translation.steps={steps}")
+        done = train_translation(workspace, made, attributes_used=USED, seed=5, device="cpu", resume=resume)
+        assert done.steps == done.run.steps == steps and not done.stopped
+        return done.run.path
+
+    whole, half = run(20, False), run(10, False)
+    assert whole != half
+    assert run(20, True) == half
+    assert_same(whole, half)
+    steps = [row["step"] for row in read_metrics(half)]
+    assert steps == list(range(2, 21, 2))
+    terms = ("seconds", "images_per_second")
+    rows = [[{k: v for k, v in row.items() if k not in terms} for row in read_metrics(f)] for f in (whole, half)]
+    assert rows[0] == rows[1]
+
+
+def test_stage_2_resumes_bit_for_bit(staged: Workspace) -> None:
+    def run(steps: int, resume: bool) -> Path:
+        return train_retrieval(staged, tiny(f"retrieval.steps={steps}"), device="cpu", resume=resume).run.path
+
+    whole, half = run(20, False), run(10, False)
+    assert run(20, True) == half
+    assert_same(whole, half)
+
+
+def test_stage_3_with_retrieved_neighbours_resumes_bit_for_bit(staged: Workspace) -> None:
+    def run(steps: int, resume: bool) -> Path:
+        return train_guided(staged, tiny(f"guided.steps={steps}"), device="cpu", resume=resume).run.path
+
+    whole, half = run(20, False), run(10, False)
+    assert run(20, True) == half
+    assert_same(whole, half)
+
+
+def test_another_seed_trains_other_weights(workspace: Workspace) -> None:
+    runs = [train_translation(workspace, tiny(), attributes_used=USED, seed=s, device="cpu").run for s in (0, 1)]
+    first, second = (load_file(run.path / CHECKPOINT)["networks.generator.image.weight"] for run in runs)
+    assert not torch.equal(first, second)
+
+
+def test_resume_with_other_settings_lists_them(workspace: Workspace) -> None:
+    train_translation(workspace, tiny(), attributes_used=USED, device="cpu")
+    other = tiny("translation.batch=2", "translation.weights.cycle=3.0")
+    with pytest.raises(RgunitError) as refused:
+        train_translation(workspace, other, attributes_used=USED, device="cpu", seed=1, resume=True)
+    message = str(refused.value)
+    for difference in ("translation.batch: was 3, now 2", "cycle: was 10.0, now 3.0", "seed: was 0, now 1"):
+        assert difference in message
+    assert "\n" not in message
+    with pytest.raises(RgunitError, match="attributes_used"):
+        train_translation(workspace, tiny(), attributes_used=USED[:2], device="cpu", resume=True)
+    assert [run.id for run in workspace.runs()] == ["r1"]
+    logged_elsewhere = tiny("training.log_every=1")  # not what is trained: may change
+    assert (
+        train_translation(workspace, logged_elsewhere, attributes_used=USED, device="cpu", resume=True).run.id == "r1"
+    )
+
+
+def test_other_settings_of_later_stages_do_not_undo_stage_1(workspace: Workspace) -> None:
+    train_translation(workspace, tiny(), attributes_used=USED, device="cpu")
+    later = tiny("guided.neighbours=1", "retrieval.margin=0.3")
+    assert train_translation(workspace, later, attributes_used=USED, device="cpu", resume="auto").run.id == "r1"
+
+
+def test_nothing_to_resume_starts_a_run_and_says_so(workspace: Workspace) -> None:
+    notes: list[str] = []
+
+    class Notes(Progress):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    done = train_translation(workspace, tiny(), attributes_used=USED, device="cpu", resume=True, progress=Notes())
+    assert done.steps == 4
+    assert any("nothing to resume" in note for note in notes)
+
+
+def test_a_done_run_is_not_trained_again_but_lengthened_by_more_steps(workspace: Workspace) -> None:
+    def run(steps: int) -> int:
+        made = tiny(f"translation.steps={steps}")
+        return train_translation(workspace, made, attributes_used=USED, device="cpu", resume="auto").steps
+
+    assert run(4) == 4
+    before = (workspace.run("r1").path / CHECKPOINT).stat().st_mtime_ns
+    assert run(4) == 4
+    assert (workspace.run("r1").path / CHECKPOINT).stat().st_mtime_ns == before
+    assert run(6) == 6
+    assert [one.id for one in workspace.runs()] == ["r1"]
+
+
+# --- a task small enough to see through ----------------------------------------------------------------------
+
+
+class Line:
+    """A task of one weight matrix; its loss is not a number from step `bad` on, its weights from step `broken` on."""
+
+    averaged = ("line",)
+    average_decay = 0.9
+    images_per_step = 1
+
+    def __init__(self, bad: int | None = None, broken: int | None = None, at: Callable[[int], None] | None = None):
+        torch.manual_seed(0)
+        self.networks: dict[str, nn.Module] = {"line": nn.Linear(3, 2)}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {
+            "line": torch.optim.Adam(self.networks["line"].parameters())
+        }
+        self.bad, self.broken, self.at = bad, broken, at
+
+    def learning_rates(self, step: int) -> dict[str, float]:
+        return {"line": 0.1 * 0.5 ** (step // 4)}
+
+    def prepare(self, step: int) -> Tensor:
+        return torch.randn(4, 3, generator=torch.Generator().manual_seed(step))
+
+    def step(self, step: int, batch: Tensor) -> dict[str, Tensor]:
+        if self.at:
+            self.at(step)
+        loss = self.networks["line"](batch).square().mean()
+        self.optimizers["line"].zero_grad()
+        loss.backward()
+        self.optimizers["line"].step()
+        if self.broken is not None and step >= self.broken:
+            with torch.no_grad():
+                self.networks["line"].weight.fill_(math.nan)  # type: ignore[union-attr, operator]
+        wrong = self.bad is not None and step >= self.bad
+        return {"loss": loss.detach(), "other": loss.detach() * (math.nan if wrong else 1)}
+
+    def sample_grid(self, networks: Mapping[str, nn.Module]) -> None:
+        return None
+
+    def health(self, metrics: Mapping[str, float]) -> str | None:
+        return None
+
+
+def settings(**changes: int) -> TrainingConfig:
+    return TrainingConfig(**{"log_every": 20, "checkpoint_every": 5, "tensorboard": False, **changes})  # type: ignore[arg-type]
+
+
+def run_line(folder: Path, line: Line, steps: int, *, resume: bool = False, minutes: float | None = None) -> Trained:
+    training = settings()
+    fabric = make_fabric(training, "cpu")
+    return train(line, folder=folder, fabric=fabric, training=training, steps=steps, resume=resume, minutes=minutes)
+
+
+def test_a_loss_that_is_no_number_is_named_and_the_last_good_checkpoint_stays(tmp_path: Path) -> None:
+    with pytest.raises(RgunitError, match=r"other is not finite.*last good checkpoint") as failed:
+        run_line(tmp_path, Line(bad=6), 40)  # steps 10 and 15 would be saved before step 20 is logged
+    assert "loss" not in str(failed.value).split(":")[1].split(" is not")[0]
+    assert read_state(tmp_path / CHECKPOINT)["step"] == 5
+
+
+def test_weights_that_are_no_numbers_are_never_saved(tmp_path: Path) -> None:
+    with pytest.raises(RgunitError, match="not finite"):
+        run_line(tmp_path, Line(broken=9), 10)  # the last update breaks them: no loss has seen it
+    assert read_state(tmp_path / CHECKPOINT)["step"] == 5
+    assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / CHECKPOINT).values())
+
+
+def test_rates_moments_and_average_are_in_the_checkpoint(tmp_path: Path) -> None:
+    run_line(tmp_path, Line(), 8)
+    saved = load_file(tmp_path / CHECKPOINT)
+    assert saved["optimizers.line.0.step"].item() == 8
+    assert saved["optimizers.line.0.exp_avg"].shape == (2, 3)
+    assert not torch.equal(saved["average.line.weight"], saved["networks.line.weight"])
+    assert read_metrics(tmp_path)[-1]["lr/line"] == pytest.approx(0.05)
+
+
+def test_minutes_end_a_stage_and_count_over_sessions(tmp_path: Path) -> None:
+    slow = Line(at=lambda step: time.sleep(0.01))
+    first = run_line(tmp_path, slow, 100_000, minutes=0.2 / 60)
+    assert 1 < first.steps < 1000 and not first.stopped
+    again = run_line(tmp_path, slow, 100_000, minutes=0.2 / 60, resume=True)
+    assert again.steps == first.steps
+
+
+@contextmanager
+def no_file_larger_than(size: int) -> Iterator[None]:
+    """A full disk for this process: writes beyond `size` bytes fail."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, old)
+
+
+def test_a_write_that_fails_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+    path, line = tmp_path / CHECKPOINT, nn.Linear(300, 300)
+
+    def save(step: int) -> None:
+        save_checkpoint(path, networks={"line": line}, average={}, optimizers={}, state={"step": step})
+
+    save(1)
+    before = path.read_bytes()
+    with no_file_larger_than(100_000), pytest.raises(RgunitError, match="cannot write the checkpoint"):
+        save(2)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == [CHECKPOINT]
+    with pytest.raises(RgunitError, match="cannot write the checkpoint"):
+        save_checkpoint(tmp_path / "gone" / CHECKPOINT, networks={"line": line}, average={}, optimizers={}, state={})
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"\x08\x00\x00\x00\x00\x00\x00\x00{}      "])
+def test_a_broken_checkpoint_is_told_in_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / CHECKPOINT).write_bytes(content)
+    with pytest.raises(RgunitError, match="no checkpoint of rgunit") as refused:
+        read_state(tmp_path / CHECKPOINT)
+    assert "\n" not in str(refused.value)
+    with pytest.raises(RgunitError, match="train that stage first"):
+        read_state(tmp_path / "elsewhere")
+
+
+def test_a_checkpoint_of_another_schema_or_size_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / CHECKPOINT
+    save_checkpoint(path, networks=build_networks(tiny(), 3), average={}, optimizers={}, state={"step": 1})
+    others = {
+        "attributes": build_networks(tiny(), 4),
+        "width": build_networks(tiny("networks.width=0.125"), 3),
+        "size": build_networks(tiny("data.size=64"), 3),
+        "configuration": build_networks(tiny("networks.content_blocks=2"), 3),
+    }
+    for networks in others.values():
+        with pytest.raises(RgunitError, match=r"another configuration|other attributes, width or size") as refused:
+            load_networks(path, networks, prefix="networks")
+        assert "\n" not in str(refused.value)
+
+
+# --- real signals --------------------------------------------------------------------------------------------
+
+SESSION = """
+import sys, torch
+from index_store.workspace import Workspace
+from translation.config import load_config
+from translation.stages import train_translation
+torch.set_num_threads(1)
+path, resume, *overrides = sys.argv[1:]
+with Workspace.open(path) as workspace:
+    config = load_config("demo", overrides=overrides)
+    done = train_translation(
+        workspace, config, attributes_used={used!r}, device="cpu", resume=resume == "resume"
+    )
+    print(done.steps, done.stopped, done.run.status)
+"""
+
+
+@contextmanager
+def session(path: Path, resume: str, *overrides: str) -> Iterator[subprocess.Popen[str]]:
+    from small import TINY
+
+    endless = ("translation.steps=100000", "training.checkpoint_every=3", *overrides)
+    process = subprocess.Popen(
+        [sys.executable, "-c", SESSION.format(used=list(USED)), str(path), resume, *TINY, *endless],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for(process: subprocess.Popen[str], condition: Callable[[], bool], seconds: float = 300) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_ctrl_c_saves_and_a_killed_run_goes_on(workspace: Workspace) -> None:
+    path = workspace.path
+    workspace.close()
+    folder = path / "runs" / "r1-translation"
+
+    with session(path, "new") as process:
+        wait_for(process, lambda: len(read_metrics(folder)) >= 2)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+    steps, stopped, status = out.split()
+    assert (stopped, status) == ("True", "stopped")
+    assert read_state(folder / CHECKPOINT)["step"] == int(steps)
+
+    with session(path, "resume") as process:
+        wait_for(process, lambda: read_state(folder / CHECKPOINT)["step"] >= int(steps) + 3)
+        process.kill()  # at any instant: the file is whole
+        process.wait()
+    killed = read_state(folder / CHECKPOINT)["step"]
+
+    with Workspace.open(path) as again:
+        config = tiny(f"translation.steps={killed + 3}")
+        done = train_translation(again, config, attributes_used=USED, device="cpu", resume=True)
+        assert (done.run.id, done.steps, done.run.status) == ("r1", killed + 3, "done")
+    logged = [row["step"] for row in read_metrics(folder)]
+    assert logged == sorted(set(logged)), "no step is logged twice"
+    assert all(json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines())
+
+
+def test_fewer_generated_images_then_more_never_repeat_one(staged: Workspace) -> None:
+    """Called with more to make, `fill_index` goes on where it was: sources and targets are other ones."""
+    result = fill_index(staged, tiny(), generated=9, device="cpu")
+    assert result.generated == 4
+    table = staged.images("origin=generated")
+    assert len(table) == 9
+    pictures = staged.load(table.ids, 32)
+    assert len({picture.tobytes() for picture in pictures}) == 9
+    assert fill_index(staged, tiny(), generated=9, device="cpu").generated == 0
+    assert result.vectors == len(staged.images())
