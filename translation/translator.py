@@ -177,7 +177,7 @@ def resolve_device(device: str) -> torch.device:
 
 def to_tensor(pixels: NDArray[np.uint8], device: torch.device | str = "cpu") -> Tensor:
     """uint8 [n, H, W, 3] → float32 [n, 3, H, W] in [−1, 1], channels last in memory; bytes travel, not floats."""
-    tensor = torch.from_numpy(np.ascontiguousarray(pixels)).to(device, non_blocking=True)
+    tensor = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).to(device, non_blocking=True)
     return tensor.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
 
 
