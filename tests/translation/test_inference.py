@@ -1,0 +1,176 @@
+"""Queries and translations of single pictures: a foreign one works like one that is in the workspace."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from small import USED, tiny
+
+from index_store.errors import RgunitError, UsageError
+from index_store.workspace import Workspace
+from translation.arms import open_arms
+from translation.inference import query_image, read_picture, translate_images
+from translation.stages import train_guided
+from translation.translator import Translator, default_run
+
+
+@pytest.fixture
+def guided(staged: Workspace) -> Workspace:
+    """With a guided run, r3."""
+    train_guided(staged, tiny(), device="cpu")
+    return staged
+
+
+@pytest.fixture
+def inside(drawn: Path) -> Path:
+    return drawn / "labelled" / "000001.png"
+
+
+@pytest.fixture
+def foreign(inside: Path, tmp_path: Path) -> Path:
+    """Another size, grey with alpha: nothing that the workspace has."""
+    path = tmp_path / "foreign.png"
+    Image.open(inside).convert("LA").resize((70, 50)).save(path)
+    return path
+
+
+def pixels(path: str) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    return np.asarray(Image.open(path))
+
+
+def test_a_known_picture_keeps_its_labels_and_is_not_its_own_neighbour(guided: Workspace, inside: Path) -> None:
+    answer = query_image(guided, inside, to="+Glasses", k=100, device="cpu")
+    own = guided.image_for_path(inside)
+    assert own is not None
+    known = guided.schema.describe(guided.images(ids=[own]).labels[0])
+    assert answer["target"] == {name: known[name] for name in USED} | {"Glasses": 1}
+    assert own not in [one["image_id"] for one in answer["neighbours"]]
+    assert {one["origin"] for one in answer["neighbours"]} == {"real", "unlabelled"}
+    assert len(answer["neighbours"]) == 80 + 12 - 1
+    distances = [one["distance"] for one in answer["neighbours"]]
+    assert distances == sorted(distances)
+
+
+def test_a_copy_under_another_name_is_recognised_by_its_bytes(guided: Workspace, inside: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.png"
+    shutil.copy(inside, copy)
+    translator = Translator.load(guided, "r1")
+    assert read_picture(guided, translator, copy).image_id == guided.image_for_path(inside)
+    a, b = (query_image(guided, path, to="+Glasses", k=5, device="cpu") for path in (inside, copy))
+    assert a["neighbours"] == b["neighbours"]
+
+
+def test_a_foreign_picture_works_like_one_inside(guided: Workspace, foreign: Path, tmp_path: Path) -> None:
+    answer = query_image(guided, foreign, to="+Blond_Hair", k=3, device="cpu", grid=tmp_path / "grid.png")
+    assert len(answer["neighbours"]) == 3
+    assert answer["target"]["Blond_Hair"] == 1 and answer["target"]["Black_Hair"] == 0
+    assert set(answer["target"].values()) <= {0, 1}
+    assert Image.open(tmp_path / "grid.png").size == (4 * 32, 32)
+    [row] = translate_images(guided, [foreign], to="+Blond_Hair", out=tmp_path / "out", device="cpu")
+    assert pixels(row["path"]).shape == (32, 32, 3) and pixels(row["mask"]).shape == (32, 32, 3)
+    assert len(row["neighbours"]) == 3 and row["source"] == str(foreign.absolute())
+
+
+def test_seeds_and_samples(guided: Workspace, inside: Path, tmp_path: Path) -> None:
+    def translate(out: str, **how: int) -> list[str]:
+        rows = translate_images(guided, [inside], to="-Glasses", out=tmp_path / out, device="cpu", **how)  # type: ignore[arg-type]
+        return [row["path"] for row in rows]
+
+    first, again = translate("a", samples=2), translate("b", samples=2)
+    assert [Path(path).name for path in first] == ["000001-0.png", "000001-1.png"]
+    for one, two in zip(first, again, strict=True):
+        assert (pixels(one) == pixels(two)).all()
+    assert (pixels(first[0]) != pixels(first[1])).any()
+    [alone] = translate("c")
+    assert (pixels(alone) == pixels(first[0])).all(), "the first sample does not depend on how many follow"
+    [other] = translate("d", seed=1)
+    assert (pixels(other) != pixels(alone)).any()
+
+
+def test_style_of_takes_that_pictures_labels(guided: Workspace, inside: Path, drawn: Path, tmp_path: Path) -> None:
+    table = guided.images("origin=real")
+    columns = guided.schema.indices(USED)
+    mine = table.labels[table.ids == guided.image_for_path(inside)][0, columns]
+    row = int(np.flatnonzero((table.labels[:, columns] != mine).any(axis=1))[0])
+    other = Path(table.paths[row])
+    answer = query_image(guided, inside, style_of=other, k=2, device="cpu")
+    assert list(answer["target"].values()) == table.labels[row, columns].tolist()
+    [made] = translate_images(guided, [inside], style_of=other, out=tmp_path, device="cpu")
+    assert made["target"] == answer["target"]
+    both = query_image(guided, inside, style_of=other, to="+Glasses", k=2, device="cpu")
+    assert both["target"] == answer["target"] | {"Glasses": 1}
+
+
+def test_pictures_of_one_name_do_not_overwrite_each_other(guided: Workspace, inside: Path, tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    shutil.copy(inside, tmp_path / "more" / inside.name)
+    paths = [inside, tmp_path / "more" / inside.name]
+    rows = translate_images(guided, paths, to="+Glasses", out=tmp_path / "out", device="cpu")
+    assert len({row["path"] for row in rows} | {row["mask"] for row in rows}) == 4
+
+
+def test_guidance_of_zero_needs_no_neighbours(guided: Workspace, inside: Path, tmp_path: Path) -> None:
+    [row] = translate_images(guided, [inside], to="+Glasses", guidance=0.0, out=tmp_path, device="cpu")
+    assert row["neighbours"] == []
+
+
+def test_unguided_and_random_runs_translate_too(staged: Workspace, inside: Path, tmp_path: Path) -> None:
+    for arm, count in (("none", 0), ("random", 2)):
+        run = train_guided(staged, tiny("guided.neighbours=2"), neighbours=arm, device="cpu").run  # type: ignore[arg-type]
+        out = tmp_path / arm
+        [row] = translate_images(staged, [inside], to="+Glasses", run=run.id, out=out, device="cpu")
+        assert len(row["neighbours"]) == count
+    assert default_run(staged).id == "r1", "by default neither of the control arms is used"
+
+
+def test_arms_use_as_many_neighbours_as_they_were_trained_with(staged: Workspace) -> None:
+    """Stage 1's own configuration says three."""
+    for arm in ("retrieved", "random", "none"):
+        train_guided(staged, tiny("guided.neighbours=2"), neighbours=arm, device="cpu")  # type: ignore[arg-type]
+    found = open_arms(staged, device="cpu")
+    assert set(found.arms) == {"stage1", "probe", "guided", "random", "unguided", "swapped"}
+    source = staged.images("split=test").ids[:2]
+    target, seeds = np.array([[1, 0, 0], [0, 1, 1]], np.int8), np.array([5, 6])
+    ids = {
+        name: arm.translate(source, target, seeds)[1].shape[1] for name, arm in found.arms.items() if name != "probe"
+    }
+    assert ids == {"stage1": 0, "guided": 2, "random": 2, "unguided": 0, "swapped": 2}
+    assert found.top_hit(source, target, seeds).shape == (2,)
+
+
+def test_what_cannot_be_done_is_said_in_one_line(guided: Workspace, inside: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    def translate(**how: object) -> None:
+        translate_images(guided, [inside], out=out, device="cpu", **how)  # type: ignore[arg-type]
+
+    for error, words, how in (
+        (UsageError, "needs an edit", {}),
+        (UsageError, "--samples must be at least 1", {"to": "+Glasses", "samples": 0}),
+        (UsageError, "--samples must be 1", {"style_of": inside, "samples": 2}),
+        (UsageError, "--guidance must lie in", {"to": "+Glasses", "guidance": 1.5}),
+        (UsageError, "Glasses", {"to": "+Glases"}),
+        (UsageError, "", {"to": "+Glasses -Glasses"}),
+        (RgunitError, "without neighbours", {"to": "+Glasses", "run": "r1", "guidance": 0.5}),
+        (RgunitError, "stage retrieval", {"to": "+Glasses", "run": "r2"}),
+        (RgunitError, "r9", {"to": "+Glasses", "run": "r9"}),
+    ):
+        with pytest.raises(RgunitError) as refused:
+            translate(**how)
+        assert words in str(refused.value) and "\n" not in str(refused.value)
+        if words != "Glasses":
+            assert isinstance(refused.value, error)
+    with pytest.raises(RgunitError):
+        translate_images(guided, [inside, tmp_path / "missing.png"], to="+Glasses", out=out, device="cpu")
+    assert not out.exists() or not list(out.iterdir()), "nothing is written before all pictures are read"
+    with pytest.raises(UsageError):
+        query_image(guided, inside, to="+Glasses", k=0, device="cpu")
+
+
+def test_without_a_translator_the_remedy_is_named(workspace: Workspace, inside: Path, tmp_path: Path) -> None:
+    with pytest.raises(RgunitError, match="rgunit"):
+        translate_images(workspace, [inside], to="+Glasses", out=tmp_path / "out", device="cpu")

@@ -1,0 +1,99 @@
+"""The demo from nothing to a report: again does nothing, stopped in the middle goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from small import TINY
+
+from index_store.errors import RgunitError
+from index_store.workspace import Workspace
+from translation.pipeline import PipelineResult, run_demo
+from translation.progress import Progress
+
+SHORT = (
+    *TINY,
+    "translation.steps=5",
+    "evaluation.classifier_epochs=1",
+    "evaluation.pairs=8",
+    "evaluation.batch=8",
+    "evaluation.diversity_inputs=2",
+    "evaluation.diversity_samples=2",
+    "evaluation.bootstrap=100",
+)
+
+
+class Watch(Progress):
+    """Remembers the stages; at a step of one of them it does `then`."""
+
+    def __init__(self, stage: str = "", then: Callable[[], None] | None = None) -> None:
+        self.stages: list[str] = []
+        self.at, self.then = stage, then
+
+    def stage(self, name: str) -> None:
+        self.stages.append(name)
+
+    def step(self, done: int, total: int, seconds_left: float | None = None) -> None:
+        if self.then is not None and self.stages[-1] == self.at and done == 2:
+            self.then()
+
+
+def demo(path: Path, progress: Progress) -> PipelineResult:
+    return run_demo(path, images=80, minutes=50, device="cpu", overrides=SHORT, progress=progress)
+
+
+def state(path: Path) -> list[tuple[object, ...]]:
+    with Workspace.open(path) as workspace:
+        return [(run.id, run.stage, run.steps, run.status, run.config.get("neighbours")) for run in workspace.runs()]
+
+
+def test_stopped_it_goes_on_and_done_it_does_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "demo"
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    for stage in ("translation", "guided:random"):  # the second Ctrl-C: at once, without a checkpoint
+        with pytest.raises(KeyboardInterrupt):
+            demo(path, Watch(stage, stop))
+        assert state(path)[-1][3] == "stopped"
+
+    result = demo(path, Watch())
+    assert [stage["name"] for stage in result.stages] == ["translation", "retrieval", "index", "guided", "evaluate"]
+    assert not result.stopped and result.report is not None and result.report.exists()
+    assert result.retrieval is not None and result.translation is not None
+    assert all(result.translation[arm]["n"] for arm in ("unguided", "random", "guided", "copy", "neighbour"))
+    assert result.translation["copy"]["truth"] is not None, "the drawn faces' true translations are known"
+    before = state(path)
+    assert [row[1:] for row in before] == [
+        ("translation", 5, "done", None),
+        ("retrieval", 3, "done", None),
+        ("guided", 3, "done", "retrieved"),
+        ("guided", 3, "done", "random"),
+        ("guided", 3, "done", "none"),
+        ("evaluate", before[-1][2], "done", None),
+    ]
+    with Workspace.open(path) as workspace:
+        images = len(workspace.images())
+    times = {file: file.stat().st_mtime_ns for file in path.rglob("*.safetensors")}
+
+    again = demo(path, Watch())
+    assert state(path) == before
+    assert (again.retrieval, again.translation) == (result.retrieval, result.translation)
+    assert {file: file.stat().st_mtime_ns for file in path.rglob("*.safetensors")} == times
+    with Workspace.open(path) as workspace:
+        assert len(workspace.images()) == images
+
+    with pytest.raises(RgunitError, match="--images, --size or --seed"):
+        run_demo(path, images=90, device="cpu", overrides=SHORT)
+
+
+def test_the_demo_does_not_touch_a_workspace_of_yours(workspace: Workspace) -> None:
+    path = workspace.path
+    workspace.close()
+    with pytest.raises(RgunitError, match="images of its own"):
+        run_demo(path, images=80, device="cpu", overrides=SHORT)
+    with pytest.raises(RgunitError, match="at least 60"):
+        run_demo(path, images=10, device="cpu", overrides=SHORT)
