@@ -1,14 +1,14 @@
 """An approximate index of one large shard: the rows of a shard sorted into cells around centroids.
 
-The one idea: it holds no vectors. A query scans the rows of its nearest cells where they lie in the memory-mapped
-shard, less those that a filter drops; what that finds was measured when the index was built, and a search that
-finds too little falls back to the exact scan. It is derived: it can be deleted and built again.
+The one idea: it is a second, memory-mapped copy of the vectors with the rows of a cell side by side. A query scans
+its nearest cells, less what a filter drops; what that finds was measured when the index was built, and a search
+that finds too little falls back to the exact scan. It is derived: it can be deleted and built again.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +35,19 @@ class Costs:
     pick: float  # a row picked from the memory-mapped shard
     batch: float  # a row of a contiguous scan in a large batch of queries, for each query
     probe: float  # choosing the cells of a query
+    cell: float  # a row of a cell
 
 
 @dataclass(frozen=True)
 class Cells:
-    """centroids float32 [c, d]; rows of the shard int64 [m] sorted by cell; where each cell starts int64 [c + 1].
+    """centroids float32 [c, d]; vectors float32 [m, d] sorted by cell, their rows in the shard int64 [m]; where each
+    cell starts int64 [c + 1].
 
     `probes` says how many cells find WANTED_RECALL of the nearest DEPTHS rows, 0 where none of PROBES did.
     """
 
     centroids: Vectors
+    vectors: Vectors
     order: Ids
     starts: Ids
     probes: tuple[int, ...]
@@ -58,29 +61,30 @@ class Cells:
         return 0
 
     def candidates(self, query: Vectors, probes: int) -> Ids:
-        """Return the rows in the cells nearest to a query [d]."""
+        """Return the places in `vectors` of the cells nearest to a query [d]."""
         score = squared_distances(query, self.centroids)
         nearest = np.argpartition(score, probes)[:probes] if probes < len(score) else np.arange(len(score))
         starts = self.starts
-        return np.concatenate([self.order[starts[cell] : starts[cell + 1]] for cell in nearest.tolist()])
+        return np.concatenate([np.arange(starts[cell], starts[cell + 1]) for cell in np.sort(nearest).tolist()])
 
     def search(
-        self, segment: Segment, query: Vectors, k: int, probes: int, keep: npt.NDArray[np.bool_] | None, share: float
+        self, query: Vectors, k: int, probes: int, keep: npt.NDArray[np.bool_] | None, share: float
     ) -> tuple[Vectors, Ids] | None:
         """Return distances [k] and rows [k] (inf and -1) of the rows that `keep` allows; None if too few were seen.
 
         `share` is the part of the rows that `keep` allows: seeing far fewer than that in the cells means that the
         filter and the query lie apart, where the measured recall does not hold.
         """
-        rows = self.candidates(query, probes)
-        seen = len(rows)
+        places = self.candidates(query, probes)
+        seen = len(places)
         if keep is not None:
-            rows = rows[keep[rows]]
-            if len(rows) < max(4 * k, 0.5 * share * seen):
+            places = places[keep[self.order[places]]]
+            if len(places) < max(4 * k, 0.5 * share * seen):
                 return None
         elif seen < k:
             return None
-        return scan_rows(query, segment.vectors, rows, k)
+        distances, found = scan_rows(query, self.vectors, places, k)
+        return distances, self.order[found]
 
 
 def cells_path(folder: Path, shard: str) -> Path:
@@ -103,14 +107,14 @@ def build_cells(segment: Segment, seed: int = 0) -> Cells:
     begun = time.perf_counter()
     _, truth = exact_search(queries, vectors, min(max(DEPTHS) + 1, count))
     batch = (time.perf_counter() - begun) * 1e6 / (count * len(sample))
-    cells_of = Cells(centroids, order, starts, (0,) * len(DEPTHS), Costs(0, 0, 0, 0))
+    cells_of = Cells(centroids, np.asarray(vectors[order]), order, starts, (0,) * len(DEPTHS), Costs(0, 0, 0, 0, 0))
     rank = _probe_ranks(cells_of, owner, queries, truth)
     probes = []
     for depth in DEPTHS:
         nearest = rank[:, 1 : depth + 1]  # a row's nearest is itself
         enough = [p for p in PROBES if p < cells and (nearest < p).mean() >= WANTED_RECALL]
         probes.append(enough[0] if enough and depth < count else 0)
-    return Cells(centroids, order, starts, tuple(probes), _measure(cells_of, segment, queries, batch))
+    return replace(cells_of, probes=tuple(probes), costs=_measure(cells_of, segment, queries, batch))
 
 
 def save_cells(folder: Path, shard: str, cells: Cells) -> None:
@@ -118,7 +122,12 @@ def save_cells(folder: Path, shard: str, cells: Cells) -> None:
     path = cells_path(folder, shard)
     path.parent.mkdir(exist_ok=True)
     header = {"shard": shard, "probes": list(cells.probes), "costs": vars(cells.costs)}
-    arrays: dict[str, npt.NDArray[Any]] = {"centroids": cells.centroids, "order": cells.order, "starts": cells.starts}
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "centroids": cells.centroids,
+        "vectors": cells.vectors,
+        "order": cells.order,
+        "starts": cells.starts,
+    }
     features.seal_file(path, features.Record("cells", header, arrays))
 
 
@@ -128,12 +137,12 @@ def load_cells(folder: Path, shard: str) -> Cells | None:
     if not path.exists():
         return None
     try:
-        record = features.read(path, check=True)
+        record, vectors = features.read(path, check=True, vectors=False), features.map_vectors(path)
     except features.ShardDamaged:
         return None
     centroids = record.arrays["centroids"]
     probes, costs = tuple(record.header["probes"]), Costs(**record.header["costs"])
-    return Cells(centroids, record.arrays["order"], record.arrays["starts"], probes, costs)
+    return Cells(centroids, vectors, record.arrays["order"], record.arrays["starts"], probes, costs)
 
 
 def _probe_ranks(cells: Cells, owner: Ids, queries: Vectors, truth: Ids) -> Ids:
@@ -148,7 +157,7 @@ def _measure(cells: Cells, segment: Segment, queries: Vectors, batch: float) -> 
     """Time the ways to search on this machine."""
     count = len(segment.ids)
     rows = np.sort(np.random.default_rng(0).choice(count, min(count, 8192), replace=False)).astype(np.int64)
-    scan, pick, probe = [], [], []
+    scan, pick, probe, cell = [], [], [], []
     for query in queries[:16]:
         begun = time.perf_counter()
         exact_search(query[None], segment.vectors, 10)
@@ -157,7 +166,10 @@ def _measure(cells: Cells, segment: Segment, queries: Vectors, batch: float) -> 
         scan_rows(query, segment.vectors, rows, 10)
         pick.append((time.perf_counter() - begun) / len(rows))
         begun = time.perf_counter()
-        cells.candidates(query, 16)
+        places = cells.candidates(query, 16)
         probe.append(time.perf_counter() - begun)
-    medians = [float(np.median(times)) * 1e6 for times in (scan, pick, probe)]
-    return Costs(medians[0], medians[1], batch, medians[2])
+        begun = time.perf_counter()
+        scan_rows(query, cells.vectors, places, 10)
+        cell.append((time.perf_counter() - begun) / max(1, len(places)))
+    medians = [float(np.median(times)) * 1e6 for times in (scan, pick, probe, cell)]
+    return Costs(medians[0], medians[1], batch, medians[2], medians[3])

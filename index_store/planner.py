@@ -59,7 +59,7 @@ def estimate(
         if not probes:
             return by_scan, None, 0
         seen = probes * len(own.order) / len(own.centroids)
-        by_cells += own.costs.probe + seen * (own.costs.pick * subset.share + 0.001)
+        by_cells += own.costs.probe + seen * own.costs.cell
         looked += probes
     return by_scan, by_cells, looked
 
@@ -73,7 +73,7 @@ def describe(cells: Cells, shard: str) -> str:
         return (
             f"{shard}: {rows} rows, {len(cells.centroids)} cells do not find enough: exact scan, {scan:.2f} ms a query"
         )
-    by_cells = (cells.costs.probe + probes * rows / len(cells.centroids) * cells.costs.pick) / 1e3
+    by_cells = (cells.costs.probe + probes * rows / len(cells.centroids) * cells.costs.cell) / 1e3
     choice = "cells" if by_cells < scan else "exact scan"
     return (
         f"{shard}: {rows} rows, {len(cells.centroids)} cells; {probes} of them find 99.8 % of the nearest 10 in "

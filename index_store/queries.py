@@ -48,10 +48,10 @@ def fill(
 ) -> None:
     """Write the results found [m, >= k] of some queries into ids and distances [q, k], less what each leaves out."""
     k = ids.shape[1]
+    if not any(len(excluded[query]) for query in members):
+        ids[members], distances[members] = found[:, :k], gaps[:, :k]
+        return
     for place, query in enumerate(members):
-        if len(excluded[query]):
-            best = np.flatnonzero((found[place] >= 0) & ~np.isin(found[place], excluded[query]))[:k]
-        else:
-            best = np.arange(min(k, found.shape[1]))
+        best = np.flatnonzero((found[place] >= 0) & ~np.isin(found[place], excluded[query]))[:k]
         ids[query, : len(best)] = found[place, best]
         distances[query, : len(best)] = gaps[place, best]

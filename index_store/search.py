@@ -168,7 +168,7 @@ def search_cells(
                 rows = np.arange(len(segment.ids)) if inside is None else np.flatnonzero(inside)
                 result = scan_rows(query, segment.vectors, rows, k)
             else:
-                seen = own.search(segment, query, k, own.probes_for(k / subset.share), inside, subset.share)
+                seen = own.search(query, k, own.probes_for(k / subset.share), inside, subset.share)
                 if seen is None:
                     retry.append(row)
                     break
