@@ -139,6 +139,11 @@ def rerank(queries: Vectors, vectors: Vectors, candidates: Ids) -> tuple[Vectors
     return np.take_along_axis(distances, order, axis=1), np.take_along_axis(candidates, order, axis=1)
 
 
+def pick(ids: Ids, places: Ids) -> Ids:
+    """Return the ids at places, -1 where a place is -1."""
+    return np.where(places >= 0, ids[places], -1) if len(ids) else np.full(places.shape, -1, np.int64)
+
+
 def merge(parts: Sequence[tuple[Vectors, Ids]], count: int, k: int) -> tuple[Vectors, Ids]:
     """Merge sorted results of several searches into the best k: distances [q, k], rows [q, k]."""
     if len(parts) == 1:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from index_store.ann import Cells
 from index_store.attributes import Filter
-from index_store.index import PRODUCT_FORM, Ids, Vectors, exact_search, merge, scan_rows
+from index_store.index import PRODUCT_FORM, Ids, Vectors, exact_search, merge, pick, scan_rows
 from index_store.state import State, Table
 
 CHUNK = 65_536  # rows gathered at a time where a subset is too large to keep
@@ -129,14 +129,14 @@ def search_exact(table: Table, subset: Subset, queries: Vectors, k: int) -> tupl
         return merge(best, len(queries), k)
     if (vectors := subset.gathered(table)) is not None:
         distances, found = exact_search(queries, vectors, k)
-        return distances, np.append(places, np.int64(-1))[found]
+        return distances, pick(places, found)
     if len(queries) < PRODUCT_FORM:
         return _scan_where_they_lie(table, places, queries, k)
     best = []
     for start in range(0, len(places), CHUNK):
         part = places[start : start + CHUNK]
         distances, found = exact_search(queries, table.gather(part), k)
-        best.append((distances, np.append(part, np.int64(-1))[found]))
+        best.append((distances, pick(part, found)))
     return merge(best, len(queries), k)
 
 

@@ -20,6 +20,7 @@ from index_store.batch import Batch, as_vectors, text_column
 from index_store.catalog import Catalog
 from index_store.errors import DuplicateKey, RgunitError, UsageError
 from index_store.features import Record
+from index_store.index import pick
 from index_store.live import Live
 from index_store.maintenance import Report, compact, rebuild, verify
 from index_store.queries import fill, per_query_filters, per_query_ids
@@ -239,7 +240,7 @@ class IndexStore:
                 subset, extra = subset.without(table.ids, excluded[members[0]]), 0
             asked = np.ascontiguousarray(matrix[members])
             gaps, places, plan = planner.run(table, cells, subset, asked, k + extra, exact=exact)
-            fill(ids, distances, members, np.append(table.ids, np.int64(-1))[places], gaps, excluded)
+            fill(ids, distances, members, pick(table.ids, places), gaps, excluded)
             plans.append(plan)
         return Found(ids, distances, "; ".join(sorted(set(plans))))
 
@@ -280,7 +281,7 @@ class IndexStore:
             extra = max((len(excluded[query]) for query in members), default=0)
             chosen = [np.ascontiguousarray(part[members]) for part in parts]
             gaps, found = search_fused(tables, rows, chosen, [weights[name] for name in queries], k + extra)
-            fill(ids, distances, members, np.append(state.ids[rows], np.int64(-1))[found], gaps, excluded)
+            fill(ids, distances, members, pick(state.ids[rows], found), gaps, excluded)
             plans.append(f"exact scan of {len(rows)} rows by {' + '.join(queries)}")
         return Found(ids, distances, "; ".join(sorted(set(plans))))
 
