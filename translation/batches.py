@@ -6,6 +6,7 @@ whole set (permuting inside a batch would do nothing at batch 1); unknown bits a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -46,12 +47,14 @@ class Sampler:
         rank: int = 0,
         world: int = 1,
         mirror: bool = True,
+        groups: Sequence[Sequence[int]] = (),
     ) -> None:
         table = workspace.images("split=train origin=real")
         labels = table.labels[:, workspace.schema.indices(attributes)]
         known = (labels >= 0).any(axis=1)
         self.ids, self.labels = table.ids[known], labels[known]
         self.batch, self.seed, self.rank, self.world, self.mirror = batch, seed, rank, world, mirror
+        self.groups = groups
         if len(self.ids) < 2:
             raise RgunitError(
                 f"training needs at least 2 labelled images in the split train, the workspace has {len(self.ids)}: "
@@ -60,7 +63,7 @@ class Sampler:
         if batch * world > len(self.ids):
             raise RgunitError(
                 f"a batch of {batch * world} is larger than the {len(self.ids)} labelled training images: "
-                f"lower it with --set translation.batch={max(1, len(self.ids) // 2 // world)}"
+                f"lower the stage's batch (--set translation.batch=… or guided.batch=…) to {max(1, len(self.ids) // 2)}"
             )
         if len(np.unique(self.labels, axis=0)) < 2:
             raise RgunitError(
@@ -82,11 +85,26 @@ class Sampler:
         others = (rows + rng.integers(1, n, self.batch)) % n
         target = self.labels[others]
         guessed = (rng.random(target.shape) < self.prior).astype(np.int8)
-        target = np.where(target < 0, guessed, target)
+        target = exclusive(np.where(target < 0, guessed, target), target, self.groups)
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         noise = torch.randn(3, self.batch, 8 * target.shape[1], generator=generator)
         mirrored = (rng.random(self.batch) < 0.5) & self.mirror
         return Draw(self.ids[rows], mirrored, self.labels[rows], target, noise)
+
+
+def exclusive(labels: NDArray[np.int8], known: NDArray[np.int8], groups: Sequence[Sequence[int]]) -> NDArray[np.int8]:
+    """labels int8 [B, A] in which a guessed bit (known −1) is no second member of its exclusive group.
+
+    A guess gives way to a bit that is known true, else to the group's first guess; known bits stay as given.
+    """
+    labels = labels.copy()
+    for group in groups:
+        members, given = labels[:, list(group)], known[:, list(group)]
+        guesses = (given < 0) & (members == 1)
+        first = np.cumsum(guesses, axis=1) == 1
+        keep = first & ~(given == 1).any(1, keepdims=True)
+        labels[:, list(group)] = np.where(guesses & ~keep, 0, members)
+    return labels
 
 
 def mirrored_pixels(pixels: NDArray[np.uint8], mirrored: NDArray[np.bool_]) -> NDArray[np.uint8]:

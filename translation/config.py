@@ -110,7 +110,6 @@ class TrainingConfig(Section):
 
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     channels_last: bool = True
-    devices: int = Field(1, ge=1)
     log_every: int = Field(20, ge=1)
     sample_every: int = Field(500, ge=1)
     checkpoint_every: int = Field(500, ge=1)

@@ -72,7 +72,7 @@ def train_translation(
     resume: Resume = False,
     progress: Progress | None = None,
 ) -> StageResult:
-    """Stage 1: GMM-UNIT on the attributes used (by default the preset's, else all of the workspace's)."""
+    """Stage 1: GMM-UNIT on the attributes used; see `used_schema` for the default."""
     progress = progress or Progress()
     schema = used_schema(workspace, config, attributes_used)
     about = {"attributes_used": list(schema.names), "seed": seed}
@@ -84,9 +84,7 @@ def train_translation(
     def make() -> TranslationTask:
         return TranslationTask(workspace, config, schema, **_task_arguments(fabric, seed))
 
-    return _train(
-        workspace, run, make, fabric, config.training, config.translation.steps, minutes, seed, resume, progress
-    )
+    return _train(workspace, run, make, config.training, config.translation.steps, minutes, seed, resume, progress)
 
 
 def train_retrieval(
@@ -120,16 +118,12 @@ def train_retrieval(
             translator,
             config.retrieval,
             seed=seed,
-            rank=fabric.global_rank,
-            world=fabric.world_size,
             mirror=config.data.mirror,
             device=fabric.device,
             autocast=fabric.autocast,
         )
 
-    return _train(
-        workspace, run, make, fabric, config.training, config.retrieval.steps, minutes, seed, resume, progress
-    )
+    return _train(workspace, run, make, config.training, config.retrieval.steps, minutes, seed, resume, progress)
 
 
 def train_guided(
@@ -176,9 +170,7 @@ def train_guided(
         return GuidedTask(workspace, config, source, networks["discriminator"], guides, **_task_arguments(fabric, seed))
 
     wanted = steps or config.guided.steps
-    return _train(
-        workspace, run, make, fabric, config.training, wanted, minutes, seed, resume, progress, exact=bool(steps)
-    )
+    return _train(workspace, run, make, config.training, wanted, minutes, seed, resume, progress, exact=bool(steps))
 
 
 def fill_index(
@@ -231,7 +223,7 @@ def require_index(workspace: Workspace, retriever: Retriever) -> None:
 
 
 def used_schema(workspace: Workspace, config: Config, names: Sequence[str]) -> AttributeSchema:
-    """The attributes that make up the style: those named, else the preset's that the workspace has, else all."""
+    """The style's attributes: those named, else the preset's where the workspace has all of them, else all."""
     if not workspace.schema.names:
         raise RgunitError(
             "the workspace has no labelled images: add some with `rgunit add DIR --attributes labels.csv`"
@@ -262,8 +254,6 @@ def fitted(config: Config, translator: Translator) -> Config:
 def _task_arguments(fabric: Fabric, seed: int) -> dict[str, Any]:
     return {
         "seed": seed,
-        "rank": fabric.global_rank,
-        "world": fabric.world_size,
         "device": fabric.device,
         "autocast": fabric.autocast,
     }
@@ -318,7 +308,6 @@ def _train(
     workspace: Workspace,
     run: RunRecord,
     make: Callable[[], Task],
-    fabric: Fabric,
     training: TrainingConfig,
     steps: int,
     minutes: float | None,
@@ -344,7 +333,6 @@ def _train(
         trained = train(
             make(),
             folder=run.path,
-            fabric=fabric,
             training=training,
             steps=steps,
             minutes=minutes,
@@ -353,8 +341,8 @@ def _train(
             description={"run": run.id, "stage": run.stage, **run.config},
             progress=progress,
         )
-    except BaseException:
-        workspace.update_run(run.id, status="stopped")
+    except BaseException as error:
+        workspace.update_run(run.id, status="failed" if isinstance(error, Exception) else "stopped")
         raise
     workspace.update_run(
         run.id,
@@ -380,7 +368,8 @@ def _generate(
     known = workspace.images("split=train origin=real")
     labels_of = {int(i): row for i, row in zip(known.ids, known.labels, strict=True)}
     # One image a draw: the n-th translation is the same whatever the batch, so a second call never repeats one.
-    sampler = Sampler(workspace, names, batch=1, seed=seed + 1, mirror=False)
+    groups = [translator.schema.indices(group) for group in translator.schema.groups]
+    sampler = Sampler(workspace, names, batch=1, seed=seed + 1, mirror=False, groups=groups)
     made = 0
     for first in range(have, wanted, batch):
         draws = [sampler.draw(i) for i in range(first, min(first + batch, wanted))]

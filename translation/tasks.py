@@ -54,6 +54,7 @@ class TranslationTask:
             rank=rank,
             world=world,
             mirror=config.data.mirror,
+            groups=[schema.indices(group) for group in schema.groups],
         )
         self._held_out = _held_out(workspace, schema)
         with torch.random.fork_rng(devices=[]):  # the first weights depend on the seed alone

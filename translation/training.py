@@ -55,7 +55,7 @@ class Task(Protocol):
 
     @property
     def images_per_step(self) -> int:
-        """Over all processes."""
+        """For images per second."""
 
     def learning_rates(self, step: int) -> Mapping[str, float]:
         """The learning rate of each optimiser at a step, a pure function of it."""
@@ -82,21 +82,20 @@ class Trained:
 
 
 def make_fabric(training: TrainingConfig, device: str) -> Fabric:
-    """Fabric for a device name (`cpu`, `cuda`, `auto`); several devices train with averaged gradients."""
+    """Fabric for a device name (`cpu`, `cuda`, `auto`): one process, in the configured precision."""
     from lightning_fabric import Fabric
 
     if device == "cuda" and not torch.cuda.is_available():
         raise RgunitError("no CUDA device is available here: use --device cpu or auto")
     accelerator = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
-    strategy = "ddp" if training.devices > 1 else "auto"
-    fabric = Fabric(accelerator=accelerator, devices=training.devices, strategy=strategy, precision=training.precision)
+    fabric = Fabric(accelerator=accelerator, devices=1, precision=training.precision)
     fabric.launch()
     return fabric
 
 
 def seed_of(seed: int, *parts: int) -> int:
     """A 63-bit seed that depends on all its parts and on nothing else."""
-    return int(np.random.SeedSequence([seed, *parts]).generate_state(2, np.uint32).astype(np.uint64) @ [1, 1 << 31])
+    return int(np.random.SeedSequence([seed, *parts]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 @dataclass
@@ -128,7 +127,6 @@ def train(
     task: Task,
     *,
     folder: Path,
-    fabric: Fabric,
     training: TrainingConfig,
     steps: int,
     minutes: float | None = None,
@@ -153,21 +151,19 @@ def train(
         load_networks(path, average, prefix="average")
         load_optimizers(path, task.optimizers)
         first, before = int(state["step"]), float(state["seconds"])
-    hooks = [_average_gradients(fabric, optimizer) for optimizer in task.optimizers.values()]
     clock = _Clock(before, minutes)
-    log = _Log(folder, first, training.tensorboard and fabric.is_global_zero)
+    log = _Log(folder, first, training.tensorboard)
     metrics: dict[str, float] = log.last
 
     def save(step: int) -> None:
         _refuse_nan(_sizes(task.networks), step)  # the last update may have broken weights that no loss has seen
-        if fabric.is_global_zero:
-            save_checkpoint(
-                path,
-                networks=task.networks,
-                average=average,
-                optimizers=task.optimizers,
-                state={**(description or {}), "step": step, "seconds": clock.seconds, "seed": seed},
-            )
+        save_checkpoint(
+            path,
+            networks=task.networks,
+            average=average,
+            optimizers=task.optimizers,
+            state={**(description or {}), "step": step, "seconds": clock.seconds, "seed": seed},
+        )
 
     step = first
     sums: dict[str, Tensor] = {}
@@ -175,7 +171,7 @@ def train(
     with _interruptible() as interrupted, ThreadPoolExecutor(1, "prepare", _alone) as pool:
         ahead = {s: pool.submit(task.prepare, s) for s in range(first, min(first + LOOKAHEAD, steps))}
         try:
-            while step < steps and not interrupted.is_set() and not _any(fabric, clock.is_over()):
+            while step < steps and not interrupted.is_set() and not clock.is_over():
                 batch = ahead.pop(step).result()
                 if step + LOOKAHEAD < steps:
                     ahead[step + LOOKAHEAD] = pool.submit(task.prepare, step + LOOKAHEAD)
@@ -183,7 +179,7 @@ def train(
                 for name, optimizer in task.optimizers.items():
                     for group in optimizer.param_groups:
                         group["lr"] = rates[name]
-                torch.manual_seed(seed_of(seed, step, fabric.global_rank))  # dropout, and any other global draw
+                torch.manual_seed(seed_of(seed, step))  # dropout, and any other global draw
                 terms = task.step(step, batch)
                 _update_average(average, task.networks, min(task.average_decay, (1 + step) / (10 + step)))
                 step += 1
@@ -211,8 +207,6 @@ def train(
         finally:
             for future in ahead.values():
                 future.cancel()
-            for hook in hooks:
-                hook.remove()
         if sums:
             _refuse_nan(_read(sums, max(1, step - logged_at)), step)
         save(step)
@@ -258,30 +252,6 @@ def _update_average(average: Mapping[str, nn.Module], networks: Mapping[str, nn.
         ours: list[Tensor] = list(network.parameters())
         theirs: list[Tensor] = list(networks[name].parameters())
         torch._foreach_lerp_(ours, theirs, 1 - decay)
-
-
-def _average_gradients(fabric: Fabric, optimizer: torch.optim.Optimizer) -> Any:
-    """Before each step, average the gradients over the processes: one process with their batches together."""
-
-    def hook(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        if fabric.world_size > 1:
-            grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-            flat = torch.cat([grad.reshape(-1) for grad in grads])
-            mean = fabric.all_reduce(flat, reduce_op="mean")
-            assert isinstance(mean, Tensor)
-            for grad, part in zip(grads, torch.split(mean, [grad.numel() for grad in grads]), strict=True):
-                grad.copy_(part.view_as(grad))
-
-    return optimizer.register_step_pre_hook(hook)
-
-
-def _any(fabric: Fabric, flag: bool) -> bool:
-    """Whether any process says so: all must leave the loop at the same step."""
-    if fabric.world_size == 1:
-        return flag
-    votes = fabric.all_reduce(torch.tensor(float(flag), device=fabric.device), reduce_op="sum")
-    assert isinstance(votes, Tensor)
-    return bool(votes > 0)
 
 
 @contextmanager

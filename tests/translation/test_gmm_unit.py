@@ -150,7 +150,8 @@ def test_the_discriminators_gradient_is_of_its_own_step_alone() -> None:
     prediction, mask = twin.networks["generator"](content, batch.style)
     fake = (batch.images + mask * (prediction - batch.images)).detach()
     terms = twin.discriminator_losses(twin.networks["discriminator"], batch, fake)
-    (terms["adversarial"] + terms["domain"]).backward()
+    weight = twin.stage.weights
+    (weight.adversarial * terms["adversarial"] + weight.domain * terms["domain"]).backward()
     ours, theirs = method.networks["discriminator"].parameters(), twin.networks["discriminator"].parameters()
     for a, b in zip(ours, theirs, strict=True):
         assert a.grad is not None and b.grad is not None

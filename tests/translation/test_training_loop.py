@@ -27,7 +27,7 @@ from translation.config import TrainingConfig
 from translation.gmm_unit import build_networks
 from translation.progress import Progress
 from translation.stages import fill_index, train_guided, train_retrieval, train_translation
-from translation.training import Trained, make_fabric, read_metrics, train
+from translation.training import Trained, read_metrics, train
 
 
 def assert_same(first: Path, second: Path) -> None:
@@ -184,8 +184,7 @@ def settings(**changes: int) -> TrainingConfig:
 
 def run_line(folder: Path, line: Line, steps: int, *, resume: bool = False, minutes: float | None = None) -> Trained:
     training = settings()
-    fabric = make_fabric(training, "cpu")
-    return train(line, folder=folder, fabric=fabric, training=training, steps=steps, resume=resume, minutes=minutes)
+    return train(line, folder=folder, training=training, steps=steps, resume=resume, minutes=minutes)
 
 
 def test_a_loss_that_is_no_number_is_named_and_the_last_good_checkpoint_stays(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_the_other_presets_numbers() -> None:
     assert celeba.training.precision == "bf16-mixed" and celeba.training.channels_last
     assert celeba.data.attributes_used == load_config("paper-celeba-128").data.attributes_used
     demo = load_config("demo")
-    assert (demo.data.size, demo.networks.width, demo.translation.batch, demo.demo.images) == (32, 0.25, 16, 1500)
+    assert (demo.data.size, demo.networks.width, demo.translation.batch, demo.demo.images) == (32, 0.25, 8, 1500)
     for config in (celeba, demo):
         assert config.guided.fusion == "identity" and config.guided.neighbours == 3
         assert config.translation.warmup > 0 and config.guided.warmup == 0
