@@ -43,7 +43,7 @@ def main(workspace_path: Path, out: Path) -> None:
         ]
         words = [
             " ".join(
-                f"{'+' if new else '−'}{name}"
+                f"{'+' if new else '-'}{name}"
                 for name, old, new in zip(pairs.attributes, pairs.before[i], target[i], strict=True)
                 if old != new
             )

@@ -16,7 +16,13 @@ from numpy.typing import NDArray
 from translation.evaluation.distances import Frechet, Resamples, interval, jackknife_error, percentile_interval
 from translation.evaluation.protocol import Pairs
 
-COMPARISONS = (("guided", "unguided"), ("guided", "random"), ("guided", "swapped"), ("unguided", "copy"))
+MODELS = ("stage1", "unguided", "random", "guided", "swapped")
+COMPARISONS = (
+    ("guided", "unguided"),
+    ("guided", "random"),
+    ("guided", "swapped"),
+    *((model, "copy") for model in MODELS),
+)
 HIGHER_IS_BETTER = {
     "accuracy_changed": True,
     "accuracy_kept": True,

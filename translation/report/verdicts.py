@@ -283,8 +283,8 @@ def _truth(translation: Numbers, arm: str) -> Verdict | None:
     value, copy = value_of(translation, arm, "truth"), value_of(translation, "copy", "truth")
     if value is None or copy is None:
         return None
-    ends = interval_of(translation, arm, "truth")
-    state: State = "learned" if (ends[1] if ends else value) < copy else "not learned"
+    gap = difference(translation, arm, "copy", "truth")  # pair by pair: most of the spread is between pictures
+    state: State = "learned" if (gap[2] if gap else value - copy) < 0 else "not learned"
     word = "nearer to the true translation than" if state == "learned" else "not nearer to the true translation than"
     text = f"{ARMS[arm].capitalize()}: {word} the input itself ({value:.3f} against {copy:.3f})."
     return Verdict(arm, "truth", state, text)
