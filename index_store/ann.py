@@ -64,8 +64,10 @@ class Cells:
         """Return the places in `vectors` of the cells nearest to a query [d]."""
         score = squared_distances(query, self.centroids)
         nearest = np.argpartition(score, probes)[:probes] if probes < len(score) else np.arange(len(score))
-        starts = self.starts
-        return np.concatenate([np.arange(starts[cell], starts[cell + 1]) for cell in np.sort(nearest).tolist()])
+        starts = self.starts[nearest]
+        sizes = self.starts[nearest + 1] - starts
+        ends = np.cumsum(sizes)
+        return np.arange(ends[-1]) + np.repeat(starts - ends + sizes, sizes)
 
     def search(
         self, query: Vectors, k: int, probes: int, keep: npt.NDArray[np.bool_] | None, share: float
