@@ -67,7 +67,7 @@ class Cells:
         starts = self.starts[nearest]
         sizes = self.starts[nearest + 1] - starts
         ends = np.cumsum(sizes)
-        return np.arange(ends[-1]) + np.repeat(starts - ends + sizes, sizes)
+        return np.asarray(np.arange(ends[-1]) + np.repeat(starts - ends + sizes, sizes), np.int64)
 
     def search(
         self, query: Vectors, k: int, probes: int, keep: npt.NDArray[np.bool_] | None, share: float
