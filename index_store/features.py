@@ -159,10 +159,8 @@ def read(path: Path, *, check: bool = False, vectors: bool = True, only: Sequenc
             for name, column in columns.items()
             if name.startswith("text.")
         }
-    except ShardDamaged:
-        raise
     except Exception as error:  # h5py raises many kinds for a damaged file
-        raise ShardDamaged(f"{path.name}: cannot be read ({str(error).splitlines()[0]})") from error
+        raise _unreadable(path, error) from error
     arrays = {name: column for name, column in columns.items() if not name.startswith("text.")}
     return Record(meta.pop("kind"), meta, arrays, texts)
 
@@ -179,7 +177,16 @@ def map_vectors(path: Path) -> npt.NDArray[np.float32]:
                 return np.zeros(shape, np.float32)
         return np.asarray(np.memmap(path, np.float32, "r", offset=offset, shape=shape))
     except Exception as error:
-        raise ShardDamaged(f"{path.name}: cannot be read ({str(error).splitlines()[0]})") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> ShardDamaged:
+    """What reading failed by: a compaction may take a file away at any moment, also between two looks at it."""
+    if not path.exists():
+        return ShardMissing(f"{path.name}: is missing")
+    if isinstance(error, ShardDamaged):
+        return error
+    return ShardDamaged(f"{path.name}: cannot be read ({str(error).splitlines()[0]})")
 
 
 def write_durably(path: Path, data: bytes) -> None:
