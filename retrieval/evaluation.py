@@ -17,23 +17,21 @@ from torch.nn import functional as F
 
 from index_store.errors import RgunitError
 from index_store.workspace import Workspace
-from retrieval.metrics import (
-    Floats,
-    Labels,
-    average_precision,
-    mean,
-    nearest,
-    number,
-    precision_at_k,
-    random_precision,
-    recall_at_k,
-    same_labels_precision,
-    squared_distances,
-)
-from retrieval.protocol import Encoders, as_images
+from retrieval.metrics import Floats, Labels, average_precision, mean, number, recall_at_k, squared_distances
+from retrieval.protocol import as_images
 from retrieval.retriever import Retriever
+from retrieval.scoring import (
+    BLOCK,
+    Case,
+    draw_case,
+    precisions,
+    rank,
+    rank_table,
+    score,
+    score_random,
+    score_same_labels,
+)
 
-BLOCK = 256
 Vectors = NDArray[np.float32]
 
 
@@ -49,17 +47,6 @@ class RetrievalEvaluation:
     attributes: Floats  # [q] P@k of the target's labels
     content: Floats  # [q] P@k of the query's other labels; nan if there are none
     average: Floats  # [q] of the two, or of the one that is there
-
-
-@dataclass(frozen=True)
-class _Case:
-    """What every retrieval of one split is scored against."""
-
-    k: int
-    used: Labels  # [n, A]
-    other: Labels  # [n, O]
-    rows: NDArray[np.int64]  # [q] the queries' rows in the set
-    targets: Labels  # [q, A]
 
 
 @dataclass(frozen=True)
@@ -110,33 +97,23 @@ def evaluate_queries(
             f"split {split} has {len(ids)} real images with all of {', '.join(encoders.schema.names)} known: "
             f"P@{k} needs at least {k + 1}"
         )
-    rng = np.random.default_rng(seed)
     used = labels[:, columns]
-    case = _Case(
-        k=k,
-        used=used,
-        other=np.delete(labels, columns, axis=1),
-        rows=np.arange(len(ids)),
-        targets=used[rng.integers(len(ids), size=len(ids))],
-    )
+    case = draw_case(encoders.schema.names, used, np.delete(labels, columns, axis=1), k=k, seed=seed)
     embedded = _embed(workspace, retriever, ids, case.targets, batch, progress)
-    rows, distances = nearest(embedded.queries, embedded.images, case.rows, k)
-    attributes, content = _precisions(case, rows)
-    per_query = mean(attributes, axis=1), mean(content, axis=1)
-    summary = {"k": k, "queries": len(ids), **_summary(encoders, attributes, content)}
-    summary["random"] = _summary(encoders, *_random(case))
+    rows, distances = rank(embedded.queries, embedded.images, case)
+    attributes, content = (mean(values, axis=1) for values in precisions(case, rows))
+    summary = {"k": k, "queries": len(ids), **score(case, rows), "random": score_random(case)}
     summary.update(_ranking(case, embedded))
     summary["baselines"] = _baselines(case, embedded)
-    summary["by_change"] = _by_change(encoders, case, attributes, content)
     return RetrievalEvaluation(
         summary=summary,
         query_ids=ids,
         targets=case.targets,
         neighbour_ids=ids[rows],
         distances=distances,
-        attributes=per_query[0],
-        content=per_query[1],
-        average=mean(np.stack(per_query), axis=0),
+        attributes=attributes,
+        content=content,
+        average=mean(np.stack([attributes, content]), axis=0),
     )
 
 
@@ -171,42 +148,12 @@ def _embed(
     return _Embedded(*(np.concatenate(column) for column in zip(*made, strict=True)))
 
 
-def _precisions(case: _Case, neighbours: NDArray[np.int64]) -> tuple[Floats, Floats]:
-    """(attributes [q, A] against the targets, content [q, O] against the queries' own labels) of rows [q, k]."""
-    return (
-        precision_at_k(case.used[neighbours], case.targets),
-        precision_at_k(case.other[neighbours], case.other[case.rows]),
-    )
-
-
-def _random(case: _Case) -> tuple[Floats, Floats]:
-    """The exact expectation for neighbours drawn at random."""
-    return (
-        random_precision(case.used, case.targets, case.rows),
-        random_precision(case.other, case.other[case.rows], case.rows),
-    )
-
-
-def _scores(attributes: Floats, content: Floats) -> dict[str, float | None]:
-    """attributes, content and their average; each attribute weighs the same, as in the paper's tables."""
-    a = mean(mean(attributes, axis=0)) if attributes.size else np.nan
-    c = mean(mean(content, axis=0)) if content.size else np.nan
-    return {"attributes": number(a), "content": number(c), "average": number((a + c) / 2)}
-
-
-def _summary(encoders: Encoders, attributes: Floats, content: Floats) -> dict[str, Any]:
-    per_attribute = {
-        name: number(value) for name, value in zip(encoders.schema.names, mean(attributes, axis=0), strict=True)
-    }
-    return {**_scores(attributes, content), "per_attribute": per_attribute}
-
-
-def _ranking(case: _Case, embedded: _Embedded) -> dict[str, float | None]:
+def _ranking(case: Case, embedded: _Embedded) -> dict[str, float | None]:
     """mAP and recall at k over the whole set; relevant are images with exactly the target's labels."""
     precision, recall = [], []
     for start in range(0, len(case.rows), BLOCK):
         part = slice(start, start + BLOCK)
-        table = squared_distances(embedded.queries[part], embedded.images, case.rows[part])
+        table = _own_last(squared_distances(embedded.queries[part], embedded.images), case, part)
         order = np.argsort(table, axis=1, kind="stable")[:, :-1]  # the query itself is last
         relevant = (case.used[order] == case.targets[part][:, None]).all(axis=2)
         precision.append(average_precision(relevant))
@@ -217,7 +164,7 @@ def _ranking(case: _Case, embedded: _Embedded) -> dict[str, float | None]:
     }
 
 
-def _baselines(case: _Case, embedded: _Embedded) -> dict[str, dict[str, float | None]]:
+def _baselines(case: Case, embedded: _Embedded) -> dict[str, dict[str, float | None]]:
     """What simpler retrievals reach with the same encoders.
 
     content_only: E_c pooled to 2×2; style_only: μ against the target's mean; late_fusion: the sum of both
@@ -227,40 +174,26 @@ def _baselines(case: _Case, embedded: _Embedded) -> dict[str, dict[str, float | 
     found: dict[str, list[NDArray[np.int64]]] = {"content_only": [], "style_only": [], "late_fusion": []}
     for start in range(0, len(case.rows), BLOCK):
         part = slice(start, start + BLOCK)
-        content = squared_distances(embedded.pooled[case.rows[part]], embedded.pooled, case.rows[part])
-        style = squared_distances(embedded.wanted[part], embedded.style, case.rows[part])
+        content = _own_last(squared_distances(embedded.pooled[case.rows[part]], embedded.pooled), case, part)
+        style = _own_last(squared_distances(embedded.wanted[part], embedded.style), case, part)
         tables = {
             "content_only": content,
             "style_only": style,
             "late_fusion": content / _mean_finite(content) + style / _mean_finite(style),
         }
         for name, table in tables.items():
-            found[name].append(np.argsort(table, axis=1, kind="stable")[:, : case.k])
-    scores = {name: _scores(*_precisions(case, np.concatenate(rows))) for name, rows in found.items()}
-    own = case.other[case.rows]
-    scores["same_labels"] = _scores(
-        same_labels_precision(case.used, case.targets, case.rows, case.used, case.targets),
-        same_labels_precision(case.other, own, case.rows, case.used, case.targets),
-    )
+            found[name].append(rank_table(table, case, part))
+    scores: dict[str, dict[str, Any]] = {name: score(case, np.concatenate(rows)) for name, rows in found.items()}
+    scores["same_labels"] = score_same_labels(case)
     return scores
+
+
+def _own_last(table: Floats, case: Case, part: slice) -> Floats:
+    """The table with inf at each query itself and its family."""
+    return np.where(case.family[case.rows[part]][:, None] == case.family[None], np.inf, table)
 
 
 def _mean_finite(table: Floats) -> Floats:
     """Mean of each row's finite distances [q, 1]; 1 where all are 0."""
     means: Floats = np.where(np.isfinite(table), table, 0).sum(axis=1, keepdims=True) / (table.shape[1] - 1)
     return np.where(means > 0, means, 1.0)
-
-
-def _by_change(
-    encoders: Encoders, case: _Case, attributes: Floats, content: Floats
-) -> dict[str, dict[str, dict[str, Any]]]:
-    """Scores apart for queries whose target keeps an attribute and those whose target flips it."""
-    own = case.used[case.rows]
-    apart: dict[str, dict[str, dict[str, Any]]] = {}
-    for place, name in enumerate(encoders.schema.names):
-        flipped = own[:, place] != case.targets[:, place]
-        apart[name] = {
-            which: {"queries": int(rows.sum()), **_scores(attributes[rows], content[rows])}
-            for which, rows in (("kept", ~flipped), ("flipped", flipped))
-        }
-    return apart

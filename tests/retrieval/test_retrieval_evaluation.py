@@ -22,7 +22,7 @@ def test_the_summary_has_the_contracts_keys_and_is_json(retriever: Retriever) ->
     summary = evaluate_retrieval(retriever.workspace, retriever, split="test", k=5)
     scores = {"attributes", "content", "average", "per_attribute"}
     assert {"k", "queries", "random", *scores} <= set(summary)
-    assert set(summary["random"]) == scores
+    assert set(summary["random"]) == {"both", *scores}
     assert set(summary["per_attribute"]) == {"Red", "Green"}
     assert set(summary["baselines"]) == {"content_only", "style_only", "late_fusion", "same_labels"}
     assert (summary["k"], summary["queries"]) == (5, 32)

@@ -4,11 +4,12 @@ from hypothesis import strategies as st
 
 from retrieval.metrics import (
     average_precision,
-    nearest,
+    average_precision_at_k,
     precision_at_k,
     random_precision,
     recall_at_k,
     same_labels_precision,
+    smallest,
 )
 
 nan = np.nan
@@ -49,22 +50,33 @@ def test_random_images_with_the_wanted_labels() -> None:
     assert np.isnan(alone).all()  # nobody else has them
 
 
+def test_random_precision_leaves_out_the_family() -> None:
+    labels = np.array([[1], [1], [0], [0], [-1]], np.int8)
+    family, own = np.array([0, 0, 0, 1, 1]), np.array([0, 3])
+    # Query 0 can draw only row 3 (0) and row 4 (unknown); query 3 draws rows 0, 1 (1, 1) and 2 (0).
+    told = random_precision(labels, np.array([[0], [1]], np.int8), own, family)
+    np.testing.assert_allclose(told[:, 0], [1, 2 / 3])
+
+
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10**6))
-def test_nearest_agrees_with_brute_force_and_never_returns_the_query(seed: int) -> None:
+@given(seed=st.integers(0, 10**6), levels=st.sampled_from([2, 50]))
+def test_the_smallest_are_those_of_a_stable_sort(seed: int, levels: int) -> None:
     rng = np.random.default_rng(seed)
-    queries, vectors = rng.normal(size=(7, 4)).astype(np.float32), rng.normal(size=(9, 4)).astype(np.float32)
-    own = np.arange(7)
-    rows, distances = nearest(queries, vectors, own, 5, block=3)
-    for i in range(7):
-        plain = ((queries[i] - vectors) ** 2).sum(1)
-        plain[i] = np.inf
-        np.testing.assert_array_equal(rows[i], np.argsort(plain, kind="stable")[:5])
-        np.testing.assert_allclose(distances[i], np.sort(plain)[:5], rtol=1e-4, atol=1e-5)
-    assert not (rows == own[:, None]).any()
+    table = rng.integers(0, levels, (6, 9)).astype(np.float64)
+    table[rng.random(table.shape) < 0.1] = np.inf
+    columns, values = smallest(table, 5)
+    np.testing.assert_array_equal(columns, np.argsort(table, axis=1, kind="stable")[:, :5])
+    np.testing.assert_array_equal(values, np.sort(table, axis=1)[:, :5])
 
 
 def test_average_precision_and_recall_by_hand() -> None:
     ranking = np.array([[1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0]], bool)
     np.testing.assert_allclose(average_precision(ranking), [(1 + 2 / 3) / 2, 1 / 2, nan])
     np.testing.assert_allclose(recall_at_k(ranking, 2), [1 / 2, 1, nan])
+
+
+def test_average_precision_of_the_first_page_by_hand() -> None:
+    page = np.array([[1, 0, 1], [0, 0, 1], [1, 0, 0], [0, 0, 0], [0, 0, 0]], bool)
+    of = np.array([5, 2, 1, 4, 0])
+    expected = [(1 + 2 / 3) / 3, (1 / 3) / 2, 1, 0, nan]
+    np.testing.assert_allclose(average_precision_at_k(page, of), expected)
