@@ -42,6 +42,21 @@ def read_image(path: Path | str, *, size: int | None = None) -> Pixels:
     return np.asarray(_fit(_decode(path, _read(path))[0], size))
 
 
+def prepare(image: Image.Image | Pixels, *, size: int | None = None, name: str = "the picture") -> Pixels:
+    """A picture in memory, a PIL image or uint8 [H, W, 3], as `read_image` gives one from a file, under its limits.
+
+    Raises ImageRefused with the reason; `name` is what it is called there.
+    """
+    if isinstance(image, np.ndarray):
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise ImageRefused(f"{name}: must be uint8 [height, width, 3], not {image.dtype} {list(image.shape)}")
+        _check_size(name, image.shape[1], image.shape[0])
+        if size is None or image.shape[:2] == (size, size):
+            return np.ascontiguousarray(image)
+        image = Image.fromarray(np.ascontiguousarray(image))
+    return np.asarray(_fit(_upright(name, image)[0], size))
+
+
 def check_image(path: Path, data: bytes) -> Checked:
     """Decode the bytes of a file in full and return its size; raises ImageRefused with the reason."""
     image, converted = _decode(path, data)
@@ -77,22 +92,31 @@ def _decode(path: Path, data: bytes) -> tuple[Image.Image, bool]:
         image = Image.open(io.BytesIO(data))
     except Exception as error:
         raise ImageRefused(f"{path}: not an image that can be read") from error
-    width, height = image.size
-    if width * height > LARGEST_PIXELS:
-        raise ImageRefused(f"{path}: {width} x {height} is too large (at most 64 megapixels)")
-    if min(width, height) < SMALLEST_SIDE:
-        raise ImageRefused(f"{path}: {width} x {height} is too small (at least {SMALLEST_SIDE} pixels a side)")
+    return _upright(path, image)
+
+
+def _upright(name: Path | str, image: Image.Image) -> tuple[Image.Image, bool]:
+    """Return an image of allowed size, upright and in RGB, and whether it was converted."""
+    _check_size(name, *image.size)
     try:
         image.load()
         upright = ImageOps.exif_transpose(image)
     except Exception as error:
-        raise ImageRefused(f"{path}: truncated or damaged ({error})") from error
+        raise ImageRefused(f"{name}: truncated or damaged ({error})") from error
     if upright.mode == "RGB" and "transparency" not in upright.info:
         return upright, False
     try:
         return _to_rgb(upright), True
     except Exception as error:
-        raise ImageRefused(f"{path}: cannot be converted to RGB ({error})") from error
+        raise ImageRefused(f"{name}: cannot be converted to RGB ({error})") from error
+
+
+def _check_size(name: Path | str, width: int, height: int) -> None:
+    """Refuse what is larger or smaller than the limits."""
+    if width * height > LARGEST_PIXELS:
+        raise ImageRefused(f"{name}: {width} x {height} is too large (at most 64 megapixels)")
+    if min(width, height) < SMALLEST_SIDE:
+        raise ImageRefused(f"{name}: {width} x {height} is too small (at least {SMALLEST_SIDE} pixels a side)")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

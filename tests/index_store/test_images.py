@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from index_store.errors import ImageRefused
-from index_store.images import read_image, write_image
+from index_store.images import prepare, read_image, write_image
 
 
 @pytest.fixture
@@ -66,3 +66,16 @@ def test_what_is_no_image_is_refused_with_its_reason(tmp_path, picture):
         with pytest.raises(ImageRefused, match=reason) as error:
             read_image(tmp_path / name)
         assert "\n" not in str(error.value)
+
+
+def test_a_picture_in_memory_is_read_like_its_file(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
+    write_image(tmp_path / "a.png", pixels)
+    wanted = read_image(tmp_path / "a.png", size=32)
+    np.testing.assert_array_equal(prepare(pixels, size=32), wanted)
+    np.testing.assert_array_equal(prepare(Image.fromarray(pixels), size=32), wanted)
+    assert prepare(Image.fromarray(pixels).convert("LA")).shape == (40, 60, 3)
+    with pytest.raises(ImageRefused, match=r"the query: must be uint8 \[height, width, 3\], not float64"):
+        prepare(pixels / 255.0, name="the query")
+    with pytest.raises(ImageRefused, match="8 x 40 is too small"):
+        prepare(pixels[:, :8])
