@@ -18,6 +18,7 @@ from torch import Tensor
 from index_store.errors import RgunitError
 from index_store.workspace import RunRecord, Workspace
 from retrieval.evaluation import RetrievalEvaluation, evaluate_queries
+from retrieval.onnx import OnnxNetwork
 from retrieval.retriever import Retriever
 from translation.checkpoint import CHECKPOINT
 from translation.drawings import true_translation
@@ -31,7 +32,6 @@ from translation.evaluation.evaluate import (
     evaluate_translation,
     neighbour_arm,
 )
-from translation.evaluation.judge import Judge
 from translation.evaluation.protocol import make_pairs
 from translation.neighbours import Neighbours
 from translation.progress import Progress
@@ -196,7 +196,7 @@ def evaluate_translation_runs(
     `config` is by default the one that the translator was trained with.
     """
     progress = progress or Progress()
-    referee = Judge(judge, judge_crop) if judge is not None else None
+    referee = OnnxNetwork(judge, judge_crop) if judge is not None else None
     found = arms or open_arms(workspace, run, device)
     first = found.arms["stage1"].translator
     config = config or first.config.evaluation

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from index_store.errors import RgunitError
 from index_store.images import write_image
 from index_store.workspace import Workspace
+from retrieval.onnx import OnnxNetwork
 from translation.evaluation.classifier import AttributeClassifier
 from translation.evaluation.config import EvaluationConfig
 from translation.evaluation.distances import Resamples, cosine_distance, frechet, pixel_distance
-from translation.evaluation.judge import Judge
 from translation.evaluation.protocol import Pairs, check_neighbours
 from translation.evaluation.scores import INTERVALS, PairScores, comparisons, figures, intervals
 
@@ -113,7 +113,7 @@ def evaluate_translation(
     pairs: Pairs,
     classifier: AttributeClassifier,
     config: EvaluationConfig,
-    judge: Judge | None = None,
+    judge: OnnxNetwork | None = None,
     truth: Truth | None = None,
     out: Path | None = None,
     seed: int = 0,
@@ -169,7 +169,7 @@ class _Reference:
     """What the classifier and the judge read off the real images: the sources, and half B."""
 
     def __init__(
-        self, workspace: Workspace, pairs: Pairs, classifier: AttributeClassifier, judge: Judge | None
+        self, workspace: Workspace, pairs: Pairs, classifier: AttributeClassifier, judge: OnnxNetwork | None
     ) -> None:
         source = workspace.load(pairs.source, classifier.size)
         others = workspace.load(pairs.others, classifier.size)
@@ -195,7 +195,7 @@ def _measure(
     classifier: AttributeClassifier,
     real: _Reference,
     config: EvaluationConfig,
-    judge: Judge | None,
+    judge: OnnxNetwork | None,
     goal: Images | None,
     keep: _Keeper | None,
     seed: int,

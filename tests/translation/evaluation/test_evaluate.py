@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from index_store.errors import RgunitError
+from retrieval.onnx import OnnxNetwork
 from translation.drawings import true_translation
 from translation.evaluation.distances import pixel_distance
 from translation.evaluation.evaluate import copy_arm, evaluate_translation, neighbour_arm
-from translation.evaluation.judge import Judge
 from translation.evaluation.protocol import GUIDES, make_pairs
 
 USED = ("Glasses", "Hat")
@@ -169,7 +169,7 @@ def test_seeds_make_samples_differ_and_repeat(workspace, pairs, classifier, fast
 def test_a_judge_measures_identity_and_a_second_distance(workspace, pairs, classifier, fast, mean_colour_network):
     arms = {"copy": copy_arm(workspace, 32), "unguided": lambda s, t, seeds: 255 - workspace.load(s, 32)}
     found = evaluate_translation(
-        workspace, arms=arms, pairs=pairs, classifier=classifier, config=fast, judge=Judge(mean_colour_network)
+        workspace, arms=arms, pairs=pairs, classifier=classifier, config=fast, judge=OnnxNetwork(mean_colour_network)
     )
     copy, negative = found.summary["copy"], found.summary["unguided"]
     assert copy["identity"] == pytest.approx(0, abs=1e-6) and negative["identity"] > 0.5

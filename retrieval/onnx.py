@@ -1,4 +1,4 @@
-"""A judge that no training here ever saw: any ONNX network from a file, such as a face-identity network.
+"""Any image-to-features network of the user's, from an ONNX file: a judge of translations, or a content vector.
 
 What it reads of an image (a box, or the whole) is resized to the input that its graph declares and scaled to
 (x − 127.5)/128; its first output, flattened, is the feature vector.
@@ -19,7 +19,7 @@ BATCH = 64
 _CROP = re.compile(r"([-+.\d]+),([-+.\d]+),([-+.\d]+),([-+.\d]+)@(\d+)")
 
 
-class Judge:
+class OnnxNetwork:
     """Feature vectors by an ONNX network.
 
     `crop` is "left,top,width,height@side": a box in the pixels of a side × side image, scaled to the images given
@@ -32,7 +32,7 @@ class Judge:
         self.path, self.crop = Path(path), crop
         self._box = parse_crop(crop)  # refused before anything is loaded
         if not self.path.is_file():
-            raise RgunitError(f"no judge at {path}: give the path of an ONNX file")
+            raise RgunitError(f"no network at {path}: give the path of an ONNX file")
         import onnxruntime
 
         wanted = ["CUDAExecutionProvider"] if device.startswith("cuda") else []
@@ -51,11 +51,13 @@ class Judge:
         fixed = len(shape) == 4 and shape[1] == 3 and all(isinstance(side, int) for side in shape[2:])
         if more or not fixed or entry.type != "tensor(float)":
             raise RgunitError(
-                f"judge {path} takes {entry.type} {shape}{' and more inputs' if more else ''}: a judge takes one "
+                f"{path} takes {entry.type} {shape}{' and more inputs' if more else ''}: needed is one "
                 "float input [n, 3, height, width] with fixed height and width"
             )
         self._input = str(entry.name)
         self._height, self._width = int(shape[2]), int(shape[3])
+        self.side = crop_side(crop) or max(self._height, self._width)
+        """Side in pixels at which it should be given images: the crop's own, else its input's longer one."""
         self._batch = int(shape[0]) if isinstance(shape[0], int) and shape[0] > 0 else None
 
     def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -79,6 +81,11 @@ class Judge:
         box = (left, top, min(left + width, side), min(top + height, side))
         resized = Image.fromarray(image).resize((self._width, self._height), Image.Resampling.BILINEAR, box=box)
         return (np.asarray(resized, dtype=np.float32).transpose(2, 0, 1) - 127.5) / 128.0
+
+
+def crop_side(text: str | None) -> int | None:
+    """The side that a crop is written for; None for no crop."""
+    return None if text is None else int(text.rpartition("@")[2])
 
 
 def parse_crop(text: str | None) -> tuple[float, float, float, float]:

@@ -1,4 +1,4 @@
-"""The judge reads the box it was told to, and refuses what is no judge in one line."""
+"""A user's network reads the box it was told to; what is none is refused in one line."""
 
 import csv
 import tarfile
@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from index_store.errors import RgunitError, UsageError
-from translation.evaluation.judge import Judge, parse_crop
+from retrieval.onnx import OnnxNetwork, parse_crop
 
-SHARED = Path(__file__).resolve().parents[4] / "shared"
+SHARED = Path(__file__).resolve().parents[3] / "shared"
 FACE_CROP = "25.84,24.69,76.48,89.23@128"
 
 
@@ -26,8 +26,8 @@ def images() -> np.ndarray:
 
 @pytest.mark.parametrize("batch", ["n", 1, 2])
 def test_features_are_the_first_output_for_every_image(write_network, tmp_path, images, batch):
-    judge = Judge(write_network(tmp_path / "j.onnx", [batch, 3, 16, 8]))
-    features = judge.features(images)
+    network = OnnxNetwork(write_network(tmp_path / "j.onnx", [batch, 3, 16, 8]))
+    features = network.features(images)
     assert features.shape == (3, 3)
     black, white = -127.5 / 128, 127.5 / 128
     share = 8 * 16 / 32**2
@@ -38,8 +38,8 @@ def test_features_are_the_first_output_for_every_image(write_network, tmp_path, 
 
 @pytest.mark.parametrize("crop", ["8,16,8,16@32", "16,32,16,32@64", "2,4,2,4@8"])
 def test_a_crop_is_scaled_from_its_side_to_the_image(write_network, tmp_path, images, crop):
-    judge = Judge(write_network(tmp_path / "j.onnx", ["n", 3, 16, 8]), crop)
-    assert judge.features(images)[1] == pytest.approx([127.5 / 128, -127.5 / 128, -127.5 / 128], abs=1e-4)
+    network = OnnxNetwork(write_network(tmp_path / "j.onnx", ["n", 3, 16, 8]), crop)
+    assert network.features(images)[1] == pytest.approx([127.5 / 128, -127.5 / 128, -127.5 / 128], abs=1e-4)
 
 
 @pytest.mark.parametrize("crop", ["", "1,2,3,4", "1,2,3@4", "a,b,c,d@e", "0,0,1,1@0", "1..2,0,1,1@8"])
@@ -59,23 +59,23 @@ def test_no_crop_is_the_whole_image():
 
 
 def test_a_missing_file_and_one_that_is_no_network_are_refused(tmp_path):
-    with pytest.raises(RgunitError, match="no judge at"):
-        Judge(tmp_path / "nothing.onnx")
+    with pytest.raises(RgunitError, match="no network at"):
+        OnnxNetwork(tmp_path / "nothing.onnx")
     (tmp_path / "text.onnx").write_text("not a network")
     with pytest.raises(RgunitError, match="no ONNX network"):
-        Judge(tmp_path / "text.onnx")
+        OnnxNetwork(tmp_path / "text.onnx")
 
 
 @pytest.mark.parametrize("shape", [["n", 3, "h", "w"], ["n", 1, 8, 8], ["n", 3, 8]])
 def test_a_network_that_takes_no_image_of_fixed_size_is_refused(write_network, tmp_path, shape):
     with pytest.raises(RgunitError, match="fixed height and width"):
-        Judge(write_network(tmp_path / "j.onnx", shape))
+        OnnxNetwork(write_network(tmp_path / "j.onnx", shape))
 
 
 def test_images_of_another_shape_are_refused(write_network, tmp_path, images):
-    judge = Judge(write_network(tmp_path / "j.onnx", ["n", 3, 8, 8]))
+    network = OnnxNetwork(write_network(tmp_path / "j.onnx", ["n", 3, 8, 8]))
     with pytest.raises(ValueError, match="S, S, 3"):
-        judge.features(images[:, :16])
+        network.features(images[:, :16])
 
 
 @pytest.mark.skipif(not (SHARED / "weights/mobilefacenet.onnx").exists(), reason="shared face network is absent")
@@ -87,7 +87,7 @@ def test_a_face_network_knows_two_pictures_of_one_person():
         names = {Path(name).name: name for name in tar.getnames()}
         files = [BytesIO(tar.extractfile(names[row["image"]]).read()) for row in rows]
     faces = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])
-    features = Judge(SHARED / "weights/mobilefacenet.onnx", FACE_CROP).features(faces)
+    features = OnnxNetwork(SHARED / "weights/mobilefacenet.onnx", FACE_CROP).features(faces)
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     people = np.array([row["identity"] for row in rows])
     same = people[:, None] == people[None]
