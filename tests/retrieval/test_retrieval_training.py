@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from index_store.errors import RgunitError
 from index_store.workspace import Workspace
 from retrieval.config import NEGATIVES, RetrievalConfig
-from retrieval.train import Domains, RetrievalTask, learning_rate
+from retrieval.domains import Domains
+from retrieval.train import RetrievalTask, learning_rate
 
 
 @settings(max_examples=60, deadline=None)
