@@ -37,6 +37,7 @@ class Live:
         self._version: tuple[int, ...] = ()
         self._tables: dict[int, tuple[int, Table]] = {}
         self._cells: dict[str, Cells | None] = {}
+        self._ids: dict[str, Ids] = {}
 
     def forget(self) -> None:
         """Drop everything that was read."""
@@ -44,6 +45,7 @@ class Live:
             self._state = None
             self._tables.clear()
             self._cells.clear()
+            self._ids.clear()
 
     def state(self) -> State:
         """Return the last committed state."""
@@ -78,6 +80,15 @@ class Live:
             table = self._load(state, info, held[1] if held else None)
             self._tables[info.number] = (state.sequence, table)
             return table
+
+    def ids(self, state: State, info: EncoderInfo) -> Ids:
+        """Return the ids of an encoder's vectors, also of removed images, in the log's order; reads no vectors."""
+        with self.guard:
+            files = [file for number, file, _ in state.shards if number == info.number]
+            for file in files:
+                if file not in self._ids:
+                    self._ids[file] = features.read(self.catalog.shards / file, only=("ids",)).arrays["ids"]
+            return np.concatenate([self._ids[file] for file in files]) if files else np.zeros(0, np.int64)
 
     def _load(self, state: State, info: EncoderInfo, before: Table | None) -> Table:
         """Read what is new of an encoder's shards."""

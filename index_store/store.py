@@ -5,7 +5,7 @@ The one idea: every change is one sealed record (`catalog.write`), every search 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,14 +19,14 @@ from index_store.attributes import ORIGINS, AttributeSchema
 from index_store.batch import Batch, as_vectors, text_column
 from index_store.catalog import Catalog
 from index_store.errors import DuplicateKey, RgunitError, UsageError
-from index_store.features import Record
+from index_store.features import Record, ShardMissing, map_vectors, read
 from index_store.index import pick
 from index_store.live import Live
 from index_store.maintenance import Report, compact, rebuild, verify
 from index_store.queries import fill, per_query_filters, per_query_ids
 from index_store.replay import schema_header
 from index_store.search import Subsets, group_queries, search_fused
-from index_store.state import BIG_SEGMENT, EncoderInfo, State, Table, resolve_encoder
+from index_store.state import BIG_SEGMENT, EncoderInfo, State, Table, find, resolve_encoder
 
 __all__ = ["Found", "IndexStore", "Report"]
 
@@ -199,7 +199,7 @@ class IndexStore:
             strange = np.setdiff1d(wanted, state.ids)
             if len(strange):
                 raise RgunitError(f"no image has id {int(strange[0])} ({len(strange)} such ids): register images first")
-            there = self._live.table(state, info).ids
+            there = self._live.ids(state, info)
             _, first = np.unique(wanted, return_index=True)
             fresh = first[~np.isin(wanted[first], there)]
             if len(fresh):
@@ -300,11 +300,30 @@ class IndexStore:
         return table.gather(places)
 
     def vector_ids(self, encoder: str, fingerprint: str) -> npt.NDArray[np.int64]:
-        """Return the ids that have a vector of an encoder."""
-        if not _known_encoder(self.state(), encoder, fingerprint):
-            return np.zeros(0, np.int64)
-        _, (table,) = self._live.snapshot(f"{encoder}@{fingerprint}" if fingerprint else encoder)
-        return table.ids[table.rows >= 0]
+        """Return the ids that have a vector of an encoder; reads no vectors."""
+        for _ in range(20):
+            state = self.state()
+            info = _known_encoder(state, encoder, fingerprint)
+            try:
+                ids = self._live.ids(state, info) if info else np.zeros(0, np.int64)
+                return ids[find(state.ids, ids) >= 0]
+            except ShardMissing:  # merged by a compaction after the state was read
+                continue
+        raise RgunitError(f"{self.catalog.folder} is compacted again and again: try when its writer has finished")
+
+    def blocks(
+        self, encoder: str, fingerprint: str, rows: int = 8192
+    ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
+        """Yield ids [m] and vectors float32 [m, d] of an encoder, m <= rows, from the files; keeps none in memory."""
+        state = self.state()
+        info = _known_encoder(state, encoder, fingerprint)
+        for number, file, _ in state.shards if info else ():
+            if info and number == info.number:
+                path = self.catalog.shards / file
+                ids, vectors = read(path, only=("ids",)).arrays["ids"], map_vectors(path)
+                for start in range(0, len(ids), rows):
+                    there = find(state.ids, ids[start : start + rows]) >= 0
+                    yield ids[start : start + rows][there], vectors[start : start + rows][there]
 
     def encoders(self) -> tuple[EncoderInfo, ...]:
         """Return the encoders whose vectors the store knows."""

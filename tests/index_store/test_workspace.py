@@ -12,6 +12,7 @@ from PIL import Image
 
 from index_store.errors import Locked, RgunitError, UnknownAttribute, UsageError
 from index_store.images import write_image
+from index_store.store import IndexStore
 from index_store.workspace import GeneratedImage, Workspace
 
 
@@ -277,3 +278,17 @@ def test_errors_and_attributes_import_nothing_heavy():
         "assert not {'torch', 'faiss', 'alembic'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_vectors_are_read_in_blocks_from_the_files_without_the_images_that_were_removed(tmp_path):
+    vectors = np.random.default_rng(0).normal(size=(25, 4)).astype(np.float32)
+    with IndexStore.create(tmp_path / "s", dim=4, attributes=["A"], encoder="e") as store:
+        ids = np.concatenate([store.add(part) for part in np.split(vectors, [10, 11])])
+        store.remove(ids[[3, 20]])
+        kept = np.setdiff1d(ids, ids[[3, 20]])
+        np.testing.assert_array_equal(np.sort(store.vector_ids("e", "")), kept)
+        blocks = list(store.blocks("e", "", rows=4))
+        assert max(len(part) for part, _ in blocks) <= 4
+        np.testing.assert_array_equal(np.concatenate([part for part, _ in blocks]), kept)
+        np.testing.assert_array_equal(np.concatenate([part for _, part in blocks]), store.vectors(kept))
+        assert list(store.blocks("other", "")) == [] and len(store.vector_ids("other", "")) == 0
