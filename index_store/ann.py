@@ -1,30 +1,33 @@
 """An approximate index of one large shard: the rows of a shard sorted into cells around centroids.
 
 The one idea: it is a second, memory-mapped copy of the vectors with the rows of a cell side by side. A query scans
-its nearest cells, less what a filter drops; what that finds was measured when the index was built, and a search
-that finds too little falls back to the exact scan. It is derived: it can be deleted and built again.
+its nearest cells. How many of them find the nearest 10, 20, … 1,000 rows was measured when the index was built; with a
+filter that keeps 1 in 10, the nearest 200 are looked for, and if fewer than k of them match, the exact scan answers.
+It is derived: it can be deleted and built again.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from index_store import features
-from index_store.index import Ids, Vectors, assign, exact_search, scan_rows, squared_distances, train_centroids
+from index_store.index import CellIndex, Ids, Vectors, exact_search, scan_rows
 from index_store.state import Segment
 
 FOLDER = "cache"
 SUFFIX = ".cells.h5"
-SAMPLE = 128  # rows asked for when recall and costs are measured
+SAMPLE = 256  # rows asked for when recall and costs are measured
 WANTED_RECALL = 0.998
-DEPTHS = (10, 30, 100, 300, 1000)  # how many neighbours deep recall is measured: a filter that keeps 1 in 10 needs 100
+DEPTHS = (10, 20, 40, 100, 200, 500, 1000)  # how many neighbours deep recall is measured
 PROBES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+ROWS_A_CELL = 40  # wanted; k-means takes the longer the more cells there are
+MOST_CELLS = 4096
 
 
 @dataclass(frozen=True)
@@ -36,20 +39,15 @@ class Costs:
     batch: float  # a row of a contiguous scan in a large batch of queries, for each query
     probe: float  # choosing the cells of a query
     cell: float  # a row of a cell
+    depth: float  # a row more that is looked for
 
 
 @dataclass(frozen=True)
 class Cells:
-    """centroids float32 [c, d]; vectors float32 [m, d] sorted by cell, their rows in the shard int64 [m]; where each
-    cell starts int64 [c + 1].
+    """The index of a shard. `probes` says how many cells find WANTED_RECALL of the nearest DEPTHS rows, 0 where none
+    of PROBES did."""
 
-    `probes` says how many cells find WANTED_RECALL of the nearest DEPTHS rows, 0 where none of PROBES did.
-    """
-
-    centroids: Vectors
-    vectors: Vectors
-    order: Ids
-    starts: Ids
+    index: CellIndex
     probes: tuple[int, ...]
     costs: Costs
 
@@ -60,33 +58,32 @@ class Cells:
                 return probes
         return 0
 
-    def candidates(self, query: Vectors, probes: int) -> Ids:
-        """Return the places in `vectors` of the cells nearest to a query [d]."""
-        score = squared_distances(query, self.centroids)
-        nearest = np.argpartition(score, probes)[:probes] if probes < len(score) else np.arange(len(score))
-        starts = self.starts[nearest]
-        sizes = self.starts[nearest + 1] - starts
-        ends = np.cumsum(sizes)
-        return np.asarray(np.arange(ends[-1]) + np.repeat(starts - ends + sizes, sizes), np.int64)
+    def cost(self, depth: int) -> float | None:
+        """Return the microseconds that a query for the nearest `depth` rows takes, None if it would find too few."""
+        if not (probes := self.probes_for(depth)):
+            return None
+        rows = probes * self.index.rows / self.index.cells
+        return self.costs.probe + self.costs.cell * rows + self.costs.depth * depth
 
     def search(
-        self, query: Vectors, k: int, probes: int, keep: npt.NDArray[np.bool_] | None, share: float
-    ) -> tuple[Vectors, Ids] | None:
-        """Return distances [k] and rows [k] (inf and -1) of the rows that `keep` allows; None if too few were seen.
+        self, queries: Vectors, k: int, depth: int, kept: Ids | None
+    ) -> tuple[Vectors, Ids, npt.NDArray[np.bool_]]:
+        """Return distances [q, k] and rows [q, k] of those of the nearest `depth` rows that are among the sorted rows
+        `kept`, and bool [q]: which queries have fewer than k."""
+        distances, rows = self.index.search(queries, depth, self.probes_for(depth))
+        if kept is not None:
+            place = np.minimum(np.searchsorted(kept, rows), max(len(kept) - 1, 0))
+            order = np.argsort((kept[place] != rows) | (rows < 0), axis=1, kind="stable")[:, :k]
+            dropped = np.take_along_axis(kept[place] != rows, order, axis=1)
+            distances, rows = np.take_along_axis(distances, order, axis=1), np.take_along_axis(rows, order, axis=1)
+            rows[dropped] = -1
+        return distances, rows, rows[:, -1] < 0
 
-        `share` is the part of the rows that `keep` allows: seeing far fewer than that in the cells means that the
-        filter and the query lie apart, where the measured recall does not hold.
-        """
-        places = self.candidates(query, probes)
-        seen = len(places)
-        if keep is not None:
-            places = places[keep[self.order[places]]]
-            if len(places) < max(4 * k, 0.5 * share * seen):
-                return None
-        elif seen < k:
-            return None
-        distances, found = scan_rows(query, self.vectors, places, k)
-        return distances, self.order[found]
+
+def depth_for(k: int, share: float) -> int:
+    """Return how many of the nearest rows hold k that a filter keeps, if it keeps this share of them; with a margin
+    for chance."""
+    return k if share >= 1 else math.ceil((k + 3 * math.sqrt(k)) / share)
 
 
 def cells_path(folder: Path, shard: str) -> Path:
@@ -95,28 +92,23 @@ def cells_path(folder: Path, shard: str) -> Path:
 
 
 def build_cells(segment: Segment, seed: int = 0) -> Cells:
-    """Sort the rows of a segment into about 4 · sqrt(rows) cells; measure recall and costs on a sample of its rows."""
+    """Sort the rows of a segment into cells; measure recall and costs on a sample of its rows."""
     vectors = segment.vectors
     count = len(vectors)
-    cells = 2 ** max(4, round(np.log2(4 * np.sqrt(count))))
-    centroids = train_centroids(vectors, cells, seed)
-    owner = assign(vectors, centroids)
-    order = np.argsort(owner, kind="stable").astype(np.int64)
-    starts = np.searchsorted(owner[order], np.arange(cells + 1)).astype(np.int64)
-    rng = np.random.default_rng(seed)
-    sample = np.sort(rng.choice(count, min(SAMPLE, count), replace=False))
+    wanted = min(2 ** max(4, round(np.log2(count / ROWS_A_CELL))), MOST_CELLS)
+    index = CellIndex.build(vectors, wanted, seed)
+    sample = np.sort(np.random.default_rng(seed).choice(count, min(SAMPLE, count), replace=False))
     queries = np.ascontiguousarray(vectors[sample])
     begun = time.perf_counter()
     _, truth = exact_search(queries, vectors, min(max(DEPTHS) + 1, count))
     batch = (time.perf_counter() - begun) * 1e6 / (count * len(sample))
-    cells_of = Cells(centroids, np.asarray(vectors[order]), order, starts, (0,) * len(DEPTHS), Costs(0, 0, 0, 0, 0))
-    rank = _probe_ranks(cells_of, owner, queries, truth)
+    rank = _probe_ranks(index, queries, truth)
     probes = []
     for depth in DEPTHS:
         nearest = rank[:, 1 : depth + 1]  # a row's nearest is itself
-        enough = [p for p in PROBES if p < cells and (nearest < p).mean() >= WANTED_RECALL]
+        enough = [p for p in PROBES if p < index.cells and (nearest < p).mean() >= WANTED_RECALL]
         probes.append(enough[0] if enough and depth < count else 0)
-    return replace(cells_of, probes=tuple(probes), costs=_measure(cells_of, segment, queries, batch))
+    return Cells(index, tuple(probes), _measure(index, segment, queries, batch))
 
 
 def save_cells(folder: Path, shard: str, cells: Cells) -> None:
@@ -124,54 +116,49 @@ def save_cells(folder: Path, shard: str, cells: Cells) -> None:
     path = cells_path(folder, shard)
     path.parent.mkdir(exist_ok=True)
     header = {"shard": shard, "probes": list(cells.probes), "costs": vars(cells.costs)}
-    arrays: dict[str, npt.NDArray[Any]] = {
-        "centroids": cells.centroids,
-        "vectors": cells.vectors,
-        "order": cells.order,
-        "starts": cells.starts,
-    }
-    features.seal_file(path, features.Record("cells", header, arrays))
+    features.seal_file(path, features.Record("cells", header, {"index": cells.index.pack()}))
 
 
 def load_cells(folder: Path, shard: str) -> Cells | None:
-    """Read the index of a shard; None if there is none or it is damaged (the exact scan needs none)."""
-    path = cells_path(folder, shard)
-    if not path.exists():
-        return None
+    """Read the index of a shard; None if there is none, it is damaged or of another version (the exact scan needs
+    none). What is checked is what is read, whatever another process puts in the file's place meanwhile."""
     try:
-        record, vectors = features.read(path, check=True, vectors=False), features.map_vectors(path)
+        header, data = features.map_checked(cells_path(folder, shard), "index")
     except features.ShardDamaged:
         return None
-    centroids = record.arrays["centroids"]
-    probes, costs = tuple(record.header["probes"]), Costs(**record.header["costs"])
-    return Cells(centroids, vectors, record.arrays["order"], record.arrays["starts"], probes, costs)
+    return Cells(CellIndex.read(data), tuple(header["probes"]), Costs(**header["costs"]))
 
 
-def _probe_ranks(cells: Cells, owner: Ids, queries: Vectors, truth: Ids) -> Ids:
+def _probe_ranks(index: CellIndex, queries: Vectors, truth: Ids) -> Ids:
     """Return int64 [q, t]: in which of a query's cells, nearest first, each true neighbour lies."""
-    score = np.stack([squared_distances(query, cells.centroids) for query in queries])
-    place = np.empty(score.shape, np.int64)
-    np.put_along_axis(place, np.argsort(score, axis=1), np.arange(score.shape[1])[None], axis=1)
-    return np.take_along_axis(place, owner[truth], axis=1)
+    _, nearest = index.nearest(queries, min(max(PROBES), index.cells))
+    place = np.full((len(queries), index.cells), index.cells)
+    np.put_along_axis(place, nearest, np.arange(nearest.shape[1])[None], axis=1)
+    return np.take_along_axis(place, index.owner[truth], axis=1)
 
 
-def _measure(cells: Cells, segment: Segment, queries: Vectors, batch: float) -> Costs:
+def _measure(index: CellIndex, segment: Segment, queries: Vectors, batch: float) -> Costs:
     """Time the ways to search on this machine."""
-    count = len(segment.ids)
+    count, probes = len(segment.ids), min(16, index.cells)
     rows = np.sort(np.random.default_rng(0).choice(count, min(count, 8192), replace=False)).astype(np.int64)
-    scan, pick, probe, cell = [], [], [], []
-    for query in queries[:16]:
+    sizes = np.bincount(index.owner, minlength=index.cells)
+    scan, pick, probe, cell, depth = [], [], [], [], []
+    for query in queries[:16, None]:
         begun = time.perf_counter()
-        exact_search(query[None], segment.vectors, 10)
+        exact_search(query, segment.vectors, 10)
         scan.append((time.perf_counter() - begun) / count)
         begun = time.perf_counter()
-        scan_rows(query, segment.vectors, rows, 10)
+        scan_rows(query[0], segment.vectors, rows, 10)
         pick.append((time.perf_counter() - begun) / len(rows))
         begun = time.perf_counter()
-        places = cells.candidates(query, 16)
+        _, nearest = index.nearest(query, probes)
         probe.append(time.perf_counter() - begun)
         begun = time.perf_counter()
-        scan_rows(query, cells.vectors, places, 10)
-        cell.append((time.perf_counter() - begun) / max(1, len(places)))
-    medians = [float(np.median(times)) * 1e6 for times in (scan, pick, probe, cell)]
-    return Costs(medians[0], medians[1], batch, medians[2], medians[3])
+        index.search(query, 10, probes)
+        few = time.perf_counter() - begun
+        cell.append(max(0.0, few - probe[-1]) / max(1, int(sizes[nearest].sum())))
+        begun = time.perf_counter()
+        index.search(query, 510, probes)
+        depth.append(max(0.0, time.perf_counter() - begun - few) / 500)
+    scan_, pick_, probe_, cell_, depth_ = (float(np.median(times)) * 1e6 for times in (scan, pick, probe, cell, depth))
+    return Costs(scan_, pick_, batch, probe_, cell_, depth_)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,14 +37,18 @@ class Batch:
         return self.key(row) == stored.key(other)
 
 
-def as_vectors(vectors: npt.ArrayLike, dim: int) -> npt.NDArray[np.float32]:
-    """Return contiguous float32 [n, dim]; UsageError for another shape or numbers that are not finite."""
+def as_vectors(vectors: npt.ArrayLike, dim: int, *, one: bool = False) -> npt.NDArray[np.float32]:
+    """Return contiguous float32 [n, dim], of [dim] too with `one`; UsageError for another shape or numbers that are
+    not finite."""
     matrix = np.ascontiguousarray(vectors, np.float32)
+    if one and matrix.ndim == 1:
+        matrix = matrix[None]
     if matrix.size == 0 and matrix.ndim <= 2:
         return np.zeros((0, dim), np.float32)
     if matrix.ndim != 2 or matrix.shape[1] != dim:
         raise UsageError(f"vectors have shape {list(matrix.shape)}: needed is [n, {dim}]")
-    if not np.isfinite(matrix.sum()) and not np.isfinite(matrix).all():
+    flat = matrix.ravel()
+    if not math.isfinite(np.dot(flat, flat)) and not np.isfinite(matrix).all():
         raise UsageError("vectors must be finite: there is a NaN or an infinity among them")
     return matrix
 

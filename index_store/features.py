@@ -180,6 +180,22 @@ def map_vectors(path: Path) -> npt.NDArray[np.float32]:
         raise _unreadable(path, error) from error
 
 
+def map_checked(path: Path, column: str) -> tuple[dict[str, Any], npt.NDArray[np.uint8]]:
+    """Return the header of a sealed file and one of its columns, uint8 [n], memory-mapped; the digest is compared
+    first. One open file is looked at throughout. Raises ShardDamaged and ShardMissing."""
+    try:
+        with path.open("rb") as file:
+            data = np.memmap(file, np.uint8, "r")
+            if wrong := sealing.check_bytes(data)[1]:
+                raise ShardDamaged(f"{path.name}: {wrong}")
+            with h5py.File(file, "r") as content:
+                found, header = content[column], json.loads(str(content.attrs["header"]))
+                start = found.id.get_offset()
+                return header, data[start : start + found.size]
+    except Exception as error:
+        raise _unreadable(path, error) from error
+
+
 def _unreadable(path: Path, error: Exception) -> ShardDamaged:
     """What reading failed by: a compaction may take a file away at any moment, also between two looks at it."""
     if not path.exists():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -95,35 +96,75 @@ def scan_rows(query: Vectors, vectors: Vectors, rows: Ids, k: int) -> tuple[Vect
     return distances, found
 
 
-def squared_distances(query: Vectors, vectors: Vectors) -> Vectors:
-    """Return float32 [n]: squared distances of a query [d] to vectors [n, d], in one thread."""
-    module = faiss()
-    point = module.swig_ptr
-    distances = np.empty(len(vectors), np.float32)
-    query = np.ascontiguousarray(query)
-    module.fvec_L2sqr_ny(point(distances), point(query), point(vectors), vectors.shape[1], len(vectors))
-    return distances
+class CellIndex:
+    """FAISS's IndexIVFFlat: the rows of vectors [n, d] sorted into cells around centroids; never added to once built.
 
+    Read from a memory-mapped file it stays there: FAISS looks at the lists where they lie.
+    """
 
-def train_centroids(vectors: Vectors, cells: int, seed: int) -> Vectors:
-    """Return k-means centroids float32 [cells, d] of a sample of at most 64 rows a cell."""
-    module = faiss()
-    rng = np.random.default_rng(seed)
-    sample = np.sort(rng.choice(len(vectors), min(len(vectors), 64 * cells), replace=False))
-    means = module.Kmeans(vectors.shape[1], cells, niter=8, seed=seed, min_points_per_centroid=1)
-    means.train(np.ascontiguousarray(vectors[sample]))
-    return np.asarray(means.centroids, np.float32)
+    def __init__(self, index: Any, data: npt.NDArray[np.uint8] | None = None) -> None:
+        self.index = index
+        self.data = data  # FAISS's pointers lead into it
+        self.rows, self.cells, self.dim = int(index.ntotal), int(index.nlist), int(index.d)
+        self._quantizer = faiss().downcast_index(index.quantizer)
+        self._parameters: dict[int, Any] = {}
 
+    @classmethod
+    def build(cls, vectors: Vectors, cells: int, seed: int) -> CellIndex:
+        """Sort vectors [n, d] into cells around k-means centroids of a sample of at most 64 rows a cell."""
+        module = faiss()
+        dim = vectors.shape[1]
+        sample = np.sort(np.random.default_rng(seed).permutation(len(vectors))[: 64 * cells])
+        means = module.Kmeans(dim, cells, niter=8, seed=seed, min_points_per_centroid=1)
+        means.train(np.ascontiguousarray(vectors[sample]))
+        quantizer = module.IndexFlatL2(dim)
+        quantizer.add(means.centroids)
+        index = module.IndexIVFFlat(quantizer, dim, cells)
+        for start in range(0, len(vectors), 65_536):
+            index.add(np.ascontiguousarray(vectors[start : start + 65_536]))
+        return cls(index)
 
-def assign(vectors: Vectors, centroids: Vectors) -> Ids:
-    """Return the nearest centroid of each row, int64 [n]."""
-    owners = [faiss().knn(np.ascontiguousarray(part), centroids, 1)[1][:, 0] for part in _chunks(vectors, 65_536)]
-    return np.concatenate(owners).astype(np.int64)
+    @classmethod
+    def read(cls, data: npt.NDArray[np.uint8]) -> CellIndex:
+        """Open the bytes of an index where they lie. They must have been checked: FAISS trusts them."""
+        module = faiss()
+        return cls(module.read_index(module.ZeroCopyIOReader(module.swig_ptr(data), data.size)), data)
 
+    def pack(self) -> npt.NDArray[np.uint8]:
+        """Return the index as bytes."""
+        return np.asarray(faiss().serialize_index(self.index), np.uint8)
 
-def _chunks(vectors: Vectors, rows: int) -> list[Vectors]:
-    """Return views of so many rows."""
-    return [vectors[start : start + rows] for start in range(0, len(vectors), rows)]
+    @cached_property
+    def owner(self) -> Ids:
+        """The cell of each row, int64 [n]."""
+        lists, owner = self.index.invlists, np.empty(self.rows, np.int64)
+        for cell in range(self.cells):
+            owner[faiss().rev_swig_ptr(lists.get_ids(cell), lists.list_size(cell))] = cell
+        return owner
+
+    def nearest(self, queries: Vectors, probes: int) -> tuple[Vectors, Ids]:
+        """Return distances and numbers [q, probes] of the cells nearest to queries, by float32 differences."""
+        point, count = faiss().swig_ptr, len(queries)
+        gaps, found = np.empty((count, probes), np.float32), np.empty((count, probes), np.int64)
+        for start in range(0, count, PRODUCT_FORM - 1):
+            stop = min(start + PRODUCT_FORM - 1, count)
+            self._quantizer.search_c(
+                stop - start, point(queries[start:stop]), probes, point(gaps[start:stop]), point(found[start:stop])
+            )
+        return gaps, found
+
+    def search(self, queries: Vectors, k: int, probes: int) -> tuple[Vectors, Ids]:
+        """Return distances [q, k] ascending and rows [q, k] (-1 where there are fewer) of what lies in the nearest
+        cells."""
+        module, count = faiss(), len(queries)
+        point, gaps, cells = module.swig_ptr, *self.nearest(queries, probes)
+        if (parameters := self._parameters.get(probes)) is None:  # FAISS looks into one cell unless told
+            parameters = self._parameters[probes] = module.SearchParametersIVF(nprobe=probes)
+        distances, rows = np.empty((count, k), np.float32), np.empty((count, k), np.int64)
+        self.index.search_preassigned_c(
+            count, point(queries), k, point(cells), point(gaps), point(distances), point(rows), False, parameters
+        )
+        return distances, rows
 
 
 def rerank(queries: Vectors, vectors: Vectors, candidates: Ids) -> tuple[Vectors, Ids]:

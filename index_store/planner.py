@@ -6,39 +6,70 @@ what was chosen, and against what, is said in words.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from index_store.ann import Cells
+from index_store.ann import Cells, depth_for
 from index_store.index import PRODUCT_FORM, Ids, Vectors
 from index_store.search import Subset, search_cells, search_exact
 from index_store.state import Table
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What was chosen: the cells to look into, None for an exact scan, and in words."""
+
+    cells: Sequence[Cells | None] | None
+    scan: str
+    told: str
+
+
 def run(
-    table: Table, cells: Sequence[Cells | None], subset: Subset, queries: Vectors, k: int, *, exact: bool
+    table: Table,
+    cells: Callable[[Table], Sequence[Cells | None]],
+    subset: Subset,
+    queries: Vectors,
+    k: int,
+    exact: bool,
 ) -> tuple[Vectors, Ids, str]:
     """Search by the cheapest way that finds enough: distances [q, k], places in the table [q, k], what was done."""
-    matching, total = len(subset.places), table.alive
-    scan = (
-        f"exact scan of all {total} rows"
-        if matching == total
-        else f"exact scan of the {matching} of {total} rows that match"
-    )
-    if exact or not matching or not any(cells):
+    if exact:
         distances, places = search_exact(table, subset, queries, k)
-        return distances, places, scan + (" (asked for)" if exact else "")
-    by_scan, by_cells, probes = estimate(table, cells, subset, len(queries), k)
+        return distances, places, _scan(table, subset) + " (asked for)"
+    key = (k, len(queries) >= PRODUCT_FORM, subset.vectors is None)
+    plan: Plan | None = subset.plans.get(key)
+    if plan is None:
+        plan = subset.plans[key] = choose(table, cells(table), subset, len(queries), k)
+    if plan.cells is None:
+        distances, places = search_exact(table, subset, queries, k)
+        return distances, places, plan.told
+    distances, places, again = search_cells(table, plan.cells, subset, queries, k)
+    if not len(again):
+        return distances, places, plan.told
+    retried = f"{len(again)} of {len(queries)} queries again by {plan.scan}: too few of the nearest match"
+    return distances, places, f"{plan.told}; {retried}"
+
+
+def choose(table: Table, cells: Sequence[Cells | None], subset: Subset, queries: int, k: int) -> Plan:
+    """Return the cheapest way to search a subset."""
+    scan = _scan(table, subset)
+    if not len(subset.places) or not any(cells):
+        return Plan(None, scan, scan)
+    by_scan, by_cells, probes = estimate(table, cells, subset, queries, k)
     if by_cells is None or by_scan <= by_cells:
         against = "no cells find enough" if by_cells is None else f"{by_cells / 1e3:.2f} ms by cells"
-        distances, places = search_exact(table, subset, queries, k)
-        return distances, places, f"{scan} ({by_scan / 1e3:.2f} ms a query estimated, {against})"
-    distances, places, again = search_cells(table, cells, subset, queries, k)
-    plan = f"{probes} cells ({by_cells / 1e3:.2f} ms a query estimated, {by_scan / 1e3:.2f} ms by exact scan)"
-    if subset.share < 1:
-        plan += f", {100 * subset.share:.3g} % match"
-    if len(again):
-        plan += f"; {len(again)} of {len(queries)} queries again by {scan}: their cells held too few that match"
-    return distances, places, plan
+        return Plan(None, scan, f"{scan} ({by_scan / 1e3:.2f} ms a query estimated, {against})")
+    told = f"{probes} cells ({by_cells / 1e3:.2f} ms a query estimated, {by_scan / 1e3:.2f} ms by exact scan)"
+    if not subset.whole:
+        told += f", {100 * subset.share:.3g} % match"
+    return Plan(cells, scan, told)
+
+
+def _scan(table: Table, subset: Subset) -> str:
+    """Say what an exact scan looks at."""
+    if len(subset.places) == table.alive:
+        return f"exact scan of all {table.alive} rows"
+    return f"exact scan of the {len(subset.places)} of {table.alive} rows that match"
 
 
 def estimate(
@@ -50,32 +81,24 @@ def estimate(
     scanning = measured.batch if queries >= PRODUCT_FORM else measured.scan
     picked = not subset.whole and queries < PRODUCT_FORM and not subset.at_hand(4 * table.info.dim)
     by_scan = len(subset.places) * (measured.pick if picked else scanning)
-    by_cells, looked = 0.0, 0
+    by_cells, looked, depth = 0.0, 0, depth_for(k, subset.share)
     for segment, own in zip(table.segments, cells, strict=True):
-        if own is None:
-            by_cells += len(segment.ids) * subset.share * measured.scan
-            continue
-        probes = own.probes_for(k / subset.share)
-        if not probes:
+        cost = own.cost(depth) if own else len(segment.ids) * subset.share * measured.scan
+        if cost is None:
             return by_scan, None, 0
-        seen = probes * len(own.order) / len(own.centroids)
-        by_cells += own.costs.probe + seen * own.costs.cell
-        looked += probes
+        by_cells += cost
+        looked += own.probes_for(depth) if own else 0
     return by_scan, by_cells, looked
 
 
 def describe(cells: Cells, shard: str) -> str:
     """Say in a line what was built for a shard and why."""
-    rows = len(cells.order)
+    rows, count, probes, cost = cells.index.rows, cells.index.cells, cells.probes[0], cells.cost(10)
     scan = rows * cells.costs.scan / 1e3
-    probes = cells.probes[0]
-    if not probes:
-        return (
-            f"{shard}: {rows} rows, {len(cells.centroids)} cells do not find enough: exact scan, {scan:.2f} ms a query"
-        )
-    by_cells = (cells.costs.probe + probes * rows / len(cells.centroids) * cells.costs.cell) / 1e3
-    choice = "cells" if by_cells < scan else "exact scan"
+    if cost is None:
+        return f"{shard}: {rows} rows, {count} cells do not find enough: exact scan, {scan:.2f} ms a query"
+    choice = "cells" if cost / 1e3 < scan else "exact scan"
     return (
-        f"{shard}: {rows} rows, {len(cells.centroids)} cells; {probes} of them find 99.8 % of the nearest 10 in "
-        f"{by_cells:.2f} ms, an exact scan takes {scan:.2f} ms: {choice}"
+        f"{shard}: {rows} rows, {count} cells; {probes} of them find 99.8 % of the nearest 10 in "
+        f"{cost / 1e3:.2f} ms, an exact scan takes {scan:.2f} ms: {choice}"
     )

@@ -1,17 +1,108 @@
-"""What a caller may ask in one call: one filter or one a query, ids to leave out for all or for each."""
+"""Answering one call: what a caller may ask (one filter or one a query, ids to leave out for all or for each).
+
+The one idea: queries with the same filter are one search; what each leaves out is asked for in addition and dropped.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from index_store import planner
 from index_store.attributes import AttributeSchema, Filter
+from index_store.batch import as_vectors
 from index_store.errors import UsageError
+from index_store.index import pick
+from index_store.live import Live
+from index_store.search import Subsets, group_queries, search_fused
+
+MANY_EXCLUDED = 64  # ids left out of every query from which they are taken out before the search, not after
 
 Ids = npt.NDArray[np.int64]
+Where = str | Sequence[str | None] | None
+Exclude = npt.ArrayLike | Sequence[npt.ArrayLike] | None
+
+
+@dataclass(frozen=True)
+class Found:
+    """Neighbours: ids int64 [q, k] (-1 where fewer match), squared L2 float32 [q, k] (inf), and what was done."""
+
+    ids: npt.NDArray[np.int64]
+    distances: npt.NDArray[np.float32]
+    plan: str
+
+
+def answer(
+    live: Live,
+    subsets: Subsets,
+    queries: npt.ArrayLike,
+    k: int,
+    where: Where,
+    exclude: Exclude,
+    encoder: str | None,
+    exact: bool,
+) -> Found:
+    """Answer `IndexStore.search`."""
+    if k < 1:
+        raise UsageError(f"k must be at least 1, not {k}")
+    state, (table,) = live.snapshot(encoder)
+    matrix = as_vectors(queries, table.info.dim, one=True)
+    if exclude is None and (where is None or isinstance(where, str)):
+        subset = subsets.get(state, table, where)
+        gaps, places, plan = planner.run(table, live.cells, subset, matrix, k, exact)
+        return Found(pick(table.ids, places), gaps, plan)
+    count = len(matrix)
+    excluded = per_query_ids(exclude, count)
+    ids, distances = np.full((count, k), -1, np.int64), np.full((count, k), np.inf, np.float32)
+    plans = []
+    for wanted, members in group_queries(per_query_filters(state.schema, where, count)):
+        subset = subsets.get(state, table, wanted.text)
+        extra = max((len(excluded[query]) for query in members), default=0)
+        if extra > MANY_EXCLUDED and all(excluded[query] is excluded[members[0]] for query in members):
+            subset, extra = subset.without(table.ids, excluded[members[0]]), 0
+        asked = np.ascontiguousarray(matrix[members])
+        gaps, places, plan = planner.run(table, live.cells, subset, asked, k + extra, exact)
+        fill(ids, distances, members, pick(table.ids, places), gaps, excluded)
+        plans.append(plan)
+    return Found(ids, distances, "; ".join(sorted(set(plans))))
+
+
+def answer_fused(
+    live: Live,
+    queries: Mapping[str, npt.ArrayLike],
+    weights: Mapping[str, float],
+    k: int,
+    where: Where,
+    exclude: Exclude,
+) -> Found:
+    """Answer `IndexStore.search_fused`."""
+    if set(queries) != set(weights) or not queries or min(weights.values()) < 0:
+        raise UsageError("queries and weights must name the same encoders, with weights of at least 0")
+    if k < 1:
+        raise UsageError(f"k must be at least 1, not {k}")
+    state, tables = live.snapshot(*queries)
+    parts = [as_vectors(part, table.info.dim, one=True) for part, table in zip(queries.values(), tables, strict=True)]
+    count = len(parts[0])
+    if any(len(part) != count for part in parts):
+        raise UsageError("every encoder needs the same number of queries")
+    common = tables[0].rows[tables[0].rows >= 0]
+    for table in tables[1:]:
+        common = np.intersect1d(common, table.rows)
+    excluded = per_query_ids(exclude, count)
+    ids, distances = np.full((count, k), -1, np.int64), np.full((count, k), np.inf, np.float32)
+    plans = []
+    for wanted, members in group_queries(per_query_filters(state.schema, where, count)):
+        rows = common[state.mask(wanted)[common]] if len(common) else common
+        extra = max((len(excluded[query]) for query in members), default=0)
+        chosen = [np.ascontiguousarray(part[members]) for part in parts]
+        gaps, found = search_fused(tables, rows, chosen, [weights[name] for name in queries], k + extra)
+        fill(ids, distances, members, pick(state.ids[rows], found), gaps, excluded)
+        plans.append(f"exact scan of {len(rows)} rows by {' + '.join(queries)}")
+    return Found(ids, distances, "; ".join(sorted(set(plans))))
 
 
 def per_query_filters(schema: AttributeSchema, where: str | Sequence[str | None] | None, count: int) -> list[Filter]:

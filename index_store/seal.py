@@ -37,7 +37,11 @@ def trailer(content: npt.NDArray[np.uint8]) -> bytes:
 
 def check(path: Path) -> tuple[str, str]:
     """Return (digest, what is wrong or ""): whether a sealed file is as it was written."""
-    data = np.fromfile(path, np.uint8)
+    return check_bytes(np.fromfile(path, np.uint8))
+
+
+def check_bytes(data: npt.NDArray[np.uint8]) -> tuple[str, str]:
+    """See `check`: the same for a file's bytes, uint8 [n]."""
     footer = _footer(data)
     if footer is None:
         return "", "its end is damaged or cut off"

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from index_store.ann import Cells
+from index_store.ann import Cells, depth_for
 from index_store.attributes import Filter
 from index_store.index import PRODUCT_FORM, Ids, Vectors, exact_search, merge, pick, scan_rows
-from index_store.state import State, Table
+from index_store.state import Segment, State, Table
 
 CHUNK = 65_536  # rows gathered at a time where a subset is too large to keep
 SMALL_BUDGET = 64 * 2**20
@@ -32,7 +33,7 @@ class Subset:
         self.owner = owner
         self.vectors: Vectors | None = None
         self.last_used = 0
-        self._mask: npt.NDArray[np.bool_] | None = None
+        self.plans: dict[tuple[int, bool, bool], Any] = {}  # the planner's choices
 
     @property
     def share(self) -> float:
@@ -48,13 +49,13 @@ class Subset:
         """Return it less some ids; `ids` are those of the table's rows. Nothing of it is kept for later."""
         return Subset(self.places[~np.isin(ids[self.places], excluded)], self.total)
 
-    def mask(self) -> npt.NDArray[np.bool_] | None:
-        """Return bool [n] over the table's rows, None if it keeps all of them."""
-        if self._mask is None and not self.whole:
-            mask = np.zeros(self.total, np.bool_)
-            mask[self.places] = True
-            self._mask = mask
-        return self._mask
+    def within(self, start: int, count: int) -> Ids | None:
+        """Return its rows in the segment whose places begin at `start`, None if it keeps every row."""
+        if self.whole:
+            return None
+        if not start and self.total == count:
+            return self.places
+        return self.places[slice(*np.searchsorted(self.places, (start, start + count)))] - start
 
     def at_hand(self, width: int) -> bool:
         """Whether its vectors, `width` bytes a row, are contiguous in memory or may be made so."""
@@ -76,14 +77,15 @@ class Subsets:
         self._clock = 0
         self._budget = SMALL_BUDGET
 
-    def get(self, state: State, table: Table, wanted: Filter) -> Subset:
-        """Return the rows of a filter."""
-        key = (state.sequence, table.info.number, wanted.text)
+    def get(self, state: State, table: Table, where: str | None) -> Subset:
+        """Return the rows that a filter keeps."""
+        key = (state.sequence, table.info.number, where or "")
         with self._guard:
             self._clock += 1
-            if key in self._held:
-                self._held[key].last_used = self._clock
-                return self._held[key]
+            if (held := self._held.get(key)) is not None:
+                held.last_used = self._clock
+                return held
+        wanted = state.schema.filter(where)
         rows = table.rows
         if wanted.everything:
             places = np.flatnonzero(rows >= 0)
@@ -120,19 +122,16 @@ class Subsets:
 def search_exact(table: Table, subset: Subset, queries: Vectors, k: int) -> tuple[Vectors, Ids]:
     """Search the matching rows exactly: squared distances [q, k] and places in the table [q, k] (inf and -1)."""
     places = subset.places
-    if subset.whole:
-        best, start = [], 0
-        for segment in table.segments:
-            distances, found = exact_search(queries, segment.vectors, k)
-            best.append((distances, np.where(found >= 0, found + start, -1)))
-            start += len(segment.ids)
-        return merge(best, len(queries), k)
-    if (vectors := subset.gathered(table)) is not None:
+    if not subset.whole and (vectors := subset.gathered(table)) is not None:
         distances, found = exact_search(queries, vectors, k)
         return distances, pick(places, found)
-    if len(queries) < PRODUCT_FORM:
-        return _scan_where_they_lie(table, places, queries, k)
-    best = []
+    best: list[tuple[Vectors, Ids]] = []
+    if subset.whole or len(queries) < PRODUCT_FORM:
+        start = 0
+        for segment in table.segments:
+            best.append(_scan_segment(segment, start, subset, queries, k))
+            start += len(segment.ids)
+        return merge(best, len(queries), k)
     for start in range(0, len(places), CHUNK):
         part = places[start : start + CHUNK]
         distances, found = exact_search(queries, table.gather(part), k)
@@ -140,46 +139,39 @@ def search_exact(table: Table, subset: Subset, queries: Vectors, k: int) -> tupl
     return merge(best, len(queries), k)
 
 
-def _scan_where_they_lie(table: Table, places: Ids, queries: Vectors, k: int) -> tuple[Vectors, Ids]:
-    """Search some places of a table without gathering their vectors."""
-    best, start = [], 0
-    for segment in table.segments:
-        first, last = np.searchsorted(places, (start, start + len(segment.ids)))
-        results = [scan_rows(query, segment.vectors, places[first:last] - start, k) for query in queries]
-        found = np.stack([rows for _, rows in results])
-        best.append((np.stack([gaps for gaps, _ in results]), np.where(found >= 0, found + start, -1)))
-        start += len(segment.ids)
-    return merge(best, len(queries), k)
+def _scan_segment(segment: Segment, start: int, subset: Subset, queries: Vectors, k: int) -> tuple[Vectors, Ids]:
+    """Search the matching rows of the segment whose places begin at `start`, where they lie."""
+    rows = subset.within(start, len(segment.ids))
+    if rows is None:
+        distances, found = exact_search(queries, segment.vectors, k)
+    else:
+        results = [scan_rows(query, segment.vectors, rows, k) for query in queries]
+        distances, found = (np.stack(column) for column in zip(*results, strict=True))
+    return distances, _shift(found, start)
+
+
+def _shift(rows: Ids, start: int) -> Ids:
+    """Return rows of a segment as places in the table."""
+    return np.where(rows >= 0, rows + start, -1) if start else rows
 
 
 def search_cells(
     table: Table, cells: Sequence[Cells | None], subset: Subset, queries: Vectors, k: int
 ) -> tuple[Vectors, Ids, Ids]:
     """Search segments by their cells, those without by an exact scan; returns distances and places as `search_exact`,
-    and the queries int64 [r] that saw too little and were searched exactly instead."""
-    keep = subset.mask()
-    distances, places = np.full((len(queries), k), np.inf, np.float32), np.full((len(queries), k), -1, np.int64)
-    retry = []
-    for row, query in enumerate(queries):
-        best, start = [], 0
-        for segment, own in zip(table.segments, cells, strict=True):
-            inside = None if keep is None else keep[start : start + len(segment.ids)]
-            if own is None:
-                rows = np.arange(len(segment.ids)) if inside is None else np.flatnonzero(inside)
-                result = scan_rows(query, segment.vectors, rows, k)
-            else:
-                seen = own.search(query, k, own.probes_for(k / subset.share), inside, subset.share)
-                if seen is None:
-                    retry.append(row)
-                    break
-                result = seen
-            gaps, found = result[0][None], result[1][None]
-            best.append((gaps, np.where(found >= 0, found + start, -1)))
-            start += len(segment.ids)
+    and the queries int64 [r] that found too little and were searched exactly instead."""
+    best, start, unsure = [], 0, np.zeros(len(queries), np.bool_)
+    depth = depth_for(k, subset.share)
+    for segment, own in zip(table.segments, cells, strict=True):
+        if own is None:
+            best.append(_scan_segment(segment, start, subset, queries, k))
         else:
-            gaps, found = merge(best, 1, k)
-            distances[row], places[row] = gaps[0], found[0]
-    again = np.array(retry, np.int64)
+            distances, rows, short = own.search(queries, k, depth, subset.within(start, len(segment.ids)))
+            best.append((distances, _shift(rows, start)))
+            unsure |= short
+        start += len(segment.ids)
+    distances, places = merge(best, len(queries), k)
+    again = unsure.nonzero()[0]
     if len(again):
         distances[again], places[again] = search_exact(table, subset, np.ascontiguousarray(queries[again]), k)
     return distances, places, again

@@ -6,7 +6,6 @@ The one idea: every change is one sealed record (`catalog.write`), every search 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,28 +19,14 @@ from index_store.batch import Batch, as_vectors, text_column
 from index_store.catalog import Catalog
 from index_store.errors import DuplicateKey, RgunitError, UsageError
 from index_store.features import Record, ShardMissing, map_vectors, read
-from index_store.index import pick
 from index_store.live import Live
 from index_store.maintenance import Report, compact, rebuild, verify
-from index_store.queries import fill, per_query_filters, per_query_ids
+from index_store.queries import Exclude, Found, Where, answer, answer_fused
 from index_store.replay import schema_header
-from index_store.search import Subsets, group_queries, search_fused
+from index_store.search import Subsets
 from index_store.state import BIG_SEGMENT, EncoderInfo, State, Table, find, resolve_encoder
 
 __all__ = ["Found", "IndexStore", "Report"]
-
-MANY_EXCLUDED = 64  # ids left out of every query from which they are taken out before the search, not after
-
-Where = str | Sequence[str | None] | None
-
-
-@dataclass(frozen=True)
-class Found:
-    """Neighbours: ids int64 [q, k] (-1 where fewer match), squared L2 float32 [q, k] (inf), and what was done."""
-
-    ids: npt.NDArray[np.int64]
-    distances: npt.NDArray[np.float32]
-    plan: str
 
 
 class IndexStore:
@@ -215,7 +200,7 @@ class IndexStore:
         *,
         k: int = 10,
         where: Where = None,
-        exclude: npt.ArrayLike | Sequence[npt.ArrayLike] | None = None,
+        exclude: Exclude = None,
         encoder: str | None = None,
         exact: bool = False,
     ) -> Found:
@@ -224,25 +209,7 @@ class IndexStore:
         `where` is one filter or one a query; `exclude` ids for every query, or a list of one array a query.
         Never fewer than min(k, matches) results a query.
         """
-        if k < 1:
-            raise UsageError(f"k must be at least 1, not {k}")
-        state, (table,) = self._live.snapshot(encoder)
-        matrix = as_vectors(np.atleast_2d(np.asarray(queries, np.float32)), table.info.dim)
-        cells = self.cells(table)
-        count = len(matrix)
-        excluded = per_query_ids(exclude, count)
-        ids, distances = np.full((count, k), -1, np.int64), np.full((count, k), np.inf, np.float32)
-        plans = []
-        for wanted, members in group_queries(per_query_filters(state.schema, where, count)):
-            subset = self._subsets.get(state, table, wanted)
-            extra = max((len(excluded[query]) for query in members), default=0)
-            if extra > MANY_EXCLUDED and all(excluded[query] is excluded[members[0]] for query in members):
-                subset, extra = subset.without(table.ids, excluded[members[0]]), 0
-            asked = np.ascontiguousarray(matrix[members])
-            gaps, places, plan = planner.run(table, cells, subset, asked, k + extra, exact=exact)
-            fill(ids, distances, members, pick(table.ids, places), gaps, excluded)
-            plans.append(plan)
-        return Found(ids, distances, "; ".join(sorted(set(plans))))
+        return answer(self._live, self._subsets, queries, k, where, exclude, encoder, exact)
 
     def search_fused(
         self,
@@ -251,39 +218,14 @@ class IndexStore:
         *,
         k: int = 10,
         where: Where = None,
-        exclude: npt.ArrayLike | Sequence[npt.ArrayLike] | None = None,
+        exclude: Exclude = None,
     ) -> Found:
         """Find the k nearest rows by a weighted sum of named vectors' squared distances, exactly.
 
         `queries` gives each encoder's vectors [q, dim] by its name, `weights` a number >= 0 for each; only rows that
         have a vector of every one of them are looked at.
         """
-        if set(queries) != set(weights) or not queries or min(weights.values()) < 0:
-            raise UsageError("queries and weights must name the same encoders, with weights of at least 0")
-        if k < 1:
-            raise UsageError(f"k must be at least 1, not {k}")
-        state, tables = self._live.snapshot(*queries)
-        parts = [
-            as_vectors(np.atleast_2d(np.asarray(part, np.float32)), table.info.dim)
-            for part, table in zip(queries.values(), tables, strict=True)
-        ]
-        count = len(parts[0])
-        if any(len(part) != count for part in parts):
-            raise UsageError("every encoder needs the same number of queries")
-        common = tables[0].rows[tables[0].rows >= 0]
-        for table in tables[1:]:
-            common = np.intersect1d(common, table.rows)
-        excluded = per_query_ids(exclude, count)
-        ids, distances = np.full((count, k), -1, np.int64), np.full((count, k), np.inf, np.float32)
-        plans = []
-        for wanted, members in group_queries(per_query_filters(state.schema, where, count)):
-            rows = common[state.mask(wanted)[common]] if len(common) else common
-            extra = max((len(excluded[query]) for query in members), default=0)
-            chosen = [np.ascontiguousarray(part[members]) for part in parts]
-            gaps, found = search_fused(tables, rows, chosen, [weights[name] for name in queries], k + extra)
-            fill(ids, distances, members, pick(state.ids[rows], found), gaps, excluded)
-            plans.append(f"exact scan of {len(rows)} rows by {' + '.join(queries)}")
-        return Found(ids, distances, "; ".join(sorted(set(plans))))
+        return answer_fused(self._live, queries, weights, k, where, exclude)
 
     def count(self, where: str | None = None) -> int:
         """Count the rows that pass a filter."""
@@ -337,6 +279,7 @@ class IndexStore:
         """Mend what is damaged, and make the derived indexes of large shards again; return a line on each."""
         told = rebuild(self.catalog)
         self._live.forget()
+        self._subsets = Subsets()
         return told + self._build_cells()
 
     def compact(self) -> list[str]:

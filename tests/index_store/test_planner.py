@@ -76,7 +76,7 @@ def test_cells_that_hold_too_few_matches_lead_to_an_exact_retry(path, data):
     with IndexStore.open(path) as store:
         state, table = store.snapshot()
         cells = store.cells(table)
-        subset = search.Subsets().get(state, table, state.schema.filter("+far"))
+        subset = search.Subsets().get(state, table, "+far")
         query = np.zeros((1, DIM), np.float32)
         query[0, 0] = -20
         distances, places, again = search.search_cells(table, cells, subset, query, 10)
