@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 NegativeKind = Literal["easy", "medium", "hard", "own_domain"]
 NEGATIVES: tuple[NegativeKind, ...] = ("easy", "medium", "hard", "own_domain")
 
 Norm = Literal["instance", "layer"]
+Objective = Literal["triplet", "semihard", "multi_similarity", "info_nce", "parts"]
 Distance = Literal["euclidean", "squared"]
 Width = Annotated[int, Field(ge=1)]
 
@@ -43,10 +44,40 @@ class RetrievalConfig(BaseModel):
         default=NEGATIVES,
         description="one kind is drawn for each triplet; Table 6's rows are growing prefixes of all four",
     )
+    objective: Objective = Field(
+        default="triplet",
+        description="triplet: the paper; semihard, multi_similarity: distance mining on top of all four negatives; "
+        "info_nce: the four negatives in one softmax; parts: a content head and a style head, each by InfoNCE",
+    )
+    normalize: bool = Field(default=False, description="embeddings of length 1")
+    memory: int = Field(default=0, ge=0, description="embeddings of earlier batches that mining also looks at")
+    temperature: float = Field(default=0.1, gt=0, description="of the softmax in info_nce and parts")
+    content_weight: float = Field(default=0.5, ge=0, le=1, description="parts: weight of content in the embedding")
+    content_labels: float = Field(
+        default=0.0,
+        ge=0,
+        description="parts: weight of predicting the training images' other attributes from their content",
+    )
+    pool: float = Field(
+        default=0.0,
+        ge=0,
+        description="GB of encoded training images and translations that triplets are chosen from; 0: made anew",
+    )
     margin: float = Field(default=0.2, ge=0)
     distance: Distance = Field(default="euclidean", description="in the loss; a search has the same order under both")
     batch: int = Field(default=32, ge=1)
     steps: int = Field(default=30_000, ge=1, description="updates; --minutes ends earlier")
+    optimizer: Literal["sgd", "adam"] = Field(default="sgd", description="sgd: the paper, with `momentum`")
     learning_rate: float = Field(default=0.01, gt=0)
     halve_every: int = Field(default=10_000, ge=1, description="steps after which the learning rate is halved")
     momentum: float = Field(default=0.9, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> RetrievalConfig:
+        if self.objective != "triplet" and not self.pool:
+            raise ValueError(f"objective {self.objective} reads all four negatives: it needs a pool larger than 0")
+        if self.memory and self.objective not in ("semihard", "multi_similarity"):
+            raise ValueError("memory is for the objectives semihard and multi_similarity")
+        if self.content_labels and self.objective != "parts":
+            raise ValueError("content_labels is for the objective parts")
+        return self

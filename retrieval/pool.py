@@ -234,10 +234,10 @@ def _fill(
     ready.replace(folder / READY)
 
 
-def _array(path: Path, shape: tuple[int, ...], kind: Any) -> NDArray[Any]:
+def _array(path: Path, shape: tuple[int, ...], kind: Any) -> np.memmap[Any, Any]:
     """A memory-mapped array of a file, made where it is not there or has another shape."""
     if path.is_file():
-        there: NDArray[Any] = np.load(path, mmap_mode="r+")
+        there: np.memmap[Any, Any] = np.load(path, mmap_mode="r+")
         if there.shape == shape and there.dtype == kind:
             return there
     return np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape)
@@ -264,9 +264,9 @@ def _encode(
         styles = encoders.style(torch.cat([images, encoded])).float()
 
     def slots(rows: Tensor) -> NDArray[Any]:
-        translated = rows[b : b + b * each].unflatten(0, (b, each))
+        translated = rows[b : b + b * each].view(b, each, *rows.shape[1:])
         ordered = torch.cat([rows[:b, None], translated, rows[b + b * each :, None]], dim=1)
-        return ordered.cpu().numpy()  # type: ignore[no-any-return]
+        return ordered.cpu().numpy()
 
     asked = np.zeros((b, SLOTS, encoders.style_dim), np.float32)
     asked[:, OWN : SECOND + 1] = given.float().cpu().numpy().reshape(b, each, -1)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,24 +17,16 @@ from torch import Tensor, nn
 
 from index_store.errors import RgunitError
 from index_store.workspace import Workspace
-from retrieval.config import NEGATIVES, RetrievalConfig
+from retrieval.config import NEGATIVES, NegativeKind, RetrievalConfig
 from retrieval.domains import Domains
-from retrieval.network import EmbeddingNetwork, make_network
+from retrieval.network import Network, PartsNetwork, make_network
+from retrieval.objectives import Parts, make_objective
+from retrieval.pool import open_pool
 from retrieval.protocol import Encoders, as_images
-from retrieval.triplets import OWN_DOMAIN, Pair, TripletLoss, make_triplets
+from retrieval.sources import Encoded, FromPool, MadeAnew, Source
+from retrieval.triplets import Pair
 
 GRID_QUERIES, GRID_IMAGES, GRID_NEIGHBOURS = 6, 96, 5
-
-
-@dataclass(frozen=True)
-class TripletBatch:
-    """What a step reads, on the host: images and others uint8 [B, H, W, 3], styles [B, S], kind int64 [B]."""
-
-    images: Tensor
-    others: Tensor
-    style_target: Tensor
-    style_negative: Tensor
-    kind: Tensor
 
 
 def learning_rate(config: RetrievalConfig, step: int) -> float:
@@ -46,7 +37,8 @@ def learning_rate(config: RetrievalConfig, step: int) -> float:
 class RetrievalTask:
     """Stage 2: trains the embedding network on triplets that a frozen translator makes.
 
-    Reads the labelled real images of the workspace's training split. A bit that is unknown is taken from the
+    Reads the labelled real images of the workspace's training split, as a pool of encodings that is made first
+    (or, with `pool` 0, image by image). A bit that is unknown is taken from the
     image's own style; images without any used label are left out. `autocast()` surrounds the forward passes;
     `rank` tells the `world` processes of a distributed run apart: the same first weights, other triplets.
     """
@@ -66,6 +58,7 @@ class RetrievalTask:
         mirror: bool = True,
         device: torch.device | str = "cpu",
         autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
+        pool_progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self.workspace, self.encoders, self.config = workspace, encoders, config
         self.seed, self.rank, self.mirror = seed, rank, mirror
@@ -83,91 +76,126 @@ class RetrievalTask:
                 f"{', '.join(encoders.schema.names)}, {int(self.domains.counts.max(initial=0))} share one; "
                 f"add images or choose other --attributes-used"
             )
+        self.anew = MadeAnew(workspace, encoders, self.ids, self.domains, config.negatives, mirror=mirror)
+        self.source, others = self._source(pool_progress)
         with torch.random.fork_rng(devices=[]):  # the initial weights depend on the seed alone
             torch.manual_seed(seed)
-            self.network: EmbeddingNetwork = make_network(
+            self.network: Network = make_network(
                 config,
                 content_channels=encoders.content_channels,
                 content_size=encoders.size // 4,
                 style_dim=encoders.style_dim,
+                labels=others,
             ).to(self.device)
-        self.loss = TripletLoss(config.margin, config.distance)
+        self.objective = make_objective(config, self.network.dim).to(self.device)
         self.networks: dict[str, nn.Module] = {"embedding": self.network}
+        weights = self.network.parameters()
         self.optimizers: dict[str, torch.optim.Optimizer] = {
-            "embedding": torch.optim.SGD(self.network.parameters(), lr=config.learning_rate, momentum=config.momentum)
+            "embedding": torch.optim.SGD(weights, lr=config.learning_rate, momentum=config.momentum)
+            if config.optimizer == "sgd"
+            else torch.optim.Adam(weights, lr=config.learning_rate)
         }
+
+    def _source(self, progress: Callable[[int, int], None] | None) -> tuple[Source, int]:
+        """Where triplets come from, and how many other attributes the content is taught."""
+        config = self.config
+        if not config.pool:
+            return self.anew, 0
+        pool = open_pool(
+            self.workspace, self.encoders, self.ids, self.labels, gigabytes=config.pool, seed=0, progress=progress
+        )
+        parts, labels = config.objective == "parts", None
+        if config.content_labels:
+            table = self.workspace.images(ids=pool.ids)
+            used = self.workspace.schema.indices(self.encoders.schema.names)
+            labels = np.delete(table.labels, used, axis=1)
+            if not (labels >= 0).any():
+                raise RgunitError(
+                    "retrieval.content_labels needs attributes beside those of the style, and there are none: set it "
+                    "to 0, or choose fewer --attributes-used"
+                )
+        negatives: tuple[NegativeKind, ...] = ("medium",) if parts else config.negatives
+        source = FromPool(pool, negatives, every=config.objective != "triplet", parts=parts, labels=labels)
+        return source, 0 if labels is None else labels.shape[1]
 
     def learning_rates(self, step: int) -> dict[str, float]:
         """The learning rate of each optimiser at a step (from 0)."""
         return {"embedding": learning_rate(self.config, step)}
 
-    def prepare(self, step: int) -> TripletBatch:
-        """The triplets of a step as images and styles, drawn from (seed, step) alone; in any thread."""
-        return self._draw(np.random.default_rng([self.seed, step, self.rank]), self.config.batch)
+    def prepare(self, step: int) -> object:
+        """The triplets of a step on the host, drawn from (seed, step) alone; in any thread."""
+        return self.source.draw(np.random.default_rng([self.seed, step, self.rank]), self.config.batch)
 
-    def _draw(self, rng: np.random.Generator, size: int) -> TripletBatch:
-        n, every = len(self.ids), self.domains
-        x = rng.choice(n, size, replace=size > n)
-        target = every.of[every.draw_outside(rng, every.of[x])]  # t ≠ i
-        other = every.draw_outside(rng, target, not_image=x)  # x_r, r ≠ t
-        kinds = np.array([NEGATIVES.index(kind) for kind in self.config.negatives])
-        kind = kinds[rng.integers(len(kinds), size=size)]
-        negative = np.where(kind == OWN_DOMAIN, every.of[x], every.of[other])
-
-        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        vectors = torch.from_numpy(every.vectors[np.concatenate([target, negative])])
-        style_target, style_negative = self.encoders.sample_style(vectors, generator).cpu().chunk(2)
-
-        pixels = self.workspace.load(self.ids[np.concatenate([x, other])], self.encoders.size)
-        mirrored = (rng.random(2 * size) < 0.5) & self.mirror
-        pixels = np.where(mirrored[:, None, None, None], pixels[:, :, ::-1], pixels)
-        return TripletBatch(
-            images=torch.from_numpy(pixels[:size]),
-            others=torch.from_numpy(pixels[size:]),
-            style_target=style_target,
-            style_negative=style_negative,
-            kind=torch.from_numpy(kind),
-        )
-
-    def step(self, step: int, batch: TripletBatch) -> dict[str, Tensor]:
+    def step(self, step: int, batch: object) -> dict[str, Tensor]:
         """One update. Returns detached scalars; for a kind that the batch lacks, the mean over all triplets."""
         optimizer = self.optimizers["embedding"]
         self.network.train()
         with self.autocast():
-            triplets = make_triplets(
-                self.encoders,
-                as_images(batch.images, self.device),
-                as_images(batch.others, self.device),
-                batch.style_target.to(self.device),
-                batch.style_negative.to(self.device),
-                batch.kind,
-            )
-            anchor, positive, negative = self._embed(triplets.anchor, triplets.positive, triplets.negative)
-        loss, to_positive, to_negative = self.loss(anchor, positive, negative)
+            encoded = self.source.encode(batch, self.device)
+            loss, told = self._parts(encoded) if isinstance(self.objective, Parts) else self._joint(encoded)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
+        return {"loss": loss.detach(), **told}
 
+    def _joint(self, encoded: Encoded) -> tuple[Tensor, dict[str, Tensor]]:
+        """One embedding of content and style together."""
+        pairs = (encoded.anchor, encoded.positive, *encoded.negatives)
+        anchor, positive, *negatives = self._embed(*pairs)
+        loss = self.objective(anchor, positive, torch.stack(negatives))
         with torch.no_grad():
-            kind = batch.kind.to(self.device, non_blocking=True)
+            to_positive = self._distance(anchor, positive)
+            to_negative = torch.stack([self._distance(anchor, negative) for negative in negatives])
             violation = self.config.margin + to_positive - to_negative
             told = {
-                "loss": loss.detach(),
                 "active": (violation > 0).float().mean(),
                 "distance_positive": to_positive.mean(),
                 "distance_negative": to_negative.mean(),
             }
-            for name in self.config.negatives:
-                rows = kind == NEGATIVES.index(name)
-                told[f"loss_{name}"] = _mean_where(violation.clamp(min=0), rows)
-                told[f"distance_{name}"] = _mean_where(to_negative, rows)
-        return told
+            for place, name in enumerate(self.config.negatives):
+                if encoded.kind is None:
+                    rows, part = torch.ones_like(to_positive, dtype=torch.bool), place
+                else:
+                    rows, part = encoded.kind == NEGATIVES.index(name), 0
+                told[f"loss_{name}"] = _mean_where(violation[part].clamp(min=0), rows)
+                told[f"distance_{name}"] = _mean_where(to_negative[part], rows)
+        return loss, told
+
+    def _parts(self, encoded: Encoded) -> tuple[Tensor, dict[str, Tensor]]:
+        """Content and style apart: what is near in the one says nothing of the other."""
+        network, objective, parts = self.network, self.objective, encoded.parts
+        assert isinstance(network, PartsNetwork) and isinstance(objective, Parts) and parts is not None
+        medium = [pair.content for pair in encoded.negatives]
+        contents = torch.cat([encoded.anchor.content, encoded.positive.content, parts.view, *medium])
+        content = network.content_vector(contents)
+        content = content.view(-1, len(parts.domain), content.shape[1])
+        styles = torch.cat([encoded.anchor.style, encoded.positive.style, parts.styles])
+        b = len(parts.domain)
+        asked, read, others = torch.split(network.style_vector(styles), [b, b, len(parts.styles)])
+        told = {
+            "loss_content": objective.content(content[0], content[1:3], content[3:]),
+            "loss_style": objective.style(asked, read, parts.domain, others, parts.styles_domain),
+        }
+        loss = told["loss_content"] + told["loss_style"]
+        if network.labels is not None:
+            seen = network.labels(content[:3].flatten(0, 1))
+            told["loss_labels"] = objective.labels(seen.float(), parts.labels.repeat(3, 1))
+            loss = loss + objective.teach * told["loss_labels"]
+        with torch.no_grad():
+            told["distance_positive"] = (content[0] - content[1]).norm(dim=1).mean()
+            told["distance_negative"] = (content[0] - content[0].roll(1, 0)).norm(dim=1).mean()
+        return loss, {name: value.detach() for name, value in told.items()}
+
+    def _distance(self, a: Tensor, b: Tensor) -> Tensor:
+        gap: Tensor = torch.linalg.vector_norm(a - b, dim=1)
+        return gap.square() if self.config.distance == "squared" else gap
 
     def _embed(self, *pairs: Pair) -> tuple[Tensor, ...]:
         """One pass over all pairs; embeddings float32 [B, dim] each."""
         content = torch.cat([pair.content for pair in pairs])
         style = torch.cat([pair.style.to(pairs[0].style.dtype) for pair in pairs])
-        return self.network(content, style).float().chunk(len(pairs))  # type: ignore[no-any-return]
+        embedded: Tensor = self.network(content, style)
+        return embedded.float().chunk(len(pairs))
 
     @torch.no_grad()
     def sample_grid(self, networks: Mapping[str, nn.Module]) -> NDArray[np.uint8]:
@@ -176,7 +204,7 @@ class RetrievalTask:
         uint8 [6·size, 7·size, 3], the same images at every call. This stage averages no `networks`.
         """
         rng = np.random.default_rng([self.seed, GRID_IMAGES])
-        batch = self._draw(rng, GRID_QUERIES)
+        batch = self.anew.draw(rng, GRID_QUERIES)
         among = np.sort(rng.permutation(self.ids)[:GRID_IMAGES])
         pixels = self.workspace.load(among, self.encoders.size)
         self.network.eval()

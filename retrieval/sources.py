@@ -1,0 +1,194 @@
+"""Where the triplets of a step come from: made anew by the translator, or chosen from a pool of encodings.
+
+Both draw from a generator alone, in any thread, and then encode on the device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from index_store.workspace import Workspace
+from retrieval.config import NEGATIVES, NegativeKind
+from retrieval.domains import Domains
+from retrieval.pool import FIRST, ITSELF, OWN, SECOND, VIEW, PoolSampler, TripletPool
+from retrieval.protocol import Encoders, as_images
+from retrieval.triplets import EASY, HARD, MEDIUM, OWN_DOMAIN, Pair, make_triplets
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Triplets as the network reads them, on the device: one negative each of `kind` int64 [B], or one of every kind
+    (`kind` None). `parts`: what the objective of that name reads beside them."""
+
+    anchor: Pair
+    positive: Pair
+    negatives: tuple[Pair, ...]
+    kind: Tensor | None
+    parts: PartsBatch | None = None
+
+
+@dataclass(frozen=True)
+class PartsBatch:
+    """A changed view's content [B, C, h, h]; styles [3B, S] of other label vectors with their domains int64 [3B]; the
+    domains int64 [B] asked for; other attributes int8 [B, O] of the images."""
+
+    view: Tensor
+    styles: Tensor
+    styles_domain: Tensor
+    domain: Tensor
+    labels: Tensor
+
+
+class Source(Protocol):
+    """Prepares a batch on the host, and encodes it on the device."""
+
+    def draw(self, rng: np.random.Generator, size: int) -> object: ...
+
+    def encode(self, batch: object, device: torch.device) -> Encoded: ...
+
+
+@dataclass(frozen=True)
+class TripletBatch:
+    """Images and others uint8 [B, H, W, 3], styles [B, S], kind int64 [B], on the host."""
+
+    images: Tensor
+    others: Tensor
+    style_target: Tensor
+    style_negative: Tensor
+    kind: Tensor
+
+
+class MadeAnew:
+    """Triplets that the translator makes for each step (RG-UNIT, section 3.2)."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        encoders: Encoders,
+        ids: NDArray[np.int64],
+        domains: Domains,
+        negatives: tuple[NegativeKind, ...],
+        *,
+        mirror: bool,
+    ) -> None:
+        self.workspace, self.encoders, self.ids, self.domains = workspace, encoders, ids, domains
+        self.negatives, self.mirror = negatives, mirror
+
+    def draw(self, rng: np.random.Generator, size: int) -> TripletBatch:
+        """Images, and the styles that are asked of them."""
+        n, every = len(self.ids), self.domains
+        x = rng.choice(n, size, replace=size > n)
+        target = every.of[every.draw_outside(rng, every.of[x])]  # t ≠ i
+        other = every.draw_outside(rng, target, not_image=x)  # x_r, r ≠ t
+        kinds = np.array([NEGATIVES.index(kind) for kind in self.negatives])
+        kind = kinds[rng.integers(len(kinds), size=size)]
+        negative = np.where(kind == OWN_DOMAIN, every.of[x], every.of[other])
+
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        vectors = torch.from_numpy(every.vectors[np.concatenate([target, negative])])
+        style_target, style_negative = self.encoders.sample_style(vectors, generator).cpu().chunk(2)
+
+        pixels = self.workspace.load(self.ids[np.concatenate([x, other])], self.encoders.size)
+        mirrored = (rng.random(2 * size) < 0.5) & self.mirror
+        pixels = np.where(mirrored[:, None, None, None], pixels[:, :, ::-1], pixels)
+        return TripletBatch(
+            images=torch.from_numpy(pixels[:size]),
+            others=torch.from_numpy(pixels[size:]),
+            style_target=style_target,
+            style_negative=style_negative,
+            kind=torch.from_numpy(kind),
+        )
+
+    def encode(self, batch: object, device: torch.device) -> Encoded:
+        """The triplets of a `TripletBatch`."""
+        assert isinstance(batch, TripletBatch)
+        made = make_triplets(
+            self.encoders,
+            as_images(batch.images, device),
+            as_images(batch.others, device),
+            batch.style_target.to(device),
+            batch.style_negative.to(device),
+            batch.kind,
+        )
+        return Encoded(made.anchor, made.positive, (made.negative,), batch.kind.to(device, non_blocking=True))
+
+
+@dataclass(frozen=True)
+class PoolBatch:
+    """content float16 [p, B, C, h, h] and style float32 [p, B, S]: anchor, positive, negatives (then a view)."""
+
+    content: Tensor
+    style: Tensor
+    kind: Tensor | None
+    parts: PartsBatch | None
+
+
+class FromPool:
+    """Triplets chosen from a pool: one kind of negative each, or (`every`) all four; `parts` adds what those read."""
+
+    def __init__(
+        self,
+        pool: TripletPool,
+        negatives: tuple[NegativeKind, ...],
+        *,
+        every: bool,
+        parts: bool = False,
+        labels: NDArray[np.int8] | None = None,
+    ) -> None:
+        self.pool, self.sampler = pool, PoolSampler(pool)
+        self.kinds = np.array([NEGATIVES.index(kind) for kind in negatives])
+        self.every, self.parts = every, parts
+        self.labels = np.zeros((len(pool), 0), np.int8) if labels is None else labels
+
+    def draw(self, rng: np.random.Generator, size: int) -> PoolBatch:
+        """The contents and styles of `size` triplets."""
+        chosen, pool = self.sampler.draw(rng, size), self.pool
+        image, here = chosen.image, np.full(size, ITSELF)
+        table = {  # (image, slot) of each kind's content; its style is that slot's, for medium the positive's
+            EASY: (chosen.easy, here),
+            MEDIUM: (chosen.medium, chosen.medium_slot),
+            HARD: (image, chosen.hard),
+            OWN_DOMAIN: (image, np.full(size, OWN)),
+        }
+        kind = None if self.every else self.kinds[rng.integers(len(self.kinds), size=size)]
+        entries = [(image, here), (image, chosen.target)]
+        if kind is None:
+            entries += [table[int(one)] for one in self.kinds]
+        else:
+            entries += [tuple(np.choose(kind, [table[one][side] for one in range(4)]) for side in (0, 1))]  # type: ignore[list-item]
+        content = torch.from_numpy(np.stack([pool.content[rows, slots] for rows, slots in entries]))
+        style = np.stack([pool.style[rows, slots] for rows, slots in entries])
+        style[0] = pool.given[image, chosen.target]
+        for place in range(2, len(style)):
+            medium = self.kinds[place - 2] == MEDIUM if kind is None else (kind == MEDIUM)[:, None]
+            style[place] = np.where(medium, style[1], style[place])
+        parts = self._parts(image, chosen.target) if self.parts else None
+        return PoolBatch(content, torch.from_numpy(style), None if kind is None else torch.from_numpy(kind), parts)
+
+    def _parts(self, image: NDArray[np.int64], target: NDArray[np.int64]) -> PartsBatch:
+        pool = self.pool
+        rest = [np.full(len(image), OWN), np.full(len(image), ITSELF), np.where(target == FIRST, SECOND, FIRST)]
+        return PartsBatch(
+            view=torch.from_numpy(pool.content[image, VIEW]),
+            styles=torch.from_numpy(np.concatenate([pool.style[image, slot] for slot in rest])),
+            styles_domain=torch.from_numpy(np.concatenate([pool.domain[image, slot] for slot in rest])),
+            domain=torch.from_numpy(pool.domain[image, target]),
+            labels=torch.from_numpy(self.labels[image]),
+        )
+
+    def encode(self, batch: object, device: torch.device) -> Encoded:
+        """The encodings of a `PoolBatch`, as they are: nothing is left to encode."""
+        assert isinstance(batch, PoolBatch)
+        content, style = batch.content.to(device, non_blocking=True).float(), batch.style.to(device, non_blocking=True)
+        anchor, positive, *negatives = (Pair(c, s) for c, s in zip(content, style, strict=True))
+        parts = batch.parts and PartsBatch(**{n: v.to(device, non_blocking=True) for n, v in vars(batch.parts).items()})
+        if parts is not None:
+            parts = PartsBatch(**{**vars(parts), "view": parts.view.float()})
+        kind = None if batch.kind is None else batch.kind.to(device, non_blocking=True)
+        return Encoded(anchor, positive, tuple(negatives), kind, parts)
