@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -17,7 +18,9 @@ import torch
 from index_store.attributes import AttributeSchema
 from index_store.errors import RgunitError, UsageError
 from index_store.workspace import GeneratedImage, RunRecord, Workspace
-from retrieval.retriever import Retriever, build_index
+from retrieval.content_models import ContentModel, forget_model, keep_model, kept_model
+from retrieval.indexing import build_content, build_index
+from retrieval.retriever import Retriever
 from retrieval.train import RetrievalTask
 from translation.batches import Sampler
 from translation.checkpoint import CHECKPOINT, load_networks
@@ -121,6 +124,7 @@ def train_retrieval(
             mirror=config.data.mirror,
             device=fabric.device,
             autocast=fabric.autocast,
+            pool_progress=progress.step,
         )
 
     return _train(workspace, run, make, config.training, config.retrieval.steps, minutes, seed, resume, progress)
@@ -179,6 +183,8 @@ def fill_index(
     *,
     run: str | None = None,
     generated: int | None = None,
+    content_model: Path | None = None,
+    content_crop: str | None = None,
     seed: int = 0,
     device: str = "auto",
     progress: Progress | None = None,
@@ -186,9 +192,12 @@ def fill_index(
     """Embed every real, unlabelled and generated image that lacks a vector of the retrieval run.
 
     First makes translations until the workspace has `generated` of that run's translator (by default the
-    configuration's number): training images in the style of other images' labels, kept as files and rows.
+    configuration's number): training images in the style of other images' labels, kept as files and rows. With
+    `content_model`, an ONNX file, weighted queries take content from it (`none`: from the run again); it is kept, and
+    later calls embed new images by it too.
     """
     progress, started = progress or Progress(), time.monotonic()
+    model = _content_model(workspace, content_model, content_crop)  # refused before any work
     retriever = open_retriever(workspace, run, device)
     translator = retriever.encoders
     assert isinstance(translator, Translator)
@@ -196,15 +205,29 @@ def fill_index(
     wanted = config.index.generated if generated is None else generated
     made = _generate(workspace, translator, wanted, config.index.batch, seed, progress)
     added = build_index(workspace, retriever, batch=config.index.batch, progress=progress.step)
+    if model is not None:
+        build_content(workspace, model, batch=config.index.batch, progress=progress.step)
     vectors = count_vectors(workspace, retriever)
     return IndexResult(vectors, added, made, time.monotonic() - started)
 
 
+def _content_model(workspace: Workspace, path: Path | None, crop: str | None) -> ContentModel | None:
+    """The model that a call names, else the one that the workspace keeps."""
+    if path is None:
+        if crop is not None:
+            raise UsageError("--content-crop needs --content-model FILE.onnx")
+        return kept_model(workspace)
+    if str(path) == "none":
+        forget_model(workspace)
+        return None
+    return keep_model(workspace, path, crop)
+
+
 def open_retriever(workspace: Workspace, run: str | None, device: str = "auto") -> Retriever:
     """A retrieval run (by default the newest) with the translator it was trained on."""
-    bare = Retriever.open(workspace, run)
+    bare = Retriever.open(workspace, run, device="cpu")
     translator = Translator.load(workspace, str(bare.run.config["translation_run"]), device)
-    return Retriever.open(workspace, bare.run.id, encoders=translator, device=translator.device)
+    return Retriever.open(workspace, bare.run.id, encoders=translator)
 
 
 def count_vectors(workspace: Workspace, retriever: Retriever) -> int:
