@@ -14,6 +14,17 @@ if TYPE_CHECKING:
 
 group = typer.Typer(rich_markup_mode=None, help="Measure retrieval and translation.")
 
+COLUMNS = {
+    "attributes": "attributes",
+    "content": "content",
+    "average": "average",
+    "both": "both",
+    "mean_average_precision_at_k": "mAP@10",
+    "recall_at_k": "recall",
+    "near_duplicates": "near-dup.",
+}
+"""The measures of a retrieval that the terminal shows, those that there are."""
+
 SplitOption = Annotated[str, typer.Option(metavar="NAME", help="Split that is judged.")]
 
 
@@ -22,26 +33,55 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="evaluate")
 
 
-@group.command(short_help="P@10 against random retrieval.", epilog="\b\nExample:\n  rgunit -w faces evaluate retrieval")
+@group.command(
+    short_help="P@10 against random and simpler retrieval.",
+    epilog="\b\nExamples:\n"
+    "  rgunit -w faces evaluate retrieval\n"
+    "  rgunit -w faces evaluate retrieval --relevance identity",
+)
 def retrieval(
     context: typer.Context,
     split: SplitOption = "test",
     run: Annotated[str | None, typer.Option(metavar="ID", help="Retrieval run. Default: the newest.")] = None,
+    relevance: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="A text column that was added with the images (identity, class): also ask for the query's own.",
+        ),
+    ] = None,
+    unlabelled: Annotated[
+        bool, typer.Option("--unlabelled", help="Search images with unknown labels too; they count where known.")
+    ] = False,
+    generated: Annotated[
+        bool, typer.Option("--generated", help="Search generated images too; their labels are those asked for.")
+    ] = False,
+    hide_labels: Annotated[
+        float, typer.Option(metavar="SHARE", min=0.0, max=1.0, help="Images whose labels the label filter cannot see.")
+    ] = 0.0,
 ) -> None:
     """P@10 as the paper: one query an image of the split, among the images of that split, against random ones.
 
-    attributes: the share of neighbours with the labels asked for; content: with the query's own other labels.
+    attributes: the share of neighbours with the labels asked for; content: with the query's own other labels. Both:
+    neighbours with all labels asked for and, with --relevance, the query's own value in that column.
     """
     from cli.progress import Bars
 
     settings: Settings = context.obj
     with settings.open() as workspace:
-        with Bars("evaluation"):
+        with Bars("evaluate") as bars:
+            from retrieval.evaluation import RetrievalProtocol
             from translation.arms import evaluate_retrieval_run
 
-            found = evaluate_retrieval_run(
-                workspace, split=split, run=run, seed=settings.seed, device=settings.device
-            ).summary
+            protocol = RetrievalProtocol(
+                split=split,
+                seed=settings.seed,
+                relevance=relevance,
+                unlabelled=unlabelled,
+                generated=generated,
+                hidden=hide_labels,
+            )
+            found = evaluate_retrieval_run(workspace, protocol, run=run, device=settings.device, progress=bars).summary
         settings.show(found, lambda console: _draw_retrieval(console, found))
 
 
@@ -108,15 +148,25 @@ def translation(
 
 def _draw_retrieval(console: Console, found: dict[str, Any]) -> None:
     from cli.drawing import plain, table
-    from translation.report.verdicts import terminal_table
+    from translation.report.verdicts import baseline_name, terminal_table
 
     console.print(terminal_table(found, None))
-    shown = table("attribute", "here", "random", right=["here", "random"])
+    kept = {name: (row["kept"]["content"], row["flipped"]["content"]) for name, row in found["by_change"].items()}
+    numbers = ["here", "random", "content if kept", "if flipped"]
+    shown = table("attribute", *numbers, right=numbers)
     for name, value in found["per_attribute"].items():
-        shown.add_row(name, _number(value), _number(found["random"]["per_attribute"].get(name)))
+        shown.add_row(name, *map(_number, (value, found["random"]["per_attribute"].get(name), *kept[name])))
     console.print()
     console.print(shown)
-    plain(console, f"{found['queries']} queries", style="dim")
+    columns = {name: short for name, short in COLUMNS.items() if found.get(name) is not None}
+    shown = table("", *columns.values(), right=columns.values(), title="Against simpler retrievals")
+    rows = {"this run": found, "random images": found["random"]}
+    rows |= {baseline_name(name, row): row for name, row in found["baselines"].items()}
+    for name, row in rows.items():
+        shown.add_row(name, *(_number(row.get(column)) for column in columns))
+    console.print()
+    console.print(shown)
+    plain(console, f"{found['queries']} queries among {found['images']} images", style="dim")
 
 
 def _draw_translation(console: Console, found: dict[str, Any], out: Path | None) -> None:

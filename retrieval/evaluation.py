@@ -1,13 +1,13 @@
 """The paper's evaluation of retrieval: a composed query a test image, against random and simpler retrievals.
 
-Queries and retrieval set are the labelled real images of one split, embedded here and compared exactly: no
-index stands between the network and its score.
+Queries and retrieval set are images of one split, embedded here and compared exactly: no index stands between the
+network and its score. Labels draw the targets and count the hits; the search itself never sees them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,24 +15,44 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from index_store.errors import RgunitError
+from index_store.duplicates import near_pairs, perceptual_hash
+from index_store.errors import RgunitError, UsageError
+from index_store.imagetable import ImageTable
 from index_store.workspace import Workspace
+from retrieval.baselines import Vectors, filter_by_labels, simple_retrievals
 from retrieval.metrics import Floats, Labels, average_precision, mean, number, recall_at_k, squared_distances
 from retrieval.protocol import as_images
 from retrieval.retriever import Retriever
-from retrieval.scoring import (
-    BLOCK,
-    Case,
-    draw_case,
-    precisions,
-    rank,
-    rank_table,
-    score,
-    score_random,
-    score_same_labels,
-)
+from retrieval.scoring import BLOCK, Case, Ids, draw_case, forbidden, precisions, rank, score, score_random
 
-Vectors = NDArray[np.float32]
+
+@dataclass(frozen=True)
+class RetrievalProtocol:
+    """What is asked of which images: the split, P@k, and the seed of the targets.
+
+    `relevance` names a text field (identity): `scoring.score` tells what it adds. The set holds the split's real
+    images whose used labels are all known; `unlabelled` adds those whose are not, `generated` what was generated
+    from images of the split. `hidden` is the share of the set's images whose labels the label filter may not see.
+    """
+
+    split: str = "test"
+    k: int = 10
+    seed: int = 0
+    relevance: str | None = None
+    unlabelled: bool = False
+    generated: bool = False
+    hidden: float = 0.0
+
+
+@dataclass(frozen=True)
+class SetVectors:
+    """float32 vectors of a set [n, ·] and of the queries that it is asked [q, ·]."""
+
+    queries: Vectors  # embeddings
+    images: Vectors
+    content: Vectors
+    style: Vectors  # μ of the images
+    wanted: Vectors  # [q, S] the targets' component means
 
 
 @dataclass(frozen=True)
@@ -40,24 +60,13 @@ class RetrievalEvaluation:
     """`summary` is the contract's JSON; the rest is what each of its q queries met, in `query_ids`' order."""
 
     summary: dict[str, Any]
-    query_ids: NDArray[np.int64]  # [q]
+    query_ids: Ids  # [q]
     targets: Labels  # [q, A] over the used attributes
-    neighbour_ids: NDArray[np.int64]  # [q, k]
+    neighbour_ids: Ids  # [q, k], −1 where fewer are allowed
     distances: NDArray[np.float32]  # [q, k] squared L2
     attributes: Floats  # [q] P@k of the target's labels
     content: Floats  # [q] P@k of the query's other labels; nan if there are none
     average: Floats  # [q] of the two, or of the one that is there
-
-
-@dataclass(frozen=True)
-class _Embedded:
-    """float32 vectors of the set [n, ·] and of its queries [q, ·]."""
-
-    queries: Vectors
-    images: Vectors
-    pooled: Vectors  # content pooled to 2×2, flattened, normalised
-    style: Vectors  # μ of the images
-    wanted: Vectors  # the targets' component means
 
 
 def evaluate_retrieval(
@@ -65,51 +74,39 @@ def evaluate_retrieval(
 ) -> dict[str, Any]:
     """P@k of every image of a split, with a target drawn from the split's label vectors, as JSON.
 
-    Keys: k, queries, attributes, content, average, per_attribute, random {the same four},
-    mean_average_precision, recall (of the images with exactly the target's labels), baselines
-    {content_only, style_only, late_fusion, same_labels}, by_change {attribute: {kept, flipped}}. None where
-    labels leave nothing to count.
+    Keys: k, queries, images, those of `scoring.score`, random {those of `scoring.score_random`},
+    mean_average_precision and recall over the whole set (of the images with exactly the target's labels), baselines
+    {those of `simple_retrievals`; label_filter, label_filter_content: the labels as a filter, ranked by the
+    embedding and by content}, late_fusion_curve. None where labels leave nothing to count.
     """
-    return evaluate_queries(workspace, retriever, split=split, k=k, seed=seed).summary
+    return evaluate_queries(workspace, retriever, RetrievalProtocol(split, k, seed)).summary
 
 
 def evaluate_queries(
     workspace: Workspace,
     retriever: Retriever,
+    protocol: RetrievalProtocol | None = None,
     *,
-    split: str = "test",
-    k: int = 10,
-    seed: int = 0,
     batch: int = 64,
     progress: Callable[[int, int], None] | None = None,
 ) -> RetrievalEvaluation:
     """`evaluate_retrieval` with what each query met, for a report. `progress(done, total)` counts images embedded.
 
-    Raises RgunitError where the split has fewer than k + 1 images whose used labels are all known.
+    Raises RgunitError where the set has fewer than k + 1 images whose used labels are all known, UsageError for
+    a field that no image has.
     """
-    encoders = retriever.encoders
-    columns = workspace.schema.indices(encoders.schema.names)
-    table = workspace.images(f"split={split} origin=real")
-    full = (table.labels[:, columns] >= 0).all(axis=1)
-    ids, labels = table.ids[full], table.labels[full]
-    if len(ids) <= k:
-        raise RgunitError(
-            f"split {split} has {len(ids)} real images with all of {', '.join(encoders.schema.names)} known: "
-            f"P@{k} needs at least {k + 1}"
-        )
-    used = labels[:, columns]
-    case = draw_case(encoders.schema.names, used, np.delete(labels, columns, axis=1), k=k, seed=seed)
-    embedded = _embed(workspace, retriever, ids, case.targets, batch, progress)
-    rows, distances = rank(embedded.queries, embedded.images, case)
+    protocol = protocol or RetrievalProtocol()
+    table, case = choose(workspace, retriever.encoders.schema.names, protocol)
+    vectors, hashes = embed_set(workspace, retriever, table.ids, case, batch, progress)
+    case = replace(case, duplicates=_near(case, hashes))
+    known = _visible(case, protocol)
+    summary, rows, distances = evaluate_vectors(case, vectors, known)
     attributes, content = (mean(values, axis=1) for values in precisions(case, rows))
-    summary = {"k": k, "queries": len(ids), **score(case, rows), "random": score_random(case)}
-    summary.update(_ranking(case, embedded))
-    summary["baselines"] = _baselines(case, embedded)
     return RetrievalEvaluation(
         summary=summary,
-        query_ids=ids,
+        query_ids=table.ids[case.rows],
         targets=case.targets,
-        neighbour_ids=ids[rows],
+        neighbour_ids=np.where(rows >= 0, table.ids[rows], -1),
         distances=distances,
         attributes=attributes,
         content=content,
@@ -117,83 +114,148 @@ def evaluate_queries(
     )
 
 
+def choose(workspace: Workspace, names: tuple[str, ...], protocol: RetrievalProtocol) -> tuple[ImageTable, Case]:
+    """The set's images and what they are asked, by a protocol; `names` are the used attributes."""
+    columns = workspace.schema.indices(names)
+    origins = ["real", *["unlabelled"] * protocol.unlabelled, *["generated"] * protocol.generated]
+    table = workspace.images(f"split={protocol.split} origin={'|'.join(origins)}")
+    relevance = None if protocol.relevance is None else _codes(table, protocol.relevance)
+    full = (table.labels[:, columns] >= 0).all(axis=1)
+    asking = full & (table.origin == "real")
+    if asking.sum() <= protocol.k:
+        raise RgunitError(
+            f"split {protocol.split} has {asking.sum()} real images with all of {', '.join(names)} known: "
+            f"P@{protocol.k} needs at least {protocol.k + 1}"
+        )
+    kept = np.arange(len(table)) if protocol.unlabelled else np.flatnonzero(full)
+    table = table.select(kept)
+    case = draw_case(
+        names,
+        table.labels[:, columns],
+        np.delete(table.labels, columns, axis=1),
+        k=protocol.k,
+        seed=protocol.seed,
+        queries=asking[kept],
+        relevance=None if relevance is None else relevance[kept],
+        family=_roots(workspace, table.ids),
+    )
+    return table, case
+
+
 @torch.no_grad()
-def _embed(
+def embed_set(
     workspace: Workspace,
     retriever: Retriever,
-    ids: NDArray[np.int64],
-    targets: Labels,
-    batch: int,
-    progress: Callable[[int, int], None] | None,
-) -> _Embedded:
-    """One pass over the images: what they are, and what is asked with each one's content."""
+    ids: Ids,
+    case: Case,
+    batch: int = 64,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[SetVectors, NDArray[np.uint64]]:
+    """One pass over the images `ids` [n]: their vectors, what the case asks with their content, and their hashes.
+
+    Of the case it uses which rows ask (`rows`) and for what (`targets`), no label of the set.
+    """
     encoders = retriever.encoders
+    targets = torch.full((len(ids), case.targets.shape[1]), -1, dtype=torch.int8)
+    targets[torch.from_numpy(case.rows)] = torch.from_numpy(case.targets)
     made: list[tuple[Vectors, ...]] = []
+    hashes = []
     for start in range(0, len(ids), batch):
         part = slice(start, start + batch)
-        images = as_images(workspace.load(ids[part], encoders.size), encoders.device)
+        pixels = workspace.load(ids[part], encoders.size)
+        hashes.append(perceptual_hash(pixels))
+        images = as_images(pixels, encoders.device)
         content, style = encoders.content(images), encoders.style(images).float()
-        wanted = encoders.style_mean(torch.from_numpy(targets[part])).to(encoders.device)
+        wanted = encoders.style_mean(targets[part]).to(encoders.device)
         pooled = F.normalize(F.adaptive_avg_pool2d(content.float(), 2).flatten(1))
-        tensors = (
-            retriever.embed(content, wanted),
-            retriever.embed(content, style),
-            pooled,
-            style,
-            wanted,
-        )
+        tensors = (retriever.embed(content, wanted), retriever.embed(content, style), pooled, style, wanted)
         made.append(tuple(tensor.float().cpu().numpy() for tensor in tensors))
         if progress is not None:
             progress(min(start + batch, len(ids)), len(ids))
-    return _Embedded(*(np.concatenate(column) for column in zip(*made, strict=True)))
+    queries, embedded, pooled_all, styles, asked = (np.concatenate(column) for column in zip(*made, strict=True))
+    vectors = SetVectors(queries[case.rows], embedded, pooled_all, styles, asked[case.rows])
+    return vectors, np.concatenate(hashes)
 
 
-def _ranking(case: Case, embedded: _Embedded) -> dict[str, float | None]:
+def evaluate_vectors(
+    case: Case, vectors: SetVectors, known: Labels | None = None
+) -> tuple[dict[str, Any], Ids, NDArray[np.float32]]:
+    """The summary of a set's vectors, and each query's neighbours (rows) and distances [q, k].
+
+    `known` int8 [n, A] are the labels that the label filter may see, by default all of them.
+    """
+    rows, distances = rank(vectors.queries, vectors.images, case)
+    baselines, curve = simple_retrievals(case, vectors.content, vectors.style, vectors.wanted)
+    filtered = filter_by_labels(case, vectors.queries, vectors.images, known)
+    baselines["label_filter"] = score(case, filtered)
+    filtered = filter_by_labels(case, vectors.content[case.rows], vectors.content, known)
+    baselines["label_filter_content"] = score(case, filtered)
+    summary = {
+        "k": case.k,
+        "queries": len(case.rows),
+        "images": len(case.used),
+        **score(case, rows),
+        "random": score_random(case),
+        **_whole_ranking(case, vectors),
+        "baselines": baselines,
+        "late_fusion_curve": curve,
+    }
+    return summary, rows, distances
+
+
+def _codes(table: ImageTable, column: str) -> Ids:
+    """A text field as codes int64 [n], −1 where it is empty."""
+    if column not in table.fields:
+        there = ", ".join(sorted(table.fields)) or "none"
+        raise UsageError(f"no text column is called {column!r}; the images have: {there}")
+    texts = np.array([text or "" for text in table.fields[column]])
+    codes = np.unique(texts, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    return np.where(texts == "", -1, codes)
+
+
+def _roots(workspace: Workspace, ids: Ids) -> Ids:
+    """The image [n] that each one goes back to: itself, or what it was generated from in the first place."""
+    generated = workspace.images("origin=generated")
+    roots = ids.copy()
+    while len(generated):
+        place = np.searchsorted(generated.ids, roots).clip(max=len(generated) - 1)
+        made = (generated.ids[place] == roots) & (generated.parent[place] >= 0)
+        if not made.any():
+            break
+        roots = np.where(made, generated.parent[place], roots)
+    return roots
+
+
+def _near(case: Case, hashes: NDArray[np.uint64]) -> list[Ids]:
+    """For each query the rows of its near-duplicates in the set."""
+    pairs = near_pairs(hashes)
+    both = np.concatenate([pairs, pairs[:, ::-1]])
+    both = both[np.lexsort((both[:, 1], both[:, 0]))]
+    bounds = np.searchsorted(both[:, 0], np.stack([case.rows, case.rows + 1]))
+    return [both[start:end, 1] for start, end in bounds.T]
+
+
+def _visible(case: Case, protocol: RetrievalProtocol) -> Labels:
+    """The used labels with those of the hidden share of images unknown."""
+    order = np.random.default_rng([protocol.seed, 1]).permutation(len(case.used))
+    known = case.used.copy()
+    known[order[: round(protocol.hidden * len(order))]] = -1
+    return known
+
+
+def _whole_ranking(case: Case, vectors: SetVectors) -> dict[str, float | None]:
     """mAP and recall at k over the whole set; relevant are images with exactly the target's labels."""
     precision, recall = [], []
     for start in range(0, len(case.rows), BLOCK):
         part = slice(start, start + BLOCK)
-        table = _own_last(squared_distances(embedded.queries[part], embedded.images), case, part)
-        order = np.argsort(table, axis=1, kind="stable")[:, :-1]  # the query itself is last
+        out = forbidden(case, part)
+        table = np.where(out, np.inf, squared_distances(vectors.queries[part], vectors.images))
+        order = np.argsort(table, axis=1, kind="stable")
         relevant = (case.used[order] == case.targets[part][:, None]).all(axis=2)
+        relevant &= ~np.take_along_axis(out, order, axis=1)
         precision.append(average_precision(relevant))
         recall.append(recall_at_k(relevant, case.k))
     return {
         "mean_average_precision": number(mean(np.concatenate(precision))),
         "recall": number(mean(np.concatenate(recall))),
     }
-
-
-def _baselines(case: Case, embedded: _Embedded) -> dict[str, dict[str, float | None]]:
-    """What simpler retrievals reach with the same encoders.
-
-    content_only: E_c pooled to 2×2; style_only: μ against the target's mean; late_fusion: the sum of both
-    distances, each divided by its mean; same_labels: random images with exactly the target's labels (an
-    oracle of style).
-    """
-    found: dict[str, list[NDArray[np.int64]]] = {"content_only": [], "style_only": [], "late_fusion": []}
-    for start in range(0, len(case.rows), BLOCK):
-        part = slice(start, start + BLOCK)
-        content = _own_last(squared_distances(embedded.pooled[case.rows[part]], embedded.pooled), case, part)
-        style = _own_last(squared_distances(embedded.wanted[part], embedded.style), case, part)
-        tables = {
-            "content_only": content,
-            "style_only": style,
-            "late_fusion": content / _mean_finite(content) + style / _mean_finite(style),
-        }
-        for name, table in tables.items():
-            found[name].append(rank_table(table, case, part))
-    scores: dict[str, dict[str, Any]] = {name: score(case, np.concatenate(rows)) for name, rows in found.items()}
-    scores["same_labels"] = score_same_labels(case)
-    return scores
-
-
-def _own_last(table: Floats, case: Case, part: slice) -> Floats:
-    """The table with inf at each query itself and its family."""
-    return np.where(case.family[case.rows[part]][:, None] == case.family[None], np.inf, table)
-
-
-def _mean_finite(table: Floats) -> Floats:
-    """Mean of each row's finite distances [q, 1]; 1 where all are 0."""
-    means: Floats = np.where(np.isfinite(table), table, 0).sum(axis=1, keepdims=True) / (table.shape[1] - 1)
-    return np.where(means > 0, means, 1.0)

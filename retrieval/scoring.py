@@ -165,9 +165,14 @@ def scores(attributes: Floats, content: Floats) -> dict[str, float | None]:
     return {"attributes": number(a), "content": number(c), "average": number((a + c) / 2)}
 
 
+def forbidden(case: Case, part: slice) -> NDArray[np.bool_]:
+    """Which images bool [b, n] may never be neighbours of the queries `part`: each one's own family."""
+    own: NDArray[np.bool_] = case.family[case.rows[part]][:, None] == case.family[None]
+    return own
+
+
 def _best(table: Floats, case: Case, part: slice) -> tuple[Ids, Floats]:
-    rows = case.rows[part]
-    allowed = np.where(case.family[rows][:, None] == case.family[None], np.inf, table)
+    allowed = np.where(forbidden(case, part), np.inf, table)
     found, distances = smallest(allowed, min(case.k, allowed.shape[1]))
     found = np.where(np.isfinite(distances), found, -1)
     short = ((0, 0), (0, case.k - found.shape[1]))

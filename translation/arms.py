@@ -17,7 +17,7 @@ from torch import Tensor
 
 from index_store.errors import RgunitError
 from index_store.workspace import RunRecord, Workspace
-from retrieval.evaluation import RetrievalEvaluation, evaluate_queries
+from retrieval.evaluation import RetrievalEvaluation, RetrievalProtocol, evaluate_queries
 from retrieval.onnx import OnnxNetwork
 from retrieval.retriever import Retriever
 from translation.checkpoint import CHECKPOINT
@@ -143,7 +143,7 @@ def open_arms(workspace: Workspace, run: str | None = None, device: str = "auto"
         translator = Translator.load(workspace, record.id, device)
         k = max(1, translator.neighbours)  # its own k, which stage 1's configuration need not have
         at_random = Neighbours(workspace, first, None, k=k, cache_mib=cache)
-        if kind == "none":
+        if kind == "none" or not translator.neighbours:
             guides = None
         elif kind == "random":
             guides = at_random
@@ -232,16 +232,15 @@ def evaluate_translation_runs(
 
 def evaluate_retrieval_run(
     workspace: Workspace,
+    protocol: RetrievalProtocol | None = None,
     *,
-    split: str = "test",
     run: str | None = None,
-    seed: int = 0,
     device: str = "auto",
     progress: Progress | None = None,
 ) -> RetrievalEvaluation:
-    """P@10 of a retrieval run (by default the newest), as the paper measures it."""
+    """P@10 of a retrieval run (by default the newest) and of simpler retrievals, as the paper measures it."""
     retriever = open_retriever(workspace, run, device)
-    return evaluate_queries(workspace, retriever, split=split, seed=seed)
+    return evaluate_queries(workspace, retriever, protocol, progress=None if progress is None else progress.step)
 
 
 class _Total:

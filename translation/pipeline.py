@@ -15,6 +15,7 @@ from typing import Any
 
 from index_store.errors import RgunitError
 from index_store.workspace import RunRecord, Workspace
+from retrieval.evaluation import RetrievalProtocol
 from translation.arms import evaluate_retrieval_run, evaluate_translation_runs, open_arms, truth_of
 from translation.config import Config, load_config
 from translation.drawings import GROUPS, make_dataset
@@ -187,7 +188,8 @@ def _evaluate(
     record = workspace.add_run(EVALUATE, config.preset, about)
     started = time.monotonic()
     progress.stage("evaluate")
-    retrieval = evaluate_retrieval_run(workspace, run=runs[1].id, seed=seed, device=device)
+    protocol = RetrievalProtocol(seed=seed)
+    retrieval = evaluate_retrieval_run(workspace, protocol, run=runs[1].id, device=device, progress=progress)
     arms = open_arms(workspace, runs[2].id, device)
     translation = evaluate_translation_runs(
         workspace, seed=seed, device=device, arms=arms, progress=progress, config=config.evaluation

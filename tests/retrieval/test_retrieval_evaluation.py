@@ -8,7 +8,7 @@ from colours import ColourEncoders, make_workspace, untrained
 
 from index_store.errors import RgunitError
 from index_store.workspace import Workspace
-from retrieval.evaluation import evaluate_queries, evaluate_retrieval
+from retrieval.evaluation import RetrievalProtocol, evaluate_queries, evaluate_retrieval
 from retrieval.metrics import precision_at_k
 from retrieval.retriever import Retriever, build_index
 
@@ -24,7 +24,9 @@ def test_the_summary_has_the_contracts_keys_and_is_json(retriever: Retriever) ->
     assert {"k", "queries", "random", *scores} <= set(summary)
     assert set(summary["random"]) == {"both", *scores}
     assert set(summary["per_attribute"]) == {"Red", "Green"}
-    assert set(summary["baselines"]) == {"content_only", "style_only", "late_fusion", "same_labels"}
+    assert set(summary["baselines"]) == {
+        *("content_only", "style_only", "late_fusion", "label_filter", "label_filter_content", "same_labels")
+    }
     assert (summary["k"], summary["queries"]) == (5, 32)
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
     assert summary["average"] == pytest.approx((summary["attributes"] + summary["content"]) / 2)
@@ -46,7 +48,7 @@ def test_training_beats_random_on_both_and_the_baselines_show_their_sides(retrie
 
 def test_what_each_query_met_adds_up_to_the_summary(retriever: Retriever) -> None:
     workspace = retriever.workspace
-    told = evaluate_queries(workspace, retriever, k=5, seed=3)
+    told = evaluate_queries(workspace, retriever, RetrievalProtocol(k=5, seed=3))
     columns = workspace.schema.indices(["Red", "Green"])
     labels = {int(i): row for i, row in zip(workspace.images().ids, workspace.images().labels, strict=True)}
     near = np.array([[labels[int(i)] for i in row] for row in told.neighbour_ids])
@@ -69,7 +71,7 @@ def test_what_each_query_met_adds_up_to_the_summary(retriever: Retriever) -> Non
 def test_the_index_gives_the_same_neighbours(retriever: Retriever) -> None:
     workspace, encoders = retriever.workspace, retriever.encoders
     build_index(workspace, retriever)
-    told = evaluate_queries(workspace, retriever, k=5)
+    told = evaluate_queries(workspace, retriever, RetrievalProtocol(k=5))
     images = torch.from_numpy(workspace.load(told.query_ids, 32)).permute(0, 3, 1, 2) / 127.5 - 1
     queries = retriever.embed(encoders.content(images), encoders.style_mean(torch.from_numpy(told.targets)))
     found = retriever.search(
@@ -80,7 +82,7 @@ def test_the_index_gives_the_same_neighbours(retriever: Retriever) -> None:
 
 
 def test_random_is_the_mean_of_random_retrievals(retriever: Retriever) -> None:
-    told = evaluate_queries(retriever.workspace, retriever, k=5)
+    told = evaluate_queries(retriever.workspace, retriever, RetrievalProtocol(k=5))
     table = retriever.workspace.images("split=test")
     labels = table.labels[:, retriever.workspace.schema.indices(["Red", "Green"])]
     rng = np.random.default_rng(0)

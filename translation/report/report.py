@@ -29,6 +29,7 @@ from translation.report.verdicts import (
     MEASURES,
     Verdict,
     arms_of,
+    baseline_name,
     headlines,
     interval_of,
     plain_words,
@@ -45,12 +46,6 @@ MOST_ROWS = 9  # of pictures a section
 LARGEST = 144  # pixels a side that a picture in the page may have
 HEAVIEST = 24_000  # bytes of one picture; a photograph takes a fifth of that
 LOSSLESS = 48  # pixels a side up to which pictures are kept exactly
-BASELINES = {
-    "content_only": "content alone",
-    "style_only": "style alone",
-    "late_fusion": "late fusion of both",
-    "same_labels": "random among the right labels (oracle)",
-}
 CASES = {"best": "best", "random": "at random", "worst": "worst"}
 
 
@@ -166,7 +161,7 @@ def _retrieval(retrieval: Mapping[str, Any] | None, found: Sequence[Verdict]) ->
     rows = [
         ("this run", retrieval, "own"),
         ("random images", retrieval["random"], "control"),
-        *((BASELINES.get(k, k), v, "control") for k, v in (retrieval.get("baselines") or {}).items()),
+        *((baseline_name(k, v), v, "control") for k, v in (retrieval.get("baselines") or {}).items()),
     ]
     attributes = []
     for name, value in (retrieval.get("per_attribute") or {}).items():

@@ -53,6 +53,16 @@ ARMS = {
 }
 
 
+BASELINES = {
+    "content_only": "content alone",
+    "style_only": "style alone",
+    "late_fusion": "late fusion of both",
+    "label_filter": "labels as a filter",
+    "label_filter_content": "filter, then content",
+    "same_labels": "random among the right labels",
+}
+
+
 @dataclass(frozen=True)
 class Verdict:
     """One finding: about `subject` (an arm, two arms, `retrieval`, an attribute), by `measure`, with its sentence."""
@@ -288,6 +298,12 @@ def _truth(translation: Numbers, arm: str) -> Verdict | None:
     word = "nearer to the true translation than" if state == "learned" else "not nearer to the true translation than"
     text = f"{ARMS[arm].capitalize()}: {word} the input itself ({value:.3f} against {copy:.3f})."
     return Verdict(arm, "truth", state, text)
+
+
+def baseline_name(name: str, scores: Numbers) -> str:
+    """A simpler retrieval's name in a table, late fusion with its weight of content."""
+    weight = f", best weight {scores['weight']:.1f}" if "weight" in scores else ""
+    return BASELINES.get(name, name) + weight
 
 
 def terminal_table(retrieval: Numbers | None, translation: Numbers | None) -> RenderableType:

@@ -1,0 +1,89 @@
+"""What simpler retrievals reach with the same vectors, under the same scoring: the rows that a network has to beat.
+
+Content alone, style alone, both distances added with any weight, and labels as a filter. Pure NumPy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.metrics import Floats, Labels, squared_distances
+from retrieval.scoring import BLOCK, Case, Ids, rank_table, score, score_same_labels
+
+Vectors = NDArray[np.float32]
+WEIGHTS = tuple(tenths / 10 for tenths in range(1, 10))
+"""Of content in late fusion."""
+CURVE = ("attributes", "content", "average", "both")
+
+
+def simple_retrievals(
+    case: Case, content: Vectors, style: Vectors, wanted: Vectors
+) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
+    """Scores of content_only, style_only, late_fusion and same_labels, and late fusion's curve over WEIGHTS.
+
+    content [n, c] and style [n, S] of the set, wanted [q, S] the styles asked for; a query's content is its own
+    image's. late_fusion is the best weight by the average (by `both` where there is no average), with `weight`: it is
+    chosen on the very queries that it is scored on, in favour of the baseline. same_labels is the expectation of
+    `score_same_labels`.
+    """
+    parts = [(content[case.rows], content), (wanted, style)]
+    found = late_fusion(case, parts, [(1.0, 0.0), (0.0, 1.0), *((w, 1 - w) for w in WEIGHTS)])
+    content_only, style_only, *fused = (score(case, rows) for rows in found)
+    curve = [{"weight": w, **{name: told[name] for name in CURVE}} for w, told in zip(WEIGHTS, fused, strict=True)]
+    measure = "both" if curve[0]["average"] is None else "average"
+    best = max(range(len(fused)), key=lambda place: fused[place][measure] or 0.0)
+    scores = {
+        "content_only": content_only,
+        "style_only": style_only,
+        "late_fusion": {"weight": WEIGHTS[best], **fused[best]},
+        "same_labels": score_same_labels(case),
+    }
+    return scores, curve
+
+
+def late_fusion(
+    case: Case, parts: Sequence[tuple[Vectors, Vectors]], weights: Sequence[Sequence[float]], block: int = BLOCK
+) -> list[Ids]:
+    """Neighbours [q, k] for each weighting of several distances, each divided by its mean over all pairs.
+
+    `parts` are (queries [q, d], set [n, d]) of each distance, `weights` a number for each of them.
+    """
+    scales = [mean_squared_distance(queries, vectors) or 1.0 for queries, vectors in parts]
+    found: list[list[Ids]] = [[] for _ in weights]
+    for start in range(0, len(case.rows), block):
+        part = slice(start, start + block)
+        tables = [squared_distances(q[part], v) / scale for (q, v), scale in zip(parts, scales, strict=True)]
+        for rows, weighting in zip(found, weights, strict=True):
+            terms = [weight * table for weight, table in zip(weighting, tables, strict=True) if weight]
+            rows.append(rank_table(np.sum(terms, axis=0), case, part))
+    return [np.concatenate(rows) for rows in found]
+
+
+def filter_by_labels(case: Case, queries: Vectors, vectors: Vectors, known: Labels | None = None) -> Ids:
+    """Neighbours [q, k] by distance, images that contradict the target after all others.
+
+    `known` int8 [n, A] are the labels that the filter sees, by default all; an unknown one contradicts nothing, so
+    that there the distance decides alone.
+    """
+    known = case.used if known is None else known
+    found = []
+    for start in range(0, len(case.rows), BLOCK):
+        part = slice(start, start + BLOCK)
+        table, targets = squared_distances(queries[part], vectors), case.targets[part]
+        wrong = np.zeros(table.shape, bool)
+        for place in range(targets.shape[1]):
+            asked, label = targets[:, [place]], known[None, :, place]
+            wrong |= (asked >= 0) & (label >= 0) & (asked != label)
+        found.append(rank_table(np.where(wrong, table + table.max() + 1, table), case, part))
+    return np.concatenate(found)
+
+
+def mean_squared_distance(queries: Vectors, vectors: Vectors) -> float:
+    """Mean squared L2 distance over all pairs of queries [q, d] and vectors [n, d]."""
+    a, b = queries.astype(np.float64), vectors.astype(np.float64)
+    middle: Floats = a.mean(axis=0) - b.mean(axis=0)
+    return float(a.var(axis=0).sum() + b.var(axis=0).sum() + (middle**2).sum())
