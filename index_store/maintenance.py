@@ -22,7 +22,7 @@ from index_store.ann import SUFFIX as CELLS_SUFFIX
 from index_store.catalog import FILE, Catalog, CatalogDamaged
 from index_store.errors import RgunitError
 from index_store.features import Record, Sealed
-from index_store.models import Base
+from index_store.models import METADATA, RUNS
 from index_store.replay import IMAGE_TEXTS, apply, connect, migrate, schema_header
 
 TABLES = {
@@ -146,7 +146,7 @@ def compact(catalog: Catalog) -> None:
 def replay(entries: Sequence[Entry]) -> sa.Engine:
     """Apply records in order to an empty catalog in memory."""
     engine = connect(None)
-    Base.metadata.create_all(engine)
+    METADATA.create_all(engine)
     with engine.begin() as connection:
         for seq, record, sealed in entries:
             apply(connection, seq, record, sealed)
@@ -295,7 +295,7 @@ def _replace(catalog: Catalog, entries: Sequence[Entry]) -> None:
         for seq, record, sealed in entries:
             apply(connection, seq, record, sealed)
         for file in sorted((catalog.folder / "runs").glob("*/run.json")):
-            connection.execute(sa.insert(Base.metadata.tables["runs"]).values(**json.loads(file.read_text())))
+            connection.execute(sa.insert(RUNS).values(**json.loads(file.read_text())))
     engine.dispose()
     catalog.engine.dispose()
     for suffix in ("-wal", "-shm"):

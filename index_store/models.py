@@ -1,108 +1,104 @@
-"""The catalog's tables as SQLAlchemy models.
+"""The catalog's tables.
 
 The one idea: a row is committed truth; everything else is a sealed file that a row names, or can be made again.
+SQLAlchemy's tables without its object mapper: that would double the time that a command takes to start.
 """
 
 from __future__ import annotations
 
-from sqlalchemy import Float, ForeignKey, LargeBinary, Text, UniqueConstraint
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy import Column, Float, ForeignKey, Integer, LargeBinary, MetaData, Table, Text, UniqueConstraint
 
+METADATA = MetaData()
 
-class Base(DeclarativeBase):
-    """All tables."""
+# The columns that labels and filters are about.
+ATTRIBUTES = Table(
+    "attributes",
+    METADATA,
+    Column("position", Integer, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+)
 
+# Exclusive groups; `members` is a JSON list of names.
+ATTRIBUTE_GROUPS = Table(
+    "attribute_groups",
+    METADATA,
+    Column("position", Integer, primary_key=True),
+    Column("members", Text, nullable=False),
+)
 
-class Attribute(Base):
-    """One attribute column of the schema."""
+# What made vectors: a name, the fingerprint of its weights, its dimension.
+ENCODERS = Table(
+    "encoders",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("fingerprint", Text, nullable=False),
+    Column("dim", Integer, nullable=False),
+    UniqueConstraint("name", "fingerprint"),
+)
 
-    __tablename__ = "attributes"
-    position: Mapped[int] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(Text, unique=True)
+# The rows of the store: packed labels, split, origin; for an image also where it lies and what made it. `changed` is
+# the place in the log of the last change; `path` is relative to the workspace when inside it.
+IMAGES = Table(
+    "images",
+    METADATA,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("key", Text, unique=True),
+    Column("split", Text, nullable=False),
+    Column("origin", Text, nullable=False),
+    Column("known", LargeBinary, nullable=False),
+    Column("value", LargeBinary, nullable=False),
+    Column("changed", Integer, nullable=False, index=True),
+    Column("path", Text, index=True),
+    Column("sha256", Text, index=True),
+    Column("width", Integer),
+    Column("height", Integer),
+    Column("parent", Integer),
+    Column("run", Text),
+    Column("fields", Text),
+    sqlite_autoincrement=True,
+)
 
+# Ids that were removed, so that open readers learn of it.
+REMOVED = Table(
+    "removed",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("changed", Integer, nullable=False, index=True),
+)
 
-class AttributeGroup(Base):
-    """One exclusive group; `members` is a JSON list of names."""
+# The sealed files of the log.
+SHARDS = Table(
+    "shards",
+    METADATA,
+    Column("seq", Integer, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("file", Text, nullable=False),
+    Column("size", Integer, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("rows", Integer, nullable=False),
+    Column("encoder", Integer, ForeignKey("encoders.id")),
+)
 
-    __tablename__ = "attribute_groups"
-    position: Mapped[int] = mapped_column(primary_key=True)
-    members: Mapped[str] = mapped_column(Text)
+# Training runs; `config` and `summary` are JSON.
+RUNS = Table(
+    "runs",
+    METADATA,
+    Column("number", Integer, primary_key=True),
+    Column("stage", Text, nullable=False),
+    Column("preset", Text, nullable=False),
+    Column("steps", Integer, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("created", Text, nullable=False),
+    Column("seconds", Float, nullable=False),
+    Column("config", Text, nullable=False),
+    Column("summary", Text, nullable=False),
+)
 
-
-class Encoder(Base):
-    """What made vectors: a name, the fingerprint of its weights, its dimension."""
-
-    __tablename__ = "encoders"
-    __table_args__ = (UniqueConstraint("name", "fingerprint"),)
-    id: Mapped[int] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(Text)
-    fingerprint: Mapped[str] = mapped_column(Text)
-    dim: Mapped[int]
-
-
-class Image(Base):
-    """One row of the store: packed labels, split, origin; for an image also where it lies and what made it.
-
-    `changed` is the place in the log of the last change; `path` is relative to the workspace when inside it.
-    """
-
-    __tablename__ = "images"
-    __table_args__ = ({"sqlite_autoincrement": True},)
-    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
-    key: Mapped[str | None] = mapped_column(Text, unique=True)
-    split: Mapped[str] = mapped_column(Text)
-    origin: Mapped[str] = mapped_column(Text)
-    known: Mapped[bytes] = mapped_column(LargeBinary)
-    value: Mapped[bytes] = mapped_column(LargeBinary)
-    changed: Mapped[int] = mapped_column(index=True)
-    path: Mapped[str | None] = mapped_column(Text, index=True)
-    sha256: Mapped[str | None] = mapped_column(Text, index=True)
-    width: Mapped[int | None]
-    height: Mapped[int | None]
-    parent: Mapped[int | None]
-    run: Mapped[str | None] = mapped_column(Text)
-    fields: Mapped[str | None] = mapped_column(Text)
-
-
-class Removed(Base):
-    """An id that was removed, so that open readers learn of it."""
-
-    __tablename__ = "removed"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    changed: Mapped[int] = mapped_column(index=True)
-
-
-class Shard(Base):
-    """One sealed file of the log."""
-
-    __tablename__ = "shards"
-    seq: Mapped[int] = mapped_column(primary_key=True)
-    kind: Mapped[str] = mapped_column(Text)
-    file: Mapped[str] = mapped_column(Text)
-    size: Mapped[int]
-    digest: Mapped[str] = mapped_column(Text)
-    rows: Mapped[int]
-    encoder: Mapped[int | None] = mapped_column(ForeignKey("encoders.id"))
-
-
-class Run(Base):
-    """One training run; `config` and `summary` are JSON."""
-
-    __tablename__ = "runs"
-    number: Mapped[int] = mapped_column(primary_key=True)
-    stage: Mapped[str] = mapped_column(Text)
-    preset: Mapped[str] = mapped_column(Text)
-    steps: Mapped[int]
-    status: Mapped[str] = mapped_column(Text)
-    created: Mapped[str] = mapped_column(Text)
-    seconds: Mapped[float] = mapped_column(Float)
-    config: Mapped[str] = mapped_column(Text)
-    summary: Mapped[str] = mapped_column(Text)
-
-
-class Setting(Base):
-    """A small value by its key."""
-
-    __tablename__ = "settings"
-    key: Mapped[str] = mapped_column(Text, primary_key=True)
-    value: Mapped[str] = mapped_column(Text)
+# Small values by their keys.
+SETTINGS = Table(
+    "settings",
+    METADATA,
+    Column("key", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)

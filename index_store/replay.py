@@ -15,7 +15,7 @@ from sqlalchemy import event
 
 from index_store.attributes import AttributeSchema
 from index_store.features import Record, Sealed
-from index_store.models import Encoder, Image, Removed, Setting, Shard
+from index_store.models import ENCODERS, IMAGES, REMOVED, SETTINGS, SHARDS
 
 IMAGE_TEXTS = ("key", "split", "origin", "path", "sha256", "run", "fields")
 
@@ -81,11 +81,11 @@ def apply(connection: sa.Connection, seq: int, record: Record, sealed: Sealed) -
     elif record.kind == "remove":
         ids = [(int(row),) for row in record.arrays["ids"]]
         connection.exec_driver_sql("DELETE FROM images WHERE id = ?", ids)
-        connection.execute(sa.insert(Removed), [{"id": row, "changed": seq} for (row,) in ids])
+        connection.execute(sa.insert(REMOVED), [{"id": row, "changed": seq} for (row,) in ids])
     if "next_id" in header:
         _reserve(connection, int(header["next_id"]))
     connection.execute(
-        sa.insert(Shard).values(
+        sa.insert(SHARDS).values(
             seq=seq,
             kind=record.kind,
             file=sealed.file,
@@ -100,8 +100,8 @@ def apply(connection: sa.Connection, seq: int, record: Record, sealed: Sealed) -
 
 def upsert_setting(connection: sa.Connection, key: str, value: str) -> None:
     """Set a setting."""
-    connection.execute(sa.delete(Setting).where(Setting.key == key))
-    connection.execute(sa.insert(Setting).values(key=key, value=value))
+    connection.execute(sa.delete(SETTINGS).where(SETTINGS.c.key == key))
+    connection.execute(sa.insert(SETTINGS).values(key=key, value=value))
 
 
 def _apply_schema(connection: sa.Connection, header: Any) -> None:
@@ -125,11 +125,11 @@ def _apply_schema(connection: sa.Connection, header: Any) -> None:
 
 def _apply_encoder(connection: sa.Connection, told: Any) -> int:
     """Return the row of an encoder, made if it is new."""
-    match = (Encoder.name == told["name"]) & (Encoder.fingerprint == told["fingerprint"])
-    found = connection.execute(sa.select(Encoder.id).where(match)).scalar()
+    match = (ENCODERS.c.name == told["name"]) & (ENCODERS.c.fingerprint == told["fingerprint"])
+    found = connection.execute(sa.select(ENCODERS.c.id).where(match)).scalar()
     if found is None:
         values = {key: told[key] for key in ("name", "fingerprint", "dim")}
-        found = connection.execute(sa.insert(Encoder).values(**values).returning(Encoder.id)).scalar_one()
+        found = connection.execute(sa.insert(ENCODERS).values(**values).returning(ENCODERS.c.id)).scalar_one()
     return int(found)
 
 
@@ -158,7 +158,7 @@ def _apply_images(connection: sa.Connection, seq: int, record: Record) -> None:
     rows = list(zip(numbers["ids"], known, value, [seq] * count, *optional, *texts, strict=True))
     columns = ("id", "known", "value", "changed", "width", "height", "parent", *IMAGE_TEXTS)
     marks = ", ".join("?" * len(columns))
-    connection.exec_driver_sql(f"INSERT INTO {Image.__tablename__} ({', '.join(columns)}) VALUES ({marks})", rows)
+    connection.exec_driver_sql(f"INSERT INTO {IMAGES.name} ({', '.join(columns)}) VALUES ({marks})", rows)
 
 
 def _apply_labels(connection: sa.Connection, seq: int, record: Record) -> None:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from index_store.catalog import Catalog
 from index_store.errors import RgunitError, UsageError
-from index_store.models import Run
+from index_store.models import RUNS
 
 STATUS = ("running", "done", "stopped")
 
@@ -39,7 +39,7 @@ def add_run(catalog: Catalog, stage: str, preset: str, config: Mapping[str, Any]
     catalog.begin()
     with catalog.guard:
         with catalog.reading() as connection:
-            number = int(connection.execute(sa.select(sa.func.max(Run.number))).scalar() or 0) + 1
+            number = int(connection.execute(sa.select(sa.func.max(RUNS.c.number))).scalar() or 0) + 1
         values: dict[str, Any] = {
             "number": number,
             "stage": stage,
@@ -54,7 +54,7 @@ def add_run(catalog: Catalog, stage: str, preset: str, config: Mapping[str, Any]
         record = _record(catalog, values)
         record.path.mkdir(parents=True, exist_ok=True)
         with catalog.engine.begin() as connection:
-            connection.execute(sa.insert(Run).values(**values))
+            connection.execute(sa.insert(RUNS).values(**values))
         _write(record.path, values)
         return record
 
@@ -79,17 +79,17 @@ def update_run(
         record = get_run(catalog, run)
         if changes:
             with catalog.engine.begin() as connection:
-                connection.execute(sa.update(Run).where(Run.number == int(record.id[1:])).values(**changes))
+                connection.execute(sa.update(RUNS).where(RUNS.c.number == int(record.id[1:])).values(**changes))
         with catalog.reading() as connection:
-            row = connection.execute(sa.select(Run.__table__).where(Run.number == int(record.id[1:]))).mappings().one()
+            row = connection.execute(sa.select(RUNS).where(RUNS.c.number == int(record.id[1:]))).mappings().one()
         _write(record.path, dict(row))
 
 
 def list_runs(catalog: Catalog, stage: str | None = None) -> list[RunRecord]:
     """Return the runs, oldest first."""
-    query = sa.select(Run.__table__).order_by(Run.number)
+    query = sa.select(RUNS).order_by(RUNS.c.number)
     if stage is not None:
-        query = query.where(Run.stage == stage)
+        query = query.where(RUNS.c.stage == stage)
     with catalog.reading() as connection:
         return [_record(catalog, dict(row)) for row in connection.execute(query).mappings()]
 

@@ -7,7 +7,7 @@ from alembic.migration import MigrationContext
 
 from index_store.catalog import HEAD, Catalog
 from index_store.errors import RgunitError
-from index_store.models import Base
+from index_store.models import METADATA
 from index_store.state import _rows, _rows_from_log
 from index_store.store import IndexStore
 
@@ -15,7 +15,7 @@ from index_store.store import IndexStore
 def test_the_migrations_make_exactly_the_models(tmp_path):
     catalog = Catalog.create(tmp_path)
     with catalog.reading() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+        assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
         sql = connection.exec_driver_sql("SELECT sql FROM sqlite_master WHERE name = 'images'").scalar()
         assert "AUTOINCREMENT" in sql
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
