@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 from translation import objectives
 from translation.config import Config, StageConfig, Weights
-from translation.guidance import ConvolutionFusion
+from translation.guidance import Guidance, hide
 from translation.networks import ContentEncoder, Discriminator, Generator, StyleEncoder, initialise
 from translation.perceptual import VGG
 from translation.styles import STANDARD_DEVIATION, style_labels, style_mean
+
+TINY = 1e-8  # no division by 0
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,12 @@ class Batch:
     """One step's inputs on the device. A attributes, k neighbours, C×h×w content.
 
     images [B, 3, H, W] in [−1, 1]; labels and target [B, A] in {1, 0, −1 = unknown} (target has no unknown); noise and
-    second_noise [B, 8·A] ~ N(0, 1) for the target's style, source_noise for E_s's sample. With guidance: neighbours
-    retrieved for the target's style and for the source's own, [B, k, C, h, w].
+    second_noise [B, 8·A] ~ N(0, 1) for the target's style, source_noise for E_s's sample. `encoded`: what frozen
+    encoders gave for the images: content [B, C, h, w], style mean and log variance [B, 8·A].
+
+    With guidance: neighbours retrieved for the target's style and for the source's own, [B, k, C, h, w]; shown bool
+    [B], which images see theirs (None: all); hidden bool [B, 1, h, w], what reconstruction does not see of the
+    source's content; further real images for D [B, 3, H, W] with their labels [B, A].
     """
 
     images: Tensor
@@ -38,6 +44,11 @@ class Batch:
     source_noise: Tensor
     neighbours: Tensor | None = None
     source_neighbours: Tensor | None = None
+    shown: Tensor | None = None
+    hidden: Tensor | None = None
+    real_images: Tensor | None = None
+    real_labels: Tensor | None = None
+    encoded: tuple[Tensor, Tensor, Tensor] | None = None
 
     @property
     def style(self) -> Tensor:
@@ -78,22 +89,23 @@ def frozen(network: nn.Module) -> Iterator[None]:
 class GmmUnit:
     """The update rule: one discriminator step, one generator step, on a `Batch`.
 
-    `fusion` makes it RG-UNIT. `train_encoders=False` (stage 3) keeps E_c and E_s as they are.
+    `fusion` makes it RG-UNIT; an optimiser of that name updates it at its own rate. `train_encoders=False` (stage 3)
+    keeps E_c and E_s as they are.
     """
 
     networks: Mapping[str, nn.Module]
     stage: StageConfig
     autocast: Callable[[], AbstractContextManager[object]]
     groups: Sequence[Sequence[int]] = ()
-    fusion: ConvolutionFusion | None = None
+    fusion: Guidance | None = None
     train_encoders: bool = True
     vgg: VGG | None = None
 
-    def generator_input(self, content: Tensor, neighbours: Tensor | None) -> Tensor:
-        """c_total where there are neighbours, else E_c(x): the only place where guidance enters (Eq. 2–7)."""
+    def generator_input(self, content: Tensor, neighbours: Tensor | None, shown: Tensor | None = None) -> Tensor:
+        """c_total where neighbours are `shown`, else E_c(x): the only place where guidance enters (Eq. 2–7)."""
         if self.fusion is None or neighbours is None:
             return content
-        return self.fusion(content, neighbours)  # type: ignore[no-any-return]
+        return self.fusion(content, neighbours, shown)  # type: ignore[no-any-return]
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """content [B, C, h, w], style mean and log variance [B, 8·A] of the source, with gradient in stage 1 only."""
@@ -112,25 +124,51 @@ class GmmUnit:
         weights = self.stage.weights
         discriminator = self.networks["discriminator"]
         with self.autocast():
-            content, mean, log_variance = self.encode(batch.images)
+            content, mean, log_variance = batch.encoded or self.encode(batch.images)
             source_style = sampled(mean, log_variance, batch.source_noise)
-            prediction, mask = self.networks["generator"](self.generator_input(content, batch.neighbours), batch.style)
+            guided = self.generator_input(content, batch.neighbours, batch.shown)
+            prediction, mask = self.networks["generator"](guided, batch.style)
             fake = objectives.blend(prediction, mask, batch.images)
             d_terms = self.discriminator_losses(discriminator, batch, fake.detach())
         d_loss = weights.adversarial * d_terms["adversarial"] + weights.domain * d_terms["domain"]
-        _update(optimizers["discriminator"], d_loss)
+        _update([optimizers["discriminator"]], d_loss)
 
         with frozen(discriminator), self.autocast():
-            g_terms = self.generator_losses(batch, content, mean, log_variance, source_style, fake)
+            g_terms = self.generator_losses(batch, content, guided, mean, log_variance, source_style, fake)
         g_loss = weighted(g_terms, weights, kl_weight)
-        _update(optimizers["generator"], g_loss)
+        _update([optimizers[name] for name in ("generator", "fusion") if name in optimizers], g_loss)
 
         terms = _named(d_terms, g_terms)
         terms |= {"mask_mean": mask.detach().float().mean(), "kl_weight": torch.tensor(kl_weight, device=mask.device)}
-        terms |= self._style_accuracy(mean, batch.labels)
-        if self.fusion is not None:
-            terms["neighbour_share"] = self.fusion.neighbour_share()
-        return terms
+        return terms | self._style_accuracy(mean, batch.labels)
+
+    @torch.no_grad()
+    def watch(self, batch: Batch) -> dict[str, Tensor]:
+        """Whether guidance is used, right after a step on the batch; nothing without it.
+
+        neighbour_gate: how far its way is open. neighbour_share: ‖neighbours' part‖ / ‖source's part‖ of c_total.
+        fusion_gradient: norm of the step's gradient. neighbour_swap (batches of 2 or more): how much the translation
+        changes when each image is given another's neighbours, ‖x̂(r) − x̂(r′)‖ / ‖x̂(r) − x‖.
+        """
+        if self.fusion is None or batch.neighbours is None:
+            return {}
+        images = []
+        with self.autocast():
+            content = batch.encoded[0] if batch.encoded else self.encode(batch.images)[0]
+            source, theirs = (part.float() for part in self.fusion.branches(content, batch.neighbours))
+            for neighbours in (batch.neighbours, batch.neighbours.roll(1, 0))[: len(batch.images)]:
+                prediction, mask = self.networks["generator"](self.fusion(content, neighbours), batch.style)
+                images.append(objectives.blend(prediction, mask, batch.images))
+        gradients = [p.grad.float().norm() for p in self.fusion.parameters() if p.grad is not None]
+        measured = {
+            "neighbour_gate": self.fusion.gate().float(),
+            "neighbour_share": theirs.norm() / source.norm().clamp(min=TINY),
+            "fusion_gradient": torch.stack(gradients).norm() if gradients else source.new_zeros(()),
+        }
+        if len(images) > 1:
+            change = (images[0] - batch.images).norm().clamp(min=TINY)
+            measured["neighbour_swap"] = (images[0] - images[1]).norm() / change
+        return measured
 
     def warm_up(
         self, batch: Batch, optimizers: Mapping[str, torch.optim.Optimizer], kl_weight: float
@@ -157,29 +195,33 @@ class GmmUnit:
             ("discriminator", weights.domain * d_terms["domain"]),
             ("generator", weighted(g_terms, weights, kl_weight)),
         ):
-            _update(optimizers[name], loss)
+            _update([optimizers[name]], loss)
         terms = _named(d_terms, g_terms)
         terms |= {"mask_mean": mask.detach().float().mean(), "kl_weight": torch.tensor(kl_weight, device=mask.device)}
         return terms | self._style_accuracy(mean, batch.labels)
 
     def discriminator_losses(self, discriminator: nn.Module, batch: Batch, fake: Tensor) -> dict[str, Tensor]:
         """Least squares on real and (detached) fake, classification of real images' known attributes."""
-        real, made = discriminator(batch.images), discriminator(fake)
+        images, labels = batch.images, batch.labels
+        if batch.real_images is not None and batch.real_labels is not None:
+            images, labels = torch.cat([images, batch.real_images]), torch.cat([labels, batch.real_labels])
+        real, made = discriminator(images), discriminator(fake)
         return {
             "adversarial": objectives.adversarial_discriminator([r for r, _ in real], [f for f, _ in made]),
-            "domain": objectives.domain([logits for _, logits in real], batch.labels, self._softmax()),
+            "domain": objectives.domain([logits for _, logits in real], labels, self._softmax()),
         }
 
     def generator_losses(
         self,
         batch: Batch,
         content: Tensor,
+        guided: Tensor,
         mean: Tensor,
         log_variance: Tensor,
         source_style: Tensor,
         fake: Tensor,
     ) -> dict[str, Tensor]:
-        """Every term whose weight is not 0, unweighted.
+        """Every term whose weight is not 0, unweighted; `guided` [B, C, h, w] is the generator's input for `fake`.
 
         Reconstruction and cycle are measured on the *unblended* prediction: blended, M = 0 would make both 0.
         """
@@ -194,7 +236,8 @@ class GmmUnit:
             "style": objectives.absolute_difference(recovered_style, batch.style),
         }
         if weights.reconstruction:
-            own, _ = generator(self.generator_input(content, batch.source_neighbours), source_style)
+            seen = self.generator_input(hide(content, batch.hidden), batch.source_neighbours, batch.shown)
+            own, _ = generator(seen, source_style)
             terms["reconstruction"] = objectives.absolute_difference(own, batch.images)
         if weights.cycle or weights.perceptual:
             cycled, _ = generator(recovered, source_style)  # the way back is unfused, as printed
@@ -207,7 +250,7 @@ class GmmUnit:
             terms["kl"] = objectives.kl_to_component(mean, log_variance, batch.labels)
         if weights.isometry:
             second = style_mean(batch.target) + STANDARD_DEVIATION * batch.second_noise
-            prediction, mask = generator(self.generator_input(content, batch.neighbours), second)
+            prediction, mask = generator(guided, second)
             other, _ = self.networks["style_encoder"](objectives.blend(prediction, mask, batch.images))
             terms["isometry"] = objectives.isometry(batch.style, second, recovered_style, other)
         return terms
@@ -227,10 +270,12 @@ def sampled(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
     return mean.float() + (0.5 * log_variance.float()).exp() * noise
 
 
-def _update(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    optimizer.zero_grad(set_to_none=True)
+def _update(optimizers: Sequence[torch.optim.Optimizer], loss: Tensor) -> None:
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
     torch.autograd.backward(loss)
-    optimizer.step()
+    for optimizer in optimizers:
+        optimizer.step()
 
 
 def _named(discriminator: Mapping[str, Tensor], generator: Mapping[str, Tensor]) -> dict[str, Tensor]:

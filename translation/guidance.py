@@ -1,47 +1,184 @@
-"""Guidance by convolution: k retrieved content maps join the source's as the generator's input (RG-UNIT, Section 3.3).
+"""Guidance as a part: how retrieved content maps join the source's as the generator's input (RG-UNIT, Section 3.3).
 
-c_r = ReLU(conv3×3([E_c(r1) … E_c(rk)])), c_total = conv3×3([E_c(x), c_r]).
+Every kind takes content [B, C, h, w] and neighbours' content [B, k, C, h, w] and gives content [B, C, h, w]. Without
+neighbours (k = 0), or for images to which they are not shown, it gives E_c(x) itself, bit for bit.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from abc import ABC, abstractmethod
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from index_store.errors import RgunitError
+from translation.config import GuidedConfig
 from translation.networks import convolution
 
+HEADS = 2  # few and wide: on a CPU attention's time goes with heads · queries · keys
+KEYS = 16  # a neighbour's map is averaged down to at most 16×16 keys, the size it has at 64 px
+BLOCKS = 4  # content is hidden in blocks, 4×4 of them on a map
 
-class ConvolutionFusion(nn.Module):
-    """Content [B, C, h, w] and neighbours' content [B, k, C, h, w] → fused content [B, C, h, w].
 
-    `paper`: a last ReLU (Table 8), which clips the signed E_c(x), and a random start. `identity`: no last ReLU, and
-    the second convolution starts as [identity, 0], so that the first step of stage 3 equals stage 1.
+class Guidance(nn.Module, ABC):
+    """What the kinds share. `takes` is the number of neighbours it must be given, None for any."""
+
+    takes: int | None = None
+
+    @abstractmethod
+    def branches(self, content: Tensor, neighbours: Tensor) -> tuple[Tensor, Tensor]:
+        """The source's and the neighbours' parts [B, C, h, w]; their sum is what `fuse` gives before a last ReLU."""
+
+    def fuse(self, content: Tensor, neighbours: Tensor) -> Tensor:
+        """c_total [B, C, h, w] of k ≥ 1 neighbours."""
+        source, theirs = self.branches(content, neighbours)
+        return source + theirs
+
+    @abstractmethod
+    def gate(self) -> Tensor:
+        """How far the way of the neighbours is open, a detached scalar; 0: not at all."""
+
+    def forward(self, content: Tensor, neighbours: Tensor, shown: Tensor | None = None) -> Tensor:
+        """c_total where `shown` [B] (bool; None: everywhere), E_c(x) elsewhere and where k = 0."""
+        k = neighbours.shape[1]
+        if k == 0:
+            return content
+        if self.takes not in (None, k):
+            raise RgunitError(
+                f"guidance by convolution takes the {self.takes} neighbours it was trained with, not {k}: "
+                "attention takes any number (--set guided.guidance=attention)"
+            )
+        fused = self.fuse(content, neighbours)
+        return fused if shown is None else torch.where(shown[:, None, None, None], fused, content)
+
+
+class ConvolutionFusion(Guidance):
+    """The paper's: c_r = ReLU(conv3×3([E_c(r1) … E_c(rk)])), c_total = conv3×3([E_c(x), c_r]).
+
+    `paper`: a last ReLU (Table 8), which clips the signed E_c(x), and a random start. Else no last ReLU, and the second
+    convolution starts as [identity, `start` · He's random weights]: at start 0 the first step equals stage 1.
     """
 
-    def __init__(self, channels: int, neighbours: int, start: Literal["identity", "paper"] = "identity") -> None:
+    def __init__(self, channels: int, neighbours: int, *, paper: bool = False, start: float = 0.0) -> None:
         super().__init__()
-        self.neighbours, self.clip = neighbours, start == "paper"
+        self.takes, self.clip = neighbours, paper
         self.gather = convolution(neighbours * channels, channels, 3)
         self.merge = convolution(2 * channels, channels, 3)
         for layer in (self.gather, self.merge):
             nn.init.kaiming_normal_(layer.weight, a=0, mode="fan_in")
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-        if start == "identity":
-            nn.init.zeros_(self.merge.weight)
+        if not paper:
             with torch.no_grad():
+                self.merge.weight.mul_(start)
+                self.merge.weight[:, :channels] = 0
                 self.merge.weight[:, :channels, 1, 1].copy_(torch.eye(channels))
 
-    def forward(self, content: Tensor, neighbours: Tensor) -> Tensor:
+    def fuse(self, content: Tensor, neighbours: Tensor) -> Tensor:
         retrieved = F.relu(self.gather(neighbours.flatten(1, 2)))
         fused: Tensor = self.merge(torch.cat([content, retrieved], dim=1))
         return F.relu(fused) if self.clip else fused
 
-    def neighbour_share(self) -> Tensor:
-        """Norm of the merge's weights on the neighbours over that on the source: 0 at the identity start."""
-        channels = self.merge.weight.shape[1] // 2
-        ours, theirs = self.merge.weight[:, :channels], self.merge.weight[:, channels:]
-        share: Tensor = theirs.detach().norm() / ours.detach().norm()
+    def branches(self, content: Tensor, neighbours: Tensor) -> tuple[Tensor, Tensor]:
+        retrieved = F.relu(self.gather(neighbours.flatten(1, 2)))
+        source: Tensor = self.merge(torch.cat([content, torch.zeros_like(retrieved)], dim=1))
+        return source, self.merge(torch.cat([content, retrieved], dim=1)) - source
+
+    def gate(self) -> Tensor:
+        """Norm of the merge's weights on the neighbours over that on the source."""
+        ours, theirs = self.merge.weight.detach().chunk(2, dim=1)
+        share: Tensor = theirs.norm() / ours.norm()
         return share
+
+
+class AttentionFusion(Guidance):
+    """Cross-attention: each position of E_c(x) looks at all positions of all neighbours, for any k and in any order.
+
+    c_total = E_c(x) + tanh(γ) · W_o · attention. Keys start as the queries' projection of instance-normalised content,
+    with sine-cosine places added: at first a position looks where the content is alike and the place is near. Values
+    are the neighbours' maps themselves, and W_o starts as the identity, so that what comes through an opened gate is
+    content that the generator knows. tanh(γ) starts at `start`; at 0 the first step equals stage 1.
+    """
+
+    def __init__(self, channels: int, *, start: float = 0.0) -> None:
+        super().__init__()
+        width = channels // HEADS
+        self.query, self.key, self.out = (nn.Conv2d(channels, channels, 1, bias=False) for _ in range(3))
+        # A place's own code adds 4 to its logit, softmax's e⁴ ≈ 55 times the weight of a far one.
+        self.place = nn.Parameter(torch.full((HEADS, 1, 1), math.sqrt(4 * math.sqrt(width))))
+        self.openness = nn.Parameter(torch.full((1,), math.atanh(start)))
+        with torch.no_grad():
+            self.query.weight.normal_(0.0, channels**-0.5)
+            self.key.weight.copy_(self.query.weight)
+            self.out.weight[:, :, 0, 0].copy_(torch.eye(channels))
+
+    def branches(self, content: Tensor, neighbours: Tensor) -> tuple[Tensor, Tensor]:
+        k, side = neighbours.shape[1], max(neighbours.shape[3:])
+        seen = neighbours.flatten(0, 1)  # [B·k, C, h, w]
+        if side > KEYS:
+            seen = F.avg_pool2d(seen, math.ceil(side / KEYS))
+        queries = self._headed(self.query(F.instance_norm(content)), 1) + self._places(content, 1)
+        keys = self._headed(self.key(F.instance_norm(seen)), k) + self._places(seen, k)
+        values = self._headed(seen, k)
+        kind = torch.promote_types(queries.dtype, keys.dtype)
+        looked = F.scaled_dot_product_attention(queries.to(kind), keys.to(kind), values.to(kind))
+        attended: Tensor = self.out(looked.transpose(2, 3).reshape(content.shape))
+        return content, torch.tanh(self.openness) * attended
+
+    def gate(self) -> Tensor:
+        """tanh(γ)."""
+        return torch.tanh(self.openness.detach())[0]
+
+    def _headed(self, maps: Tensor, k: int) -> Tensor:
+        """[B·k, C, h, w] → [B, heads, k·h·w, C / heads]."""
+        n, channels, h, w = maps.shape
+        parts = maps.reshape(n // k, k, HEADS, channels // HEADS, h * w)
+        return parts.permute(0, 2, 1, 4, 3).flatten(2, 3)
+
+    def _places(self, maps: Tensor, k: int) -> Tensor:
+        """Scaled codes of the positions of k maps [heads, k·h·w, C / heads], the same for each map."""
+        codes = places(maps.shape[1] // HEADS, maps.shape[2], maps.shape[3], maps.device)
+        return (self.place * codes).to(maps.dtype).repeat(1, k, 1)
+
+
+def places(width: int, h: int, w: int, device: torch.device | str = "cpu") -> Tensor:
+    """Sine-cosine codes [h·w, width] of the cells of an h×w map; norm 1 (0 where width < 4).
+
+    The product of two codes depends on their offset alone and falls with it. Coordinates run from 0 to 1 whatever the
+    map's size, the frequencies from a quarter turn over the map to a quarter turn in a sixteenth of it.
+    """
+    n = width // 4
+    turns = torch.logspace(0, 4, n, base=2, device=device) * (math.pi / 2)
+    y, x = ((torch.arange(side, device=device) + 0.5) / side for side in (h, w))
+    angles = torch.cat([torch.cartesian_prod(y, x)[:, i, None] * turns for i in (0, 1)], dim=1)  # [h·w, 2n]
+    codes = torch.cat([angles.sin(), angles.cos()], dim=1) / math.sqrt(max(1, 2 * n))
+    return F.pad(codes, (0, width - 4 * n))
+
+
+def build_guidance(guided: GuidedConfig, channels: int) -> Guidance | None:
+    """A fresh guidance for content maps of so many channels; None for the kind `none`."""
+    if guided.guidance == "none":
+        return None
+    if guided.guidance == "attention":
+        return AttentionFusion(channels, start=guided.neighbour_start)
+    return ConvolutionFusion(channels, guided.neighbours, paper=guided.fusion == "paper", start=guided.neighbour_start)
+
+
+def draw_shown(images: int, dropout: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """bool [B]: which images see their neighbours; each is shown none with probability `dropout`."""
+    return rng.random(images) >= dropout
+
+
+def draw_hidden(images: int, side: int, share: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """bool [B, 1, side, side]: positions of a content map to hide, in 4×4 blocks, each with probability `share`."""
+    blocks = rng.random((images, 1, BLOCKS, BLOCKS)) < share
+    of = np.arange(side) * BLOCKS // side
+    return blocks[:, :, of][:, :, :, of]
+
+
+def hide(content: Tensor, hidden: Tensor | None) -> Tensor:
+    """Content [B, C, h, w] with the `hidden` [B, 1, h, w] positions 0; None hides nothing."""
+    return content if hidden is None else content.masked_fill(hidden, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,12 @@ from index_store.workspace import Workspace
 from translation.batches import Draw, Sampler, mirrored_pixels
 from translation.config import Config, StageConfig
 from translation.gmm_unit import Batch, GmmUnit, build_networks
+from translation.guidance import build_guidance, draw_hidden, draw_shown
 from translation.neighbours import Neighbours
 from translation.objectives import blend
 from translation.perceptual import VGG
 from translation.styles import sample_style, style_labels
-from translation.translator import Autocast, Translator, build_fusion, to_pixels, to_tensor
+from translation.translator import Autocast, Translator, to_pixels, to_tensor
 
 GRID_SOURCES, GRID_TARGETS = 6, 4
 MASK_CLOSED, MASK_OPEN = 0.02, 0.98
@@ -42,7 +44,7 @@ class TranslationTask:
         autocast: Autocast = nullcontext,
     ) -> None:
         self.workspace, self.config, self.schema = workspace, config, schema
-        self.seed, self.device = seed, torch.device(device)
+        self.seed, self.rank, self.device = seed, rank, torch.device(device)
         self.stage = self._stage_config()
         self.images_per_step = self.stage.batch * world
         self.average_decay = self.stage.average
@@ -64,16 +66,15 @@ class TranslationTask:
             network.to(self.device)
             if config.training.channels_last:
                 network.to(memory_format=torch.channels_last)
-        trained = [p for name in self.trained for p in self.networks[name].parameters()]
         fused = {"fused": True} if self.device.type in ("cpu", "cuda") else {}
         self.optimizers: dict[str, torch.optim.Optimizer] = {
-            "generator": torch.optim.Adam(trained, self.stage.learning_rate, self.stage.betas, **fused),
-            "discriminator": torch.optim.Adam(
-                self.networks["discriminator"].parameters(),
+            optimizer: torch.optim.Adam(
+                [p for name in names for p in self.networks[name].parameters()],
                 self.stage.learning_rate,
                 self.stage.betas,
                 **fused,
-            ),
+            )
+            for optimizer, names in self.trained.items()
         }
         weights = config.networks.perceptual_weights
         vgg = VGG(Path(weights).expanduser()).to(self.device) if weights and self.stage.weights.perceptual else None
@@ -83,7 +84,7 @@ class TranslationTask:
             autocast,
             groups=[schema.indices(group) for group in schema.groups],
             fusion=self.networks.get("fusion"),  # type: ignore[arg-type]
-            train_encoders="content_encoder" in self.trained,
+            train_encoders="content_encoder" in self.trained["generator"],
             vgg=vgg,
         )
 
@@ -92,9 +93,12 @@ class TranslationTask:
         return tuple(name for name in self.networks if name != "discriminator")
 
     @property
-    def trained(self) -> tuple[str, ...]:
-        """The networks that the generator's optimiser updates."""
-        return "content_encoder", "style_encoder", "generator"
+    def trained(self) -> dict[str, tuple[str, ...]]:
+        """The networks that each optimiser updates."""
+        return {
+            "generator": ("content_encoder", "style_encoder", "generator"),
+            "discriminator": ("discriminator",),
+        }
 
     def _stage_config(self) -> StageConfig:
         return self.config.translation
@@ -139,6 +143,10 @@ class TranslationTask:
             terms["style_accuracy"] = ((style_labels(style) == labels) & known).sum() / known.sum().clamp(min=1)
         return terms
 
+    def watch(self, batch: tuple[Batch, Tensor, Tensor]) -> dict[str, Tensor]:
+        """What is measured where metrics are logged, right after the step on the batch."""
+        return self.method.watch(batch[0])
+
     def health(self, metrics: Mapping[str, float]) -> str | None:
         mask = metrics["mask_mean"]
         if mask < MASK_CLOSED:
@@ -180,7 +188,8 @@ class GuidedTask(TranslationTask):
     """Stage 3: generator and discriminator go on from stage 1 with frozen encoders, guided by neighbours or not.
 
     `neighbours` None is the arm “none”: the same steps without fusion. Raises RgunitError where the checkpoint of
-    stage 1 is another schema's.
+    stage 1 is another schema's. What a step shows of the neighbours (`neighbour_dropout`, `random_k`,
+    `content_dropout`) is drawn on the host from (seed, step), like everything else.
     """
 
     def __init__(
@@ -212,8 +221,15 @@ class GuidedTask(TranslationTask):
             self.networks[name].requires_grad_(False).eval()
 
     @property
-    def trained(self) -> tuple[str, ...]:
-        return ("generator", "fusion") if self._neighbours is not None else ("generator",)
+    def trained(self) -> dict[str, tuple[str, ...]]:
+        names: dict[str, tuple[str, ...]] = {"generator": ("generator",), "discriminator": ("discriminator",)}
+        return names | {"fusion": ("fusion",)} if "fusion" in self.networks else names
+
+    def learning_rates(self, step: int) -> dict[str, float]:
+        rates, g = super().learning_rates(step), self.config.guided
+        if "fusion" in self.networks:
+            rates["fusion"] = rates["generator"] * ((g.fusion_learning_rate or g.learning_rate) / g.learning_rate)
+        return rates
 
     def _stage_config(self) -> StageConfig:
         return self.config.guided
@@ -224,25 +240,47 @@ class GuidedTask(TranslationTask):
             networks[name].load_state_dict(self._source.networks[name].state_dict())
         networks["discriminator"].load_state_dict(self._discriminator.state_dict())
         if self._neighbours is not None:
-            networks["fusion"] = build_fusion(self.config, networks)
+            fusion = build_guidance(self.config.guided, self._source.content_channels)
+            if fusion is not None:
+                networks["fusion"] = fusion
         return networks
 
     def _batch(self, step: int, draw: Draw, images: Tensor) -> Batch:
         batch = super()._batch(step, draw, images)
+        # Once for search and step, in full precision, as the index was filled: the encoders are frozen.
+        content, mean, log_variance = self.method.encode(images)
+        batch = replace(batch, encoded=(content, mean, log_variance))
         if self._neighbours is None:
             return batch
-        rng = np.random.default_rng([self.seed, 5, step])
-        content, mean = self._source.content(images), self._source.style(images)
-        ids = self._neighbours.find(content, batch.style, draw.ids, rng)
-        own = self._neighbours.find(content, mean, draw.ids, rng)  # for E_s(x): what reconstruction is guided by
-        both = self._neighbours.content(np.concatenate([ids, own]))
-        guided, source = both.chunk(2)
-        return Batch(**{**batch.__dict__, "neighbours": guided, "source_neighbours": source})
+        g, size = self.config.guided, len(images)
+        ids = self._neighbours.find(  # for the target's style, then for E_s(x): what reconstruction is guided by
+            torch.cat([content, content]),
+            torch.cat([batch.style, mean]),
+            np.concatenate([draw.ids, draw.ids]),
+            np.random.default_rng([self.seed, 5, step, self.rank]),
+        )
+        rng = np.random.default_rng([self.seed, 8, step, self.rank])
+        if g.neighbour_as_real:
+            real_images, real_labels = self._neighbours.real(ids[:size, 0])
+            batch = replace(batch, real_images=real_images, real_labels=real_labels)
+        if "fusion" not in self.networks:
+            return batch
+        if g.random_k:
+            ids = ids[:, : rng.integers(1, g.neighbours + 1)]
+        guided, source = self._neighbours.content(ids).chunk(2)
+        batch = replace(batch, neighbours=guided, source_neighbours=source)
+        shown = draw_shown(size, g.neighbour_dropout, rng)
+        if g.neighbour_dropout:
+            batch = replace(batch, shown=torch.from_numpy(shown).to(self.device))
+        if g.content_dropout:  # an image that sees no neighbours sees all of itself
+            hidden = draw_hidden(size, self.config.data.size // 4, g.content_dropout, rng) & shown[:, None, None, None]
+            batch = replace(batch, hidden=torch.from_numpy(hidden).to(self.device))
+        return batch
 
     def _grid_input(
         self, networks: Mapping[str, nn.Module], content: Tensor, style: Tensor, ids: NDArray[np.int64]
     ) -> Tensor:
-        if self._neighbours is None:
+        if self._neighbours is None or "fusion" not in networks:
             return content
         found = self._neighbours.find(content, style, ids, np.random.default_rng([self.seed, 6]))
         return networks["fusion"](content, self._neighbours.content(found))  # type: ignore[no-any-return]

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -71,6 +71,14 @@ class Task(Protocol):
 
     def health(self, metrics: Mapping[str, float]) -> str | None:
         """A warning about logged metrics, or None."""
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """A task with measurements that are made where metrics are logged, not in every step."""
+
+    def watch(self, batch: Any) -> dict[str, Tensor]:
+        """Named scalars on the step's batch, right after the step: its gradients are still there."""
 
 
 @dataclass(frozen=True)
@@ -191,6 +199,7 @@ def train(
                 progress.step(step, steps, clock.left(step, steps, first))
                 if step % training.log_every == 0 or step == steps:
                     metrics = _read(sums, step - logged_at)  # the one wait for the device
+                    metrics |= _read(task.watch(batch), 1) if isinstance(task, Watched) else {}
                     _refuse_nan(metrics, step)
                     seconds = time.monotonic() - logged_time
                     metrics["images_per_second"] = task.images_per_step * (step - logged_at) / seconds

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from index_store.attributes import AttributeSchema
 from index_store.errors import RgunitError
 from index_store.workspace import RunRecord, Workspace
+from retrieval.loading import resolve_device
 from translation import styles
 from translation.checkpoint import CHECKPOINT, fingerprint, load_networks
 from translation.config import Config, parse_config
 from translation.gmm_unit import build_networks
-from translation.guidance import ConvolutionFusion
+from translation.guidance import Guidance, build_guidance
 from translation.networks import STYLE_PER_ATTRIBUTE
 from translation.objectives import blend
 
@@ -82,7 +83,11 @@ class Translator:
         schema = workspace.schema.subset(names)
         networks = build_networks(config, len(names), discriminator=False)
         if run.config.get("neighbours") in ("retrieved", "random"):
-            networks["fusion"] = build_fusion(config, networks)
+            channels = networks["content_encoder"].channels
+            assert isinstance(channels, int)
+            fusion = build_guidance(config.guided, channels)
+            if fusion is not None:
+                networks["fusion"] = fusion
         load_networks(run.path / CHECKPOINT, networks)
         return Translator(networks, config=config, schema=schema, device=resolve_device(device), run=run)
 
@@ -90,6 +95,12 @@ class Translator:
     def neighbours(self) -> int:
         """k: how many neighbours it was trained to be guided by; 0 for an unguided one."""
         return self.config.guided.neighbours if "fusion" in self.networks else 0
+
+    @property
+    def takes(self) -> int | None:
+        """The only number of neighbours that its guidance can be given; None: any, or it has no guidance."""
+        fusion = self.networks.get("fusion")
+        return fusion.takes if isinstance(fusion, Guidance) else None
 
     def precision(self) -> AbstractContextManager[object]:
         """Half precision on a GPU where the run was trained in it; on a CPU always full."""
@@ -145,13 +156,6 @@ class Translator:
         return Translation(blend(raw, mask, images), raw, mask)
 
 
-def build_fusion(config: Config, networks: dict[str, nn.Module]) -> ConvolutionFusion:
-    """A fresh fusion for the networks' content maps."""
-    channels = networks["content_encoder"].channels
-    assert isinstance(channels, int)
-    return ConvolutionFusion(channels, config.guided.neighbours, config.guided.fusion)
-
-
 def default_run(workspace: Workspace, arm: str | None = None) -> RunRecord:
     """The newest guided run (of an arm), else the newest of stage 1, that has a checkpoint."""
     for stage in (GUIDED, TRANSLATION):
@@ -164,15 +168,6 @@ def default_run(workspace: Workspace, arm: str | None = None) -> RunRecord:
         if runs:
             return runs[-1]
     raise RgunitError("the workspace has no trained translator: run `rgunit train translation` or `rgunit run` first")
-
-
-def resolve_device(device: str) -> torch.device:
-    """`auto` is CUDA where there is one."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise RgunitError("no CUDA device is available here: use --device cpu or auto")
-    return torch.device(device)
 
 
 def to_tensor(pixels: NDArray[np.uint8], device: torch.device | str = "cpu") -> Tensor:

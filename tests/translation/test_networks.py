@@ -50,7 +50,7 @@ def test_the_papers_shapes_at_128_pixels(paper: dict[str, nn.Module]) -> None:
     [(realness, attributes)] = paper["discriminator"](image)
     assert realness.shape == (1, 1, 8, 8)
     assert attributes.shape == (1, 5)
-    fused = ConvolutionFusion(256, 3, "paper")(content, content[:, None].expand(-1, 3, -1, -1, -1))
+    fused = ConvolutionFusion(256, 3, paper=True)(content, content[:, None].expand(-1, 3, -1, -1, -1))
     assert fused.shape == content.shape and fused.min() >= 0
 
 
