@@ -122,12 +122,12 @@ def choose(workspace: Workspace, names: tuple[str, ...], protocol: RetrievalProt
     relevance = None if protocol.relevance is None else _codes(table, protocol.relevance)
     full = (table.labels[:, columns] >= 0).all(axis=1)
     asking = full & (table.origin == "real")
-    if asking.sum() <= protocol.k:
+    kept = np.arange(len(table)) if protocol.unlabelled else np.flatnonzero(full)
+    if not asking.any() or len(kept) <= protocol.k:
         raise RgunitError(
             f"split {protocol.split} has {asking.sum()} real images with all of {', '.join(names)} known: "
             f"P@{protocol.k} needs at least {protocol.k + 1}"
         )
-    kept = np.arange(len(table)) if protocol.unlabelled else np.flatnonzero(full)
     table = table.select(kept)
     case = draw_case(
         names,

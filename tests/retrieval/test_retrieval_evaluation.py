@@ -1,15 +1,26 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from colours import ColourEncoders, make_workspace, untrained
+from colours import ColourEncoders, fill, make_workspace, untrained
+from PIL import Image
 
-from index_store.errors import RgunitError
-from index_store.workspace import Workspace
-from retrieval.evaluation import RetrievalProtocol, evaluate_queries, evaluate_retrieval
+from index_store.duplicates import near_pairs, perceptual_hash
+from index_store.errors import RgunitError, UsageError
+from index_store.workspace import GeneratedImage, Workspace
+from retrieval.evaluation import (
+    RetrievalProtocol,
+    choose,
+    embed_set,
+    evaluate_queries,
+    evaluate_retrieval,
+    evaluate_vectors,
+)
 from retrieval.metrics import precision_at_k
+from retrieval.queries import descendants
 from retrieval.retriever import Retriever, build_index
 
 
@@ -109,3 +120,100 @@ def test_too_few_images_are_told_with_the_number_needed(retriever: Retriever) ->
         evaluate_retrieval(retriever.workspace, retriever, k=40)
     with pytest.raises(RgunitError, match="split nowhere has 0"):
         evaluate_retrieval(retriever.workspace, retriever, split="nowhere")
+
+
+def test_labels_are_for_scoring_and_never_for_searching(retriever: Retriever) -> None:
+    table, case = choose(retriever.workspace, ("Red", "Green"), RetrievalProtocol(split="train", k=5))
+    vectors, _ = embed_set(retriever.workspace, retriever, table.ids, case)
+    summary, rows, distances = evaluate_vectors(case, vectors)
+    order = np.random.default_rng(0).permutation(len(table))
+    mixed = replace(case, used=case.used[order], other=case.other[order])
+    shuffled, same_rows, same_distances = evaluate_vectors(mixed, vectors)
+    np.testing.assert_array_equal(rows, same_rows)
+    np.testing.assert_array_equal(distances, same_distances)
+    assert shuffled["attributes"] < summary["attributes"] - 0.1  # and yet it is scored by them
+    again, _ = embed_set(retriever.workspace, retriever, table.ids, mixed)
+    for name, values in vars(vectors).items():
+        np.testing.assert_array_equal(values, getattr(again, name))
+
+
+def test_hidden_labels_change_the_filter_only(retriever: Retriever) -> None:
+    told = {
+        share: evaluate_queries(retriever.workspace, retriever, RetrievalProtocol(k=5, hidden=share)).summary
+        for share in (0.0, 0.75, 1.0)
+    }
+    filters = [told[share]["baselines"].pop("label_filter")["attributes"] for share in told]
+    contents = [told[share]["baselines"].pop("label_filter_content") for share in told]
+    assert filters[0] == 1 > filters[1] > filters[2] == told[0.0]["attributes"]
+    assert contents[2] == told[0.0]["baselines"]["content_only"]
+    assert told[0.0] == told[0.75] == told[1.0]
+
+
+def test_unlabelled_images_are_searched_on_request(tmp_path: Path, encoders: ColourEncoders) -> None:
+    with make_workspace(tmp_path, count=60, unlabelled=24) as workspace:
+        retriever = untrained(workspace, encoders)
+        alone = evaluate_queries(workspace, retriever, RetrievalProtocol(k=5))
+        told = evaluate_queries(workspace, retriever, RetrievalProtocol(k=5, unlabelled=True))
+        assert (alone.summary["queries"], alone.summary["images"]) == (12, 12)
+        assert (told.summary["queries"], told.summary["images"]) == (12, 20)
+        np.testing.assert_array_equal(told.query_ids, alone.query_ids)
+        np.testing.assert_array_equal(told.targets, alone.targets)
+        labels = workspace.images(ids=np.unique(told.neighbour_ids)).labels
+        assert (labels[:, :2] < 0).any()
+
+
+def test_what_was_generated_from_a_query_is_never_its_neighbour(tmp_path: Path, encoders: ColourEncoders) -> None:
+    with make_workspace(tmp_path, count=30) as workspace:
+        retriever = untrained(workspace, encoders)
+        real = workspace.images("split=test")
+        pixels, target = workspace.load(real.ids, 32), np.array([1, 1, -1, -1], np.int8)
+        first = workspace.add_generated(
+            [GeneratedImage(p, int(i), target, "r1") for p, i in zip(pixels, real.ids, strict=True)]
+        )
+        workspace.add_generated([GeneratedImage(p, int(i), target, "r1") for p, i in zip(pixels, first, strict=True)])
+        told = evaluate_queries(workspace, retriever, RetrievalProtocol(k=27, generated=True))
+        assert (told.summary["queries"], told.summary["images"]) == (10, 30)
+        assert (told.neighbour_ids >= 0).all()
+        for query, found in zip(told.query_ids, told.neighbour_ids, strict=True):
+            assert not {int(one) for one in descendants(workspace, [int(query)])} & set(found.tolist())
+        assert evaluate_queries(workspace, retriever, RetrievalProtocol(k=5)).summary["images"] == 10
+
+
+def test_relevance_by_a_text_column(tmp_path: Path, encoders: ColourEncoders) -> None:
+    folder = fill(tmp_path / "pictures", count=60)
+    text = (folder / "labels.csv").read_text().splitlines()
+    whose = ["who", *(f"p{i % 5}" if i % 7 else "" for i in range(60))]
+    (folder / "labels.csv").write_text("\n".join(f"{row},{who}" for row, who in zip(text, whose, strict=True)))
+    with Workspace.create(tmp_path / "workspace") as workspace:
+        workspace.add_images(folder, attributes=folder / "labels.csv")
+        retriever = untrained(workspace, encoders)
+        told = evaluate_queries(workspace, retriever, RetrievalProtocol(k=5, relevance="who"))
+        table = workspace.images("split=test")
+        name = dict(zip(table.ids.tolist(), table.fields["who"], strict=True))
+        hits = [
+            any(name[int(i)] == name[int(query)] for i in found)
+            for query, found in zip(told.query_ids, told.neighbour_ids, strict=True)
+            if name[int(query)]
+        ]
+        assert told.summary["recall_at_k"] == pytest.approx(np.mean(hits))
+        assert told.summary["both"] < evaluate_retrieval(workspace, retriever, k=5)["both"]
+        with pytest.raises(UsageError, match=r"no text column is called 'whom'; the images have: who"):
+            evaluate_queries(workspace, retriever, RetrievalProtocol(relevance="whom"))
+
+
+def test_near_duplicates_of_the_query_are_counted(tmp_path: Path, encoders: ColourEncoders) -> None:
+    folder = fill(tmp_path / "pictures", count=30)
+    for i in (2, 5):  # each of two test pictures once more, a little brighter
+        twin = Image.open(folder / f"{i:03d}.png").point(lambda level: min(level + 3, 255))
+        twin.save(folder / f"twin{i}.png")
+    rows = (folder / "labels.csv").read_text().splitlines()
+    twins = [rows[i + 1].replace(f"{i:03d}.png", f"twin{i}.png") for i in (2, 5)]
+    (folder / "labels.csv").write_text("\n".join([*rows, *twins]))
+    with Workspace.create(tmp_path / "workspace") as workspace:
+        workspace.add_images(folder, attributes=folder / "labels.csv")
+        told = evaluate_queries(workspace, untrained(workspace, encoders), RetrievalProtocol(k=11))
+        assert told.summary["images"] == 12
+        # All of the others are among eleven neighbours: each pair of alike pictures is met twice.
+        pairs = near_pairs(perceptual_hash(workspace.load(told.query_ids, 32)))
+        assert len(pairs) >= 2
+        assert told.summary["near_duplicates"] == pytest.approx(2 * len(pairs) / (12 * 11))
