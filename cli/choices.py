@@ -80,17 +80,27 @@ def names_of(text: str | None) -> tuple[str, ...]:
     return tuple(name.strip() for name in (text or "").split(",") if name.strip())
 
 
-def check_composed(
-    workspace: Workspace, images: Sequence[Path], to: str | None, style_of: Path | None, where: str | None = None
+def check_composed(workspace: Workspace, images: Sequence[Path], to: str | None, style_of: Path | None) -> None:
+    """Refuse a translation that cannot be meant, before a model is loaded."""
+    if to is None and style_of is None:
+        raise UsageError("say what to change: --to '+Blond_Hair -Male', or --style-of IMAGE, or both")
+    check_query(workspace, images, to, style_of)
+
+
+def check_query(
+    workspace: Workspace,
+    images: Sequence[Path],
+    to: str | None,
+    style_of: Path | None,
+    where: str | None = None,
+    origin: str | None = None,
 ) -> None:
     """Refuse an edit, a filter or a picture that cannot be meant, before a model is loaded."""
     from index_store.images import read_image
 
-    if to is None and style_of is None:
-        raise UsageError("say what to change: --to '+Blond_Hair -Male', or --style-of IMAGE, or both")
     if to is not None:
         workspace.schema.edit(to)
-    workspace.schema.filter(where)
+    workspace.schema.filter(f"{where or ''} {f'origin={origin}' if origin else ''}".strip())
     for path in (*images, *([style_of] if style_of else [])):
         read_image(path)
 

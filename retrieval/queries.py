@@ -1,4 +1,4 @@
-"""Composed queries: the content of one picture with the style of an edit or of another picture.
+"""Composed queries: the content of some pictures with the style of an edit or of another picture.
 
 A query is a pair (content, style) like any image's, so the embedding network reads it as it reads images.
 """
@@ -7,33 +7,39 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from index_store.attributes import Edit
 from index_store.errors import RgunitError, UsageError
-from index_store.store import Found
-from index_store.workspace import Workspace
 from retrieval.protocol import Encoders, as_images
-from retrieval.retriever import Retriever
+
+if TYPE_CHECKING:
+    from index_store.attributes import Edit
+    from index_store.workspace import Workspace
 
 
 @dataclass(frozen=True)
 class ComposedQuery:
-    """content [1, C, h, h] and style [1, S] of what is sought, and its label vector int8 [A] of used attributes."""
+    """contents [n, C, h, h] of the pictures, style [1, S] of what is sought, its labels int8 [A] of used attributes."""
 
-    content: Tensor
+    contents: Tensor
     style: Tensor
     target: NDArray[np.int8]
+
+    @property
+    def content(self) -> Tensor:
+        """The content that is sought, [1, C, h, h]: the mean of the pictures'."""
+        return self.contents.mean(dim=0, keepdim=True) if len(self.contents) > 1 else self.contents
 
 
 @torch.no_grad()
 def compose(
     encoders: Encoders,
-    image: NDArray[np.uint8],
+    images: NDArray[np.uint8],
     *,
     edit: Edit | None = None,
     style_of: NDArray[np.uint8] | None = None,
@@ -41,38 +47,47 @@ def compose(
     style_of_labels: NDArray[np.int8] | None = None,
     generator: torch.Generator | None = None,
 ) -> ComposedQuery:
-    """The content of `image` uint8 [size, size, 3] with an edited style, or with that of the image `style_of`.
+    """The content of `images` uint8 [size, size, 3], or [n, size, size, 3] of several, with the style asked for.
 
-    `edit` is over the encoders' schema. It starts from the picture's labels: the known ones of int8 [A]
-    `known_labels` (1, 0, −1 unknown), for others the sign of the mean of that attribute's 8 style numbers.
-    The style is the mean of the component so reached, or a draw from it with `generator`. With `style_of`
-    it is that picture's μ, in which the edit's bits (and the rivals that they end) are replaced. Raises
-    UsageError if given neither.
+    `edit` is over the encoders' schema. It starts from the pictures' labels: the known ones of int8 [A] or [n, A]
+    `known_labels` (1, 0, −1 unknown), for others the sign of the mean of that attribute's 8 style numbers; of several
+    pictures the majority's, and the first one's where they are even. The style is the mean of the component so
+    reached, or a draw from it with `generator`. With `style_of` it is that picture's μ, in which the edit's bits (and
+    the rivals that they end) are replaced. With neither it is the mean of the pictures' own μ: what is like them.
     """
-    if edit is None and style_of is None:
-        raise UsageError("a query needs an edit (--to '+Blond_Hair') or a picture to take the style of (--style-of)")
-    pixels = _tensor(encoders, image)
-    content = encoders.content(pixels)
+    pixels = _tensor(encoders, images)
+    contents = encoders.content(pixels)
     if style_of is None:
         own = encoders.style(pixels).float()
-        target = edited(_labels(encoders, own, known_labels), edit)
-        style = component(encoders, target, generator)
-        return ComposedQuery(content, style, target)
+        target = _majority(_labels(encoders, own, known_labels))
+        if edit is None:
+            return ComposedQuery(contents, own.mean(dim=0, keepdim=True), target)
+        target = edit.apply(target)
+        return ComposedQuery(contents, component(encoders, target, generator), target)
 
     own = encoders.style(_tensor(encoders, style_of)).float()
-    target = edited(_labels(encoders, own, style_of_labels), edit)
+    target = _labels(encoders, own, style_of_labels)[0]
     if edit is None:
-        return ComposedQuery(content, own, target)
+        return ComposedQuery(contents, own, target)
+    target = edit.apply(target)
     each = own.shape[1] // len(target)  # numbers an attribute
     replaced = torch.zeros(len(target), dtype=torch.bool)
     replaced[[*edit.bits, *edit.cleared]] = True
     mask = replaced.repeat_interleave(each).to(own.device)
-    return ComposedQuery(content, torch.where(mask, component(encoders, target, generator), own), target)
+    return ComposedQuery(contents, torch.where(mask, component(encoders, target, generator), own), target)
 
 
-def edited(labels: NDArray[np.int8], edit: Edit | None) -> NDArray[np.int8]:
-    """Labels int8 [A] after an edit, if there is one."""
-    return labels if edit is None else edit.apply(labels)
+def style_edit(workspace: Workspace, encoders: Encoders, text: str) -> Edit:
+    """An edit over the encoders' schema. UsageError for an attribute that the workspace has but their style has not."""
+    names = workspace.schema.names
+    edit = workspace.schema.edit(text)
+    strange = [names[column] for column in sorted(edit.bits) if names[column] not in encoders.schema.names]
+    if strange:
+        raise UsageError(
+            f"{', '.join(strange)} cannot be edited: the style was trained on {', '.join(encoders.schema.names)} "
+            "(--where narrows by any attribute)"
+        )
+    return encoders.schema.edit(text)
 
 
 def component(encoders: Encoders, labels: NDArray[np.int8], generator: torch.Generator | None = None) -> Tensor:
@@ -82,48 +97,41 @@ def component(encoders: Encoders, labels: NDArray[np.int8], generator: torch.Gen
     return style.to(encoders.device)
 
 
-def find(
-    retriever: Retriever,
-    query: ComposedQuery,
-    *,
-    k: int = 10,
-    where: str | None = None,
-    image_id: int | None = None,
-) -> Found:
-    """The k nearest images of a composed query: ids int64 [1, k] (−1 where fewer match), squared distances.
-
-    Generated images only where `where` names them by `origin=`. `image_id` is the query picture's id if it
-    is in the workspace: neither it nor anything made from it is returned.
-    """
-    if k < 1:
-        raise UsageError(f"-k must be at least 1, not {k}")
-    exclude = None if image_id is None else descendants(retriever.workspace, [image_id])
-    return retriever.search(
-        retriever.embed(query.content, query.style).cpu().numpy(), k=k, where=where, exclude=exclude
-    )
-
-
 def descendants(workspace: Workspace, ids: Sequence[int]) -> NDArray[np.int64]:
     """The ids themselves and those of every image made from them, or from what was made from them; ascending."""
-    generated = workspace.images("origin=generated")
+    table = workspace.images()
+    made = np.flatnonzero(table.parent >= 0)
     family = np.unique(np.asarray(ids, np.int64))
     while True:
-        children = generated.ids[np.isin(generated.parent, family)]
+        children = table.ids[made[np.isin(table.parent[made], family)]]
         grown = np.union1d(family, children)
         if len(grown) == len(family):
             return family
         family = grown
 
 
-def _tensor(encoders: Encoders, image: NDArray[np.uint8]) -> Tensor:
-    if image.shape != (encoders.size, encoders.size, 3) or image.dtype != np.uint8:
+def _tensor(encoders: Encoders, images: NDArray[np.uint8]) -> Tensor:
+    several = images if images.ndim == 4 else images[None]
+    if several.shape[1:] != (encoders.size, encoders.size, 3) or images.dtype != np.uint8:
         raise RgunitError(
-            f"a query picture must be uint8 [{encoders.size}, {encoders.size}, 3], not {image.dtype} "
-            f"{list(image.shape)}: read it with size={encoders.size}"
+            f"a query picture must be uint8 [{encoders.size}, {encoders.size}, 3], not {images.dtype} "
+            f"{list(images.shape)}: read it with size={encoders.size}"
         )
-    return as_images(image[None], encoders.device)
+    return as_images(several, encoders.device)
 
 
 def _labels(encoders: Encoders, style: Tensor, known: NDArray[np.int8] | None) -> NDArray[np.int8]:
-    read: NDArray[np.int8] = encoders.style_labels(style)[0].cpu().numpy().astype(np.int8)
-    return read if known is None else np.where(known < 0, read, known).astype(np.int8)
+    """int8 [n, A]: what is known of n pictures, and what their style tells where it is not."""
+    read: NDArray[np.int8] = encoders.style_labels(style).cpu().numpy().astype(np.int8)
+    if known is None:
+        return read
+    known = known.reshape(read.shape)
+    return np.where(known < 0, read, known).astype(np.int8)
+
+
+def _majority(labels: NDArray[np.int8]) -> NDArray[np.int8]:
+    """int8 [A] of [n, A] without unknown bits; the first row decides a tie."""
+    twice = 2 * labels.sum(axis=0, dtype=np.int64)
+    even = twice == len(labels)
+    decided: NDArray[np.int8] = np.where(even, labels[0], twice > len(labels)).astype(np.int8)
+    return decided

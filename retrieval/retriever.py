@@ -1,4 +1,4 @@
-"""The trained retrieval system: embeds pictures, fills the workspace's index with them and searches it.
+"""The trained retrieval system in use: asks the workspace's index for pictures by content and style.
 
 Vectors carry the fingerprint of the weights that made them (encoders and embedding network together), so
 that those of two trainings are never compared.
@@ -6,41 +6,52 @@ that those of two trainings are never compared.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from pydantic import ValidationError
+from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
-from index_store.errors import RgunitError
+from index_store.errors import RgunitError, UsageError
 from index_store.workspace import RunRecord, Workspace
-from retrieval.config import RetrievalConfig
-from retrieval.network import SMALLEST, EmbeddingNetwork, make_network
+from retrieval.content_models import ContentModel, kept_model
+from retrieval.loading import (
+    check_encoders,
+    find_run,
+    fingerprint,
+    load_encoders,
+    load_network,
+    resolve_device,
+    trained_on,
+)
+from retrieval.pictures import Picture, Results, Source, neighbours_of
 from retrieval.protocol import Encoders, as_images
+from retrieval.queries import compose, descendants, style_edit
+from retrieval.scales import scale_of
 
 if TYPE_CHECKING:
     from index_store.store import Found
-
-CHECKPOINT = "checkpoint.safetensors"
-PREFIX = "networks.embedding."
-SEAL = 2048
-"""Vectors in a sealed batch of the index: what an interrupted build may lose."""
+    from retrieval.network import Network
 
 
 class Retriever:
-    """A trained embedding network with the encoders that it was trained on. `open` loads one from a workspace."""
+    """A trained embedding network with the encoders that it was trained on. `open` loads one from a workspace.
+
+    A context manager; it closes the workspace if it opened it.
+    """
 
     def __init__(
         self,
         workspace: Workspace,
         run: RunRecord,
-        network: EmbeddingNetwork,
+        network: Network,
         *,
         encoders_fingerprint: str,
         encoders: Encoders | None = None,
@@ -51,32 +62,57 @@ class Retriever:
         self.network = network.to(self.device).eval().requires_grad_(False)
         self.fingerprint = fingerprint(network, encoders_fingerprint)
         self._encoders = encoders
+        self._owner = False
+        self._model: tuple[str | None, ContentModel | None] = (None, None)
 
     @staticmethod
     def open(
-        workspace: Workspace,
+        workspace: Workspace | Path | str,
         run: str | None = None,
         *,
         encoders: Encoders | None = None,
-        device: torch.device | str = "cpu",
+        device: torch.device | str | None = None,
     ) -> Retriever:
-        """Load a retrieval run, by default the latest that has a checkpoint.
+        """Load a retrieval run of a workspace or of the workspace in a folder; by default the latest with a checkpoint.
 
-        Without `encoders` it embeds (content, style) and searches; pictures need them. Raises RgunitError
-        where there is no such run, or it was trained on other encoders than these.
+        `encoders` is by default the translation model that it was trained on, loaded when a picture is first read;
+        `device` by default theirs, or a GPU where there is one. Raises RgunitError where there is no such workspace
+        or run, or it was trained on other encoders than these.
         """
-        record = _record(workspace, run)
-        trained_on = str(record.config.get("encoders_fingerprint") or record.summary.get("encoders_fingerprint", ""))
-        if encoders is not None:
-            _check(record, trained_on, encoders)
-        return Retriever(
-            workspace,
-            record,
-            _load(record),
-            encoders_fingerprint=trained_on,
-            encoders=encoders,
-            device=device,
-        )
+        owner = not isinstance(workspace, Workspace)
+        opened = workspace if isinstance(workspace, Workspace) else Workspace.open(workspace)
+        try:
+            record = find_run(opened, run)
+            if encoders is not None:
+                check_encoders(record, encoders)
+            where = device or (encoders.device if encoders is not None else "auto")
+            made = Retriever(
+                opened,
+                record,
+                load_network(record),
+                encoders_fingerprint=trained_on(record),
+                encoders=encoders,
+                device=resolve_device(where),
+            )
+        except BaseException:
+            if owner:
+                opened.close()
+            raise
+        made._owner = owner
+        return made
+
+    def close(self) -> None:
+        """Close the workspace if `open` was given a folder."""
+        if self._owner:
+            self.workspace.close()
+
+    def __enter__(self) -> Retriever:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     @property
     def dim(self) -> int:
@@ -84,15 +120,27 @@ class Retriever:
 
     @property
     def encoder_name(self) -> str:
-        """The name of its vectors in the index: the run's id."""
+        """The name of its embeddings in the index: the run's id."""
         return self.run.id
 
     @property
+    def encoder_names(self) -> tuple[str, str, str]:
+        """The names of its vectors in the index: embeddings, content vectors, style vectors."""
+        return self.run.id, f"{self.run.id}.content", f"{self.run.id}.style"
+
+    @property
     def encoders(self) -> Encoders:
-        """The translation model that reads pictures for it. Raises RgunitError if opened without one."""
+        """The translation model that reads pictures for it, loaded when first asked for.
+
+        Raises RgunitError where it cannot be loaded, or is not the one that this run was trained on any more.
+        """
         if self._encoders is None:
-            raise RgunitError(f"retrieval run {self.run.id} was opened without its encoders: pictures need them")
+            encoders = load_encoders(self.workspace, self.run, self.device)
+            check_encoders(self.run, encoders)
+            self._encoders = encoders
         return self._encoders
+
+    # Vectors
 
     @torch.no_grad()
     def embed(self, content: Tensor, style: Tensor) -> Tensor:
@@ -101,151 +149,179 @@ class Retriever:
         return embedded
 
     @torch.no_grad()
-    def embed_images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """uint8 [n, size, size, 3] → float32 [n, dim]: R(E_c(x), E_s(x))."""
-        if not len(images):
-            return np.zeros((0, self.dim), np.float32)
+    def content_vectors(self, content: Tensor) -> Tensor:
+        """content [B, C, h, h] → content vectors float32 [B, ·] of length 1.
+
+        By the network's own content head where it has one, else the map pooled to 2×2 and flattened.
+        """
+        content = content.to(self.device).float()
+        head = getattr(self.network, "content_vector", None)
+        vectors: Tensor = F.adaptive_avg_pool2d(content, 2).flatten(1) if head is None else head(content)
+        return F.normalize(vectors.float(), dim=1)
+
+    @torch.no_grad()
+    def named_vectors(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        """uint8 [n, size, size, 3] → embeddings, content vectors and styles μ, each float32 [n, ·]."""
         encoders = self.encoders
         tensor = as_images(images, encoders.device)
-        return self.embed(encoders.content(tensor), encoders.style(tensor)).cpu().numpy()
+        content, style = encoders.content(tensor), encoders.style(tensor).float()
+        return [part.cpu().numpy() for part in (self.embed(content, style), self.content_vectors(content), style)]
 
-    def search(self, vectors: ArrayLike, *, k: int = 10, where: str | None = None, exclude: Any = None) -> Found:
-        """The k nearest indexed images of vectors float32 [dim] or [q, dim]; see `IndexStore.search`.
+    def embed_images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """uint8 [n, size, size, 3] → float32 [n, dim]: R(E_c(x), E_s(x))."""
+        return self.named_vectors(images)[0] if len(images) else np.zeros((0, self.dim), np.float32)
+
+    # Asking
+
+    def search(
+        self,
+        image: Source | Picture | Sequence[Source | Picture],
+        *,
+        edit: str | None = None,
+        style_of: Source | Picture | None = None,
+        content_weight: float | None = None,
+        k: int = 10,
+        where: str | None = None,
+        origin: str | None = None,
+    ) -> Results:
+        """The k nearest images to the content of a picture in another style; to the picture itself where none is told.
+
+        `image` is a path, a PIL image or uint8 [H, W, 3] of any size, or several of them, whose mean content is
+        sought. `edit` ("+Blond_Hair -Male") changes labels and `style_of` takes another picture's style (see
+        `compose`). `where` is a filter, `origin` short for `origin=` in it; without either real and unlabelled
+        images are found. A picture that the workspace has is never found by itself, nor is what was made from it.
+
+        Distances are squared Euclidean ones of the embedding. With `content_weight` W in [0, 1] they are
+        W · content + (1 − W) · style, each divided by its mean over the collection (`retrieval/scales.py`), the
+        content by the user's model where the index was built with one.
+
+        Raises RgunitError and UsageError in one line: a broken picture, an unknown attribute, nothing indexed.
+        """
+        if k < 1:
+            raise UsageError(f"-k must be at least 1, not {k}")
+        if content_weight is not None and not 0 <= content_weight <= 1:
+            raise UsageError(f"the content weight must lie in 0 … 1, not {content_weight:g}")
+        one = isinstance(image, str | Path | Image.Image | np.ndarray | Picture)
+        given = cast("Sequence[Source | Picture]", [image] if one else image)
+        if not given:
+            raise UsageError("a query needs at least one picture")
+        where = with_origin(self.workspace, where, origin)
+        encoders, workspace = self.encoders, self.workspace
+        change = None if edit is None else style_edit(workspace, encoders, edit)
+        pictures = [Picture.of(workspace, one) for one in given]
+        other = None if style_of is None else Picture.of(workspace, style_of)
+        started = time.perf_counter()
+        schema, unknown = encoders.schema, np.full(len(encoders.schema.names), -1, np.int8)
+        labels = [one.labels(workspace, schema) for one in pictures]
+        query = compose(
+            encoders,
+            np.stack([one.at(encoders.size) for one in pictures]),
+            edit=change,
+            style_of=None if other is None else other.at(encoders.size),
+            known_labels=np.stack([unknown if row is None else row for row in labels]),
+            style_of_labels=None if other is None else other.labels(workspace, schema),
+        )
+        own = [one.image_id for one in pictures if one.image_id is not None]
+        exclude = descendants(workspace, own) if own else None
+        if content_weight is None:
+            vector = self.embed(query.content, query.style).cpu().numpy()
+            found = self.nearest(vector, k=k, where=where, exclude=exclude)
+        else:
+            model = self._content_model() if content_weight else None
+            vectors = (
+                self.content_vectors(query.contents).cpu().numpy()
+                if model is None
+                else model(np.stack([one.at(model.side) for one in pictures]))
+            )
+            found = self.nearest_weighted(
+                _mean_direction(vectors),
+                query.style.cpu().numpy(),
+                content_weight,
+                model=model,
+                k=k,
+                where=where,
+                exclude=exclude,
+            )
+        neighbours = neighbours_of(workspace, found.ids[0], found.distances[0])
+        milliseconds = 1e3 * (time.perf_counter() - started)
+        return Results(neighbours, schema.describe(query.target), found.plan, milliseconds)
+
+    def nearest(self, vectors: ArrayLike, *, k: int = 10, where: str | None = None, exclude: Any = None) -> Found:
+        """The k nearest indexed images of embeddings float32 [dim] or [q, dim]; see `IndexStore.search`.
 
         Without an `origin=` in `where`, real and unlabelled images only. Raises RgunitError while nothing
         is indexed.
         """
-        store = self.workspace.store()
-        where = default_origin(self.workspace, where)
-        if (self.run.id, self.fingerprint) not in {(info.name, info.fingerprint) for info in store.encoders()}:
-            raise RgunitError(
-                f"{self.workspace.path} has no vectors of retrieval run {self.run.id} as it is now "
-                f"({self.fingerprint[:12]}): run `rgunit index build`"
-            )
-        return store.search(
+        self._require(self.encoder_name, self.fingerprint)
+        return self.workspace.store().search(
             np.asarray(vectors, np.float32),
             k=k,
-            where=where,
+            where=with_origin(self.workspace, where),
             exclude=exclude,
-            encoder=f"{self.run.id}@{self.fingerprint}",
+            encoder=f"{self.encoder_name}@{self.fingerprint}",
         )
 
+    def nearest_weighted(
+        self,
+        content: NDArray[np.float32],
+        style: NDArray[np.float32],
+        weight: float,
+        *,
+        model: ContentModel | None = None,
+        k: int = 10,
+        where: str | None = None,
+        exclude: Any = None,
+    ) -> Found:
+        """The k nearest images by weight · content + (1 − weight) · style distance, each divided by its mean.
 
-def default_origin(workspace: Workspace, where: str | None) -> str:
-    """The filter with generated images left out, unless it names an origin itself."""
-    text = (where or "").strip()
+        content float32 [q, ·] by this retriever or, where given, by `model`; style float32 [q, S]. Exact. Raises
+        RgunitError while these vectors are not indexed.
+        """
+        _, own, styles = self.encoder_names
+        encoder, mark = (own, self.fingerprint) if model is None else (model.encoder_name, model.fingerprint)
+        parts = ((encoder, mark, content, weight), (styles, self.fingerprint, style, 1 - weight))
+        queries, weights = {}, {}
+        for name, seal, vectors, share in parts:
+            if share > 0:
+                scale = self._require(name, seal)
+                queries[f"{name}@{seal}"], weights[f"{name}@{seal}"] = vectors, share / scale
+        found = self.workspace.store().search_fused(
+            queries, weights, k=k, where=with_origin(self.workspace, where), exclude=exclude
+        )
+        told = found.plan
+        for name in queries:
+            told = told.replace(name, name.partition("@")[0])
+        return type(found)(found.ids, found.distances, told)
+
+    def _require(self, encoder: str, seal: str) -> float:
+        """The scale of indexed vectors. Raises RgunitError if there are none, or theirs was never measured."""
+        there = (encoder, seal) in {(info.name, info.fingerprint) for info in self.workspace.store().encoders()}
+        scale = 1.0 if encoder == self.encoder_name else scale_of(self.workspace, encoder, seal)
+        if there and scale is not None:
+            return scale
+        what = "content model" if not encoder.startswith(self.run.id) else f"retrieval run {self.run.id}"
+        raise RgunitError(
+            f"{self.workspace.path} has no vectors {encoder} of the {what} as it is now ({seal[:12]}): "
+            "run `rgunit index build`"
+        )
+
+    def _content_model(self) -> ContentModel | None:
+        """The user's model that content is taken from, loaded once; None where it is this run's own."""
+        told = self.workspace.meta("content_model")
+        if self._model[0] != told:
+            self._model = told, kept_model(self.workspace, device=str(self.device))
+        return self._model[1]
+
+
+def with_origin(workspace: Workspace, where: str | None, origin: str | None = None) -> str:
+    """The filter with an origin: the one given or named in it, else real and unlabelled images."""
+    text = f"{(where or '').strip()} {f'origin={origin}' if origin else ''}".strip()
     if workspace.schema.filter(text).origin is None:
         text = f"{text} origin=real|unlabelled".strip()
     return text
 
 
-def fingerprint(network: EmbeddingNetwork, encoders_fingerprint: str) -> str:
-    """SHA-256 hex of the embedding network's weights and of the encoders' fingerprint."""
-    digest = hashlib.sha256(encoders_fingerprint.encode())
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def build_index(
-    workspace: Workspace,
-    retriever: Retriever,
-    *,
-    where: str | None = None,
-    batch: int = 64,
-    progress: Callable[[int, int], None] | None = None,
-) -> int:
-    """Embed the images that have no vector of this retriever yet and return how many were added.
-
-    Pictures are decoded in the background while the batch before is embedded. Vectors are sealed `SEAL` at
-    a time and at any end, also an interrupted one: the next call goes on from there. `progress(done,
-    total)` after each batch.
-    """
-    ids = workspace.missing_vectors(retriever.encoder_name, retriever.fingerprint, where)
-    parts = np.split(ids, range(batch, len(ids), batch)) if len(ids) else []
-    size = retriever.encoders.size
-    pending: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
-    added = 0
-
-    def seal() -> None:
-        nonlocal added
-        if pending:
-            keys = np.concatenate([key for key, _ in pending])
-            vectors = np.concatenate([vector for _, vector in pending])
-            pending.clear()
-            workspace.put_vectors(keys, vectors, encoder=retriever.encoder_name, fingerprint=retriever.fingerprint)
-            added += len(keys)
-
-    with ThreadPoolExecutor(1, "decode") as pool:
-        ahead = pool.submit(workspace.load, parts[0], size) if parts else None
-        try:
-            for place, part in enumerate(parts):
-                assert ahead is not None
-                images = ahead.result()
-                if place + 1 < len(parts):
-                    ahead = pool.submit(workspace.load, parts[place + 1], size)
-                pending.append((part, retriever.embed_images(images)))
-                if sum(len(key) for key, _ in pending) >= SEAL:
-                    seal()
-                if progress is not None:
-                    progress(min((place + 1) * batch, len(ids)), len(ids))
-        finally:
-            seal()
-    return added
-
-
-def _record(workspace: Workspace, run: str | None) -> RunRecord:
-    if run is not None:
-        record = workspace.run(run)
-        if record.stage != "retrieval":
-            raise RgunitError(f"run {run} trained {record.stage}, not retrieval: name a retrieval run (`rgunit info`)")
-        if not (Path(record.path) / CHECKPOINT).is_file():
-            raise RgunitError(f"retrieval run {run} has no checkpoint yet: run `rgunit train retrieval --resume`")
-        return record
-    for record in reversed(workspace.runs("retrieval")):
-        if (Path(record.path) / CHECKPOINT).is_file():
-            return record
-    raise RgunitError(f"no retrieval run in {workspace.path}: run `rgunit train retrieval` first")
-
-
-def _check(record: RunRecord, trained_on: str, encoders: Encoders) -> None:
-    used = tuple(record.config.get("attributes_used", ()))
-    if used != encoders.schema.names:
-        raise RgunitError(
-            f"retrieval run {record.id} was trained on the attributes {', '.join(used)}, the translator on "
-            f"{', '.join(encoders.schema.names)}: run `rgunit train retrieval`"
-        )
-    if trained_on != encoders.fingerprint:
-        raise RgunitError(
-            f"retrieval run {record.id} was trained on translation run {record.config.get('translation_run')} "
-            f"(fingerprint {trained_on[:12]}), these encoders are others ({encoders.fingerprint[:12]}): "
-            f"run `rgunit train retrieval`"
-        )
-
-
-def _load(record: RunRecord) -> EmbeddingNetwork:
-    """The embedding network of a run: its shapes by the run's configuration and the tensors, then its weights."""
-    from safetensors import SafetensorError, safe_open
-
-    path = Path(record.path) / CHECKPOINT
-    try:
-        settings = record.config["config"]
-        config = RetrievalConfig.model_validate(settings["retrieval"])
-        content_size = int(settings["data"]["size"]) // 4
-        with safe_open(str(path), framework="pt") as file:
-            names = list(file.keys())
-            weights = {key.removeprefix(PREFIX): file.get_tensor(key) for key in names if key.startswith(PREFIX)}
-        network = make_network(
-            config,
-            content_channels=weights["convolutions.0.weight"].shape[1],
-            content_size=content_size,
-            style_dim=weights["mlp.0.weight"].shape[1] - config.widths[2] * SMALLEST**2,
-        )
-        network.load_state_dict(weights)
-    except (OSError, SafetensorError, KeyError, TypeError, RuntimeError, ValidationError) as error:
-        why = str(error).splitlines()[0]
-        raise RgunitError(
-            f"{path} does not hold the embedding network of run {record.id} ({why}): run `rgunit train retrieval`"
-        ) from None
-    return network
+def _mean_direction(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The mean of vectors [n, d], at length 1: [1, d]."""
+    mean = vectors.mean(axis=0, keepdims=True)
+    return np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-12), np.float32)

@@ -53,7 +53,7 @@ class Neighbours:
         if self.retriever is None:
             return self.at_random(own, rng)
         vectors = self.retriever.embed(content, style).cpu().numpy()
-        found = self.retriever.search(
+        found = self.retriever.nearest(
             vectors,
             k=self.k,
             where=POOL,

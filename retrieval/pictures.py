@@ -1,0 +1,138 @@
+"""The pictures of a question and of its answer: what is asked with, from anywhere, and what was found, as records.
+
+A picture that is in the workspace (by path or bytes) keeps its known labels and is never its own neighbour; a foreign
+one works like it, its labels read off its style.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from index_store.images import prepare, read_image
+from index_store.workspace import Workspace
+
+if TYPE_CHECKING:
+    from index_store.attributes import AttributeSchema
+
+Pixels = NDArray[np.uint8]
+Source = Path | str | Image.Image | Pixels
+"""A picture to ask with: a file, a PIL image, or uint8 [H, W, 3]."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of any size: where it is from, its id and its labels int8 [all attributes] if the workspace has it."""
+
+    source: Source
+    image_id: int | None = None
+    all_labels: NDArray[np.int8] | None = None
+
+    @staticmethod
+    def of(workspace: Workspace, source: Source | Picture) -> Picture:
+        """The picture, recognised if it is a file that the workspace has, by its path or its bytes."""
+        if isinstance(source, Picture) or not isinstance(source, str | Path):
+            return source if isinstance(source, Picture) else Picture(source)
+        image = workspace.image_for_path(source)
+        return Picture(source, image, None if image is None else workspace.images(ids=[image]).labels[0])
+
+    def at(self, size: int) -> Pixels:
+        """uint8 [size, size, 3], centre-cropped and resized. Raises ImageRefused with the reason."""
+        if isinstance(self.source, str | Path):
+            return read_image(self.source, size=size)
+        return prepare(self.source, size=size, name="the query picture")
+
+    def labels(self, workspace: Workspace, schema: AttributeSchema) -> NDArray[np.int8] | None:
+        """Its labels int8 [A] over a part of the workspace's attributes; None for a foreign picture."""
+        return None if self.all_labels is None else self.all_labels[workspace.schema.indices(schema.names)]
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """An image that was found: rank from 1, distance, labels {name: 1, 0 or None}, origin real|unlabelled|generated."""
+
+    rank: int
+    image_id: int
+    path: Path
+    distance: float
+    attributes: dict[str, int | None]
+    origin: str
+
+    def array(self, size: int | None = None) -> Pixels:
+        """Its pixels uint8 [H, W, 3]; with `size` centre-cropped and resized to size × size."""
+        return read_image(self.path, size=size)
+
+    def image(self) -> Image.Image:
+        """It as a PIL image."""
+        return Image.fromarray(self.array())
+
+    def json(self) -> dict[str, Any]:
+        """As the command's JSON has it."""
+        return {
+            "rank": self.rank,
+            "image_id": self.image_id,
+            "path": str(self.path),
+            "distance": self.distance,
+            "attributes": self.attributes,
+            "origin": self.origin,
+        }
+
+
+@dataclass(frozen=True)
+class Results(Sequence[Neighbour]):
+    """The neighbours, nearest first, with what was sought (`target`, the style's labels) and what was done."""
+
+    neighbours: tuple[Neighbour, ...]
+    target: dict[str, int | None]
+    plan: str
+    milliseconds: float
+
+    @overload
+    def __getitem__(self, place: int) -> Neighbour: ...
+    @overload
+    def __getitem__(self, place: slice) -> tuple[Neighbour, ...]: ...
+    def __getitem__(self, place: int | slice) -> Neighbour | tuple[Neighbour, ...]:
+        return self.neighbours[place]
+
+    def __len__(self) -> int:
+        return len(self.neighbours)
+
+    def __iter__(self) -> Iterator[Neighbour]:
+        return iter(self.neighbours)
+
+    def json(self) -> dict[str, Any]:
+        """As the command's JSON has it."""
+        return {
+            "neighbours": [one.json() for one in self.neighbours],
+            "plan": self.plan,
+            "milliseconds": self.milliseconds,
+            "target": self.target,
+        }
+
+
+def neighbours_of(
+    workspace: Workspace, ids: NDArray[np.int64], distances: NDArray[np.float32]
+) -> tuple[Neighbour, ...]:
+    """Records of ids int64 [k] with distances [k], in that order; −1 (no more match) is left out."""
+    there = ids >= 0
+    if not there.any():
+        return ()
+    table = workspace.images()
+    rows = table.places(ids[there])
+    return tuple(
+        Neighbour(
+            rank,
+            int(table.ids[row]),
+            Path(table.paths[row]),
+            float(distance),
+            workspace.schema.describe(table.labels[row]),
+            str(table.origin[row]),
+        )
+        for rank, (row, distance) in enumerate(zip(rows, distances[there], strict=True), start=1)
+    )
