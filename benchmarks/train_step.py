@@ -1,9 +1,12 @@
 """Seconds, images per second, GFLOP/s and peak memory of one training step, preset by preset, on random pixels.
 
     python benchmarks/train_step.py [--presets demo,celeba-64] [--steps 8] [--precision bf16-mixed]
+    python benchmarks/train_step.py --guided [--presets celeba-64] [--batch 8] [--neighbours 3]
 
 A step is one update of the discriminator and one of generator and encoders (`GmmUnit.step`); `warm-up` is the cheap
-first kind. Medians of `--steps` steps after 3 that are not counted; FLOPs by torch's counter.
+first kind. Medians of `--steps` steps after 3 that are not counted; FLOPs by torch's counter. `--guided` times stage 3
+instead, on one batch: without neighbours, with convolution and with attention, in turns, and each one's time over the
+unguided one's; source and neighbours come encoded, as the loop's background thread prepares them.
 """
 
 from __future__ import annotations
@@ -13,27 +16,45 @@ import contextlib
 import resource
 import statistics
 import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from translation.config import Config, load_config, presets
 from translation.gmm_unit import Batch, GmmUnit, build_networks
+from translation.guidance import build_guidance
+from translation.networks import ContentEncoder
 
 ATTRIBUTES = 5
+KINDS = ("none", "convolution", "attention")
+HEAD = f"{'preset':18} {'step':12} {'precision':11} batch  s/step  images/s  GFLOP  GFLOP/s  peak MiB"
 
 
-def make(config: Config, precision: str) -> tuple[GmmUnit, Batch, dict[str, torch.optim.Optimizer]]:
-    """The update rule of stage 1 with its optimisers, and one batch of random images and labels."""
+def make(
+    config: Config, precision: str, guidance: str | None = None
+) -> tuple[GmmUnit, Batch, dict[str, torch.optim.Optimizer]]:
+    """The update rule of stage 1 (or of stage 3, with a guidance) and its optimisers, and one random batch."""
     torch.manual_seed(0)
     networks = {k: n.to(memory_format=torch.channels_last) for k, n in build_networks(config, ATTRIBUTES).items()}
-    stage, size = config.translation, config.data.size
-    trained = [p for k in ("content_encoder", "style_encoder", "generator") for p in networks[k].parameters()]
+    stage, size = config.guided if guidance else config.translation, config.data.size
+    kind = config.guided.model_copy(update={"guidance": guidance or "none"})
+    fusion = build_guidance(kind, _channels(networks))
+    trained = {"generator": ["content_encoder", "style_encoder", "generator"], "discriminator": ["discriminator"]}
+    if guidance:
+        trained["generator"] = ["generator"]
+        for name in ("content_encoder", "style_encoder"):
+            networks[name].requires_grad_(False)
+        if fusion is not None:
+            networks["fusion"], trained["fusion"] = fusion.to(memory_format=torch.channels_last), ["fusion"]
     optimizers: dict[str, torch.optim.Optimizer] = {
-        "generator": torch.optim.Adam(trained, stage.learning_rate, stage.betas, fused=True),
-        "discriminator": torch.optim.Adam(
-            networks["discriminator"].parameters(), stage.learning_rate, stage.betas, fused=True
-        ),
+        name: torch.optim.Adam(
+            [p for k in parts for p in networks[k].parameters()], stage.learning_rate, stage.betas, fused=True
+        )
+        for name, parts in trained.items()
     }
     images = torch.rand(stage.batch, 3, size, size).mul(2).sub(1).to(memory_format=torch.channels_last)
     labels, target = torch.randint(0, 2, (2, stage.batch, ATTRIBUTES))
@@ -43,7 +64,38 @@ def make(config: Config, precision: str) -> tuple[GmmUnit, Batch, dict[str, torc
     def autocast() -> contextlib.AbstractContextManager[object]:
         return torch.autocast("cpu", torch.bfloat16) if half else contextlib.nullcontext()
 
-    return GmmUnit(networks, stage, autocast), batch, optimizers
+    method = GmmUnit(networks, stage, autocast, fusion=networks.get("fusion"), train_encoders=not guidance)  # type: ignore[arg-type]
+    if guidance:
+        content, mean, log_variance = method.encode(images)
+        batch = replace(batch, encoded=(content, mean, log_variance))
+        if fusion is not None:
+            neighbours = torch.randn(2, len(images), config.guided.neighbours, *content.shape[1:])
+            batch = replace(batch, neighbours=neighbours[0], source_neighbours=neighbours[1])
+    return method, batch, optimizers
+
+
+def _channels(networks: Mapping[str, nn.Module]) -> int:
+    encoder = networks["content_encoder"]
+    assert isinstance(encoder, ContentEncoder)
+    return encoder.channels
+
+
+def measure(updates: Mapping[str, Callable[[], object]], steps: int) -> dict[str, tuple[float, float]]:
+    """(Median seconds, FLOPs) of each kind of step; the kinds take turns, so that a busy machine slows all alike."""
+    flops = {}
+    for name, update in updates.items():
+        with FlopCounterMode(display=False) as counter:
+            update()
+        flops[name] = counter.get_total_flops()
+        for _ in range(2):
+            update()
+    seconds: dict[str, list[float]] = {name: [] for name in updates}
+    for _ in range(steps):
+        for name, update in updates.items():
+            started = time.perf_counter()
+            update()
+            seconds[name].append(time.perf_counter() - started)
+    return {name: (statistics.median(taken), flops[name]) for name, taken in seconds.items()}
 
 
 def main() -> None:
@@ -52,27 +104,29 @@ def main() -> None:
     parser.add_argument("--presets", default=",".join(presets()))
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), help="default: each preset's own")
+    parser.add_argument("--guided", action="store_true", help="steps of stage 3, with and without neighbours")
+    parser.add_argument("--batch", type=int, help="default: each preset's own")
+    parser.add_argument("--neighbours", type=int, default=3)
     arguments = parser.parse_args()
-    print(f"{'preset':18} {'step':8} {'precision':11} batch  s/step  images/s  GFLOP  GFLOP/s  peak MiB")
+    print(HEAD + ("  ratio" if arguments.guided else ""))
     for name in arguments.presets.split(","):
-        config = load_config(name)
+        sizes = [f"{stage}.batch={arguments.batch}" for stage in ("translation", "guided") if arguments.batch]
+        config = load_config(name, overrides=[*sizes, f"guided.neighbours={arguments.neighbours}"])
         precision = arguments.precision or config.training.precision
-        method, batch, optimizers = make(config, precision)
-        for kind, update in (("full", method.step), ("warm-up", method.warm_up)):
-            with FlopCounterMode(display=False) as counter:
-                update(batch, optimizers, 0.1)
-            for _ in range(2):
-                update(batch, optimizers, 0.1)
-            seconds = []
-            for _ in range(arguments.steps):
-                started = time.perf_counter()
-                update(batch, optimizers, 0.1)
-                seconds.append(time.perf_counter() - started)
-            median, flops = statistics.median(seconds), counter.get_total_flops() / 1e9
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            images = len(batch.images)
-            row = f"{name:18} {kind:8} {precision:11} {images:5} {median:7.3f} {images / median:9.1f}"
-            print(f"{row} {flops:6.1f} {flops / median:8.1f} {peak:9.0f}", flush=True)
+        updates: dict[str, Callable[[], object]] = {}
+        for kind in KINDS if arguments.guided else (None,):
+            method, batch, optimizers = make(config, precision, kind)
+            if kind is None:
+                updates["full"] = partial(method.step, batch, optimizers, 0.1)
+                updates["warm-up"] = partial(method.warm_up, batch, optimizers, 0.1)
+            else:
+                updates[{"none": "unguided"}.get(kind, kind)] = partial(method.step, batch, optimizers, 0.1)
+        measured, images = measure(updates, arguments.steps), len(batch.images)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        for kind, (median, flops) in measured.items():
+            row = f"{name:18} {kind:12} {precision:11} {images:5} {median:7.3f} {images / median:9.1f}"
+            row = f"{row} {flops / 1e9:6.1f} {flops / 1e9 / median:8.1f} {peak:9.0f}"
+            print(row + (f" {median / measured['unguided'][0]:6.2f}" if arguments.guided else ""), flush=True)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,15 @@ def translate(
             help="How much the neighbours say: 0 none, 1 as trained. Default: 1 with a guided run, else 0.",
         ),
     ] = None,
+    k: Annotated[
+        int | None,
+        typer.Option(
+            "-k",
+            metavar="N",
+            min=1,
+            help="Neighbours that guide. Default: as in training; other numbers need guidance by attention.",
+        ),
+    ] = None,
     run: Annotated[
         str | None,
         typer.Option(
@@ -75,6 +84,7 @@ def translate(
                 style_of=style_of,
                 samples=samples,
                 guidance=guidance,
+                k=k,
                 run=run,
                 out=folder,
                 seed=settings.seed,

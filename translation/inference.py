@@ -31,6 +31,7 @@ def translate_images(
     style_of: Path | None = None,
     samples: int = 1,
     guidance: float | None = None,
+    k: int | None = None,
     run: str | None = None,
     out: Path,
     seed: int = 0,
@@ -40,7 +41,8 @@ def translate_images(
 
     Files are NAME-SAMPLE.png and NAME-SAMPLE-mask.png. With an edit a style is sampled for each (seed, picture,
     sample); with `style_of` alone it is that picture's μ, so `samples` must be 1. `guidance` in [0, 1]: by default 1
-    for a guided translator, 0 for others. All pictures are read before any is written.
+    for a guided translator, 0 for others. `k` neighbours guide: by default as many as in training; another number is
+    for guidance by attention. All pictures are read before any is written.
     """
     if to is None and style_of is None:
         raise UsageError(
@@ -52,6 +54,8 @@ def translate_images(
         raise UsageError("--style-of alone gives one style, so --samples must be 1: add --to to sample")
     if guidance is not None and not 0 <= guidance <= 1:
         raise UsageError(f"--guidance must lie in 0 … 1, not {guidance:g}")
+    if k is not None and k < 1:
+        raise UsageError(f"-k must be at least 1, not {k}: --guidance 0 translates without neighbours")
     translator = Translator.load(workspace, run, device)
     edit = style_edit(workspace, translator, to) if to is not None else None
     strength = (1.0 if translator.neighbours else 0.0) if guidance is None else guidance
@@ -61,7 +65,13 @@ def translate_images(
             f"run {translator.run.id} was trained without neighbours, so it cannot be guided: "
             "name a guided run with --run, or leave --guidance out"
         )
-    guides = _guides(workspace, translator, device) if strength else None
+    if k is not None and translator.takes not in (None, k):
+        assert translator.run is not None
+        raise UsageError(
+            f"run {translator.run.id} is guided by exactly {translator.takes} neighbours, not {k}: leave -k out, "
+            "or train with --set guided.guidance=attention, which takes any number"
+        )
+    guides = _guides(workspace, translator, device, k or translator.neighbours) if strength else None
     pictures = [Picture.of(workspace, path) for path in paths]
     decoded = [picture.at(translator.size) for picture in pictures]
     other = Picture.of(workspace, style_of) if style_of is not None else None
@@ -111,15 +121,14 @@ def translate_images(
     return rows
 
 
-def _guides(workspace: Workspace, translator: Translator, device: str) -> Neighbours:
+def _guides(workspace: Workspace, translator: Translator, device: str, k: int) -> Neighbours:
     """What a guided run looks up: by the retrieval it was trained with, or at random like in its training."""
     assert translator.run is not None
-    g = translator.config.guided
     retriever = None
     if translator.run.config["neighbours"] == "retrieved":
         retriever = open_retriever(workspace, str(translator.run.config["retrieval_run"]), device)
         require_index(workspace, retriever)
-    return Neighbours(workspace, translator, retriever, k=g.neighbours, cache_mib=g.feature_cache)
+    return Neighbours(workspace, translator, retriever, k=k, cache_mib=translator.config.guided.feature_cache)
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

@@ -1,7 +1,8 @@
 """Where guidance comes from: the ids of the images to look at, and their content maps, kept in a bounded cache.
 
 Retrieved neighbours of (E_c(x), s) are searched among real and unlabelled training images, never x itself and never a
-translation; random ones (the control) are drawn from the same images.
+translation; random ones (the control) are drawn from the same images. No label is looked at in the search: an image
+without any can guide like another.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ class Neighbours:
         cache_mib: int = 512,
     ) -> None:
         self.workspace, self.translator, self.retriever, self.k = workspace, translator, retriever, k
-        self.pool: NDArray[np.int64] = workspace.images(POOL).ids
+        table = workspace.images(POOL)
+        self.pool: NDArray[np.int64] = table.ids
+        self._labels = table.labels[:, workspace.schema.indices(translator.schema.names)]
         if len(self.pool) <= k:
             raise RgunitError(
                 f"guidance by {k} neighbours needs more than {k} training images to look at, there are "
@@ -73,6 +76,12 @@ class Neighbours:
             drawn = self.pool[rng.choice(len(self.pool), self.k + 1, replace=False)]
             rows[i] = drawn[drawn != image][: self.k]
         return rows
+
+    def real(self, ids: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """The images themselves as D sees real ones: [B, 3, H, W] in [−1, 1], labels int8 [B, A] (−1: unknown)."""
+        images = to_tensor(self.workspace.load(ids, self.translator.size), self.translator.device)
+        labels = self._labels[np.searchsorted(self.pool, ids)]
+        return images, torch.from_numpy(labels).to(self.translator.device)
 
     def content(self, ids: NDArray[np.int64]) -> Tensor:
         """E_c of images [B, k] → [B, k, C, h, w] float32; maps once made are kept in half precision."""

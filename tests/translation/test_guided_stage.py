@@ -1,0 +1,274 @@
+"""Stage 3 end to end: whose content guides, what is trained and kept, and that it can be used afterwards."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from small import GROUP, USED, tiny
+from torch import Tensor
+
+from index_store.errors import UsageError
+from index_store.workspace import Workspace
+from translation.arms import open_arms
+from translation.batches import Sampler
+from translation.checkpoint import CHECKPOINT
+from translation.gmm_unit import build_networks
+from translation.guidance import AttentionFusion, ConvolutionFusion
+from translation.inference import translate_images
+from translation.neighbours import Neighbours
+from translation.stages import fill_index, open_retriever, train_guided
+from translation.tasks import GuidedTask
+from translation.training import read_metrics
+from translation.translator import Translator, to_tensor
+
+EVERYTHING = (
+    "guided.guidance=attention",
+    "guided.neighbour_start=0.1",
+    "guided.fusion_learning_rate=1e-2",
+    "guided.neighbour_dropout=0.3",
+    "guided.random_k=true",
+    "guided.content_dropout=0.3",
+    "guided.neighbour_as_real=true",
+)
+
+
+def guided_task(staged: Workspace, *overrides: str, at_random: bool = False) -> tuple[GuidedTask, Translator]:
+    config = tiny(*overrides)
+    source = Translator.load(staged, "r1")
+    retriever = None if at_random else open_retriever(staged, None, "cpu")
+    torch.manual_seed(0)
+    discriminator = build_networks(config, len(USED))["discriminator"]
+    guides = Neighbours(staged, source, retriever, k=config.guided.neighbours)
+    return GuidedTask(staged, config, source, discriminator, guides), source
+
+
+@pytest.mark.parametrize("kind", ["convolution", "attention"])
+def test_stage_3_starts_as_stage_1_and_keeps_the_encoders_bit_for_bit(staged: Workspace, kind: str) -> None:
+    task, source = guided_task(staged, f"guided.guidance={kind}")
+    batch, _, _ = task.prepare(0)
+    assert batch.neighbours is not None and batch.neighbours.shape == (3, 3, 16, 8, 8)
+    content = source.content(batch.images)
+    unguided = source.translate(batch.images, content, batch.style)
+    raw, mask = task.networks["generator"](task.method.generator_input(content, batch.neighbours), batch.style)
+    assert torch.equal(raw, unguided.raw) and torch.equal(mask, unguided.mask)
+    result = train_guided(staged, tiny(f"guided.guidance={kind}"), device="cpu")
+    saved, first = load_file(result.run.path / CHECKPOINT), load_file(staged.run("r1").path / CHECKPOINT)
+    for name in first:
+        if name.startswith(("average.content_encoder", "average.style_encoder")):
+            assert torch.equal(saved[name], first[name])
+            assert torch.equal(saved[name.replace("average", "networks")], first[name])
+    assert not torch.equal(saved["networks.generator.image.weight"], first["average.generator.image.weight"])
+    moved = (
+        saved["networks.fusion.merge.weight"][:, 16:] if kind == "convolution" else saved["networks.fusion.openness"]
+    )
+    assert moved.abs().sum() > 0
+    model = Translator.load(staged, result.run.id)
+    expected = ConvolutionFusion if kind == "convolution" else AttentionFusion
+    assert isinstance(model.networks["fusion"], expected), "the run's own configuration says which"
+
+
+def test_what_the_step_is_given_is_what_the_encoders_give(staged: Workspace) -> None:
+    """Encoded once, for the search and for the step; a step that encodes itself does the same."""
+    steps = []
+    for encoded in (True, False):
+        task, _ = guided_task(staged)
+        batch, _, _ = task.prepare(0)
+        assert batch.encoded is not None
+        content, mean, _ = task.method.encode(batch.images)
+        assert torch.equal(batch.encoded[0], content) and torch.equal(batch.encoded[1], mean)
+        steps.append(task.method.step(batch if encoded else replace(batch, encoded=None), task.optimizers, 0.1))
+    assert {k: float(v) for k, v in steps[0].items()} == {k: float(v) for k, v in steps[1].items()}
+
+
+def test_a_run_with_every_option_resumes_bit_for_bit(staged: Workspace) -> None:
+    def run(steps: int, resume: bool) -> Path:
+        config = tiny(*EVERYTHING, f"guided.steps={steps}")
+        return train_guided(staged, config, device="cpu", resume=resume).run.path
+
+    whole, half = run(12, False), run(6, False)
+    assert run(12, True) == half
+    a, b = load_file(whole / CHECKPOINT), load_file(half / CHECKPOINT)
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+    rows = read_metrics(half)
+    times = ("seconds", "images_per_second")
+    assert [[v for k, v in row.items() if k not in times] for row in rows] == [
+        [v for k, v in row.items() if k not in times] for row in read_metrics(whole)
+    ]
+    for row in rows:
+        assert {"neighbour_gate", "neighbour_share", "neighbour_swap", "fusion_gradient"} < set(row)
+        assert row["lr/fusion"] == pytest.approx(1e-2) and row["lr/generator"] == pytest.approx(2e-4)
+
+
+def test_what_a_step_shows_is_drawn_from_seed_and_step(staged: Workspace) -> None:
+    task, _ = guided_task(staged, *EVERYTHING)
+    again, _ = guided_task(staged, *EVERYTHING)
+    seen = []
+    for step in range(12):
+        batch, same = task.prepare(step)[0], again.prepare(step)[0]
+        assert batch.neighbours is not None and batch.shown is not None and batch.hidden is not None
+        assert same.neighbours is not None and same.shown is not None and same.hidden is not None
+        assert torch.equal(batch.neighbours, same.neighbours) and torch.equal(batch.shown, same.shown)
+        assert torch.equal(batch.hidden, same.hidden)
+        assert not (batch.hidden & ~batch.shown[:, None, None, None]).any(), "no neighbours: all of the source"
+        assert batch.real_images is not None and batch.real_labels is not None
+        assert batch.real_images.shape == batch.images.shape and batch.real_labels.shape == batch.labels.shape
+        seen.append((batch.neighbours.shape[1], int(batch.shown.sum()), bool(batch.hidden.any())))
+    assert {k for k, _, _ in seen} == {1, 2, 3}
+    assert len({shown for _, shown, _ in seen}) > 1 and any(hidden for *_, hidden in seen)
+    plain, _ = guided_task(staged)
+    batch = plain.prepare(0)[0]
+    assert batch.shown is batch.hidden is batch.real_images is None
+
+
+# --- whose content -------------------------------------------------------------------------------------------
+
+
+def test_neighbours_are_other_real_training_images(staged: Workspace) -> None:
+    source = Translator.load(staged, "r1")
+    allowed = set(staged.images("split=train origin=real|unlabelled").ids.tolist())
+    generated = set(staged.images("origin=generated").ids.tolist())
+    assert generated and not generated & allowed
+    own = staged.images("split=train origin=real").ids[:12]
+    images = to_tensor(staged.load(own[:1], 32)).expand(len(own), -1, -1, -1)
+    for retriever in (open_retriever(staged, None, "cpu"), None):
+        neighbours = Neighbours(staged, source, retriever, k=5)
+        found = neighbours.find(source.content(images), source.style(images), own, np.random.default_rng(0))
+        assert found.shape == (12, 5)
+        for image, row in zip(own, found, strict=True):
+            assert len(set(row.tolist())) == 5
+            assert int(image) not in row and set(row.tolist()) <= allowed
+
+
+def test_an_images_own_embedding_does_not_find_it(staged: Workspace) -> None:
+    """Searching with exactly the vector of x: everything but x comes back, nearest first."""
+    source, retriever = Translator.load(staged, "r1"), open_retriever(staged, None, "cpu")
+    neighbours = Neighbours(staged, source, retriever, k=3)
+    own = neighbours.pool[:4]
+    images = to_tensor(staged.load(own, 32))
+    content, style = source.content(images), source.style(images)
+    found = neighbours.find(content, style, own, np.random.default_rng(0))
+    assert not (found == own[:, None]).any()
+    foreign = neighbours.find(content, style, np.full(4, -1), np.random.default_rng(0))
+    assert (foreign[:, 0] == own).all(), "asked as a foreign image, x itself is the nearest"
+
+
+def test_an_unlabelled_image_guides_where_it_is_the_nearest(staged: Workspace, tmp_path: Path) -> None:
+    """The paper's Table 3: images without labels are no sources and no targets, but neighbours like any other."""
+    labelled = staged.images("split=train origin=real")
+    image = int(labelled.ids[0])
+    pixels = staged.load([image], 32)[0]
+    twin = tmp_path / "more" / "twin.png"
+    twin.parent.mkdir()
+    Image.fromarray(np.clip(pixels.astype(int) + 1, 0, 255).astype(np.uint8)).save(twin)
+    assert staged.add_images(twin.parent, origin="unlabelled").added == 1
+    near = staged.image_for_path(twin)
+    assert near is not None
+    fill_index(staged, tiny(), generated=0, device="cpu")
+    task, source = guided_task(staged, "guided.neighbour_as_real=true", "data.mirror=false", "guided.batch=8")
+    step = next(s for s in range(99) if image in task.sampler.draw(s).ids)
+    draw, (batch, _, _) = task.sampler.draw(step), task.prepare(step)
+    place = draw.ids.tolist().index(image)
+    assert batch.source_neighbours is not None
+    assert torch.equal(batch.source_neighbours[place, 0], task._neighbours.content(np.array([near]))[0])  # type: ignore[union-attr]
+    neighbours = Neighbours(staged, source, open_retriever(staged, None, "cpu"), k=1)
+    shown, labels = neighbours.real(np.array([near, image]))
+    assert (labels[0] == -1).all(), "as a real image for D its labels count as unknown"
+    assert labels[1].tolist() == labelled.labels[0, staged.schema.indices(USED)].tolist()
+    torch.testing.assert_close(shown, to_tensor(staged.load([near, image], 32)))
+    assert near not in Sampler(staged, USED, batch=1, seed=0).ids
+    assert near in Neighbours(staged, source, None, k=1).at_random(np.repeat(image, 400), np.random.default_rng(0))
+
+
+def test_a_quarter_of_the_labels_is_two_adds_of_the_same_folder(tmp_path: Path, drawn: Path) -> None:
+    """As the guide says: first with the table that has the labels kept, then again without, as unlabelled."""
+    rows = (drawn / "labelled" / "labels.csv").read_text().splitlines()
+    columns = rows[0].split(",")
+    split = columns.index("split")
+    train = [row for row in rows[1:] if row.split(",")[split] == "train"]
+    kept = [row for row in rows[1:] if row not in train or train.index(row) % 4 == 0]
+    table = tmp_path / "quarter.csv"
+    table.write_text("\n".join([rows[0], *kept]) + "\n")
+    with Workspace.ensure(tmp_path / "quarter") as workspace:
+        first = workspace.add_images(drawn / "labelled", attributes=table, groups=[GROUP])
+        second = workspace.add_images(drawn / "labelled", origin="unlabelled")
+        assert first.added == len(kept) and second.added == len(rows) - 1 - len(kept)
+        sampler = Sampler(workspace, USED, batch=1, seed=0)
+        assert len(sampler.ids) == len([row for row in kept if row in train])
+        pool = workspace.images("split=train origin=real|unlabelled")
+        assert len(pool) == len(train), "all training images can be looked up"
+        hidden = pool.select(pool.origin == "unlabelled")
+        assert (hidden.labels == -1).all()
+
+
+def test_content_maps_are_the_same_from_the_cache_and_without_one(staged: Workspace) -> None:
+    source = Translator.load(staged, "r1")
+    cached = Neighbours(staged, source, None, k=2)
+    uncached = Neighbours(staged, source, None, k=2, cache_mib=0)
+    ids = cached.pool[:6].reshape(3, 2)
+    cached.content(ids[:1])
+    maps = cached.content(ids)
+    assert maps.shape == (3, 2, 16, 8, 8)
+    assert torch.equal(maps, uncached.content(ids)) and torch.equal(maps, cached.content(ids))
+
+
+# --- in use --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("option", ["guided.fusion=paper", "guided.guidance=attention"])
+def test_guidance_goes_from_unguided_to_guided(staged: Workspace, option: str) -> None:
+    start = () if option == "guided.fusion=paper" else ("guided.neighbour_start=0.5",)
+    run = train_guided(staged, tiny(option, *start), device="cpu").run
+    model = Translator.load(staged, run.id)
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    content, style = model.content(images), model.style_mean(torch.tensor([[1, 0, 0], [0, 1, 1]]))
+    neighbours = torch.randn(2, 3, 16, 8, 8)
+
+    def image(guidance: float) -> Tensor:
+        return model.translate(images, content, style, neighbour_content=neighbours, guidance=guidance).image
+
+    assert torch.equal(image(0.0), model.translate(images, content, style).image)
+    fused = model.networks["fusion"](content, neighbours)
+    half, _ = model.networks["generator"]((content + fused) / 2, style)
+    raw = model.translate(images, content, style, neighbour_content=neighbours, guidance=0.5).raw
+    torch.testing.assert_close(raw, half, atol=1e-5, rtol=1e-4)
+    assert torch.equal(model.translate(images, content, style, neighbour_content=neighbours).image, image(1.0))
+    assert not torch.equal(image(0.0), image(1.0))
+
+
+def test_attention_translates_with_any_number_of_neighbours(staged: Workspace, drawn: Path, tmp_path: Path) -> None:
+    picture = drawn / "labelled" / "000001.png"
+    attention = train_guided(staged, tiny("guided.guidance=attention", "guided.neighbours=2"), device="cpu").run.id
+    for k, count in ((None, 2), (1, 1), (5, 5)):
+        [row] = translate_images(
+            staged, [picture], to="+Glasses", k=k, run=attention, out=tmp_path / str(k), device="cpu"
+        )
+        assert len(row["neighbours"]) == count
+    fixed = train_guided(staged, tiny("guided.neighbours=2"), device="cpu").run.id
+    [row] = translate_images(staged, [picture], to="+Glasses", k=2, run=fixed, out=tmp_path / "fixed", device="cpu")
+    assert len(row["neighbours"]) == 2
+    for k, words in ((3, f"run {fixed} is guided by exactly 2 neighbours, not 3"), (0, "-k must be at least 1")):
+        with pytest.raises(UsageError, match=words) as refused:
+            translate_images(staged, [picture], to="+Glasses", k=k, run=fixed, out=tmp_path / "no", device="cpu")
+        assert "\n" not in str(refused.value)
+    assert not (tmp_path / "no").exists()
+
+
+def test_without_guidance_neighbours_still_serve_the_discriminator(
+    staged: Workspace, drawn: Path, tmp_path: Path
+) -> None:
+    result = train_guided(staged, tiny("guided.guidance=none", "guided.neighbour_as_real=true"), device="cpu")
+    assert not any(name.startswith("networks.fusion") for name in load_file(result.run.path / CHECKPOINT))
+    assert Translator.load(staged, result.run.id).neighbours == 0
+    picture = drawn / "labelled" / "000001.png"
+    [row] = translate_images(staged, [picture], to="+Glasses", run=result.run.id, out=tmp_path, device="cpu")
+    assert row["neighbours"] == []
+    arms = open_arms(staged, device="cpu").arms
+    assert "swapped" not in arms
+    source, target = staged.images("split=test").ids[:1], np.array([[0, 1, 1]], np.int8)
+    assert arms["guided"].translate(source, target, np.array([3]))[1].shape == (1, 0)
