@@ -51,8 +51,8 @@ def build(
             result = fill_index(
                 workspace, run=run, generated=generated, seed=settings.seed, device=settings.device, progress=bars
             )
-        made = {"added": result.added, "generated": result.generated, "seconds": round(result.seconds, 2)}
-        _show(settings, workspace, check=True, **made)
+        seconds = round(result.seconds, 2)
+        _show(settings, workspace, check=True, added=result.added, generated=result.generated, seconds=seconds)
 
 
 @group.command(short_help="Count vectors and encoders.", epilog="\b\nExample:\n  rgunit -w faces index info")
@@ -64,11 +64,19 @@ def info(context: typer.Context) -> None:
 
 
 @group.command(short_help="Check every file.", epilog="\b\nExample:\n  rgunit -w faces index verify")
-def verify(context: typer.Context) -> None:
-    """Check every file against its digest and the catalog against the files. Exit status 1 if something is wrong."""
+def verify(
+    context: typer.Context,
+    images: Annotated[
+        bool, typer.Option("--images", help="Read your own images too and compare them; else they are only looked for.")
+    ] = False,
+) -> None:
+    """Check every file against its digest and the catalog against the files. Exit status 1 if something is wrong.
+
+    Images that were generated are compared with what was made; your own must be where they were.
+    """
     settings: Settings = context.obj
     with settings.open() as workspace:
-        _show(settings, workspace, check=True)
+        _show(settings, workspace, check=True, pictures="all" if images else "made")
 
 
 @group.command(
@@ -79,7 +87,19 @@ def rebuild(context: typer.Context) -> None:
     settings: Settings = context.obj
     with settings.open() as workspace:
         mended = workspace.store().rebuild()
-        _show(settings, workspace, check=True, mended=mended)
+        _show(settings, workspace, check=True, pictures="made", mended=mended)
+
+
+@group.command(short_help="Merge many small files into one.", epilog="\b\nExample:\n  rgunit -w faces index compact")
+def compact(context: typer.Context) -> None:
+    """Merge the sealed files into one with the rows and one for each encoder, without what was removed; ids stay.
+
+    Many small additions stay fast to open and search. A damaged workspace is refused: `index rebuild` mends it first.
+    """
+    settings: Settings = context.obj
+    with settings.open() as workspace:
+        told = workspace.store().compact()
+        _show(settings, workspace, check=True, told=told)
 
 
 @group.command(
@@ -106,23 +126,28 @@ def remove(
         _show(settings, workspace, check=True, removed=removed)
 
 
-def _show(settings: Settings, workspace: Workspace, *, check: bool, **extra: Any) -> None:
-    """Show the state of the vectors; raises where the check finds problems."""
+def _show(settings: Settings, workspace: Workspace, *, check: bool, pictures: str | None = None, **extra: Any) -> None:
+    """Show the state of the vectors; raises where the check finds problems (`pictures`: made or all, looked at too)."""
     report = workspace.store().verify() if check else None
     problems = list(report.problems) if report else []
+    remedy = ": `rgunit index rebuild` mends what can be mended" if problems else ""
+    if pictures:
+        with suppress(RgunitError):  # of a damaged catalog, which is named already
+            problems += workspace.check_images(every=pictures == "all")
     counts: dict[str, Any] = {"vectors": 0, "shards": 0, "images": 0, "encoders": []}
     with suppress(RgunitError) if problems else nullcontext():  # a damaged catalog may not tell
         counts = _counts(workspace)
     payload = {
         "vectors": counts.pop("vectors"),
         "shards": counts.pop("shards"),
-        "ok": report.ok if report else None,
+        "ok": not problems if report else None,
         "problems": problems,
         **counts,
         **extra,
     }
     if problems:
-        message = f"{len(problems)} problems, the first: {problems[0]}: `rgunit index rebuild` mends what can be mended"
+        many = f"{len(problems)} problems, the first: " if len(problems) > 1 else ""
+        message = f"{many}{problems[0]}{remedy}"
         raise settings.fail(message, payload, lambda console: _draw(console, payload))
     settings.show(payload, lambda console: _draw(console, payload))
 
@@ -156,7 +181,7 @@ def _draw(console: Console, told: dict[str, Any]) -> None:
             f"{count(told['added'], 'vector')} added, {count(told['generated'], 'image')} generated "
             f"in {span(told['seconds'])}",
         )
-    for line in told.get("mended", []):
+    for line in [*told.get("mended", []), *told.get("told", [])]:
         plain(console, line)
     if "removed" in told:
         plain(console, f"{count(told['removed'], 'image')} removed")

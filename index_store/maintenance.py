@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,16 +71,19 @@ def verify(catalog: Catalog) -> Report:
     A reader may call it while another process writes: what changed meanwhile is looked at again.
     """
     problems: list[str] = []
-    for _ in range(5):
+    for _ in range(50):
         try:
             listed = _listed(catalog)
         except CatalogDamaged as error:
             return Report(False, [f"{FILE}: {error.why}", *_damaged_files(catalog, {})])
-        problems = listed.problems + _damaged_files(catalog, listed.shards)
-        if not any(file in problem for file in listed.shards for problem in problems):
-            problems += _compare(catalog, listed)
         try:
-            if not problems or _listed(catalog).sequence == listed.sequence:
+            problems = listed.problems + _damaged_files(catalog, listed.shards)
+            if not any(file in problem for file in listed.shards for problem in problems):
+                problems += _compare(catalog, listed)
+        except FileNotFoundError as error:  # merged by a compaction a moment ago, or else it is missed the next time
+            problems = [f"{Path(str(error.filename)).name}: is missing"]
+        try:
+            if not problems or _sequence(catalog) == listed.sequence:
                 break
         except CatalogDamaged:
             break
@@ -112,14 +116,19 @@ def rebuild(catalog: Catalog) -> list[str]:
     else:
         catalog.recover()
     if dropped:
-        compact(catalog)
+        compact(catalog, check=False)
     return [*mended, *(f"{file}: its vectors are lost" for file in dropped), *report.problems]
 
 
-def compact(catalog: Catalog) -> None:
-    """Merge all shards into one with the rows and one an encoder, without what was removed; ids stay."""
+def compact(catalog: Catalog, *, check: bool = True) -> str:
+    """Merge all shards into one with the rows and one an encoder, without what was removed; ids stay.
+
+    Returns a line on it. With `check` a damaged store is refused (RgunitError): its seals are what could mend it.
+    """
     catalog.begin()
     with catalog.guard:
+        if check and (problems := verify(catalog).problems):
+            raise RgunitError(f"{problems[0]}: run `rgunit index rebuild` first; nothing was merged")
         with catalog.reading() as connection:
             old = [str(name) for name in connection.exec_driver_sql("SELECT file FROM shards ORDER BY seq").scalars()]
             encoders = connection.exec_driver_sql("SELECT id, name, fingerprint, dim FROM encoders ORDER BY id").all()
@@ -141,6 +150,7 @@ def compact(catalog: Catalog) -> None:
         catalog.checkpoint()
         for file in old:
             (catalog.shards / file).unlink(missing_ok=True)
+    return f"{len(old)} sealed files merged into {len(parts)}"
 
 
 def replay(entries: Sequence[Entry]) -> sa.Engine:
@@ -184,6 +194,12 @@ def sealed_entries(catalog: Catalog, *, upto: int | None = None, missing_ok: boo
     return entries
 
 
+def _sequence(catalog: Catalog) -> int:
+    """Return the place of the last committed change in the log."""
+    with catalog.reading() as connection:
+        return catalog.sequence(connection)
+
+
 def _listed(catalog: Catalog) -> _Listed:
     """Read the catalog in one view; raises CatalogDamaged."""
     try:
@@ -218,18 +234,17 @@ def _damaged_files(catalog: Catalog, listed: dict[str, _Row]) -> list[str]:
         elif row and not wrong and (told, path.stat().st_size) != (row.digest, row.size):
             problems.append(f"{FILE}: keeps another size or digest of {file}")
     for path in sorted((catalog.folder / CELLS_FOLDER).glob("*" + CELLS_SUFFIX)):
-        if wrong := seal.check(path)[1]:
-            problems.append(f"{path.name}: {wrong}")
+        with suppress(FileNotFoundError):  # derived: another process may take it away at any moment
+            if wrong := seal.check(path)[1]:
+                problems.append(f"{path.name}: {wrong}")
     return problems
 
 
 def _compare(catalog: Catalog, listed: _Listed) -> list[str]:
     """Replay the log and compare it with the catalog."""
-    newer = [
-        path.name
-        for path in catalog.shards.glob("*" + features.SUFFIX)
-        if (features.shard_seq(path.name) or 0) > listed.sequence
-    ]
+    there = [path.name for path in catalog.shards.glob("*" + features.SUFFIX)]
+    now = _sequence(catalog)  # asked after the files: what a writer has committed meanwhile is not too many
+    newer = [name for name in there if (features.shard_seq(name) or 0) > now]
     problems = []
     if len(newer) > 1 and not any("base" in _header(catalog.shards / name) for name in newer):
         problems.append(f"{FILE}: lacks {len(newer)} sealed batches, from {min(newer)} on")

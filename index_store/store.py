@@ -285,11 +285,12 @@ class IndexStore:
     def compact(self) -> list[str]:
         """Merge all shards into one an encoder, without what was removed: many small adds become one file.
 
-        Derived indexes are made again if there were some; returns a line on each.
+        Derived indexes are made again if there were some; returns a line on what was done. RgunitError where `verify`
+        finds problems: they are mended by `rebuild` first.
         """
         derived = any((self.catalog.folder / ann.FOLDER).glob("*" + ann.SUFFIX))
-        compact(self.catalog)
-        return self._build_cells() if derived else []
+        told = [compact(self.catalog)]
+        return told + self._build_cells() if derived else told
 
     def _build_cells(self) -> list[str]:
         """Build the cells of every large shard; delete those of shards that are gone."""

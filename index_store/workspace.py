@@ -24,6 +24,7 @@ from index_store.attributes import AttributeSchema
 from index_store.catalog import Catalog
 from index_store.errors import RgunitError
 from index_store.features import Record, sync_folder
+from index_store.imagecheck import check_images
 from index_store.images import Pixels, read_image, write_image
 from index_store.imagetable import ImageTable, read_table
 from index_store.ingest import AddReport, Progress, Rejection, add_images, stored_path
@@ -195,6 +196,13 @@ class Workspace:
                 sha = hashlib.sha256(file.read_bytes()).hexdigest()
                 found = connection.exec_driver_sql(query.format("sha256"), (sha,)).scalar()
         return None if found is None else int(found)
+
+    def check_images(self, *, every: bool = False) -> list[str]:
+        """Return a line on each picture that is missing, on each generated one (with `every` on any) that has changed.
+
+        `store().verify()` checks everything else.
+        """
+        return check_images(self.catalog, every=every)
 
     def load(self, ids: npt.ArrayLike, size: int) -> Pixels:
         """Decode images to uint8 [n, size, size, 3], centre-cropped and resized, in the order given."""

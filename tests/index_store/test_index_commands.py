@@ -1,0 +1,111 @@
+"""`rgunit index`: what it says of files, what it merges, and what it does not load."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cli.main import main
+from index_store.workspace import GeneratedImage, Workspace
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("torch", "torchvision", "faiss", "sqlalchemy.orm", "alembic")
+TELL = "import sys, json; from cli.main import main; status = main(sys.argv[1:]); "
+TELL += f"print(json.dumps([name for name in {HEAVY} if name in sys.modules]), file=sys.stderr); sys.exit(status)"
+
+
+def process(path, *words):
+    """Run `rgunit index …` in a process: exit status, its JSON object, which heavy modules it loaded."""
+    command = [sys.executable, "-c", TELL, "-w", str(path), "--json", "index", *map(str, words)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, json.loads(done.stdout), json.loads(done.stderr.splitlines()[-1])
+
+
+@pytest.fixture
+def index(capsys):
+    """Run `rgunit index …` in this process: exit status, its JSON object."""
+
+    def call(path, *words):
+        capsys.readouterr()
+        status = main(["-w", str(path), "--json", "index", *map(str, words)])
+        return status, json.loads(capsys.readouterr().out)
+
+    return call
+
+
+@pytest.fixture
+def path(tmp_path):
+    """A workspace with 6 pictures of its user's, 2 generated ones, and vectors in several sealed files."""
+    rng = np.random.default_rng(0)
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(6):
+        Image.fromarray(rng.integers(0, 255, (20, 20, 3), dtype=np.uint8)).save(pictures / f"{number}.png")
+    with Workspace.create(tmp_path / "w") as workspace:
+        workspace.add_images(pictures, origin="unlabelled")
+        ids = workspace.images().ids
+        pixels = rng.integers(0, 255, (20, 20, 3), dtype=np.uint8)
+        made = [GeneratedImage(pixels + one, int(ids[0]), np.zeros(0, np.int8), "r1") for one in range(2)]
+        workspace.add_generated(made)
+        for number in ids:
+            workspace.put_vectors([number], rng.normal(size=(1, 4)), encoder="r2", fingerprint="f")
+    return tmp_path / "w"
+
+
+def test_info_verify_and_remove_load_nothing_heavy(path):
+    for words in (["info"], ["verify"], ["remove", "--id", 1]):
+        status, told, loaded = process(path, *words)
+        assert (status, loaded) == (0, []), (words, told)
+
+
+def test_compact_merges_files_and_keeps_ids(path):
+    with Workspace.open(path) as workspace:
+        before = workspace.store().search(np.zeros(4), encoder="r2")
+    status, told, _ = process(path, "compact")
+    assert status == 0 and told["ok"] is True and told["problems"] == []
+    assert (told["vectors"], told["shards"], told["images"]) == (6, 1, 8)
+    assert told["told"][0].endswith("sealed files merged into 2")
+    assert len(list((path / "shards").iterdir())) == 2
+    with Workspace.open(path) as workspace:
+        after = workspace.store().search(np.zeros(4), encoder="r2")
+    assert np.array_equal(before.ids, after.ids) and np.array_equal(before.distances, after.distances)
+
+
+def test_compact_refuses_what_is_damaged_and_changes_nothing(path, index):
+    shard = max((path / "shards").iterdir())
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 3] ^= 1
+    shard.write_bytes(data)
+    before = sorted(file.name for file in (path / "shards").iterdir())
+    status, told = index(path, "compact")
+    assert status == 1 and shard.name in told["error"] and "rgunit index rebuild" in told["error"]
+    assert sorted(file.name for file in (path / "shards").iterdir()) == before
+    assert index(path, "rebuild")[0] == 0 and index(path, "compact")[0] == 0
+
+
+def test_verify_names_pictures_that_are_missing_or_changed(path, index):
+    made = sorted((path / "images" / "generated" / "r1").iterdir())
+    own = sorted((path.parent / "pictures").iterdir())
+    made[0].unlink()
+    made[1].write_bytes(made[1].read_bytes() + b"x")
+    own[1].write_bytes(own[1].read_bytes() + b"x")
+    status, told = index(path, "verify")
+    assert status == 1 and told["ok"] is False and told["error"].startswith("2 problems, the first: ")
+    for file, wrong in zip(made, ("is missing", "is not the picture"), strict=True):
+        (line,) = [line for line in told["problems"] if file.name in line]
+        assert wrong in line and "rgunit index remove --id" in line
+    own[2].unlink()
+    status, told = index(path, "verify", "--images")
+    assert status == 1 and len(told["problems"]) == 4
+    assert any(own[1].name in line and "is not the picture" in line for line in told["problems"])
+    assert any(own[2].name in line and "is missing" in line for line in told["problems"])
+    ids = [line.split("--id ")[1].split("`")[0] for line in told["problems"]]
+    assert index(path, "remove", *[word for number in ids for word in ("--id", number)])[0] == 0
+    assert index(path, "verify", "--images")[1]["ok"] is True
