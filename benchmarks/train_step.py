@@ -5,8 +5,8 @@
 
 A step is one update of the discriminator and one of generator and encoders (`GmmUnit.step`); `warm-up` is the cheap
 first kind. Medians of `--steps` steps after 3 that are not counted; FLOPs by torch's counter. `--guided` times stage 3
-instead, on one batch: without neighbours, with convolution and with attention, in turns, and each one's time over the
-unguided one's; source and neighbours come encoded, as the loop's background thread prepares them.
+instead, on one batch: without neighbours, with convolution and with attention, in turns, and the median over the turns
+of the time over the unguided one's; source and neighbours come encoded, as the loop's background thread gives them.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ def _channels(networks: Mapping[str, nn.Module]) -> int:
     return encoder.channels
 
 
-def measure(updates: Mapping[str, Callable[[], object]], steps: int) -> dict[str, tuple[float, float]]:
-    """(Median seconds, FLOPs) of each kind of step; the kinds take turns, so that a busy machine slows all alike."""
+def measure(updates: Mapping[str, Callable[[], object]], steps: int) -> tuple[dict[str, list[float]], dict[str, int]]:
+    """Seconds of each turn and FLOPs of each kind of step; the kinds take turns, so that a busy machine slows all."""
     flops = {}
     for name, update in updates.items():
         with FlopCounterMode(display=False) as counter:
@@ -95,7 +95,7 @@ def measure(updates: Mapping[str, Callable[[], object]], steps: int) -> dict[str
             started = time.perf_counter()
             update()
             seconds[name].append(time.perf_counter() - started)
-    return {name: (statistics.median(taken), flops[name]) for name, taken in seconds.items()}
+    return seconds, flops
 
 
 def main() -> None:
@@ -121,12 +121,16 @@ def main() -> None:
                 updates["warm-up"] = partial(method.warm_up, batch, optimizers, 0.1)
             else:
                 updates[{"none": "unguided"}.get(kind, kind)] = partial(method.step, batch, optimizers, 0.1)
-        measured, images = measure(updates, arguments.steps), len(batch.images)
+        (seconds, flops), images = measure(updates, arguments.steps), len(batch.images)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        for kind, (median, flops) in measured.items():
+        for kind, taken in seconds.items():
+            median, work = statistics.median(taken), flops[kind] / 1e9
             row = f"{name:18} {kind:12} {precision:11} {images:5} {median:7.3f} {images / median:9.1f}"
-            row = f"{row} {flops / 1e9:6.1f} {flops / 1e9 / median:8.1f} {peak:9.0f}"
-            print(row + (f" {median / measured['unguided'][0]:6.2f}" if arguments.guided else ""), flush=True)
+            row = f"{row} {work:6.1f} {work / median:8.1f} {peak:9.0f}"
+            if arguments.guided:
+                ratios = [ours / plain for ours, plain in zip(taken, seconds["unguided"], strict=True)]
+                row = f"{row} {statistics.median(ratios):6.2f}"
+            print(row, flush=True)
 
 
 if __name__ == "__main__":

@@ -186,7 +186,7 @@ def test_an_unlabelled_image_guides_where_it_is_the_nearest(staged: Workspace, t
 
 
 def test_a_quarter_of_the_labels_is_two_adds_of_the_same_folder(tmp_path: Path, drawn: Path) -> None:
-    """As the guide says: first with the table that has the labels kept, then again without, as unlabelled."""
+    """As the guide says: with the labels that are kept, again as unlabelled, and for the evaluation with all."""
     rows = (drawn / "labelled" / "labels.csv").read_text().splitlines()
     columns = rows[0].split(",")
     split = columns.index("split")
@@ -204,6 +204,10 @@ def test_a_quarter_of_the_labels_is_two_adds_of_the_same_folder(tmp_path: Path, 
         assert len(pool) == len(train), "all training images can be looked up"
         hidden = pool.select(pool.origin == "unlabelled")
         assert (hidden.labels == -1).all()
+        workspace.add_images(drawn / "labelled", attributes=drawn / "labelled" / "labels.csv")
+        known = workspace.images(ids=hidden.ids)
+        assert (known.labels >= 0).all() and (known.origin == "real").all() and (known.split == "train").all()
+        assert len(workspace.images()) == len(rows) - 1, "the same images, by the same ids"
 
 
 def test_content_maps_are_the_same_from_the_cache_and_without_one(staged: Workspace) -> None:

@@ -52,7 +52,11 @@ CURVES = (
         SHARE,
     ),
     Curves("Mask", "mean: 0 copies, 1 paints", {"mask_mean": "mask"}, SHARE),
-    Curves("Neighbours in the content", "relative norm", {"neighbour_share": "neighbours"}),
+    Curves(
+        "Use of neighbours",
+        "relative norm",
+        {"neighbour_share": "their part of the content", "neighbour_swap": "effect of others' neighbours"},
+    ),
     Curves("Further terms", "unweighted", {"generator/perceptual": "perceptual", "generator/isometry": "isometry"}),
     Curves("Triplet loss", "", {"loss": "all", **{f"loss_{kind}": name for kind, name in KINDS.items()}}),
     Curves("Triplets that still teach", "share with a loss", {"active": "active"}, SHARE),
