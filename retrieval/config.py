@@ -47,17 +47,18 @@ class RetrievalConfig(BaseModel):
     objective: Objective = Field(
         default="triplet",
         description="triplet: the paper; semihard, multi_similarity: distance mining on top of all four negatives; "
-        "info_nce: the four negatives in one softmax; parts: a content head and a style head, each by InfoNCE",
+        "info_nce: the four negatives in one softmax; parts: a content vector learned apart, beside the style",
     )
     normalize: bool = Field(default=False, description="embeddings of length 1")
     memory: int = Field(default=0, ge=0, description="embeddings of earlier batches that mining also looks at")
     temperature: float = Field(default=0.1, gt=0, description="of the softmax in info_nce and parts")
-    content_weight: float = Field(default=0.5, ge=0, le=1, description="parts: weight of content in the embedding")
-    content_labels: float = Field(
-        default=0.0,
-        ge=0,
-        description="parts: weight of predicting the training images' other attributes from their content",
+    content_weight: float = Field(default=0.1, ge=0, le=1, description="parts: weight of content in the embedding")
+    content_teacher: Literal["views", "labels"] = Field(
+        default="views",
+        description="parts: what content is learned from. views: an image, its translations and changed views of it "
+        "are one; labels: the training images' other attributes",
     )
+    components: int = Field(default=512, ge=1, description="parts: principal components of content that are kept")
     pool: float = Field(
         default=0.0,
         ge=0,
@@ -78,6 +79,4 @@ class RetrievalConfig(BaseModel):
             raise ValueError(f"objective {self.objective} reads all four negatives: it needs a pool larger than 0")
         if self.memory and self.objective not in ("semihard", "multi_similarity"):
             raise ValueError("memory is for the objectives semihard and multi_similarity")
-        if self.content_labels and self.objective != "parts":
-            raise ValueError("content_labels is for the objective parts")
         return self

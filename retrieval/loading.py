@@ -110,7 +110,7 @@ def load_network(record: RunRecord) -> Network:
         with safe_open(str(path), framework="pt") as file:
             names = list(file.keys())
             weights = {key.removeprefix(PREFIX): file.get_tensor(key) for key in names if key.startswith(PREFIX)}
-        network = make_network(config, content_size=content_size, **shapes_of(weights, config))
+        network = make_network(config, content_size=content_size, **shapes_of(weights, config, content_size))
         network.load_state_dict(weights)
     except (OSError, SafetensorError, KeyError, TypeError, RuntimeError, ValidationError) as error:
         why = str(error).splitlines()[0]

@@ -5,7 +5,7 @@ The table is for 128 px images; other sizes keep its layers and drop strides whe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +17,8 @@ from index_store.errors import RgunitError
 if TYPE_CHECKING:
     from retrieval.config import Norm, RetrievalConfig
 
+WHITENED = 8
+"""Side to which content is pooled before it is whitened."""
 SMALLEST = 4
 """Side of the last content map: instance norm over a 1×1 map would erase it."""
 
@@ -79,11 +81,12 @@ class EmbeddingNetwork(nn.Module):
 
 
 class PartsNetwork(nn.Module):
-    """content [B, C, h, h], style [B, S] → embedding [B, dim + S]: a content vector and a style vector side by side.
+    """content [B, C, h, h], style [B, S] → embedding [B, c + S]: a content vector and the style side by side.
 
-    Both have length 1 before the weights √w and √(1 − w) (w: `content_weight`), so a squared distance is the weighted
-    sum of the two parts'. The content head squeezes as Table 5 does; the style head starts as the identity.
-    `labels` other attributes are read off the content vector in training only.
+    Content is pooled to 8×8, whitened to `components` principal components (`fit`), and read by a small MLP into `dim`
+    numbers, or with `labels` into the probabilities of so many other attributes less their means. Both parts have a
+    mean squared distance of about 2 before the weights √w and √(1 − w) (w: `content_weight`), so a squared distance
+    is late fusion of the two.
     """
 
     def __init__(
@@ -92,37 +95,63 @@ class PartsNetwork(nn.Module):
         content_size: int,
         style_dim: int,
         *,
-        widths: tuple[int, int, int] = (128, 64, 32),
         hidden: int = 512,
         dim: int = 100,
-        dropout: float = 0.1,
-        norm: Norm = "instance",
-        content_weight: float = 0.5,
+        components: int = 512,
+        content_weight: float = 0.1,
         labels: int = 0,
     ) -> None:
         super().__init__()
-        self.dim, self.content_dim = dim + style_dim, dim
+        self.content_dim, self.labels = labels or dim, labels
+        self.dim, self.side = self.content_dim + style_dim, min(WHITENED, content_size)
         self.weights = content_weight**0.5, (1 - content_weight) ** 0.5
-        self.convolutions = squeeze(content_channels, content_size, widths, norm)
-        self.content_head = nn.Sequential(
-            nn.Linear(widths[2] * SMALLEST**2, hidden),
+        self.whiten = nn.Linear(content_channels * self.side**2, components).requires_grad_(False)
+        self.head = nn.Sequential(
+            nn.Dropout(0.2),
+            nn.Linear(components, hidden),
             nn.ReLU(inplace=True),
-            nn.Dropout(dropout),
-            nn.Linear(hidden, dim),
+            nn.Dropout(0.5),
+            nn.Linear(hidden, self.content_dim),
         )
-        self.style_head = nn.Linear(style_dim, style_dim)
-        nn.init.eye_(self.style_head.weight)
-        nn.init.zeros_(self.style_head.bias)
-        self.labels = nn.Linear(dim, labels) if labels else None
+        self.register_buffer("prior", torch.full((labels,), 0.5))
+        self.register_buffer("style_scale", torch.ones(style_dim))
+        self.prior: Tensor
+        self.style_scale: Tensor
+
+    @torch.no_grad()
+    def fit(self, contents: Iterable[Tensor], styles: Tensor, labels: Tensor) -> None:
+        """Fit what training leaves alone, from batches of content [b, C, h, h], styles [n, S], labels int8 [n, O]."""
+        pooled = torch.cat([self.pooled(content.float()) for content in contents])
+        components = self.whiten.out_features
+        middle = pooled.mean(dim=0)
+        _, values, axes = torch.pca_lowrank(pooled - middle, q=min(components, *pooled.shape), center=False, niter=2)
+        scale = len(pooled) ** 0.5 / values.clamp(min=1e-6 * float(values[0]))
+        weight = torch.zeros_like(self.whiten.weight)
+        weight[: len(values)] = (axes * scale).T
+        self.whiten.weight.copy_(weight)
+        self.whiten.bias.copy_(-(weight @ middle.to(weight)))
+        self.style_scale.fill_(styles.var(dim=0).sum().sqrt().clamp(min=1e-6))
+        if self.labels:
+            known = (labels >= 0).float()
+            self.prior.copy_(((labels == 1).float().sum(dim=0) + 1) / (known.sum(dim=0) + 2))
+
+    def pooled(self, content: Tensor) -> Tensor:
+        """content [B, C, h, h] → [B, C·8·8]."""
+        return F.adaptive_avg_pool2d(content, self.side).flatten(1)
+
+    def read(self, content: Tensor) -> Tensor:
+        """What the MLP says of content [B, C, h, h]: [B, dim], or the logits of other attributes."""
+        said: Tensor = self.head(self.whiten(self.pooled(content)))
+        return said
 
     def content_vector(self, content: Tensor) -> Tensor:
-        """content [B, C, h, h] → [B, dim] of length 1."""
-        squeezed: Tensor = self.convolutions(content)
-        return F.normalize(self.content_head(squeezed.flatten(1)).float(), dim=1)
+        """content [B, C, h, h] → [B, c] of length 1."""
+        said = self.read(content).float()
+        return F.normalize(said.sigmoid() - self.prior if self.labels else said, dim=1)
 
     def style_vector(self, style: Tensor) -> Tensor:
-        """style [B, S] → [B, S] of length 1."""
-        return F.normalize(self.style_head(style).float(), dim=1)
+        """style [B, S], scaled."""
+        return style.float() / self.style_scale
 
     def forward(self, content: Tensor, style: Tensor) -> Tensor:
         parts = self.content_vector(content) * self.weights[0], self.style_vector(style) * self.weights[1]
@@ -148,20 +177,23 @@ def _norm(kind: Norm, channels: int) -> nn.Module:
 
 
 def make_network(
-    config: RetrievalConfig, *, content_channels: int, content_size: int, style_dim: int, labels: int = 0
+    config: RetrievalConfig,
+    *,
+    content_channels: int,
+    content_size: int,
+    style_dim: int,
+    labels: int = 0,
+    components: int | None = None,
 ) -> Network:
     """The network that a configuration describes, for content [·, C, h, h] and style [·, S]."""
-    widths, norm = config.widths, config.norm
     if config.objective == "parts":
         return PartsNetwork(
             content_channels,
             content_size,
             style_dim,
-            widths=widths,
             hidden=config.hidden,
             dim=config.dim,
-            dropout=config.dropout,
-            norm=norm,
+            components=components or config.components,
             content_weight=config.content_weight,
             labels=labels,
         )
@@ -169,22 +201,26 @@ def make_network(
         content_channels,
         content_size,
         style_dim,
-        widths=widths,
+        widths=config.widths,
         hidden=config.hidden,
         dim=config.dim,
         dropout=config.dropout,
-        norm=norm,
+        norm=config.norm,
         normalize=config.normalize,
     )
 
 
-def shapes_of(weights: Mapping[str, Tensor], config: RetrievalConfig) -> dict[str, int]:
+def shapes_of(weights: Mapping[str, Tensor], config: RetrievalConfig, content_size: int) -> dict[str, int]:
     """What `make_network` needs to know beside the configuration, from a network's own weights."""
-    style = "style_head" if config.objective == "parts" else "mlp.0"
-    labels = weights.get("labels.weight")
-    taken = 0 if config.objective == "parts" else config.widths[2] * SMALLEST**2
+    if config.objective == "parts":
+        whiten, side = weights["whiten.weight"], min(WHITENED, content_size)
+        return {
+            "content_channels": whiten.shape[1] // side**2,
+            "style_dim": len(weights["style_scale"]),
+            "labels": len(weights["prior"]),
+            "components": len(whiten),
+        }
     return {
         "content_channels": weights["convolutions.0.weight"].shape[1],
-        "style_dim": weights[f"{style}.weight"].shape[1] - taken,
-        "labels": 0 if labels is None else len(labels),
+        "style_dim": weights["mlp.0.weight"].shape[1] - config.widths[2] * SMALLEST**2,
     }

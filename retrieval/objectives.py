@@ -22,7 +22,7 @@ def make_objective(config: RetrievalConfig, dim: int) -> nn.Module:
     if config.objective == "triplet":
         return ExplicitTriplets(config)
     if config.objective == "parts":
-        return Parts(config.temperature, config.content_labels)
+        return Views(config.temperature)
     if config.objective == "info_nce":
         return InfoNCE(config.temperature, squared=not config.normalize)
     return Mined(config, dim)
@@ -98,45 +98,31 @@ class Mined(nn.Module):
         return remembered
 
 
-class Parts(nn.Module):
-    """A content head and a style head, each trained for its own question by InfoNCE.
+class Views(nn.Module):
+    """InfoNCE over content alone: an image, its translation and a changed view of it are one, all others are not."""
 
-    Content: an image, its translations and a changed view of it are one; other images are not, least of all those
-    translated to the same style (the medium negatives). Style: a drawn style and the one read off its translation are
-    one; those of other label vectors are not. `teach` weighs the binary cross-entropy of other attributes read off
-    the content.
-    """
-
-    def __init__(self, temperature: float, teach: float) -> None:
+    def __init__(self, temperature: float) -> None:
         super().__init__()
-        self.temperature, self.teach = temperature, teach
+        self.temperature = temperature
 
-    def content(self, anchor: Tensor, positives: Tensor, others: Tensor) -> Tensor:
-        """anchor [B, d]; positives [p, B, d]; others [m, B, d]: negatives for every anchor."""
+    def forward(self, anchor: Tensor, positives: Tensor, others: Tensor) -> Tensor:
+        """anchor [B, d]; positives [p, B, d]; others [m, B, d], negatives for every anchor. All of length 1."""
         rows = torch.arange(len(anchor), device=anchor.device)
+        against = torch.cat([others.flatten(0, 1), positives.flatten(0, 1)])
+        logits = anchor @ against.T / self.temperature
+        own = torch.zeros_like(logits, dtype=torch.bool)
+        for place in range(len(positives)):  # an image's own positives are no negatives of it
+            own[rows, others.shape[0] * others.shape[1] + place * len(anchor) + rows] = True
+        logits = logits.masked_fill(own, float("-inf"))
         losses = []
-        for place, positive in enumerate(positives):
-            rest = torch.cat([positives[:place].flatten(0, 1), positives[place + 1 :].flatten(0, 1)])
-            logits = anchor @ torch.cat([positive, others.flatten(0, 1), rest]).T / self.temperature
-            if len(rest):  # an image's other positives are no negatives of it
-                start = len(positive) * (1 + len(others))
-                own = torch.zeros_like(logits, dtype=torch.bool)
-                for copy in range(len(positives) - 1):
-                    own[rows, start + copy * len(anchor) + rows] = True
-                logits = logits.masked_fill(own, float("-inf"))
-            losses.append(F.cross_entropy(logits, rows))
+        for positive in positives:
+            near = (anchor * positive).sum(dim=1, keepdim=True) / self.temperature
+            losses.append(F.cross_entropy(torch.cat([near, logits], dim=1), torch.zeros_like(rows)))
         return torch.stack(losses).mean()
 
-    def style(self, asked: Tensor, read: Tensor, domain: Tensor, others: Tensor, other_domain: Tensor) -> Tensor:
-        """asked and read [B, S] of domains int64 [B]; others [M, S] of other_domain int64 [M]."""
-        rows = torch.arange(len(asked), device=asked.device)
-        logits = asked @ torch.cat([read, others]).T / self.temperature
-        same = domain[:, None] == torch.cat([domain, other_domain])[None]
-        same[rows, rows] = False
-        return F.cross_entropy(logits.masked_fill(same, float("-inf")), rows)
 
-    def labels(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """logits [B, O]; labels int8 [B, O], −1 unknown: mean binary cross-entropy over the known ones."""
-        known = labels >= 0
-        losses = F.binary_cross_entropy_with_logits(logits, labels.clamp(min=0).to(logits.dtype), reduction="none")
-        return (losses * known).sum() / known.sum().clamp(min=1)
+def labels_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """logits [B, O]; labels int8 [B, O], −1 unknown: mean binary cross-entropy over the known ones."""
+    known = labels >= 0
+    losses = F.binary_cross_entropy_with_logits(logits, labels.clamp(min=0).to(logits.dtype), reduction="none")
+    return (losses * known).sum() / known.sum().clamp(min=1)

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +60,12 @@ class TripletPool:
     def pair(self, rows: Rows, slots: Rows) -> tuple[Tensor, Tensor]:
         """Content float16 [B, C, h, h] and style [B, S] of slots [B] of images [B]."""
         return torch.from_numpy(self.content[rows, slots]), torch.from_numpy(self.style[rows, slots])
+
+    def statistics(self, images: int = 8192, batch: int = 256) -> tuple[Iterator[Tensor], Tensor]:
+        """Batches of content [b, C, h, h] of up to so many images as they are, and the styles [n, S] of all."""
+        some = np.linspace(0, len(self) - 1, min(images, len(self))).astype(np.int64)
+        parts = np.array_split(some, max(1, len(some) // batch))
+        return (torch.from_numpy(self.content[part, ITSELF]) for part in parts), torch.from_numpy(self.style[:, ITSELF])
 
 
 @dataclass(frozen=True)
@@ -126,12 +132,13 @@ def open_pool(
     *,
     gigabytes: float = 2.0,
     seed: int = 0,
+    kept: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> TripletPool:
     """The pool of images int64 [n] with labels int8 [n, A] over the encoders' attributes, made where it is not there.
 
     A pool that does not fit in `gigabytes` takes as many images as fit, by `seed`. Made in chunks: what an interrupted
-    call has made is used by the next. Pools of other translators are deleted first, so the cache holds one.
+    call has made is used by the next. Making one deletes the pools of other translators first, unless `kept`.
     """
     side = encoders.size // 4
     rows = pool_rows(ids, seed, channels=encoders.content_channels, size=side, gigabytes=gigabytes)
@@ -140,9 +147,10 @@ def open_pool(
     for part in (ids, labels):
         digest.update(np.ascontiguousarray(part).tobytes())
     folder = workspace.path / "cache" / "pools" / f"{encoders.fingerprint[:12]}-{digest.hexdigest()[:12]}"
-    for old in folder.parent.glob("*") if folder.parent.is_dir() else ():
-        if not old.name.startswith(encoders.fingerprint[:12]):
-            shutil.rmtree(old, ignore_errors=True)
+    if not kept and not folder.is_dir():
+        for old in folder.parent.glob("*"):
+            if not old.name.startswith(encoders.fingerprint[:12]):
+                shutil.rmtree(old, ignore_errors=True)
     domains = Domains(labels)
     plan = _plan(domains, seed)
     shape = (len(ids), SLOTS, encoders.content_channels, side, side)

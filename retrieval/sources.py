@@ -16,7 +16,7 @@ from torch import Tensor
 from index_store.workspace import Workspace
 from retrieval.config import NEGATIVES, NegativeKind
 from retrieval.domains import Domains
-from retrieval.pool import FIRST, ITSELF, OWN, SECOND, VIEW, PoolSampler, TripletPool
+from retrieval.pool import ITSELF, OWN, VIEW, PoolSampler, TripletPool
 from retrieval.protocol import Encoders, as_images
 from retrieval.triplets import EASY, HARD, MEDIUM, OWN_DOMAIN, Pair, make_triplets
 
@@ -35,13 +35,9 @@ class Encoded:
 
 @dataclass(frozen=True)
 class PartsBatch:
-    """A changed view's content [B, C, h, h]; styles [3B, S] of other label vectors with their domains int64 [3B]; the
-    domains int64 [B] asked for; other attributes int8 [B, O] of the images."""
+    """A changed view's content [B, C, h, h] and other attributes int8 [B, O] of the anchors' images."""
 
     view: Tensor
-    styles: Tensor
-    styles_domain: Tensor
-    domain: Tensor
     labels: Tensor
 
 
@@ -168,27 +164,20 @@ class FromPool:
         for place in range(2, len(style)):
             medium = self.kinds[place - 2] == MEDIUM if kind is None else (kind == MEDIUM)[:, None]
             style[place] = np.where(medium, style[1], style[place])
-        parts = self._parts(image, chosen.target) if self.parts else None
+        parts = self._parts(image) if self.parts else None
         return PoolBatch(content, torch.from_numpy(style), None if kind is None else torch.from_numpy(kind), parts)
 
-    def _parts(self, image: NDArray[np.int64], target: NDArray[np.int64]) -> PartsBatch:
-        pool = self.pool
-        rest = [np.full(len(image), OWN), np.full(len(image), ITSELF), np.where(target == FIRST, SECOND, FIRST)]
-        return PartsBatch(
-            view=torch.from_numpy(pool.content[image, VIEW]),
-            styles=torch.from_numpy(np.concatenate([pool.style[image, slot] for slot in rest])),
-            styles_domain=torch.from_numpy(np.concatenate([pool.domain[image, slot] for slot in rest])),
-            domain=torch.from_numpy(pool.domain[image, target]),
-            labels=torch.from_numpy(self.labels[image]),
-        )
+    def _parts(self, image: NDArray[np.int64]) -> PartsBatch:
+        return PartsBatch(torch.from_numpy(self.pool.content[image, VIEW]), torch.from_numpy(self.labels[image]))
 
     def encode(self, batch: object, device: torch.device) -> Encoded:
         """The encodings of a `PoolBatch`, as they are: nothing is left to encode."""
         assert isinstance(batch, PoolBatch)
         content, style = batch.content.to(device, non_blocking=True).float(), batch.style.to(device, non_blocking=True)
         anchor, positive, *negatives = (Pair(c, s) for c, s in zip(content, style, strict=True))
-        parts = batch.parts and PartsBatch(**{n: v.to(device, non_blocking=True) for n, v in vars(batch.parts).items()})
+        parts = batch.parts
         if parts is not None:
-            parts = PartsBatch(**{**vars(parts), "view": parts.view.float()})
+            view = parts.view.to(device, non_blocking=True).float()
+            parts = PartsBatch(view, parts.labels.to(device, non_blocking=True))
         kind = None if batch.kind is None else batch.kind.to(device, non_blocking=True)
         return Encoded(anchor, positive, tuple(negatives), kind, parts)

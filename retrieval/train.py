@@ -20,7 +20,7 @@ from index_store.workspace import Workspace
 from retrieval.config import NEGATIVES, NegativeKind, RetrievalConfig
 from retrieval.domains import Domains
 from retrieval.network import Network, PartsNetwork, make_network
-from retrieval.objectives import Parts, make_objective
+from retrieval.objectives import labels_loss, make_objective
 from retrieval.pool import open_pool
 from retrieval.protocol import Encoders, as_images
 from retrieval.sources import Encoded, FromPool, MadeAnew, Source
@@ -77,7 +77,10 @@ class RetrievalTask:
                 f"add images or choose other --attributes-used"
             )
         self.anew = MadeAnew(workspace, encoders, self.ids, self.domains, config.negatives, mirror=mirror)
-        self.source, others = self._source(pool_progress)
+        self.source: Source = self.anew
+        others = np.zeros((0, 0), np.int8)
+        if config.pool:
+            self.source, others = self._pool(pool_progress)
         with torch.random.fork_rng(devices=[]):  # the initial weights depend on the seed alone
             torch.manual_seed(seed)
             self.network: Network = make_network(
@@ -85,8 +88,11 @@ class RetrievalTask:
                 content_channels=encoders.content_channels,
                 content_size=encoders.size // 4,
                 style_dim=encoders.style_dim,
-                labels=others,
+                labels=others.shape[1],
             ).to(self.device)
+            if isinstance(self.network, PartsNetwork) and isinstance(self.source, FromPool):
+                contents, styles = self.source.pool.statistics()
+                self.network.fit(contents, styles.to(self.device), torch.from_numpy(others).to(self.device))
         self.objective = make_objective(config, self.network.dim).to(self.device)
         self.networks: dict[str, nn.Module] = {"embedding": self.network}
         weights = self.network.parameters()
@@ -96,27 +102,23 @@ class RetrievalTask:
             else torch.optim.Adam(weights, lr=config.learning_rate)
         }
 
-    def _source(self, progress: Callable[[int, int], None] | None) -> tuple[Source, int]:
-        """Where triplets come from, and how many other attributes the content is taught."""
+    def _pool(self, progress: Callable[[int, int], None] | None) -> tuple[FromPool, NDArray[np.int8]]:
+        """Triplets from a pool, and its images' other attributes int8 [n, O] where the content is taught them."""
         config = self.config
-        if not config.pool:
-            return self.anew, 0
         pool = open_pool(
             self.workspace, self.encoders, self.ids, self.labels, gigabytes=config.pool, seed=0, progress=progress
         )
-        parts, labels = config.objective == "parts", None
-        if config.content_labels:
-            table = self.workspace.images(ids=pool.ids)
+        parts, labels = config.objective == "parts", np.zeros((len(pool), 0), np.int8)
+        if parts and config.content_teacher == "labels":
             used = self.workspace.schema.indices(self.encoders.schema.names)
-            labels = np.delete(table.labels, used, axis=1)
+            labels = np.delete(self.workspace.images(ids=pool.ids).labels, used, axis=1)
             if not (labels >= 0).any():
                 raise RgunitError(
-                    "retrieval.content_labels needs attributes beside those of the style, and there are none: set it "
-                    "to 0, or choose fewer --attributes-used"
+                    "retrieval.content_teacher=labels needs attributes beside those of the style, and there are none: "
+                    "set it to views, or choose fewer --attributes-used"
                 )
         negatives: tuple[NegativeKind, ...] = ("medium",) if parts else config.negatives
-        source = FromPool(pool, negatives, every=config.objective != "triplet", parts=parts, labels=labels)
-        return source, 0 if labels is None else labels.shape[1]
+        return FromPool(pool, negatives, every=config.objective != "triplet", parts=parts, labels=labels), labels
 
     def learning_rates(self, step: int) -> dict[str, float]:
         """The learning rate of each optimiser at a step (from 0)."""
@@ -132,7 +134,7 @@ class RetrievalTask:
         self.network.train()
         with self.autocast():
             encoded = self.source.encode(batch, self.device)
-            loss, told = self._parts(encoded) if isinstance(self.objective, Parts) else self._joint(encoded)
+            loss, told = self._parts(encoded) if isinstance(self.network, PartsNetwork) else self._joint(encoded)
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         optimizer.step()
@@ -162,29 +164,27 @@ class RetrievalTask:
         return loss, told
 
     def _parts(self, encoded: Encoded) -> tuple[Tensor, dict[str, Tensor]]:
-        """Content and style apart: what is near in the one says nothing of the other."""
-        network, objective, parts = self.network, self.objective, encoded.parts
-        assert isinstance(network, PartsNetwork) and isinstance(objective, Parts) and parts is not None
+        """Content alone; the style is read as it is."""
+        network, parts = self.network, encoded.parts
+        assert isinstance(network, PartsNetwork) and parts is not None
+        if network.labels:
+            loss = labels_loss(
+                network.read(torch.cat([encoded.anchor.content, parts.view])).float(), parts.labels.repeat(2, 1)
+            )
+            return loss, {}
         medium = [pair.content for pair in encoded.negatives]
-        contents = torch.cat([encoded.anchor.content, encoded.positive.content, parts.view, *medium])
-        content = network.content_vector(contents)
-        content = content.view(-1, len(parts.domain), content.shape[1])
-        styles = torch.cat([encoded.anchor.style, encoded.positive.style, parts.styles])
-        b = len(parts.domain)
-        asked, read, others = torch.split(network.style_vector(styles), [b, b, len(parts.styles)])
-        told = {
-            "loss_content": objective.content(content[0], content[1:3], content[3:]),
-            "loss_style": objective.style(asked, read, parts.domain, others, parts.styles_domain),
-        }
-        loss = told["loss_content"] + told["loss_style"]
-        if network.labels is not None:
-            seen = network.labels(content[:3].flatten(0, 1))
-            told["loss_labels"] = objective.labels(seen.float(), parts.labels.repeat(3, 1))
-            loss = loss + objective.teach * told["loss_labels"]
+        content = network.content_vector(
+            torch.cat([encoded.anchor.content, encoded.positive.content, parts.view, *medium])
+        )
+        content = content.view(-1, len(parts.view), content.shape[1])
+        loss = self.objective(content[0], content[1:3], content[3:])
         with torch.no_grad():
-            told["distance_positive"] = (content[0] - content[1]).norm(dim=1).mean()
-            told["distance_negative"] = (content[0] - content[0].roll(1, 0)).norm(dim=1).mean()
-        return loss, {name: value.detach() for name, value in told.items()}
+            told = {
+                "distance_positive": torch.linalg.vector_norm(content[0] - content[1], dim=1).mean(),
+                "distance_view": torch.linalg.vector_norm(content[0] - content[2], dim=1).mean(),
+                "distance_negative": torch.linalg.vector_norm(content[0] - content[0].roll(1, 0), dim=1).mean(),
+            }
+        return loss, told
 
     def _distance(self, a: Tensor, b: Tensor) -> Tensor:
         gap: Tensor = torch.linalg.vector_norm(a - b, dim=1)
@@ -225,7 +225,10 @@ class RetrievalTask:
 
     def health(self, metrics: Mapping[str, float]) -> str | None:
         """A warning where the embedding has collapsed: all distances far below the margin."""
-        if max(metrics["distance_positive"], metrics["distance_negative"]) < 0.01 * self.config.margin:
+        if (
+            max(metrics.get("distance_positive", 1.0), metrics.get("distance_negative", 1.0))
+            < 0.01 * self.config.margin
+        ):
             return "all embeddings fall on one point: lower retrieval.learning_rate or raise retrieval.margin"
         return None
 
