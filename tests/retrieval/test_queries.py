@@ -5,7 +5,7 @@ from colours import ColourEncoders, paint
 from numpy.typing import NDArray
 
 from index_store.attributes import AttributeSchema
-from index_store.errors import RgunitError, UsageError
+from index_store.errors import RgunitError
 from retrieval.protocol import as_images
 from retrieval.queries import compose
 
@@ -79,10 +79,28 @@ def test_a_generator_draws_from_the_component_instead_of_its_mean() -> None:
     assert encoders.style_labels(one).tolist() == [[1, 1]]
 
 
-def test_a_query_needs_an_edit_or_a_picture_and_the_right_size() -> None:
+def test_without_an_edit_the_query_is_the_picture_itself() -> None:
     encoders = ColourEncoders()
-    with pytest.raises(UsageError, match="--to"):
-        compose(encoders, picture(1, 0))
+    query = compose(encoders, picture(1, 0))
+    assert query.target.tolist() == [1, 0]
+    torch.testing.assert_close(query.style, encoders.style(as_images(picture(1, 0)[None], "cpu")))
+
+
+def test_of_several_pictures_the_mean_content_and_the_majority_of_labels() -> None:
+    encoders = ColourEncoders()
+    images = np.stack([picture(1, 0), picture(1, 1), picture(0, 1)])
+    query = compose(encoders, images, edit=encoders.schema.edit("+Red"))
+    assert query.target.tolist() == [1, 1]
+    torch.testing.assert_close(query.content, encoders.content(as_images(images, "cpu")).mean(0, keepdim=True))
+    assert query.contents.shape[0] == 3 and numbers(query.style) == [1, 1]
+    known = np.array([[-1, 0], [-1, 0], [-1, -1]], np.int8)  # the labels outvote what the last one looks like
+    assert compose(encoders, images, edit=encoders.schema.edit("+Red"), known_labels=known).target.tolist() == [1, 0]
+    even = compose(encoders, images[[0, 2]], edit=encoders.schema.edit("+Red"))
+    assert even.target.tolist() == [1, 0]  # the first decides
+
+
+def test_a_query_needs_the_right_size() -> None:
+    encoders = ColourEncoders()
     with pytest.raises(RgunitError, match=r"\[32, 32, 3\], not uint8 \[16, 32, 3\]"):
         compose(encoders, picture(1, 0)[:16], edit=encoders.schema.edit("+Red"))
 

@@ -19,9 +19,10 @@ from retrieval.evaluation import (
     evaluate_retrieval,
     evaluate_vectors,
 )
+from retrieval.indexing import build_index
 from retrieval.metrics import precision_at_k
 from retrieval.queries import descendants
-from retrieval.retriever import Retriever, build_index
+from retrieval.retriever import Retriever
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,7 @@ def test_the_index_gives_the_same_neighbours(retriever: Retriever) -> None:
     told = evaluate_queries(workspace, retriever, RetrievalProtocol(k=5))
     images = torch.from_numpy(workspace.load(told.query_ids, 32)).permute(0, 3, 1, 2) / 127.5 - 1
     queries = retriever.embed(encoders.content(images), encoders.style_mean(torch.from_numpy(told.targets)))
-    found = retriever.search(
+    found = retriever.nearest(
         queries.numpy(), k=5, where="split=test origin=real", exclude=list(told.query_ids[:, None])
     )
     np.testing.assert_array_equal(found.ids, told.neighbour_ids)

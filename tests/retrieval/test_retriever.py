@@ -5,12 +5,15 @@ import pytest
 import torch
 from colours import CONFIG, ColourEncoders, make_workspace, untrained
 
-import retrieval.retriever
+import retrieval.indexing
 from index_store.errors import RgunitError, UsageError
 from index_store.workspace import GeneratedImage, Workspace
+from retrieval.indexing import build_index
+from retrieval.loading import fingerprint
 from retrieval.metrics import smallest, squared_distances
-from retrieval.queries import ComposedQuery, compose, descendants, find
-from retrieval.retriever import Retriever, build_index
+from retrieval.pictures import Picture
+from retrieval.queries import ComposedQuery, compose, descendants
+from retrieval.retriever import Retriever
 from retrieval.train import RetrievalTask
 
 
@@ -42,20 +45,20 @@ def test_the_fingerprint_changes_with_weights_and_with_encoders(trained: tuple[W
     workspace, run = trained
     one = Retriever.open(workspace, run)
     assert Retriever.open(workspace, run).fingerprint == one.fingerprint
-    assert retrieval.retriever.fingerprint(one.network, "other encoders") != one.fingerprint
+    assert fingerprint(one.network, "other encoders") != one.fingerprint
     with torch.no_grad():
         one.network.mlp[0].bias[0] += 1e-3
-    assert retrieval.retriever.fingerprint(one.network, one.run.config["encoders_fingerprint"]) != one.fingerprint
+    assert fingerprint(one.network, one.run.config["encoders_fingerprint"]) != one.fingerprint
 
 
 def test_what_is_indexed_is_found_exactly(indexed: Retriever) -> None:
     workspace = indexed.workspace
     table = workspace.images()
     vectors = indexed.embed_images(workspace.load(table.ids, 32))
-    found = indexed.search(vectors, k=1)
+    found = indexed.nearest(vectors, k=1)
     np.testing.assert_array_equal(found.ids[:, 0], table.ids)
     np.testing.assert_allclose(found.distances[:, 0], 0, atol=1e-4)
-    found = indexed.search(vectors, k=5, exclude=list(table.ids[:, None]))
+    found = indexed.nearest(vectors, k=5, exclude=list(table.ids[:, None]))
     others = squared_distances(vectors, vectors) + np.diag(np.full(len(table), np.inf))
     rows, distances = smallest(others, 5)
     np.testing.assert_array_equal(found.ids, table.ids[rows])
@@ -65,7 +68,7 @@ def test_what_is_indexed_is_found_exactly(indexed: Retriever) -> None:
 def test_an_interrupted_build_goes_on_where_it_was(
     tmp_path: Path, encoders: ColourEncoders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retrieval.retriever, "SEAL", 16)
+    monkeypatch.setattr(retrieval.indexing, "SEAL", 16)
     with make_workspace(tmp_path, count=40) as workspace:
         retriever = untrained(workspace, encoders)
 
@@ -89,9 +92,9 @@ def test_only_what_the_filter_names_is_indexed(tmp_path: Path, encoders: ColourE
     with make_workspace(tmp_path, count=30) as workspace:
         retriever = untrained(workspace, encoders)
         with pytest.raises(RgunitError, match="rgunit index build"):
-            retriever.search(np.zeros(16), k=3)
+            retriever.nearest(np.zeros(16), k=3)
         assert build_index(workspace, retriever, where="split=train") == 20
-        found = retriever.search(np.zeros(16), k=25)  # more than there are
+        found = retriever.nearest(np.zeros(16), k=25)  # more than there are
         assert (found.ids[0] >= 0).sum() == 20
         assert (found.ids[0, 20:] == -1).all()
         assert np.isinf(found.distances[0, 20:]).all()
@@ -115,17 +118,16 @@ def test_a_query_finds_neither_generated_images_nor_itself_nor_its_offspring(
         build_index(workspace, retriever)
         np.testing.assert_array_equal(descendants(workspace, [source]), sorted([source, child, grandchild]))
 
-        edit = encoders.schema.edit("+Red")
-        query = compose(encoders, pixels, edit=edit)
-        everything = find(retriever, query, k=30)
-        assert set(everything.ids[0][everything.ids[0] >= 0]) == set(workspace.images("origin=real").ids)
-        own = find(retriever, query, k=30, image_id=source)
-        assert (own.ids >= 0).sum() == 19
-        assert source not in own.ids
-        generated = find(retriever, query, k=30, where="origin=generated", image_id=source)
-        assert generated.ids[0][generated.ids[0] >= 0].tolist() == [stranger]
+        real = set(workspace.images("origin=real").ids.tolist())
+        assert {one.image_id for one in retriever.search(pixels, edit="+Red", k=30)} == real
+        own = Picture(pixels, source)
+        found = retriever.search(own, edit="+Red", k=30)
+        assert {one.image_id for one in found} == real - {source}
+        assert [one.rank for one in found] == list(range(1, 20))
+        generated = retriever.search(own, edit="+Red", k=30, origin="generated")
+        assert [one.image_id for one in generated] == [stranger]
         with pytest.raises(UsageError, match="at least 1"):
-            find(retriever, query, k=0)
+            retriever.search(pixels, edit="+Red", k=0)
 
 
 def test_edits_are_answered_with_pictures_of_that_style(indexed: Retriever, encoders: ColourEncoders) -> None:
@@ -134,11 +136,10 @@ def test_edits_are_answered_with_pictures_of_that_style(indexed: Retriever, enco
     labels = table.labels[:, workspace.schema.indices(["Red", "Green"])]
     hits = []
     for row in range(12):
-        edit = encoders.schema.edit("-Red +Green" if labels[row, 0] else "+Red -Green")
-        query = compose(encoders, workspace.load(table.ids[row : row + 1], 32)[0], edit=edit)
-        found = find(indexed, query, k=5, image_id=int(table.ids[row]))
-        neighbours = workspace.images(ids=found.ids[0]).labels[:, workspace.schema.indices(["Red", "Green"])]
-        hits.append((neighbours == query.target).mean())
+        edit = "-Red +Green" if labels[row, 0] else "+Red -Green"
+        found = indexed.search(table.paths[row], edit=edit, k=5)
+        assert table.paths[row] not in [str(one.path) for one in found]
+        hits += [all(one.attributes[name] == bit for name, bit in found.target.items()) for one in found]
     assert np.mean(hits) > 0.8
 
 
@@ -146,7 +147,7 @@ def test_encoders_that_it_was_not_trained_on_are_refused(trained: tuple[Workspac
     workspace, run = trained
     other = ColourEncoders()
     other.fingerprint = "f" * 64
-    with pytest.raises(RgunitError, match=rf"{run} was trained on translation run r0 \(fingerprint .*train retrieval"):
+    with pytest.raises(RgunitError, match=rf"{run} is older than its translator: .* run r0 .*`rgunit index build`"):
         Retriever.open(workspace, run, encoders=other)
     other = ColourEncoders(("Green", "Red"))
     with pytest.raises(RgunitError, match="attributes Red, Green, the translator on Green, Red"):
@@ -169,7 +170,7 @@ def test_missing_and_damaged_runs_are_told_in_one_line(tmp_path: Path, encoders:
         with pytest.raises(RgunitError, match="does not hold the embedding network") as caught:
             Retriever.open(workspace)
         assert "\n" not in str(caught.value)
-        with pytest.raises(RgunitError, match="without its encoders"):
+        with pytest.raises(RgunitError, match="there is no run 'r0'"):  # the translator that it was trained on
             Retriever(workspace, good.run, good.network, encoders_fingerprint="x").embed_images(
                 np.zeros((1, 32, 32, 3), np.uint8)
             )

@@ -12,10 +12,11 @@ from small import USED, tiny
 
 from index_store.errors import RgunitError, UsageError
 from index_store.workspace import Workspace
+from retrieval import Results, Retriever
 from translation.arms import open_arms
-from translation.inference import query_image, read_picture, translate_images
+from translation.inference import translate_images
 from translation.stages import train_guided
-from translation.translator import Translator, default_run
+from translation.translator import default_run
 
 
 @pytest.fixture
@@ -38,38 +39,39 @@ def foreign(inside: Path, tmp_path: Path) -> Path:
     return path
 
 
+def query(workspace: Workspace, path: Path, **how: object) -> Results:
+    return Retriever.open(workspace, device="cpu").search(path, **how)  # type: ignore[arg-type]
+
+
 def pixels(path: str) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     return np.asarray(Image.open(path))
 
 
 def test_a_known_picture_keeps_its_labels_and_is_not_its_own_neighbour(guided: Workspace, inside: Path) -> None:
-    answer = query_image(guided, inside, to="+Glasses", k=100, device="cpu")
+    answer = query(guided, inside, edit="+Glasses", k=100)
     own = guided.image_for_path(inside)
     assert own is not None
     known = guided.schema.describe(guided.images(ids=[own]).labels[0])
-    assert answer["target"] == {name: known[name] for name in USED} | {"Glasses": 1}
-    assert own not in [one["image_id"] for one in answer["neighbours"]]
-    assert {one["origin"] for one in answer["neighbours"]} == {"real", "unlabelled"}
-    assert len(answer["neighbours"]) == 80 + 12 - 1
-    distances = [one["distance"] for one in answer["neighbours"]]
+    assert answer.target == {name: known[name] for name in USED} | {"Glasses": 1}
+    assert own not in [one.image_id for one in answer]
+    assert {one.origin for one in answer} == {"real", "unlabelled"}
+    assert len(answer) == 80 + 12 - 1
+    distances = [one.distance for one in answer]
     assert distances == sorted(distances)
 
 
 def test_a_copy_under_another_name_is_recognised_by_its_bytes(guided: Workspace, inside: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy.png"
     shutil.copy(inside, copy)
-    translator = Translator.load(guided, "r1")
-    assert read_picture(guided, translator, copy).image_id == guided.image_for_path(inside)
-    a, b = (query_image(guided, path, to="+Glasses", k=5, device="cpu") for path in (inside, copy))
-    assert a["neighbours"] == b["neighbours"]
+    a, b = (query(guided, path, edit="+Glasses", k=5) for path in (inside, copy))
+    assert a.neighbours == b.neighbours
 
 
 def test_a_foreign_picture_works_like_one_inside(guided: Workspace, foreign: Path, tmp_path: Path) -> None:
-    answer = query_image(guided, foreign, to="+Blond_Hair", k=3, device="cpu", grid=tmp_path / "grid.png")
-    assert len(answer["neighbours"]) == 3
-    assert answer["target"]["Blond_Hair"] == 1 and answer["target"]["Black_Hair"] == 0
-    assert set(answer["target"].values()) <= {0, 1}
-    assert Image.open(tmp_path / "grid.png").size == (4 * 32, 32)
+    answer = query(guided, foreign, edit="+Blond_Hair", k=3)
+    assert len(answer) == 3
+    assert answer.target["Blond_Hair"] == 1 and answer.target["Black_Hair"] == 0
+    assert set(answer.target.values()) <= {0, 1}
     [row] = translate_images(guided, [foreign], to="+Blond_Hair", out=tmp_path / "out", device="cpu")
     assert pixels(row["path"]).shape == (32, 32, 3) and pixels(row["mask"]).shape == (32, 32, 3)
     assert len(row["neighbours"]) == 3 and row["source"] == str(foreign.absolute())
@@ -97,12 +99,12 @@ def test_style_of_takes_that_pictures_labels(guided: Workspace, inside: Path, dr
     mine = table.labels[table.ids == guided.image_for_path(inside)][0, columns]
     row = int(np.flatnonzero((table.labels[:, columns] != mine).any(axis=1))[0])
     other = Path(table.paths[row])
-    answer = query_image(guided, inside, style_of=other, k=2, device="cpu")
-    assert list(answer["target"].values()) == table.labels[row, columns].tolist()
+    answer = query(guided, inside, style_of=other, k=2)
+    assert list(answer.target.values()) == table.labels[row, columns].tolist()
     [made] = translate_images(guided, [inside], style_of=other, out=tmp_path, device="cpu")
-    assert made["target"] == answer["target"]
-    both = query_image(guided, inside, style_of=other, to="+Glasses", k=2, device="cpu")
-    assert both["target"] == answer["target"] | {"Glasses": 1}
+    assert made["target"] == answer.target
+    both = query(guided, inside, style_of=other, edit="+Glasses", k=2)
+    assert both.target == answer.target | {"Glasses": 1}
 
 
 def test_pictures_of_one_name_do_not_overwrite_each_other(guided: Workspace, inside: Path, tmp_path: Path) -> None:
@@ -167,8 +169,6 @@ def test_what_cannot_be_done_is_said_in_one_line(guided: Workspace, inside: Path
     with pytest.raises(RgunitError):
         translate_images(guided, [inside, tmp_path / "missing.png"], to="+Glasses", out=out, device="cpu")
     assert not out.exists() or not list(out.iterdir()), "nothing is written before all pictures are read"
-    with pytest.raises(UsageError):
-        query_image(guided, inside, to="+Glasses", k=0, device="cpu")
 
 
 def test_without_a_translator_the_remedy_is_named(workspace: Workspace, inside: Path, tmp_path: Path) -> None:
