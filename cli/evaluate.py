@@ -37,7 +37,7 @@ def register(app: typer.Typer) -> None:
     short_help="P@10 against random and simpler retrieval.",
     epilog="\b\nExamples:\n"
     "  rgunit -w faces evaluate retrieval\n"
-    "  rgunit -w faces evaluate retrieval --relevance identity",
+    "  rgunit -w faces evaluate retrieval --relevance identity --plane plane.svg",
 )
 def retrieval(
     context: typer.Context,
@@ -56,6 +56,10 @@ def retrieval(
     generated: Annotated[
         bool, typer.Option("--generated", help="Search generated images too; their labels are those asked for.")
     ] = False,
+    plane: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.svg", dir_okay=False, help="Draw attributes against content, with the baselines."),
+    ] = None,
     hide_labels: Annotated[
         float, typer.Option(metavar="SHARE", min=0.0, max=1.0, help="Images whose labels the label filter cannot see.")
     ] = 0.0,
@@ -66,8 +70,11 @@ def retrieval(
     neighbours with all labels asked for and, with --relevance, the query's own value in that column.
     """
     from cli.progress import Bars
+    from index_store.errors import UsageError
 
     settings: Settings = context.obj
+    if plane is not None and plane.suffix.lower() != ".svg":
+        raise UsageError(f"--plane draws SVG: give it a name that ends in .svg, not {plane}")
     with settings.open() as workspace:
         with Bars("evaluate") as bars:
             from retrieval.evaluation import RetrievalProtocol
@@ -82,6 +89,10 @@ def retrieval(
                 hidden=hide_labels,
             )
             found = evaluate_retrieval_run(workspace, protocol, run=run, device=settings.device, progress=bars).summary
+        if plane is not None:
+            from translation.report.plane import draw_plane, points_of
+
+            draw_plane(points_of(found), found["late_fusion_curve"], plane)
         settings.show(found, lambda console: _draw_retrieval(console, found))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.metrics import Floats, Labels, squared_distances
+from retrieval.metrics import Labels, squared_distances
 from retrieval.scoring import BLOCK, Case, Ids, rank_table, score, score_same_labels
 
 Vectors = NDArray[np.float32]
@@ -48,11 +48,11 @@ def simple_retrievals(
 def late_fusion(
     case: Case, parts: Sequence[tuple[Vectors, Vectors]], weights: Sequence[Sequence[float]], block: int = BLOCK
 ) -> list[Ids]:
-    """Neighbours [q, k] for each weighting of several distances, each divided by its mean over all pairs.
+    """Neighbours [q, k] for each weighting of several distances, each divided by its mean between two images.
 
     `parts` are (queries [q, d], set [n, d]) of each distance, `weights` a number for each of them.
     """
-    scales = [mean_squared_distance(queries, vectors) or 1.0 for queries, vectors in parts]
+    scales = [mean_squared_distance(vectors) or 1.0 for _, vectors in parts]
     found: list[list[Ids]] = [[] for _ in weights]
     for start in range(0, len(case.rows), block):
         part = slice(start, start + block)
@@ -82,8 +82,6 @@ def filter_by_labels(case: Case, queries: Vectors, vectors: Vectors, known: Labe
     return np.concatenate(found)
 
 
-def mean_squared_distance(queries: Vectors, vectors: Vectors) -> float:
-    """Mean squared L2 distance over all pairs of queries [q, d] and vectors [n, d]."""
-    a, b = queries.astype(np.float64), vectors.astype(np.float64)
-    middle: Floats = a.mean(axis=0) - b.mean(axis=0)
-    return float(a.var(axis=0).sum() + b.var(axis=0).sum() + (middle**2).sum())
+def mean_squared_distance(vectors: Vectors) -> float:
+    """Mean squared L2 distance between two vectors of a set [n, d], as `scales.measure_scale` keeps it."""
+    return 2 * float(vectors.astype(np.float64).var(axis=0).sum())

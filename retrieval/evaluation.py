@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional as F
 
 from index_store.duplicates import near_pairs, perceptual_hash
 from index_store.errors import RgunitError, UsageError
@@ -50,8 +49,8 @@ class SetVectors:
 
     queries: Vectors  # embeddings
     images: Vectors
-    content: Vectors
-    style: Vectors  # μ of the images
+    content: Vectors  # `Retriever.content_vectors`
+    style: Vectors  # μ
     wanted: Vectors  # [q, S] the targets' component means
 
 
@@ -167,14 +166,13 @@ def embed_set(
         images = as_images(pixels, encoders.device)
         content, style = encoders.content(images), encoders.style(images).float()
         wanted = encoders.style_mean(targets[part]).to(encoders.device)
-        pooled = F.normalize(F.adaptive_avg_pool2d(content.float(), 2).flatten(1))
-        tensors = (retriever.embed(content, wanted), retriever.embed(content, style), pooled, style, wanted)
+        embedded = retriever.embed(content, wanted), retriever.embed(content, style)
+        tensors = (*embedded, retriever.content_vectors(content), style, wanted)
         made.append(tuple(tensor.float().cpu().numpy() for tensor in tensors))
         if progress is not None:
             progress(min(start + batch, len(ids)), len(ids))
-    queries, embedded, pooled_all, styles, asked = (np.concatenate(column) for column in zip(*made, strict=True))
-    vectors = SetVectors(queries[case.rows], embedded, pooled_all, styles, asked[case.rows])
-    return vectors, np.concatenate(hashes)
+    queries, own, contents, styles, asked = (np.concatenate(column) for column in zip(*made, strict=True))
+    return SetVectors(queries[case.rows], own, contents, styles, asked[case.rows]), np.concatenate(hashes)
 
 
 def evaluate_vectors(

@@ -27,10 +27,10 @@ def test_each_simple_retrieval_by_hand() -> None:
     assert told["content_only"] == (0, 1)  # rows 1, 2
     assert told["style_only"] == (1, 1 / 2)  # rows 3, 4
     assert told["same_labels"] == (1, 1 / 2)
-    # Content's distances 1, 4, 81, 9 and own 0 have mean 19; style's 9, 16, 0, 1 and own 4 have mean 6. At weight 0.6
-    # the sums are .63, 1.19, 2.56, .35: rows 4 and 1. At 0.1 they are 1.36, 2.42, .43, .20: rows 4 and 3.
-    assert mean_squared_distance(column(0), CONTENT) == pytest.approx(19)
-    assert mean_squared_distance(WANTED, STYLE) == pytest.approx(6)
+    # Of rows 1 to 4, content's distances are 1, 4, 81, 9 in units of 20, style's 9, 16, 0, 1 in units of 6.88.
+    # At weight 0.6 the sums are .55, 1.05, 2.43, .33: rows 4 and 1. At 0.1 they are 1.18, 2.11, .41, .18: rows 4 and 3.
+    assert mean_squared_distance(CONTENT) == pytest.approx(20)
+    assert mean_squared_distance(STYLE) == pytest.approx(6.88)
     assert [row["weight"] for row in curve] == list(WEIGHTS)
     assert (curve[5]["attributes"], curve[5]["content"]) == (1 / 2, 1)
     assert (curve[0]["attributes"], curve[0]["content"]) == (1, 1 / 2)
@@ -52,8 +52,9 @@ def test_late_fusion_is_the_sum_of_scaled_distances(seed: int, weight: float) ->
     labels = rng.integers(0, 2, (9, 2)).astype(np.int8)
     asked = draw_case(["A"], labels[:, :1], labels[:, 1:], k=4)
     content, style, wanted = (rng.normal(size=(9, d)).astype(np.float32) for d in (3, 2, 2))
-    pairs = [((a[:, None].astype(float) - b[None]) ** 2).sum(2) for a, b in ((content, content), (wanted, style))]
-    table = weight * pairs[0] / pairs[0].mean() + (1 - weight) * pairs[1] / pairs[1].mean()
+    apart = [((a[:, None].astype(float) - b[None]) ** 2).sum(2) for a, b in ((content, content), (wanted, style))]
+    units = [((a[:, None].astype(float) - a[None]) ** 2).sum(2).mean() for a in (content, style)]
+    table = weight * apart[0] / units[0] + (1 - weight) * apart[1] / units[1]
     np.fill_diagonal(table, np.inf)
     (rows,) = late_fusion(asked, [(content, content), (wanted, style)], [(weight, 1 - weight)], block=2)
     np.testing.assert_array_equal(rows, np.argsort(table, axis=1, kind="stable")[:, :4])

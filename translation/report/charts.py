@@ -106,19 +106,19 @@ def line_chart(
     parts = []
     for value in _log_ticks(low, high) if log else ticks(low, high, 4):
         y_at = float(up(value))
-        parts += [_rule("grid", _LEFT, right, y_at, y_at), _text(_LEFT - 6, y_at + 3.5, "end", number(value))]
+        parts += [rule("grid", _LEFT, right, y_at, y_at), text(_LEFT - 6, y_at + 3.5, "end", number(value))]
     for value in ticks(x_low, x_high, 4):
         x_at = float(across(value))
-        parts.append(_rule("axis", x_at, x_at, bottom, bottom + 4))
-        parts.append(_text(x_at, bottom + 15, "middle", number(value)))
-    parts += [_rule("axis", _LEFT, right, bottom, bottom), _text(right, _HEIGHT - 2, "end", x_label)]
+        parts.append(rule("axis", x_at, x_at, bottom, bottom + 4))
+        parts.append(text(x_at, bottom + 15, "middle", number(value)))
+    parts += [rule("axis", _LEFT, right, bottom, bottom), text(right, _HEIGHT - 2, "end", x_label)]
     for i, (_, x, y) in enumerate(drawn):
         mean = smoothed(y, len(y) // 25)
         if len(y) >= 50:
             parts.append(f'<polyline class="line faint s{i}" points="{_points(across(x), up(y))}"/>')
         shown = mean if len(y) >= 50 else y
         parts.append(f'<polyline class="line s{i}" points="{_points(across(x), up(shown))}"/>')
-    return _svg(_WIDTH, _HEIGHT, label, parts)
+    return svg(_WIDTH, _HEIGHT, label, parts)
 
 
 def legend(names: Sequence[str]) -> Markup:
@@ -146,19 +146,19 @@ def dot_chart(
     parts = []
     for value in ticks(low, high, 5):
         x = across(value)
-        parts += [_rule("grid", x, x, top, bottom), _text(x, bottom + 14, "middle", number(value))]
+        parts += [rule("grid", x, x, top, bottom), text(x, bottom + 14, "middle", number(value))]
     for name, value in (marks or {}).items():
         x = across(value)
-        parts += [_rule("mark", x, x, top - 2, bottom), _text(x, top - 6, "middle", name)]
+        parts += [rule("mark", x, x, top - 2, bottom), text(x, top - 6, "middle", name)]
     for i, dot in enumerate(shown):
         y = top + row * (i + 0.5)
         kind = "control" if dot.control else "s0"
-        parts.append(_text(left - 10, y + 4, "end", dot.name, f"name {kind}"))
+        parts.append(text(left - 10, y + 4, "end", dot.name, f"name {kind}"))
         if dot.interval is not None:
             a, b = (across(end) for end in dot.interval)
-            parts.append(_rule(f"whisker {kind}", a, b, y, y))
+            parts.append(rule(f"whisker {kind}", a, b, y, y))
         parts.append(f'<circle class="dot {kind}" cx="{across(dot.value):.1f}" cy="{y:.1f}" r="4"/>')
-    return _svg(_WIDTH, bottom + 20, label, parts)
+    return svg(_WIDTH, bottom + 20, label, parts)
 
 
 def _finite(line: Line) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -188,15 +188,15 @@ def _points(x: NDArray[np.float64], y: NDArray[np.float64], most: int = 400) -> 
     return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x[::step], y[::step], strict=True))
 
 
-def _text(x: float, y: float, anchor: str, text: str, kind: str = "tick") -> str:
+def text(x: float, y: float, anchor: str, text: str, kind: str = "tick") -> str:
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def _rule(kind: str, x1: float, x2: float, y1: float, y2: float) -> str:
+def rule(kind: str, x1: float, x2: float, y1: float, y2: float) -> str:
     return f'<line class="{kind}" x1="{x1:.1f}" x2="{x2:.1f}" y1="{y1:.1f}" y2="{y2:.1f}"/>'
 
 
-def _svg(width: int, height: int, label: str, parts: Sequence[str]) -> Markup:
+def svg(width: int, height: int, label: str, parts: Sequence[str]) -> Markup:
     body = Markup("".join(parts))  # every text in it was escaped above
     return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
         width, height, label, body

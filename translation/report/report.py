@@ -22,6 +22,7 @@ from translation.report.charts import Dot, dot_chart
 from translation.report.curves import Chart, charts_of
 from translation.report.data import ReportData
 from translation.report.facts import data_facts, duration, machine_facts, memory, settings
+from translation.report.plane import plane, points_of
 from translation.report.verdicts import (
     ARMS,
     CHANCE,
@@ -155,7 +156,7 @@ def grey(mask: NDArray[Any]) -> str:
 
 
 def _retrieval(retrieval: Mapping[str, Any] | None, found: Sequence[Verdict]) -> dict[str, Any] | None:
-    """The two retrieval tables: `rows` of (name, scores, kind) and `attributes` with their verdicts."""
+    """The retrieval tables, `rows` of (name, scores, kind) and `attributes` with their verdicts, and the plane."""
     if not retrieval:
         return None
     rows = [
@@ -176,7 +177,9 @@ def _retrieval(retrieval: Mapping[str, Any] | None, found: Sequence[Verdict]) ->
                 "state": state_of(found, name, "one attribute"),
             }
         )
-    return {**retrieval, "rows": rows, "attributes_table": attributes}
+    label = "What each retrieval finds of the labels asked for and of the query's other labels"
+    drawn = plane(points_of(retrieval), retrieval.get("late_fusion_curve") or [], label=label)
+    return {**retrieval, "rows": rows, "attributes_table": attributes, "plane": drawn}
 
 
 def _translation(translation: Mapping[str, Any] | None, found: Sequence[Verdict]) -> dict[str, Any] | None:
