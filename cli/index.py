@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -24,7 +25,9 @@ def register(app: typer.Typer) -> None:
 
 
 @group.command(
-    short_help="Embed what has no vector yet.", epilog="\b\nExample:\n  rgunit -w faces index build --generated 2000"
+    short_help="Embed what has no vector yet.",
+    epilog="\b\nExamples:\n  rgunit -w faces index build --generated 2000\n"
+    "  rgunit -w faces index build --content-model mobilefacenet.onnx --content-crop 25.84,24.69,76.48,89.23@128",
 )
 def build(
     context: typer.Context,
@@ -39,17 +42,43 @@ def build(
     run: Annotated[
         str | None, typer.Option(metavar="ID", help="Retrieval run that embeds. Default: the newest.")
     ] = None,
+    content_model: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.onnx",
+            help="Take the content of --content-weight from this network (face identity, CLIP, …). It is copied into "
+            "the workspace and also used later. `none`: from the run again.",
+        ),
+    ] = None,
+    content_crop: Annotated[
+        str | None,
+        typer.Option(metavar="L,T,W,H@SIDE", help="Box that it sees, in pixels of an image of that side."),
+    ] = None,
 ) -> None:
-    """Embed every real, unlabelled and generated image that has no vector yet. Interrupted, it goes on from there."""
+    """Embed every real, unlabelled and generated image that has no vector yet. Interrupted, it goes on from there.
+
+    An image gets an embedding, which `vectors` counts, and beside it a content and a style vector for --content-weight.
+    """
     from cli.progress import Bars
 
     settings: Settings = context.obj
+    if content_crop is not None and content_model is None:
+        raise UsageError("--content-crop needs --content-model FILE.onnx")
+    if content_model is not None and str(content_model) != "none" and not content_model.is_file():
+        raise UsageError(f"--content-model: there is no file {content_model}")
     with settings.open() as workspace:
         with Bars("index") as bars:
             from translation.stages import fill_index
 
             result = fill_index(
-                workspace, run=run, generated=generated, seed=settings.seed, device=settings.device, progress=bars
+                workspace,
+                run=run,
+                generated=generated,
+                content_model=content_model,
+                content_crop=content_crop,
+                seed=settings.seed,
+                device=settings.device,
+                progress=bars,
             )
         seconds = round(result.seconds, 2)
         _show(settings, workspace, check=True, added=result.added, generated=result.generated, seconds=seconds)
@@ -153,7 +182,7 @@ def _show(settings: Settings, workspace: Workspace, *, check: bool, pictures: st
 
 
 def _counts(workspace: Workspace) -> dict[str, Any]:
-    """How many vectors of images that are there, by encoder, and how many sealed files hold them."""
+    """How many embeddings of images that are there, all vectors by encoder, and how many sealed files hold them."""
     state, images = workspace.store().state(), len(workspace.images())
     encoders = [
         {
@@ -165,7 +194,7 @@ def _counts(workspace: Workspace) -> dict[str, Any]:
         for one in state.encoders
     ]
     return {
-        "vectors": sum(one["vectors"] for one in encoders),
+        "vectors": sum(one["vectors"] for one in encoders if "." not in one["name"]),
         "shards": len(state.shards),
         "images": images,
         "encoders": encoders,

@@ -214,8 +214,6 @@ def fill_index(
 def _content_model(workspace: Workspace, path: Path | None, crop: str | None) -> ContentModel | None:
     """The model that a call names, else the one that the workspace keeps."""
     if path is None:
-        if crop is not None:
-            raise UsageError("--content-crop needs --content-model FILE.onnx")
         return kept_model(workspace)
     if str(path) == "none":
         forget_model(workspace)
