@@ -194,7 +194,7 @@ def _counts(workspace: Workspace) -> dict[str, Any]:
         for one in state.encoders
     ]
     return {
-        "vectors": sum(one["vectors"] for one in encoders if "." not in one["name"]),
+        "vectors": sum(one["vectors"] for one in encoders if "." not in str(one["name"])),
         "shards": len(state.shards),
         "images": images,
         "encoders": encoders,

@@ -136,3 +136,11 @@ def neighbours_of(
         )
         for rank, (row, distance) in enumerate(zip(rows, distances[there], strict=True), start=1)
     )
+
+
+def with_origin(workspace: Workspace, where: str | None, origin: str | None = None) -> str:
+    """The filter with an origin: the one given or named in it, else real and unlabelled images."""
+    text = f"{(where or '').strip()} {f'origin={origin}' if origin else ''}".strip()
+    if workspace.schema.filter(text).origin is None:
+        text = f"{text} origin=real|unlabelled".strip()
+    return text

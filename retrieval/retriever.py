@@ -31,7 +31,7 @@ from retrieval.loading import (
     resolve_device,
     trained_on,
 )
-from retrieval.pictures import Picture, Results, Source, neighbours_of
+from retrieval.pictures import Picture, Results, Source, neighbours_of, with_origin
 from retrieval.protocol import Encoders, as_images
 from retrieval.queries import compose, descendants, style_edit
 from retrieval.scales import scale_of
@@ -311,14 +311,6 @@ class Retriever:
         if self._model[0] != told:
             self._model = told, kept_model(self.workspace, device=str(self.device))
         return self._model[1]
-
-
-def with_origin(workspace: Workspace, where: str | None, origin: str | None = None) -> str:
-    """The filter with an origin: the one given or named in it, else real and unlabelled images."""
-    text = f"{(where or '').strip()} {f'origin={origin}' if origin else ''}".strip()
-    if workspace.schema.filter(text).origin is None:
-        text = f"{text} origin=real|unlabelled".strip()
-    return text
 
 
 def _mean_direction(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
