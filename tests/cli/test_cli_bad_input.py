@@ -179,6 +179,8 @@ def test_a_second_writer_is_told_who_writes(process, labelled: Path, faces: Path
         (["index", "remove"], 2, "say what to remove"),
         (["index", "remove", "--id", "4711"], 1, "no image has id 4711"),
         (["evaluate", "translation", "--judge-crop", "1,2,3,4@128"], 2, "--judge-crop needs --judge"),
+        (["evaluate", "retrieval", "--plane", "plane.png"], 2, "a name that ends in .svg, not plane.png"),
+        (["evaluate", "retrieval", "--hide-labels", "75"], 2, "'--hide-labels'"),
         (["add", "/nonexistent", "--origin", "unlabelled"], 2, "does not exist"),
     ],
 )

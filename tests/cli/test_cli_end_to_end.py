@@ -174,6 +174,28 @@ def test_evaluate_has_the_contracts_keys(rgunit, trained: Trained) -> None:
     assert answer["queries"] == 16
 
 
+def test_evaluate_retrieval_against_baselines_with_a_column_and_a_picture(
+    process, rgunit, trained: Trained, tmp_path: Path
+) -> None:
+    picture = tmp_path / "plane.svg"
+    words = ("--relevance", "drawing", "--hide-labels", "0.5", "--unlabelled", "--plane", picture)
+    answer = process("-w", trained.path, "--json", "evaluate", "retrieval", *words).json
+    assert set(answer["baselines"]) >= {"content_only", "style_only", "late_fusion", "label_filter", "same_labels"}
+    assert [row["weight"] for row in answer["late_fusion_curve"]] == [w / 10 for w in range(1, 10)]
+    assert answer["recall_at_k"] is None  # every drawing is another
+    assert answer["both"] == 0
+    assert "late fusion" in picture.read_text(encoding="utf-8")
+    shown = rgunit("-w", trained.path, "evaluate", "retrieval").out
+    assert "late fusion of both, best weight 0." in shown
+    assert "16 queries among 16 images" in shown
+
+
+def test_evaluate_retrieval_names_the_columns_that_there_are(rgunit, trained: Trained) -> None:
+    answer = rgunit("-w", trained.path, "evaluate", "retrieval", "--relevance", "identety")
+    assert answer.status == 2
+    assert "no text column is called 'identety'; the images have: drawing" in answer.error
+
+
 def test_evaluate_keeps_every_image_on_request(rgunit, trained: Trained, tmp_path: Path) -> None:
     answer = rgunit("-w", trained.path, "evaluate", "translation", "--out", tmp_path / "out", "--json").json
     assert all(set(answer[arm]) >= MEASURES for arm in ARMS)
