@@ -1,18 +1,20 @@
 """Time the store against FAISS and, where they are installed, the vector databases that one would otherwise take.
 
-    python benchmarks/store.py [--vectors 100000] [--faiss Flat,HNSW32,IVF] [--peers hnswlib,usearch,lancedb,chroma]
-                               [--table] [--json FILE]
+    python benchmarks/store.py [--vectors 100000] [--faiss Flat,HNSW32,IVF] [--peers all|NAME,NAME] [--table]
+                               [--json FILE]
 
 Data: `--vectors` x 100 float32 in 2,000 clusters, 24 equally likely domains as an exclusive group, and attributes
 that keep 50, 10, 2, 0.5 and 0.1 %; 200 single queries, k = 10, squared L2. What is compared is asked in turns, query
 by query, in one process; printed are medians in milliseconds, ratios and recall@10 against brute force. `--table`
-adds recall of every selectivity beside FAISS HNSW and IVF. At 100k: 2 minutes on 2 cores without peers.
+adds recall of every selectivity beside FAISS HNSW and IVF, `--peers` the vector databases of benchmarks/peers that are
+installed in the same environment. `docs/make_performance.py` makes the tables of docs/performance.md of the JSON files.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -23,14 +25,13 @@ from typing import Any
 
 import faiss
 import numpy as np
+from peers import PEERS, Answer, K, Peer, Rows
 
 from index_store import IndexStore
 
-K, DIM, DOMAINS, QUERIES = 10, 100, 24, 200
+DIM, DOMAINS, QUERIES = 100, 24, 200
 SHARES = {"p50": 0.5, "p10": 0.1, "p2": 0.02, "p0_5": 0.005, "p0_1": 0.001, "none": 0.0}
 NAMES = [f"d{domain}" for domain in range(DOMAINS)] + list(SHARES)
-
-Answer = Callable[[int], Any]
 
 
 def make_data(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -92,10 +93,12 @@ def selectors(masks: list[np.ndarray]) -> list[Any]:
     return [faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little")) for mask in masks]
 
 
-def faiss_indexes(vectors: np.ndarray, wanted: set[str], probes: int) -> dict[str, tuple[Any, Callable[[Any], Any]]]:
-    """Return the FAISS indexes to compare with, and how each takes a selector; IVF looks at as many cells as we do."""
+def faiss_indexes(
+    vectors: np.ndarray, wanted: set[str], cells: int, probes: int
+) -> dict[str, tuple[Any, Callable[[Any], Any]]]:
+    """Return the FAISS indexes to compare with, and how each takes a selector; IVF has as many cells as ours and looks
+    at as many of them."""
     made = {}
-    cells = min(4096, 2 ** max(4, round(np.log2(4 * np.sqrt(len(vectors))))))
     for factory, parameters in (
         ("Flat", lambda sel: faiss.SearchParameters(sel=sel)),
         ("HNSW32", lambda sel: faiss.SearchParametersHNSW(efSearch=64, sel=sel)),
@@ -139,67 +142,21 @@ def memory(path: Path, queries: np.ndarray) -> float:
     return float(done.stdout)
 
 
-def peer_answers(names: set[str], data: Any) -> tuple[dict[str, Answer], dict[str, Answer], dict[str, float]]:
-    """Return the unfiltered and filtered answers of the peers that are installed, and seconds to fill them."""
-    vectors, queries, domain, wanted, _ = data
-    count, plain, filtered, seconds = len(vectors), {}, {}, {}
-    if "hnswlib" in names:
-        import hnswlib
-
-        begun = time.perf_counter()
-        graph = hnswlib.Index("l2", DIM)
-        graph.init_index(count, ef_construction=100, M=32)
-        graph.add_items(vectors)
-        graph.set_ef(64)
-        seconds["hnswlib"] = time.perf_counter() - begun
-        plain["hnswlib"] = lambda i: graph.knn_query(queries[i : i + 1], K)[0][0]
-        filtered["hnswlib"] = lambda i: graph.knn_query(
-            queries[i : i + 1], K, filter=lambda row: domain[row] == wanted[i]
-        )[0][0]
-    if "usearch" in names:
-        from usearch.index import Index
-
-        begun = time.perf_counter()
-        usearch = Index(ndim=DIM, metric="l2sq", connectivity=32, expansion_add=100, expansion_search=64)
-        usearch.add(np.arange(count), vectors)
-        seconds["usearch"] = time.perf_counter() - begun
-        plain["usearch"] = lambda i: usearch.search(queries[i], K).keys
-    if "lancedb" in names:
-        import lancedb
-        import pyarrow
-
-        begun = time.perf_counter()
-        rows = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(vectors.ravel()), DIM)
-        columns = pyarrow.table({"id": np.arange(count), "domain": domain, "vector": rows})
-        table = lancedb.connect(tempfile.mkdtemp()).create_table("peers", columns)
-        seconds["lancedb"] = time.perf_counter() - begun
-
-        def ids(search: Any) -> Any:
-            return search.limit(K).select(["id"]).to_arrow()["id"].to_numpy()
-
-        plain["lancedb"] = lambda i: ids(table.search(queries[i]))
-        filtered["lancedb"] = lambda i: ids(table.search(queries[i]).where(f"domain = {wanted[i]}", prefilter=True))
-    if "chroma" in names:
-        import chromadb
-
-        begun = time.perf_counter()
-        collection = chromadb.EphemeralClient().create_collection("peers", metadata={"hnsw:space": "l2"})
-        for start in range(0, count, 5000):
-            stop = min(start + 5000, count)
-            collection.add(
-                ids=[str(row) for row in range(start, stop)],
-                embeddings=vectors[start:stop],
-                metadatas=[{"domain": int(one)} for one in domain[start:stop]],
-            )
-        seconds["chroma"] = time.perf_counter() - begun
-
-        def query(i: int, **where: Any) -> Any:
-            asked = collection.query(query_embeddings=queries[i : i + 1], n_results=K, include=[], **where)
-            return [int(one) for one in asked["ids"][0]]
-
-        plain["chroma"] = lambda i: query(i)
-        filtered["chroma"] = lambda i: query(i, where={"domain": int(wanted[i])})
-    return plain, filtered, seconds
+def fill_peers(wanted: str, data: Any, folder: Path) -> dict[str, Peer]:
+    """Return the peers that are asked for and installed, filled."""
+    vectors, queries, domain, asked, _ = data
+    names = list(PEERS) if wanted == "all" else [name for name in wanted.split(",") if name]
+    filled = {}
+    for name in names:
+        if name not in PEERS:
+            sys.exit(f"there is no peer {name!r}: there are {', '.join(PEERS)}")
+        try:
+            filled[name] = PEERS[name](Rows(vectors, queries, domain, asked), folder)
+        except ImportError as error:
+            print(f"  {name} left out: {error}")
+            continue
+        print(f"  {name}: {filled[name].add_seconds:.2f} s to add and answer", flush=True)
+    return filled
 
 
 def recall_table(store: IndexStore, ids: np.ndarray, data: Any, indexes: Any) -> list[dict[str, Any]]:
@@ -234,13 +191,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vectors", type=int, default=100_000)
     parser.add_argument("--faiss", default="Flat,HNSW32,IVF", help="FAISS indexes to compare with (Flat always)")
-    parser.add_argument("--peers", default="", help="comma separated: hnswlib,usearch,lancedb,chroma")
+    parser.add_argument("--peers", default="", help=f"all, or comma separated: {', '.join(PEERS)}")
     parser.add_argument("--table", action="store_true", help="recall and time of every selectivity")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     args = parser.parse_args()
     data = make_data(args.vectors)
     vectors, queries, domain, wanted, labels = data
-    figures: dict[str, Any] = {"vectors": args.vectors, "faiss": faiss.__version__}
+    figures: dict[str, Any] = {
+        "vectors": args.vectors,
+        "faiss": faiss.__version__,
+        "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "command": f"python benchmarks/store.py --vectors {args.vectors} --faiss {args.faiss}"
+        + (f" --peers {args.peers}" if args.peers else "")
+        + (" --table" if args.table else ""),
+    }
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "store"
         store = IndexStore.create(path, dim=DIM, attributes=NAMES, groups=[NAMES[:DOMAINS]])
@@ -261,8 +226,10 @@ def main() -> None:
         print(f"open and first answer: {figures['open_seconds']:.3f} s", flush=True)
 
         own = store.cells(store.snapshot()[1])[0] if args.vectors >= 20_000 else None
+        cells = own.index.cells if own else 2 ** max(4, round(np.log2(args.vectors / 40)))
         probes = (own.probes[0] if own else 0) or 16
-        indexes = faiss_indexes(vectors, {"Flat", *args.faiss.split(",")}, probes)
+        figures["cells"], figures["probes"] = cells, probes
+        indexes = faiss_indexes(vectors, {"Flat", *args.faiss.split(",")}, cells, probes)
         masks = [domain == one for one in range(DOMAINS)]
         chosen = selectors(masks)
         plain: dict[str, Answer] = {"index_store": lambda i: store.search(queries[i], k=K).ids[0] - ids[0]}
@@ -276,10 +243,12 @@ def main() -> None:
             filtered[name] = lambda i, index=index, parameters=parameters: index.search(
                 queries[i : i + 1], K, params=parameters(chosen[wanted[i]])
             )[1][0]
-        more_plain, more_filtered, figures["peer_seconds"] = peer_answers(set(args.peers.split(",")), data)
-        print(*(f"{name}: filled in {took:.1f} s" for name, took in figures["peer_seconds"].items()), sep="\n")
+        peers = fill_peers(args.peers, data, Path(folder))
+        figures["peers"] = {name: {"add_seconds": one.add_seconds, "keeps": one.keeps} for name, one in peers.items()}
+        plain |= {name: one.plain for name, one in peers.items()}
+        filtered |= {name: one.filtered for name, one in peers.items() if one.filtered}
         truth = exact_truth(vectors, queries, [None] * QUERIES)
-        figures["unfiltered"] = in_turns(plain | more_plain, truth)
+        figures["unfiltered"] = in_turns(plain, truth)
         show("one unfiltered query: " + store.search(queries[0], k=K).plan, figures["unfiltered"], "FAISS Flat")
         order = np.argsort(wanted, kind="stable")
         truth = [np.zeros(0)] * QUERIES
@@ -287,7 +256,8 @@ def main() -> None:
             order, exact_truth(vectors, queries[order], [masks[wanted[i]] for i in order]), strict=True
         ):
             truth[query] = row
-        figures["filtered"] = in_turns(filtered | more_filtered, truth)
+        figures["filtered"] = in_turns(filtered, truth)
+        figures["vectors_mib"] = vectors.nbytes / 2**20
         plan = store.search(queries[0], k=K, where=f"+d{wanted[0]}").plan
         show("one filtered query, 1 in 24: " + plan, figures["filtered"], "FAISS Flat")
 
