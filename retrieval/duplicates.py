@@ -44,7 +44,7 @@ class Duplicate:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Groups of near-duplicates, the largest first; in each image another one is within the distance.
+    """Groups of near-duplicates, the nearest first; to each image of one another is within the distance.
 
     `images` is how many were compared; `unreadable` says why others were not.
     """
@@ -86,18 +86,24 @@ def find_duplicates(
     for row in np.unique(pairs):
         one = Duplicate(int(table.ids[row]), Path(table.paths[row]), str(table.origin[row]), int(bits[row]))
         members.setdefault(int(root[row]), []).append(one)
-    groups = sorted(members.values(), key=lambda group: (-len(group), group[0].image_id))
+    groups = sorted(members.values(), key=lambda group: (min(one.bits for one in group), group[0].image_id))
     return Duplicates(groups, len(table), unreadable)
 
 
 def draw_duplicates(path: Path, found: Duplicates) -> None:
-    """Write a picture of the first groups, a row each."""
-    rows: list[tuple[str, Sequence[Tile]]] = []
+    """Write a picture of the first groups, side by side where they are small."""
+    rows: list[tuple[str, list[Tile]]] = [("", [])]
     for number, group in enumerate(found.groups[:DRAWN], start=1):
-        tiles = [Tile(read_image(one.path, size=TILE), f"{one.image_id}   {one.bits} bits") for one in group[:COLUMNS]]
-        more = f", the first {COLUMNS} shown" if len(group) > COLUMNS else ""
-        rows.append((f"group {number}: {len(group)} images{more}", tiles))
-    write_image(path, contact_sheet(rows))
+        tiles = [
+            Tile(read_image(one.path, size=TILE), f"{number}:  {one.image_id}   {one.bits} bits")
+            for one in group[:COLUMNS]
+        ]
+        if rows[-1][1] and len(rows[-1][1]) + len(tiles) > COLUMNS:
+            rows.append(("", []))
+        rows[-1][1].extend(tiles)
+    left = len(found.groups) - DRAWN
+    told = f"group: image, bits to the nearest of its group{f' ({left} more groups)' if left > 0 else ''}"
+    write_image(path, contact_sheet([(told, rows[0][1]), *rows[1:]]))
 
 
 def _hashes(
