@@ -19,6 +19,7 @@ from index_store.errors import RgunitError, UsageError
 from index_store.imagetable import ImageTable
 from index_store.workspace import Workspace
 from retrieval.baselines import Vectors, filter_by_labels, simple_retrievals
+from retrieval.content_models import ContentModel, kept_model
 from retrieval.metrics import Floats, Labels, average_precision, mean, number, recall_at_k, squared_distances
 from retrieval.protocol import as_images
 from retrieval.retriever import Retriever
@@ -49,7 +50,7 @@ class SetVectors:
 
     queries: Vectors  # embeddings
     images: Vectors
-    content: Vectors  # `Retriever.content_vectors`
+    content: Vectors  # `Retriever.content_vectors`, or a user's model's
     style: Vectors  # μ
     wanted: Vectors  # [q, S] the targets' component means
 
@@ -76,7 +77,8 @@ def evaluate_retrieval(
     Keys: k, queries, images, those of `scoring.score`, random {those of `scoring.score_random`},
     mean_average_precision and recall over the whole set (of the images with exactly the target's labels), baselines
     {those of `simple_retrievals`; label_filter, label_filter_content: the labels as a filter, ranked by the
-    embedding and by content}, late_fusion_curve. None where labels leave nothing to count.
+    embedding and by content}, late_fusion_curve, content_vectors (the name of those the baselines take: the run's,
+    or those of the user's own model). None where labels leave nothing to count.
     """
     return evaluate_queries(workspace, retriever, RetrievalProtocol(split, k, seed)).summary
 
@@ -96,10 +98,12 @@ def evaluate_queries(
     """
     protocol = protocol or RetrievalProtocol()
     table, case = choose(workspace, retriever.encoders.schema.names, protocol)
-    vectors, hashes = embed_set(workspace, retriever, table.ids, case, batch, progress)
+    model = kept_model(workspace, device=str(retriever.device))
+    vectors, hashes = embed_set(workspace, retriever, table.ids, case, batch, progress, model=model)
     case = replace(case, duplicates=_near(case, hashes))
     known = _visible(case, protocol)
     summary, rows, distances = evaluate_vectors(case, vectors, known)
+    summary["content_vectors"] = f"{retriever.encoder_name}.content" if model is None else model.encoder_name
     attributes, content = (mean(values, axis=1) for values in precisions(case, rows))
     return RetrievalEvaluation(
         summary=summary,
@@ -149,10 +153,13 @@ def embed_set(
     case: Case,
     batch: int = 64,
     progress: Callable[[int, int], None] | None = None,
+    *,
+    model: ContentModel | None = None,
 ) -> tuple[SetVectors, NDArray[np.uint64]]:
     """One pass over the images `ids` [n]: their vectors, what the case asks with their content, and their hashes.
 
-    Of the case it uses which rows ask (`rows`) and for what (`targets`), no label of the set.
+    Of the case it uses which rows ask (`rows`) and for what (`targets`), no label of the set. `model` makes the
+    content vectors in the run's place.
     """
     encoders = retriever.encoders
     targets = torch.full((len(ids), case.targets.shape[1]), -1, dtype=torch.int8)
@@ -166,13 +173,17 @@ def embed_set(
         images = as_images(pixels, encoders.device)
         content, style = encoders.content(images), encoders.style(images).float()
         wanted = encoders.style_mean(targets[part]).to(encoders.device)
-        embedded = retriever.embed(content, wanted), retriever.embed(content, style)
-        tensors = (*embedded, retriever.content_vectors(content), style, wanted)
-        made.append(tuple(tensor.float().cpu().numpy() for tensor in tensors))
+        contents = (
+            retriever.content_vectors(content).cpu().numpy()
+            if model is None
+            else model(workspace.load(ids[part], model.side))
+        )
+        tensors = (retriever.embed(content, wanted), retriever.embed(content, style), style, wanted)
+        made.append((*(tensor.float().cpu().numpy() for tensor in tensors), contents))
         if progress is not None:
             progress(min(start + batch, len(ids)), len(ids))
-    queries, own, contents, styles, asked = (np.concatenate(column) for column in zip(*made, strict=True))
-    return SetVectors(queries[case.rows], own, contents, styles, asked[case.rows]), np.concatenate(hashes)
+    queries, own, styles, asked, content_all = (np.concatenate(column) for column in zip(*made, strict=True))
+    return SetVectors(queries[case.rows], own, content_all, styles, asked[case.rows]), np.concatenate(hashes)
 
 
 def evaluate_vectors(

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 from index_store.duplicates import near_pairs, perceptual_hash
 from index_store.errors import RgunitError, UsageError
 from index_store.workspace import GeneratedImage, Workspace
+from retrieval.content_models import keep_model
 from retrieval.evaluation import (
     RetrievalProtocol,
     choose,
@@ -23,6 +25,7 @@ from retrieval.indexing import build_index
 from retrieval.metrics import precision_at_k
 from retrieval.queries import descendants
 from retrieval.retriever import Retriever
+from retrieval.scoring import rank, score
 
 
 @pytest.fixture(scope="module")
@@ -218,3 +221,20 @@ def test_near_duplicates_of_the_query_are_counted(tmp_path: Path, encoders: Colo
         pairs = near_pairs(perceptual_hash(workspace.load(told.query_ids, 32)))
         assert len(pairs) >= 2
         assert told.summary["near_duplicates"] == pytest.approx(2 * len(pairs) / (12 * 11))
+
+
+def test_the_content_of_the_baselines_is_the_users_own_model_where_there_is_one(
+    tmp_path: Path, encoders: ColourEncoders, write_network: Callable[[Path, list[int | str]], Path]
+) -> None:
+    with make_workspace(tmp_path, count=30) as workspace:
+        retriever = untrained(workspace, encoders)
+        own = evaluate_retrieval(workspace, retriever, k=5)
+        model = keep_model(workspace, write_network(tmp_path / "colour.onnx", ["n", 3, 16, 16]), None)
+        told = evaluate_retrieval(workspace, retriever, k=5)
+        assert (own["content_vectors"], told["content_vectors"]) == (f"{retriever.run.id}.content", model.encoder_name)
+        table, case = choose(workspace, encoders.schema.names, RetrievalProtocol(k=5))
+        vectors = model(workspace.load(table.ids, model.side))
+        expected = score(case, rank(vectors[case.rows], vectors, case)[0])
+        assert {**told["baselines"]["content_only"], "near_duplicates": None} == expected
+        assert told["attributes"] == own["attributes"]  # the run itself is as it was
+        assert told["baselines"]["content_only"] != own["baselines"]["content_only"]
