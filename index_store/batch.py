@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from index_store.errors import UsageError
+
+LONGEST = 1e36  # squared length of a vector up to which squared distances are float32 numbers
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,10 @@ class Batch:
 def as_vectors(vectors: npt.ArrayLike, dim: int, *, one: bool = False) -> npt.NDArray[np.float32]:
     """Return contiguous float32 [n, dim], of [dim] too with `one`; UsageError for another shape or numbers that are
     not finite."""
-    matrix = np.ascontiguousarray(vectors, np.float32)
+    try:
+        matrix = np.ascontiguousarray(vectors, np.float32)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"vectors must be numbers, as many in each row: {error}") from error
     if one and matrix.ndim == 1:
         matrix = matrix[None]
     if matrix.size == 0 and matrix.ndim <= 2:
@@ -48,16 +52,42 @@ def as_vectors(vectors: npt.ArrayLike, dim: int, *, one: bool = False) -> npt.ND
     if matrix.ndim != 2 or matrix.shape[1] != dim:
         raise UsageError(f"vectors have shape {list(matrix.shape)}: needed is [n, {dim}]")
     flat = matrix.ravel()
-    if not math.isfinite(np.dot(flat, flat)) and not np.isfinite(matrix).all():
-        raise UsageError("vectors must be finite: there is a NaN or an infinity among them")
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = np.dot(flat, flat)
+        if not total <= LONGEST:
+            if not np.isfinite(matrix).all():
+                raise UsageError("vectors must be finite: there is a NaN or an infinity among them")
+            if not np.einsum("nd,nd->n", matrix, matrix).max() <= LONGEST:
+                raise UsageError(f"vectors must be shorter than {LONGEST**0.5:g}: distances leave the range of float32")
     return matrix
+
+
+def as_ids(ids: npt.ArrayLike, what: str = "ids") -> npt.NDArray[np.int64]:
+    """Return int64 [n]; UsageError for what are no whole numbers."""
+    array = np.asarray(ids).ravel()
+    if array.size and array.dtype.kind not in "iu":
+        raise UsageError(f"{what} must be whole numbers, not {array[0]!r}")
+    return array.astype(np.int64)
+
+
+def encodable(texts: Sequence[str], what: str) -> None:
+    """Raise UsageError for a text that is no Unicode text (half of a surrogate pair)."""
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{what}: a text that is not valid Unicode ({error.reason})") from error
 
 
 def text_column(value: str | Sequence[str], count: int, what: str) -> str | list[str]:
     """Return one text for all rows, or one a row."""
     if isinstance(value, str):
+        encodable([value], what)
         return value
-    column = [str(entry) for entry in value]
+    try:
+        column = [str(entry) for entry in value]
+    except TypeError as error:
+        raise UsageError(f"{what} must be one text, or one a row, not {value!r}") from error
+    encodable(column, what)
     if len(column) != count:
         raise UsageError(f"{count} vectors but {len(column)} entries of {what}")
     return column

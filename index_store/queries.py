@@ -5,8 +5,10 @@ The one idea: queries with the same filter are one search; what each leaves out 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ import numpy.typing as npt
 
 from index_store import planner
 from index_store.attributes import AttributeSchema, Filter
-from index_store.batch import as_vectors
+from index_store.batch import as_ids, as_vectors
 from index_store.errors import UsageError
 from index_store.index import pick
 from index_store.live import Live
@@ -47,8 +49,7 @@ def answer(
     exact: bool,
 ) -> Found:
     """Answer `IndexStore.search`."""
-    if k < 1:
-        raise UsageError(f"k must be at least 1, not {k}")
+    k = whole(k)
     state, (table,) = live.snapshot(encoder)
     matrix = as_vectors(queries, table.info.dim, one=True)
     if exclude is None and (where is None or isinstance(where, str)):
@@ -80,10 +81,11 @@ def answer_fused(
     exclude: Exclude,
 ) -> Found:
     """Answer `IndexStore.search_fused`."""
-    if set(queries) != set(weights) or not queries or min(weights.values()) < 0:
-        raise UsageError("queries and weights must name the same encoders, with weights of at least 0")
-    if k < 1:
-        raise UsageError(f"k must be at least 1, not {k}")
+    if set(queries) != set(weights) or not queries:
+        raise UsageError("queries and weights must name the same encoders")
+    if not all(isinstance(one, Real) and 0 <= one < math.inf for one in weights.values()):
+        raise UsageError("weights must be numbers of at least 0")
+    k = whole(k)
     state, tables = live.snapshot(*queries)
     parts = [as_vectors(part, table.info.dim, one=True) for part, table in zip(queries.values(), tables, strict=True)]
     count = len(parts[0])
@@ -105,10 +107,19 @@ def answer_fused(
     return Found(ids, distances, "; ".join(sorted(set(plans))))
 
 
+def whole(k: int) -> int:
+    """Return k; UsageError for what is no whole number of at least 1."""
+    if isinstance(k, bool) or not isinstance(k, Integral) or k < 1:
+        raise UsageError(f"k must be a whole number of at least 1, not {k!r}")
+    return int(k)
+
+
 def per_query_filters(schema: AttributeSchema, where: str | Sequence[str | None] | None, count: int) -> list[Filter]:
     """Return one filter a query."""
     if where is None or isinstance(where, str):
         return [schema.filter(where)] * count
+    if not isinstance(where, Sequence) or not all(text is None or isinstance(text, str) for text in where):
+        raise UsageError(f"where must be one filter, or a list of one a query, not {where!r}")
     if len(where) != count:
         raise UsageError(f"{count} queries but {len(where)} filters")
     parsed = {text: schema.filter(text) for text in set(where)}
@@ -119,14 +130,13 @@ def per_query_ids(exclude: Any, count: int) -> list[Ids]:
     """Return the ids to leave out, one sorted array a query: a 1-D array is for all, a list of arrays for each."""
     if exclude is None:
         return [np.zeros(0, np.int64)] * count
-    if isinstance(exclude, np.ndarray) and exclude.ndim == 1 and exclude.dtype != object:
-        return [np.unique(exclude.astype(np.int64))] * count
-    entries = list(exclude)
-    if all(np.ndim(entry) == 0 for entry in entries):
-        return [np.unique(np.asarray(entries, np.int64))] * count
-    if len(entries) != count:
-        raise UsageError(f"{count} queries but {len(entries)} arrays of ids to leave out")
-    return [np.unique(np.asarray(entry, np.int64).ravel()) for entry in entries]
+    if np.ndim(exclude) == 0 if isinstance(exclude, np.ndarray) else not isinstance(exclude, Sequence):
+        raise UsageError(f"exclude must be a list of ids, or one a query, not {exclude!r}")
+    if all(np.ndim(entry) == 0 for entry in exclude):
+        return [np.unique(as_ids(exclude, "ids to leave out"))] * count
+    if len(exclude) != count:
+        raise UsageError(f"{count} queries but {len(exclude)} arrays of ids to leave out")
+    return [np.unique(as_ids(entry, "ids to leave out")) for entry in exclude]
 
 
 def fill(

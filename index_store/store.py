@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from index_store import ann, planner
 from index_store.attributes import ORIGINS, AttributeSchema
-from index_store.batch import Batch, as_vectors, text_column
+from index_store.batch import Batch, as_ids, as_vectors, encodable, text_column
 from index_store.catalog import Catalog
 from index_store.errors import DuplicateKey, RgunitError, UsageError
 from index_store.features import Record, ShardMissing, map_vectors, read
@@ -51,6 +51,8 @@ class IndexStore:
         """Make a store for vectors of `dim` numbers; FileExistsError if there is one already."""
         if dim < 1:
             raise UsageError(f"vectors need at least one dimension, not {dim}")
+        if not encoder or isinstance(attributes, str):
+            raise UsageError("an encoder needs a name" if not encoder else "attributes must be a list of names")
         schema = AttributeSchema(tuple(attributes), tuple(tuple(group) for group in groups))
         catalog = Catalog.create(Path(path), unfinished_ok=True)
         header = schema_header(schema) | {
@@ -124,8 +126,8 @@ class IndexStore:
             matrix = as_vectors(vectors, info.dim)
             count = len(matrix)
             given = np.full((count, len(state.schema)), -1, np.int8) if labels is None else np.asarray(labels)
-            if len(given) != count:
-                raise UsageError(f"{count} vectors but {len(given)} rows of labels")
+            if given.ndim != 2 or len(given) != count:
+                raise UsageError(f"{count} vectors but labels of shape {list(given.shape)}: one row each is needed")
             known, value = state.schema.pack(given)
             splits, origins = text_column(split or "", count, "split"), text_column(origin, count, "origin")
             for name in {origins} if isinstance(origins, str) else set(origins):
@@ -134,6 +136,8 @@ class IndexStore:
             batch = Batch(matrix, known, value, splits, origins)
             result = np.full(count, -1, np.int64)
             fresh = np.arange(count)
+            if isinstance(keys, str):
+                raise UsageError("keys must be a list of texts, not one text")
             if keys is not None:
                 fresh = self._match_keys(state, info, batch, list(keys), result)
             result[fresh] = self.catalog.next_id() + np.arange(len(fresh))
@@ -161,7 +165,7 @@ class IndexStore:
         """Remove rows by id and return how many there were; an id is never given again."""
         self.catalog.begin()
         with self.catalog.guard:
-            gone = np.intersect1d(np.asarray(ids, np.int64).ravel(), self.state().ids)
+            gone = np.intersect1d(as_ids(ids), self.state().ids)
             if len(gone):
                 self.catalog.write(Record("remove", {}, {"ids": gone}))
             return len(gone)
@@ -174,10 +178,10 @@ class IndexStore:
         self.catalog.begin()
         with self.catalog.guard:
             state = self.state()
-            wanted = np.asarray(ids, np.int64).ravel()
+            wanted = as_ids(ids)
             info = _known_encoder(state, encoder, fingerprint)
-            dim = info.dim if info else np.shape(np.asarray(vectors))[-1]
-            info = info or EncoderInfo(0, encoder, fingerprint, int(dim))
+            dim = info.dim if info else _width(vectors)
+            info = info or EncoderInfo(0, encoder, fingerprint, dim)
             matrix = as_vectors(vectors, info.dim)
             if len(matrix) != len(wanted):
                 raise UsageError(f"{len(wanted)} ids but {len(matrix)} vectors")
@@ -235,7 +239,7 @@ class IndexStore:
     def vectors(self, ids: npt.ArrayLike, *, encoder: str | None = None) -> npt.NDArray[np.float32]:
         """Return the vectors float32 [n, d] of ids in the order given; RgunitError names an id without one."""
         _, (table,) = self._live.snapshot(encoder)
-        wanted = np.asarray(ids, np.int64).ravel()
+        wanted = as_ids(ids)
         places = table.places(wanted)
         if (places < 0).any():
             raise RgunitError(f"id {int(wanted[places < 0][0])} has no vector of encoder {table.info.name}")
@@ -315,7 +319,7 @@ class IndexStore:
         """Return the encoder that vectors are added under; a new name is made with the dimension of its vectors."""
         if encoder is None or any(info.name == encoder for info in state.encoders):
             return resolve_encoder(state, encoder)
-        return EncoderInfo(0, encoder, "", int(np.shape(np.asarray(vectors))[-1]))
+        return EncoderInfo(0, encoder, "", _width(vectors))
 
     def _header(self, state: State, info: EncoderInfo) -> dict[str, Any]:
         """Return the header of a record with vectors."""
@@ -337,6 +341,7 @@ class IndexStore:
                 fresh.append(row)
             elif not batch.same(row, first):
                 raise DuplicateKey(f"key {key!r} is twice in the batch with different data: give each row its own")
+        encodable(list(seen), "keys")
         there = self._ids_of(list(seen))
         if there:
             held = [seen[key] for key in there]
@@ -369,6 +374,14 @@ class IndexStore:
         rows, names = table.rows[places], state.names
         splits, origins = ([names[code] for code in column[rows]] for column in (state.split, state.origin))
         return Batch(table.gather(places), state.known[rows], state.value[rows], splits, origins)
+
+
+def _width(vectors: npt.ArrayLike) -> int:
+    """Return the dimension of vectors [n, d] of an encoder that is not known yet."""
+    shape = np.shape(vectors)
+    if len(shape) != 2 or not shape[1]:
+        raise UsageError(f"vectors of a new encoder have shape {list(shape)}: needed is [n, d], d at least 1")
+    return int(shape[1])
 
 
 def _known_encoder(state: State, name: str, fingerprint: str) -> EncoderInfo | None:
