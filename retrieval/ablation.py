@@ -55,7 +55,11 @@ ROWS: dict[str, Row] = {  # in order of importance
     "hard": Row("easy, medium and hard negatives", {"negatives": ("easy", "medium", "hard")}),
     "medium": Row("easy and medium negatives", {"negatives": ("easy", "medium")}),
     "easy": Row("easy negatives", {"negatives": ("easy",)}),
-    "parts": Row("a content vector beside the style, learned from views", {"objective": "parts", **_ADAM}, longer=4),
+    "parts": Row(
+        "a content vector beside the style, learned from views",
+        {"objective": "parts", "content_teacher": "views", **_ADAM},
+        longer=4,
+    ),
     "parts_labels": Row(
         "the same, learned from the training images' other attributes",
         {"objective": "parts", "content_teacher": "labels", **_ADAM},

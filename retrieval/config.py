@@ -52,11 +52,11 @@ class RetrievalConfig(BaseModel):
     normalize: bool = Field(default=False, description="embeddings of length 1")
     memory: int = Field(default=0, ge=0, description="embeddings of earlier batches that mining also looks at")
     temperature: float = Field(default=0.1, gt=0, description="of the softmax in info_nce and parts")
-    content_weight: float = Field(default=0.1, ge=0, le=1, description="parts: weight of content in the embedding")
-    content_teacher: Literal["views", "labels"] = Field(
-        default="views",
-        description="parts: what content is learned from. views: an image, its translations and changed views of it "
-        "are one; labels: the training images' other attributes",
+    content_weight: float = Field(default=0.15, ge=0, le=1, description="parts: weight of content in the embedding")
+    content_teacher: Literal["auto", "labels", "views"] = Field(
+        default="auto",
+        description="parts: what content is learned from. labels: the training images' other attributes; views: an "
+        "image, its translations and changed views of it are one; auto: labels where there are any",
     )
     components: int = Field(default=512, ge=1, description="parts: principal components of content that are kept")
     pool: float = Field(
@@ -79,4 +79,6 @@ class RetrievalConfig(BaseModel):
             raise ValueError(f"objective {self.objective} reads all four negatives: it needs a pool larger than 0")
         if self.memory and self.objective not in ("semihard", "multi_similarity"):
             raise ValueError("memory is for the objectives semihard and multi_similarity")
+        if self.memory and self.memory < (2 + len(self.negatives)) * self.batch:
+            raise ValueError(f"memory must hold a whole batch: at least {(2 + len(self.negatives)) * self.batch}")
         return self

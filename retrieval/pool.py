@@ -28,9 +28,11 @@ from index_store.workspace import Workspace
 from retrieval.domains import Domains
 from retrieval.protocol import Encoders, as_images
 
-ITSELF, OWN, FIRST, SECOND, VIEW = range(5)
+ITSELF, OWN, FIRST, SECOND, VIEW = 0, 1, 2, 3, -1
 """An image's slots: as it is, translated to its own domain, to one and to another domain, and a changed view of it."""
 SLOTS = 5
+WITHOUT = 2
+"""Slots of a pool without translations: the image as it is, and a changed view."""
 CHUNK = 32
 READY = "ready.json"
 
@@ -41,10 +43,10 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class TripletPool:
-    """n images with SLOTS encodings each.
+    """n images with m encodings each: SLOTS, or WITHOUT translations.
 
-    content float16 [n, SLOTS, C, h, h] (memory-mapped); style μ float32 [n, SLOTS, S]; given float32 [n, SLOTS, S]:
-    the style that a translation was asked for (0 elsewhere); domain int64 [n, SLOTS]: rows of `vectors` int8 [D, A].
+    content float16 [n, m, C, h, h] (memory-mapped); style μ float32 [n, m, S]; given float32 [n, m, S]: the style
+    that a translation was asked for (0 elsewhere); domain int64 [n, m]: rows of `vectors` int8 [D, A].
     """
 
     ids: Rows
@@ -56,10 +58,6 @@ class TripletPool:
 
     def __len__(self) -> int:
         return len(self.ids)
-
-    def pair(self, rows: Rows, slots: Rows) -> tuple[Tensor, Tensor]:
-        """Content float16 [B, C, h, h] and style [B, S] of slots [B] of images [B]."""
-        return torch.from_numpy(self.content[rows, slots]), torch.from_numpy(self.style[rows, slots])
 
     def statistics(self, images: int = 8192, batch: int = 256) -> tuple[Iterator[Tensor], Tensor]:
         """Batches of content [b, C, h, h] of up to so many images as they are, and the styles [n, S] of all."""
@@ -110,17 +108,18 @@ class PoolSampler:
         easy = self.domains.draw_outside(rng, numbers, not_image=image)
         start, count = self._starts[domain], self._sizes[domain]
         place = start + rng.integers(0, count)
-        again = self._entries[place, 0] == image
-        place = np.where(again, start + (place - start + 1) % count, place)
+        for _ in (FIRST, SECOND):  # past the image's own
+            again = self._entries[place, 0] == image
+            place = np.where(again, start + (place - start + 1) % count, place)
         alone = self._entries[place, 0] == image  # nothing else was translated there: any other image's translation
         medium = np.where(alone, easy, self._entries[place, 0])
         medium_slot = np.where(alone, FIRST, self._entries[place, 1])
         return Choice(image, target, easy, medium, medium_slot, hard)
 
 
-def pool_rows(ids: Rows, seed: int, *, channels: int, size: int, gigabytes: float) -> Rows:
-    """Which images of ids [n] a pool of at most so many GB of content [C, size, size] takes: rows, ascending."""
-    most = max(2, int(gigabytes * 1e9 / (2 * SLOTS * channels * size**2)))
+def pool_rows(ids: Rows, seed: int, *, slots: int, channels: int, size: int, gigabytes: float) -> Rows:
+    """Which images of ids [n] a pool of at most so many GB of content [slots, C, size, size] takes: rows, ascending."""
+    most = max(2, int(gigabytes * 1e9 / (2 * slots * channels * size**2)))
     return np.sort(np.random.default_rng(seed).permutation(len(ids))[:most])
 
 
@@ -131,6 +130,7 @@ def open_pool(
     labels: NDArray[np.int8],
     *,
     gigabytes: float = 2.0,
+    translations: bool = True,
     seed: int = 0,
     kept: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -140,10 +140,10 @@ def open_pool(
     A pool that does not fit in `gigabytes` takes as many images as fit, by `seed`. Made in chunks: what an interrupted
     call has made is used by the next. Making one deletes the pools of other translators first, unless `kept`.
     """
-    side = encoders.size // 4
-    rows = pool_rows(ids, seed, channels=encoders.content_channels, size=side, gigabytes=gigabytes)
+    side, slots = encoders.size // 4, SLOTS if translations else WITHOUT
+    rows = pool_rows(ids, seed, slots=slots, channels=encoders.content_channels, size=side, gigabytes=gigabytes)
     ids, labels = ids[rows], labels[rows]
-    digest = hashlib.sha256(f"{encoders.fingerprint} {seed} {side} {SLOTS}".encode())
+    digest = hashlib.sha256(f"{encoders.fingerprint} {seed} {side} {slots}".encode())
     for part in (ids, labels):
         digest.update(np.ascontiguousarray(part).tobytes())
     folder = workspace.path / "cache" / "pools" / f"{encoders.fingerprint[:12]}-{digest.hexdigest()[:12]}"
@@ -152,8 +152,8 @@ def open_pool(
             if not old.name.startswith(encoders.fingerprint[:12]):
                 shutil.rmtree(old, ignore_errors=True)
     domains = Domains(labels)
-    plan = _plan(domains, seed)
-    shape = (len(ids), SLOTS, encoders.content_channels, side, side)
+    plan = _plan(domains, seed) if translations else np.stack([domains.of] * WITHOUT, axis=1)
+    shape = (len(ids), slots, encoders.content_channels, side, side)
     if not (folder / READY).is_file():
         _fill(workspace, encoders, folder, ids, domains, plan, shape, seed, progress)
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("content", "style", "given")}
@@ -238,7 +238,7 @@ def _fill(
     for array in arrays.values():
         array.flush()
     ready = folder / f"{READY}.new"
-    ready.write_text(json.dumps({"images": len(ids), "slots": SLOTS, "encoders": encoders.fingerprint}))
+    ready.write_text(json.dumps({"images": len(ids), "slots": shape[1], "encoders": encoders.fingerprint}))
     ready.replace(folder / READY)
 
 
@@ -255,29 +255,27 @@ def _array(path: Path, shape: tuple[int, ...], kind: Any) -> np.memmap[Any, Any]
 def _encode(
     workspace: Workspace, encoders: Encoders, ids: Rows, labels: NDArray[np.int8], rng: np.random.Generator
 ) -> dict[str, NDArray[Any]]:
-    """All slots of images [b] with the label vectors int8 [b, SLOTS, A] of their slots."""
-    b = len(ids)
+    """All slots of images [b] with the label vectors int8 [b, m, A] of their slots."""
+    b, each = len(ids), labels.shape[1] - WITHOUT
     images = as_images(workspace.load(ids, encoders.size), encoders.device)
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    wanted = torch.from_numpy(np.ascontiguousarray(labels[:, OWN : SECOND + 1]).reshape(-1, labels.shape[-1]))
-    given = encoders.sample_style(wanted, generator).to(encoders.device)
-    each = SECOND - OWN + 1
+    asked = np.zeros((*labels.shape[:2], encoders.style_dim), np.float32)
     with torch.autocast(encoders.device.type, torch.bfloat16):
-        content = encoders.content(images)
-        made = encoders.translate(
-            images.repeat_interleave(each, 0), content.repeat_interleave(each, 0), given.to(content.dtype)
-        ).image
-        encoded = torch.cat([made.float(), changed_view(images, rng)])
-        contents = torch.cat([content, encoders.content(encoded)]).float()
-        styles = encoders.style(torch.cat([images, encoded])).float()
+        content, encoded = encoders.content(images), [changed_view(images, rng)]
+        if each:
+            wanted = torch.from_numpy(np.ascontiguousarray(labels[:, OWN:VIEW]).reshape(-1, labels.shape[-1]))
+            given = encoders.sample_style(wanted, generator).to(encoders.device)
+            sources = images.repeat_interleave(each, 0), content.repeat_interleave(each, 0)
+            encoded.insert(0, encoders.translate(*sources, given.to(content.dtype)).image.float())
+            asked[:, OWN:VIEW] = given.float().cpu().numpy().reshape(b, each, -1)
+        contents = torch.cat([content, encoders.content(torch.cat(encoded))]).float()
+        styles = encoders.style(torch.cat([images, *encoded])).float()
 
     def slots(rows: Tensor) -> NDArray[Any]:
         translated = rows[b : b + b * each].view(b, each, *rows.shape[1:])
         ordered = torch.cat([rows[:b, None], translated, rows[b + b * each :, None]], dim=1)
         return ordered.cpu().numpy()
 
-    asked = np.zeros((b, SLOTS, encoders.style_dim), np.float32)
-    asked[:, OWN : SECOND + 1] = given.float().cpu().numpy().reshape(b, each, -1)
     return {"content": slots(contents).astype(np.float16), "style": slots(styles), "given": asked}
 
 

@@ -117,7 +117,7 @@ class MadeAnew:
 
 @dataclass(frozen=True)
 class PoolBatch:
-    """content float16 [p, B, C, h, h] and style float32 [p, B, S]: anchor, positive, negatives (then a view)."""
+    """content float16 [p, B, C, h, h] and style float32 [p, B, S]: anchor, positive, negatives; or the anchor alone."""
 
     content: Tensor
     style: Tensor
@@ -126,7 +126,8 @@ class PoolBatch:
 
 
 class FromPool:
-    """Triplets chosen from a pool: one kind of negative each, or (`every`) all four; `parts` adds what those read."""
+    """Triplets chosen from a pool: one kind of negative each, or (`every`) all of `negatives`; `parts` adds what those
+    read. Without any negatives: no triplets, only the images themselves."""
 
     def __init__(
         self,
@@ -137,14 +138,20 @@ class FromPool:
         parts: bool = False,
         labels: NDArray[np.int8] | None = None,
     ) -> None:
-        self.pool, self.sampler = pool, PoolSampler(pool)
+        self.pool = pool
+        self.sampler = PoolSampler(pool) if negatives else None
         self.kinds = np.array([NEGATIVES.index(kind) for kind in negatives])
         self.every, self.parts = every, parts
         self.labels = np.zeros((len(pool), 0), np.int8) if labels is None else labels
 
     def draw(self, rng: np.random.Generator, size: int) -> PoolBatch:
         """The contents and styles of `size` triplets."""
-        chosen, pool = self.sampler.draw(rng, size), self.pool
+        pool = self.pool
+        if self.sampler is None:
+            image = rng.choice(len(pool), size, replace=size > len(pool))
+            content, own = pool.content[image, ITSELF][None], pool.style[image, ITSELF][None]
+            return PoolBatch(torch.from_numpy(content), torch.from_numpy(own), None, self._parts(image))
+        chosen = self.sampler.draw(rng, size)
         image, here = chosen.image, np.full(size, ITSELF)
         table = {  # (image, slot) of each kind's content; its style is that slot's, for medium the positive's
             EASY: (chosen.easy, here),
@@ -174,10 +181,10 @@ class FromPool:
         """The encodings of a `PoolBatch`, as they are: nothing is left to encode."""
         assert isinstance(batch, PoolBatch)
         content, style = batch.content.to(device, non_blocking=True).float(), batch.style.to(device, non_blocking=True)
-        anchor, positive, *negatives = (Pair(c, s) for c, s in zip(content, style, strict=True))
+        pairs = [Pair(c, s) for c, s in zip(content, style, strict=True)]
         parts = batch.parts
         if parts is not None:
             view = parts.view.to(device, non_blocking=True).float()
             parts = PartsBatch(view, parts.labels.to(device, non_blocking=True))
         kind = None if batch.kind is None else batch.kind.to(device, non_blocking=True)
-        return Encoded(anchor, positive, tuple(negatives), kind, parts)
+        return Encoded(pairs[0], pairs[min(1, len(pairs) - 1)], tuple(pairs[2:]), kind, parts)

@@ -104,20 +104,30 @@ class RetrievalTask:
 
     def _pool(self, progress: Callable[[int, int], None] | None) -> tuple[FromPool, NDArray[np.int8]]:
         """Triplets from a pool, and its images' other attributes int8 [n, O] where the content is taught them."""
-        config = self.config
-        pool = open_pool(
-            self.workspace, self.encoders, self.ids, self.labels, gigabytes=config.pool, seed=0, progress=progress
-        )
-        parts, labels = config.objective == "parts", np.zeros((len(pool), 0), np.int8)
-        if parts and config.content_teacher == "labels":
+        config, others = self.config, np.zeros((len(self.ids), 0), np.int8)
+        parts = config.objective == "parts"
+        if parts and config.content_teacher != "views":
             used = self.workspace.schema.indices(self.encoders.schema.names)
-            labels = np.delete(self.workspace.images(ids=pool.ids).labels, used, axis=1)
-            if not (labels >= 0).any():
-                raise RgunitError(
-                    "retrieval.content_teacher=labels needs attributes beside those of the style, and there are none: "
-                    "set it to views, or choose fewer --attributes-used"
-                )
-        negatives: tuple[NegativeKind, ...] = ("medium",) if parts else config.negatives
+            others = np.delete(self.workspace.images(ids=self.ids).labels, used, axis=1)
+            if not (others >= 0).any():
+                others = others[:, :0]
+        if parts and config.content_teacher == "labels" and not others.shape[1]:
+            raise RgunitError(
+                "retrieval.content_teacher=labels needs attributes beside those of the style, and there are none: "
+                "set it to views, or choose fewer --attributes-used"
+            )
+        taught = others.shape[1] > 0
+        pool = open_pool(
+            self.workspace,
+            self.encoders,
+            self.ids,
+            self.labels,
+            gigabytes=config.pool,
+            translations=not taught,
+            progress=progress,
+        )
+        labels = others[np.searchsorted(self.ids, pool.ids)]
+        negatives: tuple[NegativeKind, ...] = (() if taught else ("medium",)) if parts else config.negatives
         return FromPool(pool, negatives, every=config.objective != "triplet", parts=parts, labels=labels), labels
 
     def learning_rates(self, step: int) -> dict[str, float]:
