@@ -100,7 +100,7 @@ def evaluate_queries(
     table, case = choose(workspace, retriever.encoders.schema.names, protocol)
     model = kept_model(workspace, device=str(retriever.device))
     vectors, hashes = embed_set(workspace, retriever, table.ids, case, batch, progress, model=model)
-    case = replace(case, duplicates=_near(case, hashes))
+    case = replace(case, duplicates=duplicates_of(case, hashes))
     known = _visible(case, protocol)
     summary, rows, distances = evaluate_vectors(case, vectors, known)
     summary["content_vectors"] = f"{retriever.encoder_name}.content" if model is None else model.encoder_name
@@ -235,7 +235,7 @@ def _roots(workspace: Workspace, ids: Ids) -> Ids:
     return roots
 
 
-def _near(case: Case, hashes: NDArray[np.uint64]) -> list[Ids]:
+def duplicates_of(case: Case, hashes: NDArray[np.uint64]) -> list[Ids]:
     """For each query the rows of its near-duplicates in the set."""
     pairs = near_pairs(hashes)
     both = np.concatenate([pairs, pairs[:, ::-1]])
