@@ -103,7 +103,7 @@ def plane(points: Sequence[Point], curve: Sequence[Mapping[str, Any]], *, label:
         first, last = beads[0], beads[-1]
         names.append((f"late fusion, {first[0]:.1f} of content", "tick", *spots[0]))
         names.append((f"{last[0]:.1f} of content", "tick", *spots[-1]))
-    parts += _names(names, [*dots, *_along(spots)], (_LEFT, _TOP, _WIDTH - 2.0, bottom))
+    parts += _names(names, [*dots, *_along(spots)], (_LEFT, _TOP, _WIDTH - 6.0, bottom))
     return svg(_WIDTH, _HEIGHT, label, [part for part in parts if part])
 
 
@@ -146,7 +146,7 @@ def _names(
     parts = []
     for name, kind, x, y in names:
         width = _LETTER * len(name)
-        rivals = dots[: len(names)][(np.abs(dots[: len(names)] - (x, y)) > 1).any(axis=1)]
+        rivals = dots[: len(names)][(np.abs(dots[: len(names)] - (x, y)) > 5).any(axis=1)]
         best: tuple[float, Box, str, float] | None = None
         for order, (side, down) in enumerate(_PLACES):
             anchor = "start" if side > 0 else "end" if side < 0 else "middle"
@@ -155,7 +155,7 @@ def _names(
             inside, near = _inside(dots, box, 3.0), _inside(rivals, box, 9.0)
             outside = sum(max(frame[i] - box[i], box[i + 2] - frame[i + 2], 0.0) for i in (0, 1))
             cost = (
-                0.2 * order + 9 * inside + 3 * near + 2 * outside + 0.4 * sum(_overlap(box, other) for other in placed)
+                0.2 * order + 9 * inside + 3 * near + 5 * outside + 0.4 * sum(_overlap(box, other) for other in placed)
             )
             if best is None or cost < best[0]:
                 best = (cost, box, anchor, side)
