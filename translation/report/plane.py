@@ -53,7 +53,7 @@ class Point:
 def points_of(retrieval: Mapping[str, Any]) -> list[Point]:
     """The points of one evaluation's JSON: this run, random images, the baselines that are no late fusion."""
     rows = {"this run": retrieval, "random images": retrieval["random"]}
-    names = {**BASELINES, "same_labels": "right labels, random"}
+    names = {**BASELINES, "same_labels": "right labels"}
     rows |= {names.get(n, n): v for n, v in (retrieval.get("baselines") or {}).items() if n != "late_fusion"}
     return [
         Point(name, scores["attributes"], scores["content"], control=name != "this run")
