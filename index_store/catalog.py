@@ -26,6 +26,7 @@ from index_store.replay import apply, connect, migrate
 HEAD = "0001"
 FILE = "catalog.db"
 SHARDS = "shards"
+HALF_FILES = (f"{FILE}*", f"{SHARDS}/*", "cache/*.cells.h5", "runs/*/run.json", "images/generated/*/*")
 
 
 class CatalogDamaged(RgunitError):
@@ -177,10 +178,15 @@ class Catalog:
         if self.lock.acquire():
             self.recover()
 
+    def clean(self) -> None:
+        """Delete the files that a killed writer left half written."""
+        for pattern in HALF_FILES:
+            for stale in self.folder.glob(pattern + features.TEMPORARY):
+                stale.unlink()
+
     def recover(self) -> int:
         """Delete half-written files, apply sealed shards that were not committed; return how many were applied."""
-        for stale in self.shards.glob("*" + features.TEMPORARY):
-            stale.unlink()
+        self.clean()
         with self.reading() as connection:
             sequence = self.sequence(connection)
             listed = connection.exec_driver_sql("SELECT file, seq FROM shards").all()

@@ -6,7 +6,6 @@ catalog is damaged and is made again from the shards; a damaged shard is mended 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
-from index_store import features, seal
+from index_store import features, runs, seal
 from index_store.ann import FOLDER as CELLS_FOLDER
 from index_store.ann import SUFFIX as CELLS_SUFFIX
 from index_store.catalog import FILE, Catalog, CatalogDamaged
@@ -77,7 +76,7 @@ def verify(catalog: Catalog) -> Report:
         except CatalogDamaged as error:
             return Report(False, [f"{FILE}: {error.why}", *_damaged_files(catalog, {})])
         try:
-            problems = listed.problems + _damaged_files(catalog, listed.shards)
+            problems = listed.problems + _damaged_files(catalog, listed.shards) + runs.read_rows(catalog)[1]
             if not any(file in problem for file in listed.shards for problem in problems):
                 problems += _compare(catalog, listed)
         except FileNotFoundError as error:  # merged by a compaction a moment ago, or else it is missed the next time
@@ -97,12 +96,11 @@ def rebuild(catalog: Catalog) -> list[str]:
     files that hold the only copy of something and cannot be mended; nothing else is lost then.
     """
     catalog.lock.acquire()
-    for stale in [*catalog.shards.glob("*" + features.TEMPORARY), *catalog.folder.glob(FILE + features.TEMPORARY)]:
-        stale.unlink()
+    catalog.clean()
     try:
-        known = _listed(catalog).shards
+        known, told = _listed(catalog).shards, runs.mend_files(catalog)
     except CatalogDamaged:
-        known = {}
+        known, told = {}, []
     mended, lost = _mend_files(catalog, known)
     dropped = [file for file in lost if file.endswith(f"-vectors{features.SUFFIX}")]
     if len(dropped) < len(lost):
@@ -117,7 +115,7 @@ def rebuild(catalog: Catalog) -> list[str]:
         catalog.recover()
     if dropped:
         compact(catalog, check=False)
-    return [*mended, *(f"{file}: its vectors are lost" for file in dropped), *report.problems]
+    return [*told, *mended, *(f"{file}: its vectors are lost" for file in dropped), *report.problems]
 
 
 def compact(catalog: Catalog, *, check: bool = True) -> str:
@@ -309,8 +307,8 @@ def _replace(catalog: Catalog, entries: Sequence[Entry]) -> None:
     with engine.begin() as connection:
         for seq, record, sealed in entries:
             apply(connection, seq, record, sealed)
-        for file in sorted((catalog.folder / "runs").glob("*/run.json")):
-            connection.execute(sa.insert(RUNS).values(**json.loads(file.read_text())))
+        if rows := runs.read_rows(catalog)[0]:
+            connection.execute(sa.insert(RUNS), rows)
     engine.dispose()
     catalog.engine.dispose()
     for suffix in ("-wal", "-shm"):

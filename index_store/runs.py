@@ -13,8 +13,10 @@ import sqlalchemy as sa
 
 from index_store.catalog import Catalog
 from index_store.errors import RgunitError, UsageError
+from index_store.features import TEMPORARY, sync_folder, write_durably
 from index_store.models import RUNS
 
+FILE = "run.json"
 STATUS = ("running", "done", "stopped")
 
 
@@ -122,7 +124,43 @@ def _record(catalog: Catalog, row: Mapping[str, Any]) -> RunRecord:
 
 
 def _write(folder: Path, row: Mapping[str, Any]) -> None:
-    """Write `run.json`, whole or not at all."""
-    temporary = folder / "run.json.writing"
-    temporary.write_text(json.dumps(dict(row), indent=1))
-    temporary.replace(folder / "run.json")
+    """Write `run.json` durably, whole or not at all."""
+    temporary = folder / (FILE + TEMPORARY)
+    write_durably(temporary, json.dumps(dict(row), indent=1).encode())
+    temporary.replace(folder / FILE)
+    sync_folder(folder)
+
+
+def read_rows(catalog: Catalog) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return what the `run.json` files tell, as rows of the catalog, and a line on each that cannot be read."""
+    rows, problems = [], []
+    for file in sorted((catalog.folder / "runs").glob("*/" + FILE)):
+        row = _read(file)
+        if row is None:
+            problems.append(f"{file.parent.name}/{FILE}: cannot be read")
+        else:
+            rows.append(row)
+    return rows, problems
+
+
+def mend_files(catalog: Catalog) -> list[str]:
+    """Write the `run.json` files that cannot be read again, as the catalog has them; return a line on each."""
+    mended = []
+    with catalog.reading() as connection:
+        rows = [dict(row) for row in connection.execute(sa.select(RUNS)).mappings()]
+    for row in rows:
+        folder = _record(catalog, row).path
+        if _read(folder / FILE) is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            _write(folder, row)
+            mended.append(f"{folder.name}/{FILE}: mended")
+    return mended
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    """Return what a `run.json` tells, None if it cannot be read."""
+    try:
+        row = json.loads(file.read_text())
+        return {column.name: row[column.name] for column in RUNS.columns}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

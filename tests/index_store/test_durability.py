@@ -251,6 +251,42 @@ def test_bytes_flipped_at_300_places_are_found_named_and_mended(tmp_path, sample
     assert damage_and_mend(sample, tmp_path / "scratch", 300, 2, cut=False) > 150
 
 
+def test_half_written_files_are_cleaned_by_the_next_writer_only(sample):
+    folders = [sample / name for name in ("cache", "runs/r1-translation", "images/generated/r1")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    names = (
+        "shards/00000099-images.h5",
+        "cache/1.cells.h5",
+        "runs/r1-translation/run.json",
+        "images/generated/r1/1.png",
+    )
+    half = [sample / f"{name}.writing" for name in names]
+    for file in half:
+        file.write_bytes(b"half")
+    with IndexStore.open(sample) as store:
+        assert store.verify().ok and store.count() and all(file.exists() for file in half)
+        store.add(batch(50)[0])
+        assert not any(file.exists() for file in half)
+
+
+def test_a_run_json_that_cannot_be_read_is_named_and_written_again(tmp_path):
+    with Workspace.create(tmp_path / "w") as workspace:
+        workspace.set_meta("a", "b")
+        file = workspace.add_run("translation", "demo", {"a": 1}).path / "run.json"
+    whole = file.read_text()
+    file.write_text(whole[:-5])
+    with Workspace.open(tmp_path / "w") as workspace:
+        assert "run.json" in workspace.store().verify().problems[0]
+        workspace.store().rebuild()
+        assert workspace.store().verify().ok and file.read_text() == whole
+        (tmp_path / "w" / "catalog.db").unlink()
+    with Workspace.open(tmp_path / "w") as workspace:
+        file.write_text("{}")
+        workspace.store().rebuild()  # neither the catalog nor the file has the run: it stays named
+        assert "run.json" in workspace.store().verify().problems[0] and workspace.runs() == []
+
+
 def test_a_lost_catalog_is_restored_from_the_shards(tmp_path, sample):
     expected = answers(sample)
     (sample / "catalog.db").unlink()
@@ -311,6 +347,8 @@ def _read(path, seconds):
             assert (found.ids[0] >= 0).sum() % 10 == 0 and (found.ids[0] >= 0).sum() >= count
             with IndexStore.open(path) as other:
                 assert other.count("split=train") >= count
+                report = other.verify()
+                assert report.ok, report.problems
 
 
 def test_a_second_writer_waits_for_a_given_time(tmp_path):

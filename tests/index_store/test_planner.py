@@ -120,3 +120,34 @@ def test_cells_are_derived_deleted_or_damaged_they_cost_nothing_but_time(path, d
         store.compact()
         assert not file.exists() and store.verify().ok
         assert "cells" in store.search(data[2][0]).plan
+
+
+def test_readers_get_on_while_another_process_takes_cells_away_and_makes_them_again(path, tmp_path):
+    """What is loaded is whole or nothing, whatever lies in the file's place when."""
+    import shutil
+    import threading
+
+    shutil.copytree(path, tmp_path / "s")
+    file = next((tmp_path / "s" / ann.FOLDER).glob("*" + ann.SUFFIX))
+    shard, whole = file.name.removesuffix(ann.SUFFIX) + ".h5", file.read_bytes()
+    done = threading.Event()
+
+    def take_and_make():
+        number = 0
+        while not done.is_set():
+            number += 1
+            file.unlink(missing_ok=True)
+            fresh = file.with_name("fresh")
+            fresh.write_bytes(whole if number % 2 else whole[: 1000 * (number % 50)])
+            fresh.rename(file)
+            done.wait(0.005 if number % 2 else 0)
+
+    other = threading.Thread(target=take_and_make)
+    other.start()
+    found = []
+    while len(found) < 200 or (not any(found) and len(found) < 5000):
+        found.append(ann.load_cells(tmp_path / "s", shard))
+    done.set()
+    other.join()
+    assert all(cells is None or cells.index.rows == 18_000 for cells in found)
+    assert any(found)
