@@ -59,14 +59,16 @@ def translate_images(
     translator = Translator.load(workspace, run, device)
     edit = style_edit(workspace, translator, to) if to is not None else None
     strength = (1.0 if translator.neighbours else 0.0) if guidance is None else guidance
+    assert translator.run is not None
     if strength and not translator.neighbours:
-        assert translator.run is not None
         raise RgunitError(
             f"run {translator.run.id} was trained without neighbours, so it cannot be guided: "
             "name a guided run with --run, or leave --guidance out"
         )
+    if k is not None and not strength:
+        why = "--guidance is 0" if translator.neighbours else f"run {translator.run.id} was trained without neighbours"
+        raise UsageError(f"-k says how many neighbours guide, but {why}: leave -k out")
     if k is not None and translator.takes not in (None, k):
-        assert translator.run is not None
         raise UsageError(
             f"run {translator.run.id} is guided by exactly {translator.takes} neighbours, not {k}: leave -k out, "
             "or train with --set guided.guidance=attention, which takes any number"

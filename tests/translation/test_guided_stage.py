@@ -256,9 +256,14 @@ def test_attention_translates_with_any_number_of_neighbours(staged: Workspace, d
     fixed = train_guided(staged, tiny("guided.neighbours=2"), device="cpu").run.id
     [row] = translate_images(staged, [picture], to="+Glasses", k=2, run=fixed, out=tmp_path / "fixed", device="cpu")
     assert len(row["neighbours"]) == 2
-    for k, words in ((3, f"run {fixed} is guided by exactly 2 neighbours, not 3"), (0, "-k must be at least 1")):
+    for words, how in (
+        (f"run {fixed} is guided by exactly 2 neighbours, not 3", {"k": 3, "run": fixed}),
+        ("-k must be at least 1", {"k": 0, "run": fixed}),
+        ("run r1 was trained without neighbours: leave -k out", {"k": 2, "run": "r1"}),
+        ("--guidance is 0: leave -k out", {"k": 2, "run": attention, "guidance": 0.0}),
+    ):
         with pytest.raises(UsageError, match=words) as refused:
-            translate_images(staged, [picture], to="+Glasses", k=k, run=fixed, out=tmp_path / "no", device="cpu")
+            translate_images(staged, [picture], to="+Glasses", out=tmp_path / "no", device="cpu", **how)  # type: ignore[arg-type]
         assert "\n" not in str(refused.value)
     assert not (tmp_path / "no").exists()
 
