@@ -103,11 +103,12 @@ def test_a_writer_that_dies_at_any_step_loses_nothing(tmp_path, step, compact):
 
 
 def kill_at_random(tmp_path, times, compact):
-    path = tmp_path / "s"
-    IndexStore.create(path, dim=DIM, attributes=["a", "b", "c"]).close()
     rng = np.random.default_rng(0)
     seen = 0
-    for _ in range(times):
+    for number in range(times):
+        path = tmp_path / str(number // 25)
+        if not path.exists():
+            IndexStore.create(path, dim=DIM, attributes=["a", "b", "c"]).close()
         process, reader = start_writer(path, compact=compact)
         time.sleep(rng.uniform(0, 0.15))
         process.kill()
