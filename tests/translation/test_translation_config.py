@@ -18,6 +18,14 @@ def test_every_preset_loads_and_survives_being_saved() -> None:
         assert parse_config(config.model_dump(mode="json")) == config
 
 
+def test_guidance_goes_beyond_the_paper_in_no_preset() -> None:
+    for name in presets():
+        guided = load_config(name).guided
+        assert guided.guidance == "convolution" and guided.fusion_learning_rate is None
+        assert not guided.random_k and not guided.neighbour_as_real
+        assert guided.neighbour_start == guided.neighbour_dropout == guided.content_dropout == 0
+
+
 def test_the_papers_numbers() -> None:
     config = load_config("paper-celeba-128")
     assert config.data.size == 128 and config.data.mirror

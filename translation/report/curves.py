@@ -68,7 +68,12 @@ CURVES = (
     Curves(
         "Learning rate",
         "",
-        {"lr/generator": "generator", "lr/discriminator": "discriminator", "lr/embedding": "embedding"},
+        {
+            "lr/generator": "generator",
+            "lr/discriminator": "discriminator",
+            "lr/fusion": "fusion",
+            "lr/embedding": "embedding",
+        },
     ),
     Curves("Speed", "images a second", {"images_per_second": "images"}),
 )
