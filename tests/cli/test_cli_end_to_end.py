@@ -119,7 +119,7 @@ def test_query_finds_neighbours_but_not_itself(rgunit, trained: Trained, faces: 
         assert isinstance(one["image_id"], int) and set(one["attributes"].values()) <= {0, 1, None}
     distances = [one["distance"] for one in answer["neighbours"]]
     assert distances == sorted(distances)
-    assert Image.open(grid).size[1] == 32
+    assert Image.open(grid).size[0] > 5 * 112
     drawn = rgunit(*words).out
     assert "Blond_Hair" in drawn and ("✓" in drawn or "✗" in drawn)
 
@@ -196,6 +196,36 @@ def test_evaluate_retrieval_names_the_columns_that_there_are(rgunit, trained: Tr
     assert "no text column is called 'identety'; the images have: drawing" in answer.error
 
 
+def test_an_ablation_keeps_its_rows_and_goes_on_with_those_that_are_missing(
+    process, trained: Trained, tmp_path: Path
+) -> None:
+    words = [
+        "-w",
+        trained.path,
+        "--json",
+        "evaluate",
+        "retrieval",
+        "--ablation",
+        "--seeds",
+        1,
+        "--steps",
+        2,
+        "--jobs",
+        1,
+    ]
+    first = process(*words, "--rows", "all", "--plane", tmp_path / "rows.svg").json
+    assert first["rows"][0]["row"] == "all"
+    assert 0 <= first["rows"][0]["mean"]["average"] <= 1
+    assert {"random", "style_only", "late_fusion"} <= set(first["baselines"])
+    assert "<svg" in (tmp_path / "rows.svg").read_text()
+    made = {file: file.stat().st_mtime_ns for file in (trained.path / "ablation").rglob("row-*.json")}
+    both = process(*words, "--rows", "all,parts_labels").json
+    assert [row["row"] for row in both["rows"]] == ["all", "parts_labels"]
+    assert both["rows"][0]["mean"] == first["rows"][0]["mean"]
+    assert both["rows"][1]["curve"][0]["weight"] == 0
+    assert all(file.stat().st_mtime_ns == when for file, when in made.items())
+
+
 def test_evaluate_keeps_every_image_on_request(rgunit, trained: Trained, tmp_path: Path) -> None:
     answer = rgunit("-w", trained.path, "evaluate", "translation", "--out", tmp_path / "out", "--json").json
     assert all(set(answer[arm]) >= MEASURES for arm in ARMS)
@@ -247,13 +277,14 @@ def test_a_checkpoint_of_another_schema_is_refused(rgunit, trained: Trained, fac
     assert "unexpected" not in answer.error
 
 
-def test_the_readmes_python_asks_a_trained_workspace(
+def test_the_python_of_the_documents_asks_a_trained_workspace(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "workspace").mkdir()
     (tmp_path / "workspace" / "demo").symlink_to(trained.path)
     monkeypatch.chdir(tmp_path)
-    text = (Path(__file__).parents[2] / "README.md").read_text()
-    block = text.split("```python\n")[2].split("```")[0]
-    exec(compile(block, "README.md", "exec"), {})
-    assert "inf" not in capsys.readouterr().out
+    root = Path(__file__).parents[2]
+    for document, place, lines in ((root / "README.md", 2, 5), (root / "docs" / "guide.md", 1, 11)):
+        block = document.read_text().split("```python\n")[place].split("```")[0]
+        exec(compile(block, document.name, "exec"), {})
+        assert len(capsys.readouterr().out.splitlines()) == lines

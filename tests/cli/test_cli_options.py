@@ -11,7 +11,20 @@ from cli.drawing import span
 from cli.settings import globals_first
 from index_store.errors import UsageError
 
-COMMANDS = ("add", "info", "demo", "run", "train", "query", "translate", "index", "evaluate")
+COMMANDS = (
+    "add",
+    "info",
+    "demo",
+    "run",
+    "train",
+    "query",
+    "similar",
+    "duplicates",
+    "map",
+    "translate",
+    "index",
+    "evaluate",
+)
 
 
 def test_global_options_may_stand_after_the_command() -> None:

@@ -31,7 +31,7 @@ def anchors(text: str) -> set[str]:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_command_of_a_document_exists_with_its_options(rgunit, document: Path, tmp_path: Path) -> None:
-    pictures = {"me.jpg", "you.jpg", "photos", "more_photos", "labels.csv", "my.toml"}
+    pictures = {"me.jpg", "me_too.jpg", "you.jpg", "photos", "more_photos", "labels.csv", "my.toml"}
     for line in commands(document.read_text()):
         words = []
         for word in shlex.split(line.replace(" …", ""))[1:]:
