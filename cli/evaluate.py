@@ -37,7 +37,8 @@ def register(app: typer.Typer) -> None:
     short_help="P@10 against random and simpler retrieval.",
     epilog="\b\nExamples:\n"
     "  rgunit -w faces evaluate retrieval\n"
-    "  rgunit -w faces evaluate retrieval --relevance identity --plane plane.svg",
+    "  rgunit -w faces evaluate retrieval --relevance identity --plane plane.svg\n"
+    "  rgunit -w faces evaluate retrieval --ablation --rows all,parts --seeds 3 --plane rows.svg",
 )
 def retrieval(
     context: typer.Context,
@@ -63,6 +64,22 @@ def retrieval(
     hide_labels: Annotated[
         float, typer.Option(metavar="SHARE", min=0.0, max=1.0, help="Images whose labels the label filter cannot see.")
     ] = 0.0,
+    ablation: Annotated[
+        bool,
+        typer.Option(
+            "--ablation",
+            help="Train and compare the paper's Table 1 and the ways beyond it, from one translator. Rows that are "
+            "there are kept: run it again to go on.",
+        ),
+    ] = False,
+    rows: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Rows of the ablation. Default: all, in order of importance.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Seeds a row of the ablation, from --seed on.")] = 3,
+    steps: Annotated[int, typer.Option(metavar="N", min=1, help="Steps a row of the ablation.")] = 600,
+    jobs: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Rows at once, a thread each. Default: one a core.")
+    ] = None,
 ) -> None:
     """P@10 as the paper: one query an image of the split, among the images of that split, against random ones.
 
@@ -75,6 +92,19 @@ def retrieval(
     settings: Settings = context.obj
     if plane is not None and plane.suffix.lower() != ".svg":
         raise UsageError(f"--plane draws SVG: give it a name that ends in .svg, not {plane}")
+    if ablation:
+        if run is not None or unlabelled or generated or hide_labels:
+            raise UsageError("--ablation goes with --split, --relevance, --rows, --seeds, --steps, --jobs and --plane")
+        from cli.ablation import AblationOptions
+        from cli.ablation import run as run_rows
+        from retrieval.evaluation import RetrievalProtocol
+
+        run_rows(
+            settings, RetrievalProtocol(split, relevance=relevance), AblationOptions(rows, seeds, steps, jobs), plane
+        )
+        return
+    if rows is not None:
+        raise UsageError("--rows needs --ablation")
     with settings.open() as workspace:
         with Bars("evaluate") as bars:
             from retrieval.evaluation import RetrievalProtocol

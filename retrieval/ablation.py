@@ -23,11 +23,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from index_store.duplicates import perceptual_hash
 from index_store.errors import RgunitError, UsageError
 from index_store.workspace import Workspace
 from retrieval.baselines import WEIGHTS, Vectors, late_fusion
 from retrieval.config import RetrievalConfig
-from retrieval.evaluation import RetrievalProtocol, SetVectors, choose, evaluate_vectors
+from retrieval.evaluation import RetrievalProtocol, SetVectors, choose, duplicates_of, evaluate_vectors
 from retrieval.loading import load_encoders_of
 from retrieval.network import Network, PartsNetwork
 from retrieval.pool import FIRST, ITSELF, SECOND, open_pool
@@ -196,7 +197,8 @@ class _Bench:
         images, case = choose(workspace, encoders.schema.names, plan.protocol)
         if len(case.rows) != len(images):
             raise RgunitError("an ablation judges labelled real images only")
-        self.case: Case = case
+        hashes = perceptual_hash(workspace.load(images.ids, encoders.size))
+        self.case: Case = replace(case, duplicates=duplicates_of(case, hashes))
         # Encoded apart from the labels that the case counts by: only the translations' domains, for bridges, need some.
         self.pool = open_pool(
             workspace, encoders, images.ids, case.used, gigabytes=1e9, seed=0, kept=True, progress=progress

@@ -181,6 +181,8 @@ def test_a_second_writer_is_told_who_writes(process, labelled: Path, faces: Path
         (["evaluate", "translation", "--judge-crop", "1,2,3,4@128"], 2, "--judge-crop needs --judge"),
         (["evaluate", "retrieval", "--plane", "plane.png"], 2, "a name that ends in .svg, not plane.png"),
         (["evaluate", "retrieval", "--hide-labels", "75"], 2, "'--hide-labels'"),
+        (["evaluate", "retrieval", "--rows", "all"], 2, "--rows needs --ablation"),
+        (["evaluate", "retrieval", "--ablation", "--generated"], 2, "--ablation goes with --split"),
         (["add", "/nonexistent", "--origin", "unlabelled"], 2, "does not exist"),
     ],
 )
