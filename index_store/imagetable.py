@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -80,11 +80,12 @@ def read_table(connection: sa.Connection, catalog: Catalog) -> ImageTable:
     count = len(rows)
     told = [json.loads(row[8]) if row[8] else {} for row in rows]
     names = json.loads(catalog.setting(connection, "fields") or "[]")
+    folder = str(catalog.folder)
     masks = [np.frombuffer(b"".join(row[place] for row in rows), np.uint8) for place in (2, 3)]
     return ImageTable(
         schema,
         np.array([row[0] for row in rows], np.int64),
-        [str(catalog.folder / Path(row[1])) for row in rows],
+        [os.path.join(folder, row[1]) for row in rows],  # noqa: PTH118  pathlib takes ten times as long
         schema.unpack(*(mask.reshape(count, schema.width) for mask in masks)),
         np.array([row[4] for row in rows], object),
         np.array([row[5] for row in rows], object),

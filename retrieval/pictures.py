@@ -40,7 +40,10 @@ class Picture:
         if isinstance(source, Picture) or not isinstance(source, str | Path):
             return source if isinstance(source, Picture) else Picture(source)
         image = workspace.image_for_path(source)
-        return Picture(source, image, None if image is None else workspace.images(ids=[image]).labels[0])
+        if image is None:
+            return Picture(source)
+        table = workspace.images()
+        return Picture(source, image, table.labels[table.places(np.array([image]))[0]])
 
     def at(self, size: int) -> Pixels:
         """uint8 [size, size, 3], centre-cropped and resized. Raises ImageRefused with the reason."""

@@ -101,12 +101,12 @@ def descendants(workspace: Workspace, ids: Sequence[int]) -> NDArray[np.int64]:
     """The ids themselves and those of every image made from them, or from what was made from them; ascending."""
     table = workspace.images()
     made = np.flatnonzero(table.parent >= 0)
-    family = np.unique(np.asarray(ids, np.int64))
+    family = {int(image) for image in ids}
     while True:
-        children = table.ids[made[np.isin(table.parent[made], family)]]
-        grown = np.union1d(family, children)
+        children = table.ids[made[np.isin(table.parent[made], sorted(family))]]
+        grown = family.union(children.tolist())
         if len(grown) == len(family):
-            return family
+            return np.array(sorted(family), np.int64)
         family = grown
 
 
