@@ -51,14 +51,11 @@ def as_vectors(vectors: npt.ArrayLike, dim: int, *, one: bool = False) -> npt.ND
         return np.zeros((0, dim), np.float32)
     if matrix.ndim != 2 or matrix.shape[1] != dim:
         raise UsageError(f"vectors have shape {list(matrix.shape)}: needed is [n, {dim}]")
-    flat = matrix.ravel()
-    with np.errstate(over="ignore", invalid="ignore"):
-        total = np.dot(flat, flat)
-        if not total <= LONGEST:
-            if not np.isfinite(matrix).all():
-                raise UsageError("vectors must be finite: there is a NaN or an infinity among them")
-            if not np.einsum("nd,nd->n", matrix, matrix).max() <= LONGEST:
-                raise UsageError(f"vectors must be shorter than {LONGEST**0.5:g}: distances leave the range of float32")
+    if not np.einsum("nd,nd->", matrix, matrix) <= LONGEST:  # all rows together: one quick look
+        if not np.isfinite(matrix).all():
+            raise UsageError("vectors must be finite: there is a NaN or an infinity among them")
+        if not np.einsum("nd,nd->n", matrix, matrix).max() <= LONGEST:
+            raise UsageError(f"vectors must be shorter than {LONGEST**0.5:g}: distances leave the range of float32")
     return matrix
 
 

@@ -157,10 +157,14 @@ class CellIndex:
         """Return distances [q, k] ascending and rows [q, k] (-1 where there are fewer) of what lies in the nearest
         cells."""
         module, count = faiss(), len(queries)
-        point, gaps, cells = module.swig_ptr, *self.nearest(queries, probes)
+        point = module.swig_ptr
         if (parameters := self._parameters.get(probes)) is None:  # FAISS looks into one cell unless told
             parameters = self._parameters[probes] = module.SearchParametersIVF(nprobe=probes)
         distances, rows = np.empty((count, k), np.float32), np.empty((count, k), np.int64)
+        if count < PRODUCT_FORM:
+            self.index.search_c(count, point(queries), k, point(distances), point(rows), parameters)
+            return distances, rows
+        gaps, cells = self.nearest(queries, probes)  # by differences, which FAISS itself does not take for so many
         self.index.search_preassigned_c(
             count, point(queries), k, point(cells), point(gaps), point(distances), point(rows), False, parameters
         )

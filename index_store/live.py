@@ -37,12 +37,14 @@ class Live:
         self._version: tuple[int, ...] = ()
         self._tables: dict[int, tuple[int, Table]] = {}
         self._cells: dict[str, Cells | None] = {}
+        self._snapshots: dict[tuple[str | None, ...], tuple[State, list[Table]]] = {}
         self._ids: dict[str, Ids] = {}
 
     def forget(self) -> None:
         """Drop everything that was read."""
         with self.guard:
             self._state = None
+            self._snapshots.clear()
             self._tables.clear()
             self._cells.clear()
             self._ids.clear()
@@ -61,9 +63,15 @@ class Live:
     def snapshot(self, *encoders: str | None) -> tuple[State, list[Table]]:
         """Return the last committed state with the vectors of some encoders (by name, None: the only one)."""
         for _ in range(20):
-            state = self.state()
+            with self.guard:
+                state = self.state()
+                held = self._snapshots.get(encoders)
+            if held and held[0] is state:
+                return held
             try:
-                return state, [self.table(state, resolve_encoder(state, name)) for name in encoders]
+                found = state, [self.table(state, resolve_encoder(state, name)) for name in encoders]
+                self._snapshots[encoders] = found
+                return found
             except features.ShardMissing:  # merged by a compaction after the state was read
                 if self.state() is state:
                     raise
