@@ -1,7 +1,8 @@
 """Near-duplicates: one picture kept twice, re-encoded, resized, brightened or cropped by a hair.
 
 A picture is known by the signs of its 8×8 coarsest waves about their median, 64 bits; two pictures are
-near-duplicates where few bits differ. A mirrored picture is another picture.
+near-duplicates where few bits differ. A mirrored picture is another picture. The bits know no colour and little of
+what fills a face: pictures that are built alike (drawings, icons) need `alike` as well.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from PIL import Image
 Hashes = npt.NDArray[np.uint64]
 
 DISTANCE = 6  # bits up to which two pictures count as near-duplicates
-_SIDE, _WAVES = 32, 8
+COLOUR_DIFFERENCE = 12.0  # of 255, a mean over small coloured pictures: copies lie below it
+_SIDE, _WAVES, _THUMB = 32, 8, 8
 _BLOCK = 1024  # hashes compared with all others of their bucket at once
 
 
@@ -54,6 +56,21 @@ def near_pairs(hashes: Hashes, max_distance: int = DISTANCE) -> npt.NDArray[np.i
         for bucket in np.split(order, borders):
             found += [_compare(hashes, bucket, start, max_distance) for start in range(0, len(bucket) - 1, _BLOCK)]
     return np.unique(np.concatenate(found), axis=0)
+
+
+def thumbs(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Return small coloured pictures float32 [n, 192] of pictures uint8 [n, H, W, 3], less their mean brightness."""
+    small = np.empty((len(pixels), _THUMB * _THUMB * 3), np.float32)
+    for row, picture in enumerate(pixels):
+        resized = Image.fromarray(picture).resize((_THUMB, _THUMB), Image.Resampling.BOX)
+        small[row] = np.asarray(resized, np.float32).ravel()
+    return small - small.mean(axis=1, keepdims=True)
+
+
+def alike(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """Return for each row of two arrays of `thumbs` [m, 192] whether they have the colours of one picture, bool [m]."""
+    near: npt.NDArray[np.bool_] = np.abs(a - b).mean(axis=1) <= COLOUR_DIFFERENCE
+    return near
 
 
 def _compare(hashes: Hashes, bucket: npt.NDArray[np.int64], start: int, limit: int) -> npt.NDArray[np.int64]:

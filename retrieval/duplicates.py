@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from index_store.duplicates import DISTANCE, near_pairs, perceptual_hash
+from index_store.duplicates import DISTANCE, alike, near_pairs, perceptual_hash, thumbs
 from index_store.errors import ImageRefused
 from index_store.images import read_image, write_image
 from index_store.workspace import Workspace
@@ -61,7 +61,8 @@ def find_duplicates(
     where: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Duplicates:
-    """Groups of images whose perceptual hashes (64 bits) differ in at most `distance` bits, directly or by a chain.
+    """Groups of images whose perceptual hashes (64 bits) differ in at most `distance` bits and whose colours agree
+    (`index_store.duplicates.alike`), directly or by a chain.
 
     Without an `origin=` in `where`, real and unlabelled images only.
     """
@@ -69,6 +70,7 @@ def find_duplicates(
     hashes, readable, unreadable = _hashes(workspace, table.ids, table.paths, progress)
     table = table.select(readable)
     pairs = near_pairs(hashes, distance)
+    pairs = pairs[_alike(table.paths, pairs)]
     root = np.arange(len(table))
     while True:  # every row takes the least root of those that it is near to, until nothing changes
         before = root.copy()
@@ -88,6 +90,17 @@ def find_duplicates(
         members.setdefault(int(root[row]), []).append(one)
     groups = sorted(members.values(), key=lambda group: (min(one.bits for one in group), group[0].image_id))
     return Duplicates(groups, len(table), unreadable)
+
+
+def _alike(paths: Sequence[str], pairs: Ids) -> NDArray[np.bool_]:
+    """Which pairs of rows [m, 2] have the same colours too; only their pictures are read."""
+    rows, place = np.unique(pairs, return_inverse=True)
+    place = place.reshape(-1, 2)
+    small = np.empty((len(rows), 192), np.float32)
+    with ThreadPoolExecutor(4) as pool:
+        for at, one in enumerate(pool.map(lambda row: thumbs(read_image(paths[row], size=SIZE)[None])[0], rows)):
+            small[at] = one
+    return alike(small[place[:, 0]], small[place[:, 1]])
 
 
 def draw_duplicates(path: Path, found: Duplicates) -> None:

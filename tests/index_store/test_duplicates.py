@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from index_store.duplicates import DISTANCE, near_pairs, perceptual_hash
+from index_store.duplicates import DISTANCE, alike, near_pairs, perceptual_hash, thumbs
 
 
 def pictures(count: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -85,3 +85,12 @@ def test_real_copies_in_celeba() -> None:
     cropped = each(own, lambda image: encoded(image.crop((1, 1, 127, 127)).resize((128, 128))))
     assert (distances(own, cropped) <= DISTANCE).mean() > 0.9
     assert len(near_pairs(perceptual_hash(own))) <= 5  # of 19,900 pairs of aligned faces
+
+
+def test_copies_have_the_colours_of_one_picture_and_others_do_not() -> None:
+    own = pictures(30)
+    for change in (encoded, lambda image: encoded(image.crop((1, 1, 95, 95)).resize((96, 96)))):
+        assert alike(thumbs(own), thumbs(each(own, change))).all()
+    assert alike(thumbs(own), thumbs(np.clip(own.astype(int) + 25, 0, 255).astype(np.uint8))).mean() > 0.9  # brighter
+    assert not alike(thumbs(own), thumbs(pictures(30, seed=1))).any()
+    assert not alike(thumbs(own), thumbs(own[..., ::-1])).all()  # other colours, the same grey waves or nearly
