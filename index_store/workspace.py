@@ -56,6 +56,7 @@ class Workspace:
         self.catalog = catalog
         self._store = IndexStore(catalog, owner=False)
         self._table: tuple[tuple[Any, ...], ImageTable] | None = None
+        self._version: tuple[int, ...] = ()
         self._cache: OrderedDict[tuple[int, int], Pixels] = OrderedDict()
         self._cached = 0
         self._guard = threading.Lock()
@@ -234,12 +235,16 @@ class Workspace:
     def _all(self) -> ImageTable:
         """Return the table of all images at the last commit."""
         with self.catalog.guard:
+            version = self.catalog.version()
+            if self._table is not None and version == self._version:
+                return self._table[1]
             with self.catalog.reading() as connection:
                 query = "SELECT count(*), max(changed), (SELECT max(changed) FROM removed) FROM images"
                 told = connection.exec_driver_sql(query).one()
                 state = (*told, self.catalog.schema(connection), self.catalog.setting(connection, "fields"))
                 if self._table is None or self._table[0] != state:
                     self._table = (state, read_table(connection, self.catalog))
+            self._version = version
             return self._table[1]
 
     # Vectors
