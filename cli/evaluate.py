@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +25,14 @@ COLUMNS = {
     "near_duplicates": "near-dup.",
 }
 """The measures of a retrieval that the terminal shows, those that there are."""
+
+
+class Classifier(StrEnum):
+    """The attribute classifier of `evaluate translation`."""
+
+    resnet18 = "resnet18"
+    resnet50 = "resnet50"
+
 
 SplitOption = Annotated[str, typer.Option(metavar="NAME", help="Split that is judged.")]
 
@@ -130,6 +139,7 @@ def retrieval(
     short_help="The arms side by side.",
     epilog="\b\nExamples:\n"
     "  rgunit -w faces evaluate translation --out compared\n"
+    "  rgunit -w faces evaluate translation --reverse --inception-weights cache --lpips-weights alexnet.pth\n"
     "  rgunit -w faces evaluate translation --judge mobilefacenet.onnx --judge-crop 25.84,24.69,76.48,89.23@128",
 )
 def translation(
@@ -156,11 +166,35 @@ def translation(
         str | None,
         typer.Option(metavar="L,T,W,H@SIDE", help="Box that the judge sees, in pixels of an image of that side."),
     ] = None,
+    classifier: Annotated[
+        Classifier | None,
+        typer.Option(help="Network that reads the attributes. Default: as the run's preset, resnet18."),
+    ] = None,
+    reverse: Annotated[
+        bool,
+        typer.Option(
+            "--reverse",
+            help="Also train a classifier on each arm's translations and test it on real images: a minute an arm.",
+        ),
+    ] = False,
+    inception_weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|cache", help="Weights of FID's Inception v3, or torch's cache: adds FID, KID and IS."
+        ),
+    ] = None,
+    lpips_weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|cache", help="Weights of torchvision's AlexNet or VGG-16, or torch's cache: adds LPIPS."
+        ),
+    ] = None,
 ) -> None:
     """Compare the arms on the same pairs: unguided, random neighbours, guided, and two controls, copy and neighbour.
 
     Test people are split in halves A and B; images of A are translated to label vectors of B with at least one bit
-    changed, and Fréchet distances are to B, so that copying does not win.
+    changed, and Fréchet distances are to B, so that copying does not win. The pairs are kept with the stage-1 run:
+    arms that are trained later are judged on the same.
     """
     from cli.progress import Bars
     from index_store.errors import UsageError
@@ -168,6 +202,12 @@ def translation(
     settings: Settings = context.obj
     if judge_crop is not None and judge is None:
         raise UsageError("--judge-crop needs --judge FILE.onnx")
+    given = {
+        "classifier": None if classifier is None else classifier.value,
+        "reverse": reverse or None,
+        "inception_weights": inception_weights,
+        "lpips_weights": lpips_weights,
+    }
     with settings.open() as workspace:
         with Bars() as bars:
             bars.stage("evaluate")
@@ -182,6 +222,7 @@ def translation(
                 judge_crop=judge_crop,
                 seed=settings.seed,
                 device=settings.device,
+                changes={name: value for name, value in given.items() if value is not None},
                 progress=bars,
             ).summary
         settings.show(found, lambda console: _draw_translation(console, found, out))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,8 @@ from translation.evaluation.evaluate import (
     evaluate_translation,
     neighbour_arm,
 )
-from translation.evaluation.protocol import make_pairs
+from translation.evaluation.inception import Inception, PerceptualDistance
+from translation.evaluation.protocol import kept_pairs
 from translation.neighbours import Neighbours
 from translation.progress import Progress
 from translation.stages import newest, open_retriever, require_index
@@ -40,7 +42,10 @@ from translation.translator import GUIDED, TRANSLATION, Translation, Translator,
 
 ARM_OF = {"none": "unguided", "random": "random", "retrieved": "guided"}
 CONTRACT_ARMS = ("unguided", "random", "guided", "copy", "neighbour")
-MEASURES = ("accuracy_changed", "accuracy_kept", "fd_attr", "fd_judge", "diversity", "identity", "truth")
+MEASURES = (
+    *("accuracy_changed", "accuracy_kept", "fd_attr", "fd_judge", "diversity", "identity", "truth"),
+    *("neighbour_copies", "reverse", "fid", "kid", "inception_score", "lpips"),
+)
 
 Ids = NDArray[np.int64]
 Labels = NDArray[np.int8]
@@ -88,8 +93,13 @@ class Arm:
         ]
         return np.concatenate(rows)
 
+    def guided(self, source: Ids, target: Labels, seeds: Ids) -> tuple[NDArray[np.uint8], Ids]:
+        """Images uint8 [n, S, S, 3] and the ids [n, k] of the neighbours that guided them."""
+        made, ids = self.translate(source, target, seeds)
+        return to_pixels(made.image), ids
+
     def __call__(self, source: Ids, target: Labels, seeds: Ids) -> NDArray[np.uint8]:
-        return to_pixels(self.translate(source, target, seeds)[0].image)
+        return self.guided(source, target, seeds)[0]
 
 
 @dataclass(frozen=True)
@@ -189,18 +199,25 @@ def evaluate_translation_runs(
     device: str = "auto",
     arms: Arms | None = None,
     config: EvaluationConfig | None = None,
+    changes: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Every arm there is and the controls, by the protocol of `translation.evaluation`.
 
-    `config` is by default the one that the translator was trained with.
+    `config` is by default the one that the translator was trained with, `changes` are laid over it. The list of pairs
+    is kept with the stage-1 run, so that arms evaluated later get the same.
     """
     progress = progress or Progress()
     referee = OnnxNetwork(judge, judge_crop) if judge is not None else None
     found = arms or open_arms(workspace, run, device)
     first = found.arms["stage1"].translator
-    config = config or first.config.evaluation
-    pairs = make_pairs(workspace, first.schema, split=split, limit=config.pairs, seed=seed)
+    config = (config or first.config.evaluation).model_copy(update=dict(changes or {}))
+    inception = Inception(config.inception_weights, str(first.device)) if config.inception_weights else None
+    lpips = PerceptualDistance(config.lpips_weights, str(first.device)) if config.lpips_weights else None
+    kept = found.translation_run.path
+    pairs, stale = kept_pairs(kept, workspace, first.schema, split=split, limit=config.pairs, seed=seed)
+    if stale:
+        progress.note("images of the kept list of pairs are gone: a new list, not comparable with what was measured")
     progress.stage("classifier")
     classifier = train_classifier(
         workspace, first.size, config, device=str(first.device), seed=seed, progress=progress.step
@@ -217,6 +234,8 @@ def evaluate_translation_runs(
         classifier=classifier,
         config=config,
         judge=referee,
+        inception=inception,
+        lpips=lpips,
         truth=truth_of(workspace, first.schema.names, first.size),
         out=out,
         seed=seed,

@@ -181,7 +181,7 @@ def train_classifier(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = build_network(config.classifier, len(workspace.schema.names), size)
-    steps = _fit(network, _reader(workspace, train.ids, size), train.labels, config, device, seed, progress)
+    steps = fit(network, _reader(workspace, train.ids, size), train.labels, config, device, seed, progress)
     about: dict[str, Any] = {
         "names": list(workspace.schema.names),
         "size": size,
@@ -206,16 +206,22 @@ def masked_bce(logits: Tensor, labels: Tensor) -> Tensor:
     return (loss * known).sum() / known.sum().clamp(min=1)
 
 
-def _fit(
+def fit(
     network: nn.Module,
     read: Callable[[NDArray[np.int64]], Tensor],
     labels: NDArray[np.int8],
     config: EvaluationConfig,
     device: str,
     seed: int,
-    progress: Progress | None,
+    progress: Progress | None = None,
+    *,
+    steps: int | None = None,
+    timed: bool = True,
 ) -> int:
-    """Trains in place, AdamW on a one-cycle schedule that ends with the epochs or the minutes; steps done."""
+    """Trains in place, AdamW on a one-cycle schedule that ends with the epochs (or `steps`) or the minutes; steps done.
+
+    `read` gives uint8 images [b, S, S, 3] of rows of `labels` [n, A]. Not `timed`: all steps, whatever they take.
+    """
     place = torch.device(device)
     network.to(place, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     matrices = [p for p in network.parameters() if p.ndim > 1]
@@ -225,11 +231,12 @@ def _fit(
     rng = np.random.default_rng(seed)
     batch = min(config.classifier_batch, len(labels))
     per_epoch = len(labels) // batch
-    total = max(1, round(config.classifier_epochs * per_epoch))
+    total = steps or max(1, round(config.classifier_epochs * per_epoch))
+    seconds = 60 * config.classifier_minutes if timed else math.inf
     targets = torch.from_numpy(labels)
     order, step, started = np.arange(len(labels)), 0, time.perf_counter()
     while True:
-        done = max(step / total, (time.perf_counter() - started) / (60 * config.classifier_minutes))
+        done = max(step / total, (time.perf_counter() - started) / seconds)
         if done >= 1:
             return step
         for group in optimizer.param_groups:

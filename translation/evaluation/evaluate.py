@@ -10,9 +10,9 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol, TextIO, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +23,12 @@ from index_store.workspace import Workspace
 from retrieval.onnx import OnnxNetwork
 from translation.evaluation.classifier import AttributeClassifier
 from translation.evaluation.config import EvaluationConfig
-from translation.evaluation.distances import Resamples, cosine_distance, frechet, pixel_distance
+from translation.evaluation.copies import CopyMeter, copy_threshold
+from translation.evaluation.distances import cosine_distance, frechet, pixel_distance
+from translation.evaluation.inception import Inception, PerceptualDistance, inception_score, kernel_distance
 from translation.evaluation.protocol import Pairs, check_neighbours
-from translation.evaluation.scores import INTERVALS, PairScores, comparisons, figures, intervals
+from translation.evaluation.reverse import ReverseMeter
+from translation.evaluation.scores import INTERVALS, Draws, PairScores, comparisons, figures, intervals
 
 Ids = NDArray[np.int64]
 Labels = NDArray[np.int8]
@@ -42,6 +45,13 @@ class ArmTranslator(Protocol):
     """
 
     def __call__(self, source: Ids, target: Labels, seeds: Ids) -> Images: ...
+
+
+@runtime_checkable
+class GuidedTranslator(Protocol):
+    """An arm that can also tell which images guided it: (images [n, S, S, 3], ids int64 [n, k], −1 or k = 0: none)."""
+
+    def guided(self, source: Ids, target: Labels, seeds: Ids) -> tuple[Images, Ids]: ...
 
 
 class TopHit(Protocol):
@@ -93,17 +103,27 @@ def copy_arm(workspace: Workspace, size: int) -> ArmTranslator:
     return translate
 
 
-def neighbour_arm(workspace: Workspace, size: int, top_hit: TopHit, *, split: str = "test") -> ArmTranslator:
-    """The control that generates nothing: the top hit itself. RgunitError where it is an image of `split`."""
+@dataclass(frozen=True)
+class _NeighbourArm:
+    workspace: Workspace
+    size: int
+    top_hit: TopHit
+    split: str
 
-    def translate(source: Ids, target: Labels, seeds: Ids) -> Images:
-        found = top_hit(source, target, seeds)
+    def guided(self, source: Ids, target: Labels, seeds: Ids) -> tuple[Images, Ids]:
+        found = self.top_hit(source, target, seeds)
         if (found < 0).any():
             raise RgunitError("nothing was retrieved for a translation: fill the index first (rgunit index build)")
-        check_neighbours(workspace, source, found, split)
-        return workspace.load(found, size)
+        check_neighbours(self.workspace, source, found, self.split)
+        return self.workspace.load(found, self.size), found[:, None]
 
-    return translate
+    def __call__(self, source: Ids, target: Labels, seeds: Ids) -> Images:
+        return self.guided(source, target, seeds)[0]
+
+
+def neighbour_arm(workspace: Workspace, size: int, top_hit: TopHit, *, split: str = "test") -> ArmTranslator:
+    """The control that generates nothing: the top hit itself. RgunitError where it is an image of `split`."""
+    return _NeighbourArm(workspace, size, top_hit, split)
 
 
 def evaluate_translation(
@@ -114,6 +134,8 @@ def evaluate_translation(
     classifier: AttributeClassifier,
     config: EvaluationConfig,
     judge: OnnxNetwork | None = None,
+    inception: Inception | None = None,
+    lpips: PerceptualDistance | None = None,
     truth: Truth | None = None,
     out: Path | None = None,
     seed: int = 0,
@@ -122,31 +144,26 @@ def evaluate_translation(
     """Runs every arm on every pair and compares them.
 
     `summary`: for each arm {accuracy_changed, accuracy_kept, accuracy_other, fd_attr, fd_judge, diversity, identity,
-    truth, n} with None where it cannot be computed; `floor` (real images of half A against those of half B);
-    `intervals` {arm: {measure: [low, high]}}; `comparisons` {"guided vs unguided": {measure: {difference, interval,
-    verdict}}}; `classifier` and `protocol`. With `out`, every image stays there with a manifest.jsonl.
+    truth, neighbour_copies, reverse, fid, kid, inception_score, lpips, n} with None where it cannot be computed;
+    `floor` (real images of half A against those of half B); `intervals` {arm: {measure: [low, high]}}; `comparisons`
+    {"guided vs unguided": {measure: {difference, interval, verdict}}}; `classifier` and `protocol`. With `out`, every
+    image stays there with a manifest.jsonl.
     """
-    size = classifier.size
-    real = _Reference(workspace, pairs, classifier, judge)
     goal = truth(pairs.source, pairs.target) if truth is not None else None
-    resamples = Resamples.draw(pairs.people, config.bootstrap, seed)
+    real = _Reference(workspace, pairs, classifier, config, judge, inception, lpips, goal, seed)
+    draws = Draws.draw(pairs, config.bootstrap, seed)
     scores: dict[str, PairScores] = {}
     with ExitStack() as stack:
         keep = stack.enter_context(_Keeper(workspace, pairs, out)) if out is not None else None
         for name, arm in arms.items():
-            scores[name] = _measure(name, arm, pairs, classifier, real, config, judge, goal, keep, seed, progress)
+            scores[name] = _measure(name, arm, real, keep, progress)
     summary: dict[str, Any] = {name: figures(arm, pairs) for name, arm in scores.items()}
-    summary["floor"] = {
-        "fd_attr": frechet(real.source_features, real.other_features).distance,
-        "fd_judge": None if judge is None else frechet(real.source_judged, real.other_judged).distance,
-        "accuracy": real.accuracy,
-        "n": len(pairs.others),
-    }
-    summary["intervals"] = {name: intervals(arm, pairs, resamples) for name, arm in scores.items()}
-    summary["comparisons"] = comparisons(scores, pairs, resamples)
+    summary["floor"] = real.floor()
+    summary["intervals"] = {name: intervals(arm, pairs, draws) for name, arm in scores.items()}
+    summary["comparisons"] = comparisons(scores, pairs, draws)
     summary["classifier"] = {
         "architecture": classifier.architecture,
-        "size": size,
+        "size": classifier.size,
         "accuracy": None if math.isnan(classifier.accuracy) else classifier.accuracy,
         "per_attribute": classifier.per_attribute,
     }
@@ -161,16 +178,32 @@ def evaluate_translation(
         "seed": seed,
         "intervals": INTERVALS,
         "judge": None if judge is None else {"path": str(judge.path.absolute()), "crop": judge.crop},
+        "copy_threshold": real.copies.threshold,
+        "copy_features": "classifier" if judge is None else "judge",
+        "reverse_steps": None if real.reverse is None else real.reverse.steps,
+        "inception": None if inception is None else str(inception.path.absolute()),
+        "lpips": None if lpips is None else {"path": str(lpips.path.absolute()), "network": lpips.kind},
     }
     return Evaluation(summary, pairs, scores)
 
 
 class _Reference:
-    """What the classifier and the judge read off the real images: the sources, and half B."""
+    """The networks that measure, and what they read off the real images: the sources, and half B."""
 
     def __init__(
-        self, workspace: Workspace, pairs: Pairs, classifier: AttributeClassifier, judge: OnnxNetwork | None
+        self,
+        workspace: Workspace,
+        pairs: Pairs,
+        classifier: AttributeClassifier,
+        config: EvaluationConfig,
+        judge: OnnxNetwork | None,
+        inception: Inception | None,
+        lpips: PerceptualDistance | None,
+        goal: Images | None,
+        seed: int,
     ) -> None:
+        self.pairs, self.config, self.seed, self.goal = pairs, config, seed, goal
+        self.classifier, self.judge, self.inception, self.lpips = classifier, judge, inception, lpips
         source = workspace.load(pairs.source, classifier.size)
         others = workspace.load(pairs.others, classifier.size)
         self.columns = [classifier.names.index(name) for name in pairs.attributes]
@@ -179,68 +212,125 @@ class _Reference:
         self.source_bits, self.source_features = reading.bits, reading.features
         self.other_features = reference.features
         table = workspace.images(ids=pairs.others)
-        columns = workspace.schema.indices(pairs.attributes)
-        labels = table.labels[table.places(pairs.others)][:, columns]
+        labels = table.labels[table.places(pairs.others)][:, workspace.schema.indices(pairs.attributes)]
         known = labels >= 0
         self.accuracy = float((reference.bits[:, self.columns] == labels)[known].mean())
         empty = np.zeros((0, 0), np.float32)
         self.source_judged = empty if judge is None else judge.features(source)
         self.other_judged = empty if judge is None else judge.features(others)
+        self.source_inception = None if inception is None else inception.read(source)
+        self.other_inception = empty if inception is None else inception.read(others).features
+        features = (self.source_features, self.other_features)
+        mine, theirs = features if judge is None else (self.source_judged, self.other_judged)
+        see = (lambda images: classifier.read(images).features) if judge is None else judge.features
+        self.copies = CopyMeter(workspace, classifier.size, see, copy_threshold(theirs, mine))
+        self.reverse: ReverseMeter | None = None
+        if config.reverse:
+            device = str(classifier.device)
+            self.reverse = ReverseMeter(pairs.attributes, others, labels.astype(np.int8), config, device, seed)
+            hits, counts = self.reverse.score(source, pairs.before).sum(0)
+            self.real_reverse = float(hits / counts)
+
+    def floor(self) -> dict[str, Any]:
+        """The same measures of the real images of half A, as far as they have a meaning."""
+        seen = self.source_inception
+        return {
+            "fd_attr": frechet(self.source_features, self.other_features).distance,
+            "fd_judge": None if self.judge is None else frechet(self.source_judged, self.other_judged).distance,
+            "accuracy": self.accuracy,
+            "reverse": None if self.reverse is None else self.real_reverse,
+            "fid": None if seen is None else frechet(seen.features, self.other_inception).distance,
+            "kid": None if seen is None else kernel_distance(seen.features, self.other_inception, self.seed),
+            "inception_score": None if seen is None else inception_score(seen.logits, self.seed),
+            "n": len(self.pairs.others),
+        }
+
+
+@dataclass
+class _Readings:
+    """What was read of one arm's images, a list an array of batches; images themselves only where they teach."""
+
+    logits: list[NDArray[np.float32]] = field(default_factory=list)
+    features: list[NDArray[np.float32]] = field(default_factory=list)
+    judged: list[NDArray[np.float32]] = field(default_factory=list)
+    inception: list[NDArray[np.float32]] = field(default_factory=list)
+    inception_logits: list[NDArray[np.float32]] = field(default_factory=list)
+    distances: list[NDArray[np.float64]] = field(default_factory=list)
+    copied: list[NDArray[np.bool_]] = field(default_factory=list)
+    images: list[Images] = field(default_factory=list)
+
+    def add(self, images: Images, neighbours: Ids | None, goal: Images | None, real: _Reference) -> None:
+        """Read a batch of images [n, S, S, 3], guided by `neighbours` [n, k] or by none."""
+        reading = real.classifier.read(images)
+        self.logits.append(reading.logits)
+        self.features.append(reading.features)
+        if real.judge is not None:
+            self.judged.append(real.judge.features(images))
+        if real.inception is not None:
+            seen = real.inception.read(images)
+            self.inception.append(seen.features)
+            self.inception_logits.append(seen.logits)
+        if goal is not None:
+            self.distances.append(pixel_distance(images, goal))
+        if neighbours is not None and neighbours.shape[1]:
+            features = self.features if real.judge is None else self.judged
+            self.copied.append(real.copies.copied(features[-1], neighbours))
+        if real.reverse is not None:
+            self.images.append(images)
 
 
 def _measure(
-    name: str,
-    arm: ArmTranslator,
-    pairs: Pairs,
-    classifier: AttributeClassifier,
-    real: _Reference,
-    config: EvaluationConfig,
-    judge: OnnxNetwork | None,
-    goal: Images | None,
-    keep: _Keeper | None,
-    seed: int,
-    progress: Progress | None,
+    name: str, arm: ArmTranslator, real: _Reference, keep: _Keeper | None, progress: Progress | None
 ) -> PairScores:
     """One arm on all pairs, batch by batch: its images are read and let go."""
-    repeated = np.sort(np.random.default_rng(seed).permutation(len(pairs))[: config.diversity_inputs])
+    pairs, config = real.pairs, real.config
+    repeated = np.sort(np.random.default_rng(real.seed).permutation(len(pairs))[: config.diversity_inputs])
     total = len(pairs) + len(repeated) * config.diversity_samples
-    logits, features, judged, distances = [], [], [], []
+    read = _Readings()
     for start in range(0, len(pairs), config.batch):
         rows = np.arange(start, min(start + config.batch, len(pairs)))
-        images = arm(pairs.source[rows], pairs.target[rows], pairs.seeds[rows])
-        reading = classifier.read(images)
-        logits.append(reading.logits)
-        features.append(reading.features)
-        if judge is not None:
-            judged.append(judge.features(images))
-        if goal is not None:
-            distances.append(pixel_distance(images, goal[rows]))
+        wanted = (pairs.source[rows], pairs.target[rows], pairs.seeds[rows])
+        images, neighbours = arm.guided(*wanted) if isinstance(arm, GuidedTranslator) else (arm(*wanted), None)
+        read.add(images, neighbours, None if real.goal is None else real.goal[rows], real)
         if keep is not None:
             keep(name, rows, images)
         if progress is not None:
             progress(name, int(rows[-1]) + 1, total)
-    diversity = []
+    diversity, perceptual = [], []
     for done, row in enumerate(repeated):
         several = np.full(config.diversity_samples, row)
         seeds = (pairs.seeds[several] + 7919 * np.arange(config.diversity_samples)) % 2**31
-        diversity.append(classifier.diversity(arm(pairs.source[several], pairs.target[several], seeds)))
+        samples = arm(pairs.source[several], pairs.target[several], seeds)
+        diversity.append(real.classifier.diversity(samples))
+        if real.lpips is not None:
+            perceptual.append(real.lpips.diversity(samples))
         if progress is not None:
             progress(name, len(pairs) + (done + 1) * config.diversity_samples, total)
-    seen = np.concatenate(logits)
+    seen = np.concatenate(read.logits)
     used = seen[:, real.columns].astype(np.float64)
     confidence = 1 / (1 + np.exp(np.where(pairs.target == 1, -used, used)))
     changed = pairs.changed
     agreement = ((seen > 0) == (real.source_bits == 1))[:, real.unused]
-    identities = np.concatenate(judged) if judged else None
+    identities = np.concatenate(read.judged) if read.judged else None
+    inception = np.concatenate(read.inception) if read.inception else None
+    reverse = real.reverse
     return PairScores(
         right=(used > 0) == (pairs.target == 1),
         likeness=(confidence * changed).sum(1) / changed.sum(1),
         other=agreement.mean(1) if real.unused else None,
-        truth=np.concatenate(distances) if distances else None,
+        truth=np.concatenate(read.distances) if read.distances else None,
         identity=None if identities is None else cosine_distance(identities, real.source_judged),
-        fd_attr=frechet(np.concatenate(features), real.other_features),
+        fd_attr=frechet(np.concatenate(read.features), real.other_features),
         fd_judge=None if identities is None else frechet(identities, real.other_judged),
         diversity=float(np.mean(diversity)) if diversity else None,
+        copies=np.concatenate(read.copied) if read.copied else None,
+        reverse=None if reverse is None else reverse.score(np.concatenate(read.images), pairs.target),
+        fid=None if inception is None else frechet(inception, real.other_inception),
+        kid=None if inception is None else kernel_distance(inception, real.other_inception, real.seed),
+        inception_score=inception_score(np.concatenate(read.inception_logits), real.seed)
+        if read.inception_logits
+        else None,
+        lpips=float(np.mean(perceptual)) if perceptual else None,
     )
 
 

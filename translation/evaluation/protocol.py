@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,22 +59,87 @@ class Pairs:
         return np.asarray((self.before >= 0) & (self.before == self.target))
 
     def save(self, path: Path) -> None:
-        """One JSON line a pair: source, reference, target {name: bit or null}, changed [names], seed."""
-        lines = []
+        """One JSON line a pair (half A) and one an image of half B, written whole; `load` reads them again.
+
+        Of a pair: source, person, reference, before and target {name: bit or null}, changed [names], seed.
+        """
+        lines: list[dict[str, object]] = []
         for row, changed in enumerate(self.changed):
-            bits = zip(self.attributes, self.target[row].tolist(), strict=True)
-            line = {
-                "source": int(self.source[row]),
-                "reference": int(self.reference[row]),
-                "target": {name: None if bit < 0 else bit for name, bit in bits},
-                "changed": [self.attributes[column] for column in np.flatnonzero(changed)],
-                "seed": int(self.seeds[row]),
-            }
-            lines.append(json.dumps(line) + "\n")
+            lines.append(
+                {
+                    "half": "A",
+                    "source": int(self.source[row]),
+                    "person": self.people[row],
+                    "reference": int(self.reference[row]),
+                    "before": _named(self.attributes, self.before[row]),
+                    "target": _named(self.attributes, self.target[row]),
+                    "changed": [self.attributes[column] for column in np.flatnonzero(changed)],
+                    "seed": int(self.seeds[row]),
+                }
+            )
+        others = zip(self.others.tolist(), self.other_people, strict=True)
+        lines += [{"half": "B", "image": image, "person": person} for image, person in others]
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")
-        part.write_text("".join(lines))
+        part.write_text("".join(json.dumps(line) + "\n" for line in lines))
         part.replace(path)
+
+    @staticmethod
+    def load(path: Path) -> Pairs:
+        """The list that `save` wrote. RgunitError where the file is no such list."""
+        try:
+            lines = [json.loads(line) for line in path.read_text().splitlines()]
+            a, b = ([line for line in lines if line["half"] == half] for half in "AB")
+            attributes = tuple(str(name) for name in a[0]["target"])
+            return Pairs(
+                attributes=attributes,
+                source=np.array([int(line["source"]) for line in a], np.int64),
+                reference=np.array([int(line["reference"]) for line in a], np.int64),
+                before=_bits(attributes, [line["before"] for line in a]),
+                target=_bits(attributes, [line["target"] for line in a]),
+                seeds=np.array([int(line["seed"]) for line in a], np.int64),
+                people=tuple(str(line["person"]) for line in a),
+                others=np.array([int(line["image"]) for line in b], np.int64),
+                other_people=tuple(str(line["person"]) for line in b),
+            )
+        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+            raise RgunitError(
+                f"{path} is no list of pairs ({type(error).__name__}: {error}): delete it, then a new one is made"
+            ) from None
+
+
+def _named(attributes: Sequence[str], bits: NDArray[np.int8]) -> dict[str, int | None]:
+    return {name: None if bit < 0 else bit for name, bit in zip(attributes, bits.tolist(), strict=True)}
+
+
+def _bits(attributes: Sequence[str], rows: Sequence[dict[str, int | None]]) -> NDArray[np.int8]:
+    """int8 [n, U]; ValueError for anything but 1, 0 and null."""
+    bits = np.array([[-1 if row[name] is None else row[name] for name in attributes] for row in rows])
+    if bits.size == 0 or not np.isin(bits, (1, 0, -1)).all():
+        raise ValueError("a bit is none of 1, 0 and null")
+    return bits.astype(np.int8)
+
+
+def kept_pairs(
+    folder: Path, workspace: Workspace, attributes: AttributeSchema, *, split: str, limit: int, seed: int
+) -> tuple[Pairs, bool]:
+    """The list of pairs kept in `folder` for this split, number and seed; made and kept where there is none.
+
+    So arms that are evaluated later, perhaps after images were added, are judged on the same pairs. True: a list was
+    there but an image of it is gone (or no longer a real one of the split), so that a new one took its place.
+    """
+    path = folder / f"pairs-{re.sub(r'[^A-Za-z0-9_-]', '_', split)}-{limit}-{seed}.jsonl"
+    stale = False
+    if path.exists():
+        pairs = Pairs.load(path)
+        wanted = np.unique(np.concatenate([pairs.source, pairs.reference, pairs.others]))
+        there = workspace.images(f"split={split} origin=real").ids
+        if pairs.attributes == attributes.names and np.isin(wanted, there).all():
+            return pairs, False
+        stale = True
+    pairs = make_pairs(workspace, attributes, split=split, limit=limit, seed=seed)
+    pairs.save(path)
+    return pairs, stale
 
 
 def make_pairs(

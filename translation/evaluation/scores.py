@@ -1,7 +1,7 @@
 """What a table says of the arms: figures, how sure they are, and which differences are real.
 
-Every measure of an arm is either Σ hits / Σ counts over pairs (bootstrapped) or a Fréchet distance (jackknifed); two
-arms are compared on the same pairs, so what the pairs have in common cancels.
+Every measure of an arm is either Σ hits / Σ counts over pairs or real images (bootstrapped), a Fréchet distance
+(jackknifed), or a bare number; two arms are compared on the same pairs, so what the pairs have in common cancels.
 """
 
 from __future__ import annotations
@@ -29,11 +29,14 @@ HIGHER_IS_BETTER = {
     "fd_attr": False,
     "fd_judge": False,
     "truth": False,
+    "fid": False,
+    "neighbour_copies": False,
+    "reverse": True,
 }
 TOLERATED_LOSS = 0.01  # a gain in Fréchet distance counts while the accuracy of changed bits falls by at most this
 INTERVALS = (
-    "95 %, people resampled: percentile bootstrap for accuracies, truth and identity, infinitesimal jackknife for "
-    "Fréchet distances; differences between arms are paired"
+    "95 %, people resampled: percentile bootstrap for accuracies, truth, identity, copies and reverse, infinitesimal "
+    "jackknife for Fréchet distances; differences between arms are paired"
 )
 
 
@@ -43,7 +46,9 @@ class PairScores:
 
     `right` bool [n, U]: the classifier sees the target's bit. `likeness` float64 [n] in [0, 1]: mean probability that
     it gives to the changed bits' targets. `other` [n]: share of unused attributes read as in the source. `truth` [n]
-    in [0, 1], `identity` [n] in [0, 2], `diversity` a number.
+    in [0, 1], `identity` [n] in [0, 2], `copies` bool [n] (`copies.py`), `reverse` int [m, 2]: bits of each image of
+    half B that a classifier taught by the translations reads right, and known bits (`reverse.py`). `fid` … `lpips` are
+    of `inception.py`; `diversity` and `lpips` are means over several translations of one input.
     """
 
     right: NDArray[np.bool_]
@@ -54,10 +59,33 @@ class PairScores:
     fd_attr: Frechet
     fd_judge: Frechet | None
     diversity: float | None
+    copies: NDArray[np.bool_] | None = None
+    reverse: NDArray[np.int64] | None = None
+    fid: Frechet | None = None
+    kid: float | None = None
+    inception_score: float | None = None
+    lpips: float | None = None
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Bootstrap resamples of both halves' people: `sources` for what is counted over pairs, `others` over half B."""
+
+    sources: Resamples
+    others: Resamples
+
+    @staticmethod
+    def draw(pairs: Pairs, count: int, seed: int) -> Draws:
+        """`count` resamples of each half."""
+        return Draws(Resamples.draw(pairs.people, count, seed), Resamples.draw(pairs.other_people, count, seed))
+
+    def ratio(self, hits: NDArray[Any], counts: NDArray[Any], measure: str) -> tuple[float, NDArray[np.float64]]:
+        """Σ hits / Σ counts and its value in every resample [r]."""
+        return (self.others if measure == "reverse" else self.sources).ratio(hits, counts)
 
 
 def figures(arm: PairScores, pairs: Pairs) -> dict[str, float | int | None]:
-    """The contract's keys of one arm, None where a measure is missing."""
+    """The contract's keys of one arm and the further measures, None where one is missing."""
     ratios, frechets = _ratios(arm, pairs), _frechets(arm)
     shares = {name: float(hits.sum() / counts.sum()) for name, (hits, counts) in ratios.items()}
     return {
@@ -69,15 +97,21 @@ def figures(arm: PairScores, pairs: Pairs) -> dict[str, float | int | None]:
         "diversity": arm.diversity,
         "identity": shares.get("identity"),
         "truth": shares.get("truth"),
+        "neighbour_copies": shares.get("neighbour_copies"),
+        "reverse": shares.get("reverse"),
+        "fid": frechets["fid"].distance if "fid" in frechets else None,
+        "kid": arm.kid,
+        "inception_score": arm.inception_score,
+        "lpips": arm.lpips,
         "n": len(pairs),
     }
 
 
-def intervals(arm: PairScores, pairs: Pairs, resamples: Resamples) -> dict[str, list[float]]:
+def intervals(arm: PairScores, pairs: Pairs, draws: Draws) -> dict[str, list[float]]:
     """{measure: [low, high]} at 95 %."""
     found = {}
     for name, (hits, counts) in _ratios(arm, pairs).items():
-        found[name] = list(percentile_interval(resamples.ratio(hits, counts)[1]))
+        found[name] = list(percentile_interval(draws.ratio(hits, counts, name)[1]))
     for name, value in _frechets(arm).items():
         sides = [(value.influence_a, pairs.people), (value.influence_b, pairs.other_people)]
         low, high = interval(value.distance, jackknife_error(sides))
@@ -85,35 +119,35 @@ def intervals(arm: PairScores, pairs: Pairs, resamples: Resamples) -> dict[str, 
     return found
 
 
-def comparisons(
-    scores: Mapping[str, PairScores], pairs: Pairs, resamples: Resamples
-) -> dict[str, dict[str, dict[str, Any]]]:
+def comparisons(scores: Mapping[str, PairScores], pairs: Pairs, draws: Draws) -> dict[str, dict[str, dict[str, Any]]]:
     """{"guided vs unguided": {measure: {difference, interval, verdict}}} for those of COMPARISONS that were run."""
     return {
-        f"{first} vs {second}": _compare(scores[first], scores[second], pairs, resamples)
+        f"{first} vs {second}": _compare(scores[first], scores[second], pairs, draws)
         for first, second in COMPARISONS
         if first in scores and second in scores
     }
 
 
 def _ratios(arm: PairScores, pairs: Pairs) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
-    """Measures that are Σ hits / Σ counts over pairs: name → (hits [n], counts [n])."""
+    """Measures that are Σ hits / Σ counts: name → (hits [n], counts [n]) over pairs, `reverse` over half B."""
     changed, kept, ones = pairs.changed, pairs.kept, np.ones(len(pairs))
     ratios: dict[str, tuple[NDArray[Any], NDArray[Any]]] = {
         "accuracy_changed": ((arm.right & changed).sum(1), changed.sum(1)),
         "accuracy_kept": ((arm.right & kept).sum(1), kept.sum(1)),
     }
-    means = {"accuracy_other": arm.other, "identity": arm.identity, "truth": arm.truth}
+    means = {"accuracy_other": arm.other, "identity": arm.identity, "truth": arm.truth, "neighbour_copies": arm.copies}
     ratios.update({name: (values, ones) for name, values in means.items() if values is not None})
+    if arm.reverse is not None:
+        ratios["reverse"] = (arm.reverse[:, 0], arm.reverse[:, 1])
     return {name: (hits, counts) for name, (hits, counts) in ratios.items() if counts.sum()}
 
 
 def _frechets(arm: PairScores) -> dict[str, Frechet]:
-    named = {"fd_attr": arm.fd_attr, "fd_judge": arm.fd_judge}
+    named = {"fd_attr": arm.fd_attr, "fd_judge": arm.fd_judge, "fid": arm.fid}
     return {name: value for name, value in named.items() if value is not None}
 
 
-def _compare(first: PairScores, second: PairScores, pairs: Pairs, resamples: Resamples) -> dict[str, dict[str, Any]]:
+def _compare(first: PairScores, second: PairScores, pairs: Pairs, draws: Draws) -> dict[str, dict[str, Any]]:
     """{measure: {difference (first − second), interval, verdict "better" | "worse" | "no difference" of first}}.
 
     A better Fréchet distance also says whether it `counts`: not where it was bought with changed bits.
@@ -121,8 +155,8 @@ def _compare(first: PairScores, second: PairScores, pairs: Pairs, resamples: Res
     found: dict[str, dict[str, Any]] = {}
     ratios, others = _ratios(first, pairs), _ratios(second, pairs)
     for name in ratios.keys() & others.keys() & HIGHER_IS_BETTER.keys():
-        (here, draws), (there, other_draws) = resamples.ratio(*ratios[name]), resamples.ratio(*others[name])
-        found[name] = _difference(name, here - there, percentile_interval(draws - other_draws))
+        (here, one), (there, other) = draws.ratio(*ratios[name], name), draws.ratio(*others[name], name)
+        found[name] = _difference(name, here - there, percentile_interval(one - other))
     for name, a in _frechets(first).items():
         b = _frechets(second)[name]
         sides = [

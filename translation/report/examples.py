@@ -52,7 +52,7 @@ def collect(
     Settings and metrics are those of `runs` (ids), by default of the newest run of each stage and of each kind of
     neighbours. `arms` are `open_arms(…).arms`, which make the pictures; `size` is the translator's own.
     """
-    from translation.training import read_metrics
+    from translation.runlog import read_metrics
 
     newest = {(r.stage, r.config.get("neighbours")): r for r in workspace.runs()}
     chosen = [workspace.run(run) for run in runs] or list(newest.values())

@@ -27,6 +27,7 @@ from translation.report.verdicts import (
     ARMS,
     CHANCE,
     CONTROLS,
+    FRECHET,
     MEASURES,
     Verdict,
     arms_of,
@@ -194,7 +195,7 @@ def _translation(translation: Mapping[str, Any] | None, found: Sequence[Verdict]
             "name": ARMS[arm],
             "control": arm in CONTROLS,
             "cells": [
-                (value_of(translation, arm, m), interval_of(translation, arm, m), 2 if m.startswith("fd_") else 3)
+                (value_of(translation, arm, m), interval_of(translation, arm, m), 2 if m in FRECHET else 3)
                 for m in columns
             ],
             "n": translation[arm].get("n"),

@@ -23,8 +23,10 @@ TOLERATED_LOSS = 0.01  # of changed bits, up to which a gain in Fréchet distanc
 RELIABLE = 0.8  # accuracy on real images that a classifier needs for its reading of translations to mean much
 MODELS = ("stage1", "unguided", "random", "guided", "swapped")
 CONTROLS = ("copy", "neighbour")
-COMPARED = ("accuracy_changed", "accuracy_kept", "fd_attr", "fd_judge", "truth")
-LOWER_IS_BETTER = {"fd_attr", "fd_judge", "identity", "truth"}
+COMPARED = ("accuracy_changed", "accuracy_kept", "fd_attr", "fd_judge", "truth", "fid", "reverse", "neighbour_copies")
+SHOWN = (*COMPARED, "kid", "inception_score", "lpips")  # in the terminal's table, where they were measured
+LOWER_IS_BETTER = {"fd_attr", "fd_judge", "identity", "truth", "fid", "neighbour_copies"}
+FRECHET = ("fd_attr", "fd_judge", "fid")
 MEASURES = {
     "accuracy_changed": "accuracy of changed bits",
     "accuracy_kept": "accuracy of kept bits",
@@ -34,6 +36,12 @@ MEASURES = {
     "truth": "distance to the truth",
     "identity": "identity distance",
     "diversity": "diversity",
+    "reverse": "reverse classification",
+    "neighbour_copies": "copies of a neighbour",
+    "fid": "FID",
+    "kid": "KID",
+    "inception_score": "IS",
+    "lpips": "LPIPS",
 }
 SHORT = {
     "accuracy_changed": "changed bits",
@@ -41,6 +49,12 @@ SHORT = {
     "fd_attr": "FD-attr",
     "fd_judge": "FD-judge",
     "truth": "to truth",
+    "fid": "FID",
+    "reverse": "reverse",
+    "neighbour_copies": "copies",
+    "kid": "KID",
+    "inception_score": "IS",
+    "lpips": "LPIPS",
 }
 ARMS = {
     "stage1": "stage 1 alone",
@@ -113,7 +127,7 @@ def compared(translation: Numbers, arm: str, other: str) -> list[Verdict]:
         words = f"{signed(value)} ({signed(low)} to {signed(high)})"
         verb = "no difference from" if state == "no difference" else f"{state} than"
         text = f"{ARMS[arm].capitalize()}: {verb} {ARMS[other]} in {MEASURES[measure]}, {words}."
-        if state == "better" and measure.startswith("fd_") and _bought(translation, arm, other):
+        if state == "better" and measure in FRECHET and _bought(translation, arm, other):
             text += " It does not count: it was bought with changed bits."
         found.append(Verdict(f"{arm} against {other}", measure, state, text, gap))
     return found
@@ -327,7 +341,7 @@ def terminal_table(retrieval: Numbers | None, translation: Numbers | None) -> Re
             shown.append(f"{_styled('not learned')}: {escape(', '.join(missed))}")
     if translation:
         arms = arms_of(translation)
-        columns = [m for m in COMPARED if any(value_of(translation, arm, m) is not None for arm in arms)]
+        columns = [m for m in SHOWN if any(value_of(translation, arm, m) is not None for arm in arms)]
         table = Table(title="Translation", title_justify="left", box=None, pad_edge=False)
         for heading in ("", *[SHORT[m] for m in columns], ""):
             table.add_column(heading, justify="right" if heading else "left")

@@ -11,10 +11,11 @@ from retrieval.onnx import OnnxNetwork
 from translation.drawings import true_translation
 from translation.evaluation.distances import pixel_distance
 from translation.evaluation.evaluate import copy_arm, evaluate_translation, neighbour_arm
-from translation.evaluation.protocol import GUIDES, make_pairs
+from translation.evaluation.protocol import GUIDES, Pairs, make_pairs
 
 USED = ("Glasses", "Hat")
 CONTRACT = {"accuracy_changed", "accuracy_kept", "fd_attr", "fd_judge", "diversity", "identity", "truth", "n"}
+FURTHER = {"neighbour_copies", "reverse", "fid", "kid", "inception_score", "lpips"}
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def evaluation(workspace, pairs, classifier, truth, top_hit, fast, tmp_path_fact
 def test_every_arm_has_the_keys_of_the_contract_as_json(evaluation, pairs):
     summary = json.loads(json.dumps(evaluation[0].summary, allow_nan=False))
     for arm in ("guided", "unguided", "copy", "neighbour"):
-        assert set(summary[arm]) >= CONTRACT
+        assert set(summary[arm]) >= CONTRACT | FURTHER
         assert summary[arm]["n"] == len(pairs)
         assert summary[arm]["fd_judge"] is None and summary[arm]["identity"] is None
     assert summary["floor"]["fd_attr"] > 0 and summary["floor"]["fd_judge"] is None
@@ -99,6 +100,24 @@ def test_the_neighbour_has_the_style_but_not_the_content(evaluation):
     assert summary["neighbour"]["accuracy_other"] < 0.9
 
 
+def test_only_what_was_guided_can_copy_and_the_neighbour_itself_always_does(evaluation):
+    summary = evaluation[0].summary
+    assert summary["neighbour"]["neighbour_copies"] == 1
+    assert [summary[arm]["neighbour_copies"] for arm in ("guided", "unguided", "copy")] == [None] * 3
+    assert summary["protocol"]["copy_threshold"] > 0 and summary["protocol"]["copy_features"] == "classifier"
+
+
+def test_a_classifier_taught_by_each_arm_has_the_same_steps_and_an_interval(workspace, pairs, classifier, fast):
+    config = fast.model_copy(update={"reverse": True, "reverse_steps": 3, "diversity_inputs": 0})
+    arms = {name: copy_arm(workspace, 32) for name in ("guided", "copy")}
+    found = evaluate_translation(workspace, arms=arms, pairs=pairs, classifier=classifier, config=config).summary
+    assert found["protocol"]["reverse_steps"] == 3 and 0 <= found["floor"]["reverse"] <= 1
+    low, high = found["intervals"]["copy"]["reverse"]
+    assert low <= found["copy"]["reverse"] <= high
+    assert found["guided"]["reverse"] == pytest.approx(found["copy"]["reverse"])
+    assert found["comparisons"]["guided vs copy"]["reverse"]["verdict"] == "no difference"
+
+
 def test_verdicts_follow_the_interval_of_the_paired_difference(evaluation):
     compared = evaluation[0].summary["comparisons"]
     assert set(compared) == {"guided vs unguided", "guided vs copy", "unguided vs copy"}
@@ -129,7 +148,7 @@ def test_every_image_is_kept_with_its_source_and_target(evaluation, workspace, p
     assert workspace.image_for_path(first["source"]) == pairs.source[0]
     assert list(first["target"]) == list(USED)
     assert (np.asarray(Image.open(first["path"])) == truth(pairs.source[:1], pairs.target[:1])[0]).all()
-    assert len((out / "pairs.jsonl").read_text().splitlines()) == len(pairs)
+    assert (Pairs.load(out / "pairs.jsonl").source == pairs.source).all()
     assert json.loads((out / "translation.json").read_text())["guided"]["truth"] == 0
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from index_store.errors import RgunitError
 from index_store.workspace import Workspace
-from translation.evaluation.protocol import GUIDES, check_neighbours, halves, make_pairs, people_of
+from translation.evaluation.protocol import GUIDES, Pairs, check_neighbours, halves, kept_pairs, make_pairs, people_of
 
 USED = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Glasses", "Hat")
 
@@ -81,11 +81,56 @@ def test_the_limit_draws_among_half_a(workspace, used):
 def test_saved_pairs_say_what_was_asked(workspace, used, tmp_path):
     pairs = make_pairs(workspace, used)
     pairs.save(tmp_path / "new" / "pairs.jsonl")
-    lines = [json.loads(line) for line in (tmp_path / "new" / "pairs.jsonl").read_text().splitlines()]
-    assert len(lines) == len(pairs)
+    every = [json.loads(line) for line in (tmp_path / "new" / "pairs.jsonl").read_text().splitlines()]
+    lines = [line for line in every if line["half"] == "A"]
+    assert len(lines) == len(pairs) and len(every) == len(pairs) + len(pairs.others)
     assert [line["source"] for line in lines] == pairs.source.tolist()
     assert lines[0]["target"] == used.describe(pairs.target[0])
     assert lines[0]["changed"] == [name for name, bit in zip(USED, pairs.changed[0], strict=True) if bit]
+
+
+def test_saved_pairs_are_read_again_as_they_were(workspace, used, tmp_path):
+    pairs = make_pairs(workspace, used)
+    pairs.save(tmp_path / "pairs.jsonl")
+    again = Pairs.load(tmp_path / "pairs.jsonl")
+    for name, value in vars(pairs).items():
+        assert np.array_equal(getattr(again, name), value), name
+    assert again.before.dtype == np.int8 and again.source.dtype == np.int64
+
+
+def test_a_kept_list_outlives_new_images_but_not_the_loss_of_its_own(tmp_path):
+    rng = np.random.default_rng(0)
+
+    def images(folder, first):
+        folder.mkdir()
+        for number in range(8):
+            Image.fromarray(rng.integers(0, 255, (32, 32, 3), np.uint8)).save(folder / f"{first + number}.png")
+        rows = [f"{first + number}.png,test,{number % 2}\n" for number in range(8)]
+        (folder / "labels.csv").write_text("image,split,Hat\n" + "".join(rows))
+        return folder
+
+    with Workspace.create(tmp_path / "w") as grown:
+        grown.add_images(images(tmp_path / "a", 0), attributes=tmp_path / "a/labels.csv")
+
+        def kept():
+            return kept_pairs(tmp_path / "run", grown, grown.schema, split="test", limit=100, seed=0)
+
+        first, stale = kept()
+        assert not stale and len(list((tmp_path / "run").iterdir())) == 1
+        grown.add_images(images(tmp_path / "b", 10), attributes=tmp_path / "b/labels.csv")
+        again, stale = kept()
+        assert not stale and (again.source == first.source).all() and (again.others == first.others).all()
+        assert len(make_pairs(grown, grown.schema)) > len(first)
+        grown.store().remove(first.others[:1])
+        third, stale = kept()
+        assert stale and first.others[0] not in third.others and not kept()[1]
+
+
+def test_a_file_that_is_no_list_of_pairs_says_to_delete_it(tmp_path):
+    for text in ("", "nonsense\n", '{"half": "A"}\n', "[1]\n"):
+        (tmp_path / "pairs.jsonl").write_text(text)
+        with pytest.raises(RgunitError, match=r"is no list of pairs .* delete it"):
+            Pairs.load(tmp_path / "pairs.jsonl")
 
 
 def test_halves_are_even_and_follow_the_seed():
