@@ -14,7 +14,7 @@ from index_store.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from translation.stages import StageResult
+    from translation.sessions import StageResult
 
 
 class Stage(StrEnum):
@@ -68,16 +68,29 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the newest run of this stage; its settings must be the same.")
     ] = False,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="best|STEP",
+            help="With --resume: go on from the best checkpoint (training.best) or an older one (training.keep).",
+        ),
+    ] = None,
 ) -> None:
     """Train one stage and keep it as a run. Ctrl-C saves a checkpoint; --resume goes on from there."""
+    from contextlib import nullcontext
+
     from cli.choices import configuration, names_of
     from cli.progress import Bars
+    from translation.progress import Progress, is_first
 
     settings: Settings = context.obj
     if neighbours is not None and stage is not Stage.guided:
         raise UsageError(f"--neighbours belongs to `train guided`, not to `train {stage.value}`")
     if attributes_used is not None and stage is not Stage.translation:
         raise UsageError(f"--attributes-used is decided by `train translation`: `train {stage.value}` takes that run's")
+    if start is not None and not resume:
+        raise UsageError("--from says where to go on: it needs --resume")
     with settings.open() as workspace:
         used = names_of(attributes_used)
         workspace.schema.indices(used)
@@ -87,8 +100,9 @@ def train(
             "device": settings.device,
             "minutes": minutes,
             "resume": resume,
+            "start": start,
         }
-        with Bars() as bars:
+        with Bars() if is_first() else nullcontext(Progress()) as bars:
             from translation import stages
 
             if stage is Stage.translation:
@@ -114,7 +128,8 @@ def train(
                 f"`rgunit -w {settings.folder} train {stage.value}{extra} --resume` and the same settings",
                 payload | {"stopped": True},
             )
-        settings.show(payload, lambda console: _draw(console, result))
+        if is_first():
+            settings.show(payload, lambda console: _draw(console, result))
 
 
 def _draw(console: Console, result: StageResult) -> None:

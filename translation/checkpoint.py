@@ -3,6 +3,9 @@
 Names: `networks.<network>.<parameter>`, `average.<network>.<parameter>`, `optimizers.<name>.<index>.<state>`. Written
 to a temporary name, synced and renamed, so there is always a whole one; loading runs no code of the file's.
 Random states are not in it: every draw of step t comes from a generator seeded by (seed, t).
+
+A run's folder holds the last one and, as `training.keep` and `training.best` say, some before it (`checkpoint-STEP`)
+and the one with the lowest value of a measure (`best`). They are links to one file where they are the same.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +26,7 @@ from torch import Tensor, nn
 from index_store.errors import RgunitError
 
 CHECKPOINT = "checkpoint.safetensors"
+BEST = "best.safetensors"
 
 
 def save_checkpoint(
@@ -32,7 +37,10 @@ def save_checkpoint(
     optimizers: Mapping[str, torch.optim.Optimizer],
     state: Mapping[str, Any],
 ) -> None:
-    """Write all of it to `path`, atomically; `state` is anything JSON can hold (step, configuration, seconds)."""
+    """Write all of it to `path`, atomically; `state` is anything JSON can hold (step, configuration, seconds).
+
+    What a killed process left half-written beside it goes.
+    """
     tensors: dict[str, Tensor] = {}
     for prefix, group in (("networks", networks), ("average", average)):
         for name, network in group.items():
@@ -49,6 +57,8 @@ def save_checkpoint(
     header = {"rgunit": json.dumps({**state, "optimizer_scalars": scalars})}
     # contiguous_format: safetensors stores plain row-major tensors, whatever the memory format in training.
     plain = {k: v.detach().cpu().contiguous(memory_format=torch.contiguous_format) for k, v in tensors.items()}
+    for left in path.parent.glob(f".{path.name}.*.tmp"):
+        left.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         save_file(plain, temporary, metadata=header)
@@ -64,6 +74,46 @@ def save_checkpoint(
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def keep_older(path: Path, step: int, keep: int) -> None:
+    """Keep the last `keep` checkpoints, that of `step` at `path` included, as `checkpoint-STEP`; no others."""
+    kept = {int(file.stem.rpartition("-")[2]): file for file in path.parent.glob(f"{path.stem}-*{path.suffix}")}
+    if keep > 1:
+        kept[step] = path.with_name(f"{path.stem}-{step:08d}{path.suffix}")
+        _link(path, kept[step])
+    wanted = sorted(s for s in kept if s <= step)[-keep:] if keep > 1 else []
+    for file in (kept[s] for s in kept.keys() - set(wanted)):
+        file.unlink()
+
+
+def keep_best(path: Path) -> None:
+    """Keep the checkpoint at `path` as the best one, instead of the last best."""
+    _link(path, path.with_name(BEST))
+
+
+def restore(folder: Path, name: str) -> None:
+    """Make a kept checkpoint the one to go on from: `best` or a step. RgunitError names those that are there."""
+    kept = {"best": folder / BEST} if (folder / BEST).exists() else {}
+    for file in sorted(folder.glob("checkpoint-*.safetensors")):
+        kept[str(int(file.stem.rpartition("-")[2]))] = file
+    if name not in kept:
+        there = f"there are {', '.join(kept)}" if kept else "none was kept (--set training.keep=N, training.best=NAME)"
+        raise RgunitError(f"{folder} has no checkpoint {name!r} beside the last one: {there}")
+    read_state(kept[name])
+    _link(kept[name], folder / CHECKPOINT)
+
+
+def _link(source: Path, target: Path) -> None:
+    """Give a file a second name, replacing what has it now; a copy where the disk knows no links."""
+    temporary = target.with_name(f".{CHECKPOINT}.{target.stem}.tmp")  # goes with the next checkpoint, if left here
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:
+        shutil.copyfile(source, temporary)
+    temporary.replace(target)
+    temporary.unlink(missing_ok=True)  # two names of one file are not renamed onto each other
 
 
 def read_state(path: Path) -> dict[str, Any]:

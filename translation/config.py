@@ -130,11 +130,16 @@ class IndexConfig(Section):
 class TrainingConfig(Section):
     """How to train, whatever is trained."""
 
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field("32-true", description="16-mixed: GPUs only")
     channels_last: bool = True
+    compile: bool = Field(False, description="torch.compile the networks of stages 1 and 3; needs a C++ compiler")
     log_every: int = Field(20, ge=1)
     sample_every: int = Field(500, ge=1)
     checkpoint_every: int = Field(500, ge=1)
+    keep: int = Field(1, ge=1, description="how many of the last checkpoints are kept")
+    best: str = Field(
+        "", description="a logged measure: the checkpoint of stages 1 and 3 with its lowest value is kept too"
+    )
     tensorboard: bool = True
 
 

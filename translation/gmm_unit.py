@@ -90,7 +90,7 @@ class GmmUnit:
     """The update rule: one discriminator step, one generator step, on a `Batch`.
 
     `fusion` makes it RG-UNIT; an optimiser of that name updates it at its own rate. `train_encoders=False` (stage 3)
-    keeps E_c and E_s as they are.
+    keeps E_c and E_s as they are. `scaler` keeps gradients in the range of fp16.
     """
 
     networks: Mapping[str, nn.Module]
@@ -100,6 +100,7 @@ class GmmUnit:
     fusion: Guidance | None = None
     train_encoders: bool = True
     vgg: VGG | None = None
+    scaler: torch.amp.GradScaler | None = None
 
     def generator_input(self, content: Tensor, neighbours: Tensor | None, shown: Tensor | None = None) -> Tensor:
         """c_total where neighbours are `shown`, else E_c(x): the only place where guidance enters (Eq. 2–7)."""
@@ -131,15 +132,15 @@ class GmmUnit:
             fake = objectives.blend(prediction, mask, batch.images)
             d_terms = self.discriminator_losses(discriminator, batch, fake.detach())
         d_loss = weights.adversarial * d_terms["adversarial"] + weights.domain * d_terms["domain"]
-        _update([optimizers["discriminator"]], d_loss)
+        self._update([optimizers["discriminator"]], d_loss)
 
         with frozen(discriminator), self.autocast():
             g_terms = self.generator_losses(batch, content, guided, mean, log_variance, source_style, fake)
         g_loss = weighted(g_terms, weights, kl_weight)
-        _update([optimizers[name] for name in ("generator", "fusion") if name in optimizers], g_loss)
+        self._update([optimizers[name] for name in ("generator", "fusion") if name in optimizers], g_loss)
 
         terms = _named(d_terms, g_terms)
-        terms |= {"mask_mean": mask.detach().float().mean(), "kl_weight": torch.tensor(kl_weight, device=mask.device)}
+        terms |= {"mask_mean": mask.detach().float().mean(), "kl_weight": torch.full((), kl_weight, device=mask.device)}
         return terms | self._style_accuracy(mean, batch.labels)
 
     @torch.no_grad()
@@ -195,9 +196,9 @@ class GmmUnit:
             ("discriminator", weights.domain * d_terms["domain"]),
             ("generator", weighted(g_terms, weights, kl_weight)),
         ):
-            _update([optimizers[name]], loss)
+            self._update([optimizers[name]], loss)
         terms = _named(d_terms, g_terms)
-        terms |= {"mask_mean": mask.detach().float().mean(), "kl_weight": torch.tensor(kl_weight, device=mask.device)}
+        terms |= {"mask_mean": mask.detach().float().mean(), "kl_weight": torch.full((), kl_weight, device=mask.device)}
         return terms | self._style_accuracy(mean, batch.labels)
 
     def discriminator_losses(self, discriminator: nn.Module, batch: Batch, fake: Tensor) -> dict[str, Tensor]:
@@ -255,6 +256,20 @@ class GmmUnit:
             terms["isometry"] = objectives.isometry(batch.style, second, recovered_style, other)
         return terms
 
+    def _update(self, optimizers: Sequence[torch.optim.Optimizer], loss: Tensor) -> None:
+        scaler = self.scaler
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss if scaler is None else scaler.scale(loss))
+        for optimizer in optimizers:
+            if scaler is None:
+                optimizer.step()
+            else:
+                scaler.unscale_(optimizer)
+                scaler.step(optimizer)
+        if scaler is not None:
+            scaler.update()
+
     @torch.no_grad()
     def _style_accuracy(self, mean: Tensor, labels: Tensor) -> dict[str, Tensor]:
         known = labels >= 0
@@ -268,14 +283,6 @@ class GmmUnit:
 def sampled(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
     """E_s's sample μ + σ·noise [B, 8·A], in full precision: exp() overflows early in half."""
     return mean.float() + (0.5 * log_variance.float()).exp() * noise
-
-
-def _update(optimizers: Sequence[torch.optim.Optimizer], loss: Tensor) -> None:
-    for optimizer in optimizers:
-        optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward(loss)
-    for optimizer in optimizers:
-        optimizer.step()
 
 
 def _named(discriminator: Mapping[str, Tensor], generator: Mapping[str, Tensor]) -> dict[str, Tensor]:

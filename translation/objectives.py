@@ -6,6 +6,7 @@ Images and their reconstructions are [B, 3, H, W] in [−1, 1]; ‖·‖ is a me
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -41,7 +42,7 @@ def domain(logits: Sequence[Tensor], labels: Tensor, groups: Sequence[Sequence[i
 
     Binary cross-entropy for each attribute, averaged over the known bits. For each of `groups` (indices of exclusive
     attributes) softmax cross-entropy over the members and “none of them” (logit 0) instead, over the rows where at
-    most one member is true and all are known.
+    most one member is true and all are known. Columns are taken one by one: a list as index would make a GPU wait.
     """
     total = logits[0].new_zeros((), dtype=torch.float32)
     grouped = sorted({i for group in groups for i in group})
@@ -49,19 +50,25 @@ def domain(logits: Sequence[Tensor], labels: Tensor, groups: Sequence[Sequence[i
     for scale in logits:
         scale = scale.float()
         if single:
-            known = (labels[:, single] >= 0).float()
-            bits = labels[:, single].clamp(min=0).float()
-            losses = F.binary_cross_entropy_with_logits(scale[:, single], bits, reduction="none")
+            alone = _columns(labels, single)
+            known = (alone >= 0).float()
+            losses = F.binary_cross_entropy_with_logits(
+                _columns(scale, single), alone.clamp(min=0).float(), reduction="none"
+            )
             total = total + (losses * known).sum() / known.sum().clamp(min=1) * (len(single) / labels.shape[1])
         for group in groups:
-            members = labels[:, list(group)]
+            members = _columns(labels, group)
             true = members.clamp(min=0)
             valid = ((members >= 0).all(1) & (true.sum(1) <= 1)).float()
             choice = torch.where(true.sum(1) > 0, true.argmax(1), torch.full_like(true[:, 0], len(group)))
-            scores = torch.cat([scale[:, list(group)], scale.new_zeros(len(scale), 1)], dim=1)
+            scores = torch.cat([_columns(scale, group), scale.new_zeros(len(scale), 1)], dim=1)
             losses = F.cross_entropy(scores, choice.long(), reduction="none")
             total = total + (losses * valid).sum() / valid.sum().clamp(min=1) * (len(group) / labels.shape[1])
     return total / len(logits)
+
+
+def _columns(table: Tensor, columns: Sequence[int]) -> Tensor:
+    return torch.stack([table[:, i] for i in columns], dim=1)
 
 
 def kl_to_component(mean: Tensor, log_variance: Tensor, labels: Tensor) -> Tensor:
@@ -73,7 +80,7 @@ def kl_to_component(mean: Tensor, log_variance: Tensor, labels: Tensor) -> Tenso
     mean, log_variance = mean.float(), log_variance.float()
     variance = STANDARD_DEVIATION**2
     known = (labels >= 0).float().repeat_interleave(mean.shape[1] // labels.shape[1], dim=1)
-    log_ratio = log_variance - torch.log(torch.tensor(variance))
+    log_ratio = log_variance - math.log(variance)
     distance = (mean - style_mean(labels)).square() / variance
     divergence = 0.5 * (log_ratio.exp() + distance - 1 - log_ratio)
     return (divergence * known).sum(1).mean()

@@ -13,17 +13,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from index_store.errors import RgunitError
+from index_store.errors import RgunitError, UsageError
 from index_store.workspace import RunRecord, Workspace
 from retrieval.evaluation import RetrievalProtocol
 from translation.arms import evaluate_retrieval_run, evaluate_translation_runs, open_arms, truth_of
 from translation.config import Config, load_config
 from translation.drawings import GROUPS, make_dataset
+from translation.processes import launched
 from translation.progress import Progress
 from translation.report.examples import collect
 from translation.report.facts import peak_memory
 from translation.report.report import write_report
-from translation.stages import Arm, StageResult, fill_index, train_guided, train_retrieval, train_translation
+from translation.sessions import StageResult
+from translation.stages import Arm, fill_index, train_guided, train_retrieval, train_translation
 
 EVALUATE = "evaluate"
 ARMS: tuple[Arm, ...] = ("retrieved", "random", "none")  # the slowest first: its steps are the others' too
@@ -53,6 +55,8 @@ def run_all(
     commands: Sequence[str] = (),
 ) -> PipelineResult:
     """All stages in order; `minutes` is divided by the configuration's shares, index and evaluation included."""
+    if launched() != (1, 1):
+        raise UsageError("torchrun is for `rgunit train`, one stage after the other: the rest works in one process")
     progress = progress or Progress()
     result = PipelineResult()
     shares = config.shares

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
+
+def is_first() -> bool:
+    """Whether this process is the one that talks: of those that `torchrun` started, the first."""
+    return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK") == "0"
+
 
 class Progress:
     """Called from the thread that works; every method returns at once."""

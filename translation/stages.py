@@ -7,7 +7,7 @@ translations of it, stage 3 fine-tunes the translator under guidance (or without
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,34 +24,20 @@ from retrieval.retriever import Retriever
 from retrieval.train import RetrievalTask
 from translation.batches import Sampler
 from translation.checkpoint import CHECKPOINT, load_networks
-from translation.config import Config, TrainingConfig
+from translation.config import Config
 from translation.gmm_unit import build_networks
 from translation.neighbours import Neighbours
 from translation.progress import Progress
+from translation.sessions import RETRIEVAL, Resume, StageResult, open_run, train_run
 from translation.styles import STANDARD_DEVIATION, style_mean
 from translation.tasks import GuidedTask, TranslationTask
-from translation.training import Task, make_fabric, train
+from translation.training import make_fabric
 from translation.translator import GUIDED, TRANSLATION, Translator, to_pixels, to_tensor
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-RETRIEVAL = "retrieval"
 Arm = Literal["retrieved", "random", "none"]
-Resume = bool | Literal["auto"]
-"""False: a new run. True: the newest of its kind, refused if its settings differ. "auto": the newest if its settings
-are the same (not trained again if it is done), else a new one."""
-
-
-@dataclass(frozen=True)
-class StageResult:
-    """`stopped`: by Ctrl-C, with a checkpoint that `resume` goes on from. `metrics` are the last ones logged."""
-
-    run: RunRecord
-    steps: int
-    seconds: float
-    metrics: dict[str, float]
-    stopped: bool
 
 
 @dataclass(frozen=True)
@@ -73,6 +59,7 @@ def train_translation(
     device: str = "auto",
     minutes: float | None = None,
     resume: Resume = False,
+    start: str | None = None,
     progress: Progress | None = None,
 ) -> StageResult:
     """Stage 1: GMM-UNIT on the attributes used; see `used_schema` for the default."""
@@ -80,14 +67,17 @@ def train_translation(
     schema = used_schema(workspace, config, attributes_used)
     about = {"attributes_used": list(schema.names), "seed": seed}
     fabric = make_fabric(config.training, device)
-    run = _open_run(workspace, TRANSLATION, config, about, resume, progress)
+    run = open_run(workspace, TRANSLATION, config, about, resume, progress)
     if config.translation.weights.perceptual and not config.networks.perceptual_weights:
         progress.note("the perceptual term is off: no networks.perceptual_weights given")
 
     def make() -> TranslationTask:
         return TranslationTask(workspace, config, schema, **_task_arguments(fabric, seed))
 
-    return _train(workspace, run, make, config.training, config.translation.steps, minutes, seed, resume, progress)
+    stage = config.translation
+    return train_run(
+        workspace, run, make, config.training, stage.steps, minutes, seed, resume, progress, stage.warmup, start
+    )
 
 
 def train_retrieval(
@@ -99,11 +89,18 @@ def train_retrieval(
     device: str = "auto",
     minutes: float | None = None,
     resume: Resume = False,
+    start: str | None = None,
     progress: Progress | None = None,
 ) -> StageResult:
-    """Stage 2: the embedding network, on triplets that the newest stage-1 translator makes."""
+    """Stage 2: the embedding network, on triplets that the newest stage-1 translator makes.
+
+    It is small: where the others train in fp16 it takes full precision, and it keeps no best checkpoint.
+    """
     progress = progress or Progress()
-    fabric = make_fabric(config.training, device)
+    training = config.training.model_copy(update={"best": ""})
+    if training.precision == "16-mixed":
+        training = training.model_copy(update={"precision": "32-true"})
+    fabric = make_fabric(training, device)
     source = newest(workspace, TRANSLATION, translation_run)
     translator = Translator.load(workspace, source.id, str(fabric.device))
     about = {
@@ -113,7 +110,7 @@ def train_retrieval(
         "encoders_fingerprint": translator.fingerprint,
     }
     config = fitted(config, translator)
-    run = _open_run(workspace, RETRIEVAL, config, about, resume, progress)
+    run = open_run(workspace, RETRIEVAL, config, about, resume, progress)
 
     def make() -> RetrievalTask:
         return RetrievalTask(
@@ -121,13 +118,16 @@ def train_retrieval(
             translator,
             config.retrieval,
             seed=seed,
+            rank=fabric.global_rank,
+            world=fabric.world_size,
             mirror=config.data.mirror,
             device=fabric.device,
             autocast=fabric.autocast,
             pool_progress=progress.step,
         )
 
-    return _train(workspace, run, make, config.training, config.retrieval.steps, minutes, seed, resume, progress)
+    steps = config.retrieval.steps
+    return train_run(workspace, run, make, training, steps, minutes, seed, resume, progress, start=start)
 
 
 def train_guided(
@@ -142,6 +142,7 @@ def train_guided(
     device: str = "auto",
     minutes: float | None = None,
     resume: Resume = False,
+    start: str | None = None,
     progress: Progress | None = None,
 ) -> StageResult:
     """Stage 3 from the stage-1 checkpoint, guided by `retrieved` or `random` neighbours or by `none`."""
@@ -162,7 +163,7 @@ def train_guided(
         retriever = Retriever.open(workspace, retrieval_run, encoders=source, device=source.device)
         about["retrieval_run"] = retriever.run.id
         require_index(workspace, retriever)
-    run = _open_run(workspace, GUIDED, config, about, resume, progress)
+    run = open_run(workspace, GUIDED, config, about, resume, progress)
 
     def make() -> GuidedTask:
         guides = None
@@ -173,8 +174,11 @@ def train_guided(
         load_networks(source_run.path / CHECKPOINT, {"discriminator": networks["discriminator"]}, prefix="networks")
         return GuidedTask(workspace, config, source, networks["discriminator"], guides, **_task_arguments(fabric, seed))
 
-    wanted = steps or config.guided.steps
-    return _train(workspace, run, make, config.training, wanted, minutes, seed, resume, progress, exact=bool(steps))
+    stage, training = config.guided, config.training
+    wanted, exact = steps or stage.steps, bool(steps)
+    return train_run(
+        workspace, run, make, training, wanted, minutes, seed, resume, progress, stage.warmup, start, exact=exact
+    )
 
 
 def fill_index(
@@ -275,104 +279,11 @@ def fitted(config: Config, translator: Translator) -> Config:
 def _task_arguments(fabric: Fabric, seed: int) -> dict[str, Any]:
     return {
         "seed": seed,
+        "rank": fabric.global_rank,
+        "world": fabric.world_size,
         "device": fabric.device,
         "autocast": fabric.autocast,
     }
-
-
-def _open_run(
-    workspace: Workspace,
-    stage: str,
-    config: Config,
-    about: Mapping[str, Any],
-    resume: Resume,
-    progress: Progress,
-) -> RunRecord:
-    """A new run or, as `resume` says, the newest of the stage and arm."""
-    settings = {"config": config.model_dump(mode="json"), **about}
-    if resume:
-        runs = [r for r in workspace.runs(stage) if r.config.get("neighbours") == about.get("neighbours")]
-        different = _differences(runs[-1].config, settings, stage) if runs else []
-        if runs and not different:
-            return runs[-1]
-        if runs and resume is True:
-            raise RgunitError(
-                f"run {runs[-1].id} cannot be resumed with other settings ({'; '.join(different)}): "
-                "start a new one without --resume, or give the old settings"
-            )
-        if resume is True:
-            progress.note(f"nothing to resume: no run of stage {stage} yet, starting one")
-    return workspace.add_run(stage, config.preset, settings)
-
-
-# What may change between the sessions of a run: how long, how often to log, where, and what other stages do.
-_FREE = ("config.shares", "config.demo", "config.training.", "config.preset", "config.evaluation", "config.index")
-_STAGES = (TRANSLATION, RETRIEVAL, GUIDED)
-
-
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any], stage: str, prefix: str = "") -> list[str]:
-    free = (*_FREE, *(f"config.{other}." for other in _STAGES if other != stage))
-    found: list[str] = []
-    for key in sorted({*old, *new}):
-        name = f"{prefix}{key}"
-        if name.startswith(free) and name != "config.training.precision":
-            continue
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += _differences(a, b, stage, f"{name}.")
-        elif a != b and not name.endswith(".steps"):
-            found.append(f"{name.removeprefix('config.')}: was {a}, now {b}")
-    return found
-
-
-def _train(
-    workspace: Workspace,
-    run: RunRecord,
-    make: Callable[[], Task],
-    training: TrainingConfig,
-    steps: int,
-    minutes: float | None,
-    seed: int,
-    resume: Resume,
-    progress: Progress,
-    *,
-    exact: bool = False,
-) -> StageResult:
-    """Make the task and train it; the run's row says how it ended, whatever happens.
-
-    With `resume="auto"` a run that --minutes ended counts as done, unless more time, more steps than it was planned
-    for, or (`exact`) just so many steps are asked for.
-    """
-    enough = run.steps >= steps
-    if minutes is not None:
-        enough = enough or run.seconds >= 0.9 * 60 * minutes
-    elif not exact:
-        enough = enough or steps <= int(run.config["config"][run.stage]["steps"])
-    if resume == "auto" and run.status == "done" and enough:
-        return StageResult(run, run.steps, run.seconds, run.summary.get("metrics", {}), stopped=False)
-    try:
-        trained = train(
-            make(),
-            folder=run.path,
-            training=training,
-            steps=steps,
-            minutes=minutes,
-            seed=seed,
-            resume=bool(resume),
-            description={"run": run.id, "stage": run.stage, **run.config},
-            progress=progress,
-        )
-    except BaseException as error:
-        workspace.update_run(run.id, status="failed" if isinstance(error, Exception) else "stopped")
-        raise
-    workspace.update_run(
-        run.id,
-        steps=trained.steps,
-        seconds=trained.seconds,
-        status="stopped" if trained.stopped else "done",
-        summary={"metrics": trained.metrics},
-    )
-    return StageResult(workspace.run(run.id), trained.steps, trained.seconds, trained.metrics, trained.stopped)
 
 
 def _generate(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from index_store.attributes import AttributeSchema
 from index_store.workspace import Workspace
 from translation.batches import Draw, Sampler, mirrored_pixels
+from translation.compiling import compile_networks
 from translation.config import Config, StageConfig
 from translation.gmm_unit import Batch, GmmUnit, build_networks
 from translation.guidance import build_guidance, draw_hidden, draw_shown
@@ -76,6 +77,7 @@ class TranslationTask:
             )
             for optimizer, names in self.trained.items()
         }
+        self.scaler = torch.amp.GradScaler(self.device.type) if config.training.precision == "16-mixed" else None
         weights = config.networks.perceptual_weights
         vgg = VGG(Path(weights).expanduser()).to(self.device) if weights and self.stage.weights.perceptual else None
         self.method = GmmUnit(
@@ -86,7 +88,10 @@ class TranslationTask:
             fusion=self.networks.get("fusion"),  # type: ignore[arg-type]
             train_encoders="content_encoder" in self.trained["generator"],
             vgg=vgg,
+            scaler=self.scaler,
         )
+        if config.training.compile:
+            compile_networks({name: self.networks[name] for names in self.trained.values() for name in names})
 
     @property
     def averaged(self) -> tuple[str, ...]:

@@ -7,7 +7,6 @@ from (seed, t), so resuming needs the step number and the tensors, nothing else,
 from __future__ import annotations
 
 import copy
-import json
 import math
 import signal
 import threading
@@ -25,10 +24,27 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from index_store.errors import RgunitError
-from index_store.images import write_image
-from translation.checkpoint import CHECKPOINT, load_networks, load_optimizers, read_state, save_checkpoint
+from translation.checkpoint import (
+    BEST,
+    CHECKPOINT,
+    keep_best,
+    keep_older,
+    load_networks,
+    load_optimizers,
+    read_state,
+    save_checkpoint,
+)
 from translation.config import TrainingConfig
+from translation.processes import (
+    any_process,
+    average_gradients,
+    launched,
+    mean_of_processes,
+    process_rank,
+    same_weights,
+)
 from translation.progress import Progress
+from translation.runlog import RunLog
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -81,6 +97,13 @@ class Watched(Protocol):
         """Named scalars on the step's batch, right after the step: its gradients are still there."""
 
 
+@runtime_checkable
+class Scaled(Protocol):
+    """A task that trains in fp16: the scale of its loss is part of the checkpoint."""
+
+    scaler: torch.amp.GradScaler | None
+
+
 @dataclass(frozen=True)
 class Trained:
     steps: int
@@ -90,13 +113,27 @@ class Trained:
 
 
 def make_fabric(training: TrainingConfig, device: str) -> Fabric:
-    """Fabric for a device name (`cpu`, `cuda`, `auto`): one process, in the configured precision."""
+    """Fabric for a device name (`cpu`, `cuda`, `auto`) in the configured precision; launched, in every process."""
     from lightning_fabric import Fabric
+    from lightning_fabric.strategies import DDPStrategy
 
     if device == "cuda" and not torch.cuda.is_available():
         raise RgunitError("no CUDA device is available here: use --device cpu or auto")
-    accelerator = "cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"
-    fabric = Fabric(accelerator=accelerator, devices=1, precision=training.precision)
+    cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    here, machines = launched()
+    if training.precision == "16-mixed":
+        if not cuda:
+            raise RgunitError("training.precision=16-mixed needs a GPU: on a CPU take bf16-mixed or 32-true")
+        if here * machines > 1:
+            raise RgunitError("training.precision=16-mixed trains in one process: with torchrun take bf16-mixed")
+    accelerator = "cuda" if cuda else "cpu"
+    if here * machines == 1:
+        fabric = Fabric(accelerator=accelerator, devices=1, precision=training.precision)
+    else:
+        together = DDPStrategy(process_group_backend="cpu:gloo,cuda:nccl" if cuda else "gloo")
+        fabric = Fabric(
+            accelerator=accelerator, devices=here, num_nodes=machines, strategy=together, precision=training.precision
+        )
     fabric.launch()
     return fabric
 
@@ -139,18 +176,23 @@ def train(
     steps: int,
     minutes: float | None = None,
     seed: int = 0,
+    warmup: int = 0,
     resume: bool = False,
     description: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Trained:
     """Train until `steps` updates or `minutes` (counted over all sessions of the run), whichever comes first.
 
-    Writes into `folder`: `checkpoint.safetensors`, `metrics.jsonl`, `samples/STEP.png`, TensorBoard events.
-    `description` is kept in the checkpoint. Ctrl-C ends it after the current step with a checkpoint. A loss that is
-    not finite raises RgunitError with its name; the last good checkpoint stays.
+    Writes into `folder`: `checkpoint.safetensors` (and older ones and the best, as `training` says), `metrics.jsonl`,
+    `samples/STEP.png`, TensorBoard events. `description` is kept in the checkpoint. Ctrl-C ends it after the current
+    step with a checkpoint. A loss that is not finite raises RgunitError with its name; the last good checkpoint stays.
+    So does a measure of `training.best` that is not logged after `warmup` steps. Of several processes the first writes.
     """
-    progress = progress or Progress()
+    rank = process_rank()
+    writes = rank == 0
+    progress = progress if progress and writes else Progress()
     path = folder / CHECKPOINT
+    scaler = task.scaler if isinstance(task, Scaled) else None
     average = {name: copy.deepcopy(task.networks[name]).requires_grad_(False).eval() for name in task.averaged}
     first, before = 0, 0.0
     if resume and path.exists():
@@ -158,20 +200,34 @@ def train(
         load_networks(path, task.networks, prefix="networks")
         load_networks(path, average, prefix="average")
         load_optimizers(path, task.optimizers)
+        if scaler is not None:
+            scaler.load_state_dict(state["scaler"])
         first, before = int(state["step"]), float(state["seconds"])
+    same_weights(task.networks.values())
+    average_gradients(task.optimizers.values())
     clock = _Clock(before, minutes)
-    log = _Log(folder, first, training.tensorboard)
+    log = RunLog(folder, first, training.tensorboard, writes)
     metrics: dict[str, float] = log.last
+    lowest = _best_value(folder / BEST, training.best) if resume else math.inf
 
     def save(step: int) -> None:
+        nonlocal lowest
         _refuse_nan(_sizes(task.networks), step)  # the last update may have broken weights that no loss has seen
+        if not writes:
+            return
+        measured = {training.best: metrics[training.best]} if training.best in metrics else {}
+        about = {"step": step, "seconds": clock.seconds, "seed": seed, "measured": measured}
         save_checkpoint(
             path,
             networks=task.networks,
             average=average,
             optimizers=task.optimizers,
-            state={**(description or {}), "step": step, "seconds": clock.seconds, "seed": seed},
+            state={**(description or {}), **about, **({"scaler": scaler.state_dict()} if scaler is not None else {})},
         )
+        keep_older(path, step, training.keep)
+        if measured and measured[training.best] < lowest:
+            lowest = measured[training.best]
+            keep_best(path)
 
     step = first
     sums: dict[str, Tensor] = {}
@@ -179,7 +235,7 @@ def train(
     with _interruptible() as interrupted, ThreadPoolExecutor(1, "prepare", _alone) as pool:
         ahead = {s: pool.submit(task.prepare, s) for s in range(first, min(first + LOOKAHEAD, steps))}
         try:
-            while step < steps and not interrupted.is_set() and not clock.is_over():
+            while step < steps and not any_process(interrupted.is_set() or clock.is_over()):
                 batch = ahead.pop(step).result()
                 if step + LOOKAHEAD < steps:
                     ahead[step + LOOKAHEAD] = pool.submit(task.prepare, step + LOOKAHEAD)
@@ -187,7 +243,7 @@ def train(
                 for name, optimizer in task.optimizers.items():
                     for group in optimizer.param_groups:
                         group["lr"] = rates[name]
-                torch.manual_seed(seed_of(seed, step))  # dropout, and any other global draw
+                torch.manual_seed(seed_of(seed, step, *([rank] if rank else [])))  # dropout, and any other global draw
                 terms = task.step(step, batch)
                 _update_average(average, task.networks, min(task.average_decay, (1 + step) / (10 + step)))
                 step += 1
@@ -201,6 +257,10 @@ def train(
                     metrics = _read(sums, step - logged_at)  # the one wait for the device
                     metrics |= _read(task.watch(batch), 1) if isinstance(task, Watched) else {}
                     _refuse_nan(metrics, step)
+                    if training.best and training.best not in metrics and step > warmup:
+                        raise RgunitError(
+                            f"training.best={training.best} is not measured here; what is: {', '.join(metrics)}"
+                        )
                     seconds = time.monotonic() - logged_time
                     metrics["images_per_second"] = task.images_per_step * (step - logged_at) / seconds
                     metrics.update({f"lr/{name}": rate for name, rate in rates.items()})
@@ -208,7 +268,7 @@ def train(
                     if warning := task.health(metrics):
                         progress.note(f"step {step}: {warning}")
                     sums, logged_at, logged_time = {}, step, time.monotonic()
-                if step % training.sample_every == 0:
+                if step % training.sample_every == 0 and writes:
                     log.picture(step, task.sample_grid(average))
                 if step % training.checkpoint_every == 0 and step < steps:
                     _refuse_nan(_read(sums, max(1, step - logged_at)), step)
@@ -219,9 +279,10 @@ def train(
         if sums:
             _refuse_nan(_read(sums, max(1, step - logged_at)), step)
         save(step)
-        log.picture(step, task.sample_grid(average))
+        if writes:
+            log.picture(step, task.sample_grid(average))
         log.close()
-        return Trained(step, clock.seconds, metrics, stopped=interrupted.is_set())
+        return Trained(step, clock.seconds, metrics, stopped=any_process(interrupted.is_set()))
 
 
 def _alone() -> None:
@@ -234,7 +295,13 @@ def _read(sums: Mapping[str, Tensor], steps: int) -> dict[str, float]:
     if not sums:
         return {}
     values = torch.stack([value.detach().float().reshape(()) for value in sums.values()]).cpu().tolist()
-    return {name: value / steps for name, value in zip(sums, values, strict=True)}
+    return mean_of_processes({name: value / steps for name, value in zip(sums, values, strict=True)})
+
+
+def _best_value(path: Path, measure: str) -> float:
+    """The value of a measure that the best checkpoint so far was kept for; infinity where there is none."""
+    measured = read_state(path).get("measured", {}) if measure and path.exists() else {}
+    return float(measured.get(measure, math.inf))
 
 
 @torch.no_grad()
@@ -284,51 +351,3 @@ def _interruptible() -> Iterator[threading.Event]:
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
-
-
-class _Log:
-    """`metrics.jsonl`, sample pictures and TensorBoard of a run; rows beyond the step resumed from are dropped."""
-
-    def __init__(self, folder: Path, first: int, tensorboard: bool) -> None:
-        self.folder, self.path = folder, folder / "metrics.jsonl"
-        rows = []
-        if first and self.path.exists():
-            rows = [row for row in read_metrics(folder) if row["step"] <= first]
-        self.path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        self.last: dict[str, float] = (
-            {k: v for k, v in rows[-1].items() if k not in ("step", "seconds")} if rows else {}
-        )
-        self.writer: Any = None
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first)
-
-    def write(self, step: int, seconds: float, metrics: Mapping[str, float]) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, "seconds": round(seconds, 2), **metrics}) + "\n")
-        if self.writer is not None:
-            for name, value in metrics.items():
-                self.writer.add_scalar(name, value, step)
-
-    def picture(self, step: int, pixels: NDArray[np.uint8] | None) -> None:
-        if pixels is not None:
-            (self.folder / "samples").mkdir(exist_ok=True)
-            write_image(self.folder / "samples" / f"{step:06d}.png", pixels)
-
-    def close(self) -> None:
-        if self.writer is not None:
-            self.writer.close()
-
-
-def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The rows of a run's `metrics.jsonl`, oldest first; a half-written last line is left out."""
-    rows: list[dict[str, float]] = []
-    path = folder / "metrics.jsonl"
-    if path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-    return rows

@@ -22,9 +22,9 @@ from translation.gmm_unit import build_networks
 from translation.guidance import AttentionFusion, ConvolutionFusion
 from translation.inference import translate_images
 from translation.neighbours import Neighbours
+from translation.runlog import read_metrics
 from translation.stages import fill_index, open_retriever, train_guided
 from translation.tasks import GuidedTask
-from translation.training import read_metrics
 from translation.translator import Translator, to_tensor
 
 EVERYTHING = (

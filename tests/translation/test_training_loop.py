@@ -26,8 +26,9 @@ from translation.checkpoint import CHECKPOINT, load_networks, read_state, save_c
 from translation.config import TrainingConfig
 from translation.gmm_unit import build_networks
 from translation.progress import Progress
+from translation.runlog import read_metrics
 from translation.stages import fill_index, train_guided, train_retrieval, train_translation
-from translation.training import Trained, read_metrics, train
+from translation.training import Trained, train
 
 
 def assert_same(first: Path, second: Path) -> None:

@@ -1,0 +1,111 @@
+"""Two processes are one with the double batch: the same gradients, one run, one writer."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from small import TINY, USED
+from steps import A, make_method, optimizers
+from torch import Tensor
+
+from index_store.errors import RgunitError
+from index_store.workspace import Workspace
+from translation.checkpoint import CHECKPOINT, read_state
+from translation.gmm_unit import Batch, GmmUnit
+from translation.processes import average_gradients
+from translation.runlog import read_metrics
+
+IMAGES = 4
+
+
+def batch() -> Batch:
+    g = torch.Generator().manual_seed(3)
+    images = torch.rand(IMAGES, 3, 32, 32, generator=g) * 2 - 1
+    labels, target = torch.randint(0, 2, (2, IMAGES, A), generator=g)
+    return Batch(images, labels, target, *torch.randn(3, IMAGES, 8 * A, generator=g))
+
+
+def part(whole: Batch, rows: slice) -> Batch:
+    return replace(whole, **{name: value[rows] for name, value in vars(whole).items() if isinstance(value, Tensor)})
+
+
+def gradients(method: GmmUnit) -> dict[str, Tensor]:
+    return {
+        f"{name}.{key}": parameter.grad
+        for name, network in method.networks.items()
+        for key, parameter in network.named_parameters()
+        if parameter.grad is not None
+    }
+
+
+def step_in_a_process(rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    method = make_method()
+    ours = optimizers(method, rate=0.1)
+    average_gradients(ours.values())
+    method.step(part(batch(), slice(rank * 2, rank * 2 + 2)), ours, 0.1)
+    save_file({name: value.contiguous() for name, value in gradients(method).items()}, folder / f"{rank}.safetensors")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_have_the_gradients_of_one_with_the_double_batch(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    workers = [context.Process(target=step_in_a_process, args=(rank, tmp_path)) for rank in (0, 1)]
+    for worker in workers:
+        worker.start()
+    method = make_method()
+    method.step(batch(), optimizers(method, rate=0.1), 0.1)  # the second loss sees what the first has moved
+    for worker in workers:
+        worker.join(120)
+        assert worker.exitcode == 0
+    alone = gradients(method)
+    first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1))
+    assert alone.keys() == first.keys() and any(name.startswith("discriminator") for name in alone)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    scale = max(float(value.abs().max()) for value in alone.values())
+    assert scale > 0.1
+    assert max(float((first[name] - value).abs().max()) for name, value in alone.items()) < 1e-5 * max(1.0, scale)
+
+
+def torchrun(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cli", "-w", str(path)]
+    return subprocess.run(
+        [sys.executable, *command, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_torchrun_opens_one_run_and_draws_a_double_batch(workspace: Workspace) -> None:
+    path = workspace.path
+    workspace.close()
+    overrides = [word for override in TINY for word in ("--set", override)]
+    chosen = ["--preset", "demo", "--attributes-used", ",".join(USED), *overrides, "--json"]
+    done = torchrun(path, "train", "translation", *chosen, "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["steps"] == 4, "the first process answers, the other is silent"
+    with Workspace.open(path) as again:
+        (run,) = again.runs()
+        assert (run.status, run.steps) == ("done", 4)
+    assert read_state(run.path / CHECKPOINT)["step"] == 4
+    assert [row["step"] for row in read_metrics(run.path)] == [2, 4]
+
+
+def test_fp16_is_for_one_process_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    from translation.config import TrainingConfig
+    from translation.training import make_fabric
+
+    with pytest.raises(RgunitError, match="16-mixed needs a GPU: on a CPU take bf16-mixed or 32-true"):
+        make_fabric(TrainingConfig(precision="16-mixed"), "cpu")

@@ -1,0 +1,100 @@
+"""Several processes that train one network, started by `torchrun`: each draws its own part of every batch.
+
+The first opens the run and writes; gradients are averaged before each optimiser's step, so all hold the same weights.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+T = TypeVar("T")
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def process_rank() -> int:
+    """Which of them this is, from 0."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def launched() -> tuple[int, int]:
+    """Processes on this machine and machines, as `torchrun` tells; 1 and 1 without it."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return 1, 1
+    here = int(os.environ["LOCAL_WORLD_SIZE"])
+    return here, int(os.environ["WORLD_SIZE"]) // here
+
+
+def from_first(make: Callable[[], T]) -> T:
+    """What the first process makes, in every process; the others wait for it."""
+    if world_size() == 1:
+        return make()
+    held = [make() if process_rank() == 0 else None]
+    dist.broadcast_object_list(held)
+    return held[0]  # type: ignore[return-value]
+
+
+def first_then_others(make: Callable[[], T]) -> T:
+    """Make something in every process, in the first one before the others: they find what it left on the disk."""
+    if process_rank() == 0:
+        made = make()
+        any_process(False)
+        return made
+    any_process(False)
+    return make()
+
+
+def any_process(flag: bool) -> bool:
+    """Whether the flag is set in any process. Asked on the host: no accelerator is waited for."""
+    if world_size() == 1:
+        return flag
+    flags = torch.tensor([int(flag)])
+    dist.all_reduce(flags, dist.ReduceOp.MAX)
+    return bool(flags.item())
+
+
+def mean_of_processes(values: Mapping[str, float]) -> dict[str, float]:
+    """The mean of each number over the processes, which all give the same names."""
+    if world_size() == 1 or not values:
+        return dict(values)
+    numbers = torch.tensor(list(values.values()), dtype=torch.float64)
+    dist.all_reduce(numbers)
+    return dict(zip(values, (numbers / world_size()).tolist(), strict=True))
+
+
+@torch.no_grad()
+def same_weights(networks: Iterable[nn.Module]) -> None:
+    """Give every process the first one's weights."""
+    if world_size() == 1:
+        return
+    for network in networks:
+        for tensor in network.state_dict().values():
+            plain = tensor.detach().contiguous()
+            dist.broadcast(plain, 0)
+            tensor.copy_(plain)
+
+
+def average_gradients(optimizers: Iterable[torch.optim.Optimizer]) -> None:
+    """From now on each step of the optimisers uses the mean gradient of all processes; one all-reduce a step."""
+    if world_size() == 1:
+        return
+
+    def average(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        dist.all_reduce(flat)
+        parts = (flat / world_size()).split([gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view(gradient.shape))
+
+    for optimizer in optimizers:
+        optimizer.register_step_pre_hook(average)

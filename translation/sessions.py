@@ -1,0 +1,148 @@
+"""A session of a run: opened anew or found to go on with, trained, and recorded however it ends.
+
+Of several processes the first opens and records; the others are told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from index_store.errors import RgunitError
+from index_store.workspace import RunRecord, Workspace
+from translation.checkpoint import restore
+from translation.config import Config, TrainingConfig
+from translation.processes import first_then_others, from_first, process_rank
+from translation.progress import Progress
+from translation.training import Task, train
+from translation.translator import GUIDED, TRANSLATION
+
+RETRIEVAL = "retrieval"
+Resume = bool | Literal["auto"]
+"""False: a new run. True: the newest of its kind, refused if its settings differ. "auto": the newest if its settings
+are the same (not trained again if it is done), else a new one. With `start`, a kept checkpoint's name (`best` or a
+step), the resumed run goes on from that one instead of the last."""
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """`stopped`: by Ctrl-C, with a checkpoint that `resume` goes on from. `metrics` are the last ones logged."""
+
+    run: RunRecord
+    steps: int
+    seconds: float
+    metrics: dict[str, float]
+    stopped: bool
+
+
+def open_run(
+    workspace: Workspace,
+    stage: str,
+    config: Config,
+    about: Mapping[str, Any],
+    resume: Resume,
+    progress: Progress,
+) -> RunRecord:
+    """A new run or, as `resume` says, the newest of the stage and arm; the first process opens it for all."""
+    return from_first(lambda: _find_run(workspace, stage, config, about, resume, progress))
+
+
+def _find_run(
+    workspace: Workspace,
+    stage: str,
+    config: Config,
+    about: Mapping[str, Any],
+    resume: Resume,
+    progress: Progress,
+) -> RunRecord:
+    settings = {"config": config.model_dump(mode="json"), **about}
+    if resume:
+        runs = [r for r in workspace.runs(stage) if r.config.get("neighbours") == about.get("neighbours")]
+        different = _differences(runs[-1].config, settings, stage) if runs else []
+        if runs and not different:
+            return runs[-1]
+        if runs and resume is True:
+            raise RgunitError(
+                f"run {runs[-1].id} cannot be resumed with other settings ({'; '.join(different)}): "
+                "start a new one without --resume, or give the old settings"
+            )
+        if resume is True:
+            progress.note(f"nothing to resume: no run of stage {stage} yet, starting one")
+    return workspace.add_run(stage, config.preset, settings)
+
+
+# What may change between the sessions of a run: how long, how often to log, where, and what other stages do.
+_FREE = ("config.shares", "config.demo", "config.training.", "config.preset", "config.evaluation", "config.index")
+_STAGES = (TRANSLATION, RETRIEVAL, GUIDED)
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], stage: str, prefix: str = "") -> list[str]:
+    free = (*_FREE, *(f"config.{other}." for other in _STAGES if other != stage))
+    found: list[str] = []
+    for key in sorted({*old, *new}):
+        name = f"{prefix}{key}"
+        if name.startswith(free) and name != "config.training.precision":
+            continue
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += _differences(a, b, stage, f"{name}.")
+        elif a != b and not name.endswith(".steps"):
+            found.append(f"{name.removeprefix('config.')}: was {a}, now {b}")
+    return found
+
+
+def train_run(
+    workspace: Workspace,
+    run: RunRecord,
+    make: Callable[[], Task],
+    training: TrainingConfig,
+    steps: int,
+    minutes: float | None,
+    seed: int,
+    resume: Resume,
+    progress: Progress,
+    warmup: int = 0,
+    start: str | None = None,
+    *,
+    exact: bool = False,
+) -> StageResult:
+    """Make the task and train it; the run's row says how it ended, whatever happens.
+
+    With `resume="auto"` a run that --minutes ended counts as done, unless more time, more steps than it was planned
+    for, or (`exact`) just so many steps are asked for.
+    """
+    enough = run.steps >= steps
+    if minutes is not None:
+        enough = enough or run.seconds >= 0.9 * 60 * minutes
+    elif not exact:
+        enough = enough or steps <= int(run.config["config"][run.stage]["steps"])
+    if resume == "auto" and run.status == "done" and enough:
+        return StageResult(run, run.steps, run.seconds, run.summary.get("metrics", {}), stopped=False)
+    if start is not None:
+        from_first(lambda: restore(run.path, start))
+    try:
+        trained = train(
+            first_then_others(make),
+            folder=run.path,
+            training=training,
+            steps=steps,
+            minutes=minutes,
+            seed=seed,
+            warmup=warmup,
+            resume=bool(resume),
+            description={"run": run.id, "stage": run.stage, **run.config},
+            progress=progress,
+        )
+    except BaseException as error:
+        if process_rank() == 0:
+            workspace.update_run(run.id, status="failed" if isinstance(error, Exception) else "stopped")
+        raise
+
+    def record() -> RunRecord:
+        status = "stopped" if trained.stopped else "done"
+        summary = {"metrics": trained.metrics}
+        workspace.update_run(run.id, steps=trained.steps, seconds=trained.seconds, status=status, summary=summary)
+        return workspace.run(run.id)
+
+    return StageResult(from_first(record), trained.steps, trained.seconds, trained.metrics, trained.stopped)
