@@ -61,9 +61,9 @@ def _writer(path, pipe, options):
     write_batches(path, pipe.fileno(), **options)
 
 
-def acknowledged_by(reader):
-    """Return the numbers of the batches that `add` had returned for."""
-    data = b""
+def acknowledged_by(reader, seen=b""):
+    """Return the numbers of the batches that `add` had returned for, after those already `seen`."""
+    data = seen
     while part := os.read(reader.fileno(), 65536):
         data += part
     return [int.from_bytes(data[at : at + 4], "little") for at in range(0, len(data), 4)]
@@ -110,10 +110,13 @@ def kill_at_random(tmp_path, times, compact):
         if not path.exists():
             IndexStore.create(path, dim=DIM, attributes=["a", "b", "c"]).close()
         process, reader = start_writer(path, compact=compact)
-        time.sleep(rng.uniform(0, 0.15))
+        first = b""  # some batches and then a random moment: as random on a busy machine as on an idle one
+        for _ in range(rng.integers(0, 4)):
+            first += os.read(reader.fileno(), 4)
+        time.sleep(rng.uniform(0, 0.05))
         process.kill()
         process.join()
-        returned = acknowledged_by(reader)
+        returned = acknowledged_by(reader, first)
         seen += len(returned)
         check_whole(path, returned)
     assert seen > 0
