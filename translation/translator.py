@@ -104,8 +104,9 @@ class Translator:
 
     def precision(self) -> AbstractContextManager[object]:
         """Half precision on a GPU where the run was trained in it; on a CPU always full."""
-        if self.device.type == "cuda" and self.config.training.precision == "bf16-mixed":
-            return torch.autocast("cuda", torch.bfloat16)
+        half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self.config.training.precision)
+        if self.device.type == "cuda" and half is not None:
+            return torch.autocast("cuda", half)
         return nullcontext()
 
     @torch.no_grad()
