@@ -78,7 +78,7 @@ def train(
     ] = None,
 ) -> None:
     """Train one stage and keep it as a run. Ctrl-C saves a checkpoint; --resume goes on from there."""
-    from contextlib import nullcontext
+    from contextlib import AbstractContextManager, nullcontext
 
     from cli.choices import configuration, names_of
     from cli.progress import Bars
@@ -102,7 +102,8 @@ def train(
             "resume": resume,
             "start": start,
         }
-        with Bars() if is_first() else nullcontext(Progress()) as bars:
+        shown: AbstractContextManager[Progress] = Bars() if is_first() else nullcontext(Progress())
+        with shown as bars:
             from translation import stages
 
             if stage is Stage.translation:

@@ -175,6 +175,7 @@ def test_a_second_writer_is_told_who_writes(process, labelled: Path, faces: Path
         (["run", "--attributes-used", "Hat,Bear"], 2, "unknown attribute 'Bear': did you mean Beard"),
         (["train", "retrieval", "--attributes-used", "Hat"], 2, "decided by `train translation`"),
         (["train", "translation", "--neighbours", "none"], 2, "belongs to `train guided`"),
+        (["train", "translation", "--from", "best"], 2, "it needs --resume"),
         (["run", "--minutes", "0"], 2, "'--minutes'"),
         (["index", "remove"], 2, "say what to remove"),
         (["index", "remove", "--id", "4711"], 1, "no image has id 4711"),
