@@ -258,7 +258,10 @@ class Workspace:
 
     def missing_vectors(self, encoder: str, fingerprint: str, where: str | None = None) -> npt.NDArray[np.int64]:
         """Return the ids of images that have no vector under the fingerprint, ascending."""
-        return np.setdiff1d(self.images(where).ids, self._store.vector_ids(encoder, fingerprint))
+        ids, there = self.images(where).ids, self._store.vector_ids(encoder, fingerprint)
+        known = np.zeros(1 + max(ids.max(initial=0), there.max(initial=0)), np.bool_)  # ids are small: no sorting
+        known[there] = True
+        return ids[~known[ids]]
 
     # Runs and settings
 
