@@ -1,6 +1,6 @@
-"""Print the Markdown table of an ablation's JSON (`rgunit --json evaluate retrieval --ablation > FILE`).
+"""Print the Markdown tables of an ablation's JSON (`rgunit --json evaluate retrieval --ablation > FILE`).
 
-python docs/make_ablation.py docs/results/ablation-celeba.json
+python docs/make_ablation.py docs/results/ablation-celeba.json [ATTRIBUTE]  # content where it is kept, flipped
 """
 
 from __future__ import annotations
@@ -30,11 +30,20 @@ def line(name: str, scores: Mapping[str, Any], spread: Mapping[str, Any], *more:
 def main() -> None:
     """Print every row, and the curve of late fusion and of the rows that have one."""
     found = json.loads(Path(sys.argv[1]).read_text())
-    print("| | " + " | ".join(COLUMNS) + " |\n|---|" + "---|" * len(COLUMNS))
+    apart = sys.argv[2] if len(sys.argv) > 2 else None
+    heads = [*COLUMNS, *([f"content, {apart} kept", "flipped"] if apart else [])]
+    print("| | " + " | ".join(heads) + " |\n|---|" + "---|" * len(heads))
+
+    def kept_and_flipped(scores: Mapping[str, Any]) -> list[str]:
+        if apart is None:
+            return []
+        parts = scores.get("by_change", {}).get(apart, {})
+        return [cell(parts.get(which, {}).get("content")) for which in ("kept", "flipped")]
+
     for name, scores in found["baselines"].items():
-        print(line(name.replace("_", " "), scores, {}))
+        print(line(name.replace("_", " "), scores, {}, *kept_and_flipped(scores)))
     for row in found["rows"]:
-        print(line(f"**{row['row']}**: {row['says']}", row["mean"], row["spread"]))
+        print(line(f"**{row['row']}**: {row['says']}", row["mean"], row["spread"], *kept_and_flipped(row)))
     print("\n| weight of content | " + " | ".join(f"{p['weight']:.1f}" for p in found["late_fusion_curve"]) + " |")
     print("|---|" + "---|" * len(found["late_fusion_curve"]))
     weights = [point["weight"] for point in found["late_fusion_curve"]]

@@ -176,7 +176,7 @@ def table(plan: Plan, rows: Sequence[str] = tuple(ROWS)) -> dict[str, Any]:
                 "mean": {name: _mean(values) for name, values in scores.items()},
                 "spread": {name: _spread(values) for name, values in scores.items()},
                 "seconds": _mean([one["seconds"] for one in found]),
-                "by_change": found[0]["scores"]["by_change"],
+                "by_change": _mean_changes([one["scores"]["by_change"] for one in found]),
                 "curve": _mean_curve([one["curve"] for one in found]),
                 **{
                     extra: {name: _mean([one[extra][name] for one in found]) for name in SHOWN[:4]}
@@ -358,6 +358,17 @@ def _mean(values: Sequence[float | None]) -> float | None:
 def _spread(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.std(known, ddof=1)) if len(known) > 1 else None
+
+
+def _mean_changes(apart: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, float | None]]]:
+    """attributes and content of queries that keep, and that flip, each attribute."""
+    return {
+        name: {
+            which: {measure: _mean([one[name][which][measure] for one in apart]) for measure in SHOWN[:2]}
+            for which in ("kept", "flipped")
+        }
+        for name in apart[0]
+    }
 
 
 def _mean_curve(curves: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
