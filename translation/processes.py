@@ -92,7 +92,7 @@ def average_gradients(optimizers: Iterable[torch.optim.Optimizer]) -> None:
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
         dist.all_reduce(flat)
-        parts = (flat / world_size()).split([gradient.numel() for gradient in gradients])
+        parts = torch.split_with_sizes(flat / world_size(), [gradient.numel() for gradient in gradients])
         for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view(gradient.shape))
 

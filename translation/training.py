@@ -115,7 +115,7 @@ class Trained:
 def make_fabric(training: TrainingConfig, device: str) -> Fabric:
     """Fabric for a device name (`cpu`, `cuda`, `auto`) in the configured precision; launched, in every process."""
     from lightning_fabric import Fabric
-    from lightning_fabric.strategies import DDPStrategy
+    from lightning_fabric.strategies.ddp import DDPStrategy
 
     if device == "cuda" and not torch.cuda.is_available():
         raise RgunitError("no CUDA device is available here: use --device cpu or auto")
