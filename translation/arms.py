@@ -37,6 +37,7 @@ from translation.evaluation.inception import Inception, PerceptualDistance
 from translation.evaluation.protocol import kept_pairs
 from translation.neighbours import Neighbours
 from translation.progress import Progress
+from translation.sessions import RETRIEVAL
 from translation.stages import newest, open_retriever, require_index
 from translation.translator import GUIDED, TRANSLATION, Translation, Translator, to_pixels, to_tensor
 
@@ -131,15 +132,7 @@ def open_arms(workspace: Workspace, run: str | None = None, device: str = "auto"
     else:
         base = newest(workspace, TRANSLATION)
     first = Translator.load(workspace, base.id, device)
-    retriever: Retriever | None = None
-    try:
-        retriever = open_retriever(workspace, None, device)
-        if retriever.encoders.fingerprint != first.fingerprint:
-            retriever = None
-        else:
-            require_index(workspace, retriever)
-    except RgunitError:
-        retriever = None
+    retriever = _retriever_of(workspace, first, base, device)
     arms = {"stage1": Arm(workspace, first, None)}
     k, cache = first.config.guided.neighbours, first.config.guided.feature_cache
     if retriever is not None:
@@ -150,20 +143,42 @@ def open_arms(workspace: Workspace, run: str | None = None, device: str = "auto"
             run is not None and record.id != run and kind == _kind(workspace, run)
         ):
             continue
-        translator = Translator.load(workspace, record.id, device)
-        k = max(1, translator.neighbours)  # its own k, which stage 1's configuration need not have
-        at_random = Neighbours(workspace, first, None, k=k, cache_mib=cache)
-        if kind == "none" or not translator.neighbours:
-            guides = None
-        elif kind == "random":
-            guides = at_random
-        elif retriever is None:
-            continue
-        else:
-            guides = Neighbours(workspace, first, retriever, k=k, cache_mib=cache)
-            arms["swapped"] = Arm(workspace, translator, at_random)
-        arms[ARM_OF[kind]] = Arm(workspace, translator, guides)
+        arms |= arms_of_run(workspace, first, record, retriever, device)
     return Arms(base, arms, retriever)
+
+
+def arms_of_run(
+    workspace: Workspace, first: Translator, record: RunRecord, retriever: Retriever | None, device: str = "auto"
+) -> dict[str, Arm]:
+    """A stage-3 run as the arm that it is, if guided also `swapped`; none where it was guided and no retriever is."""
+    kind = str(record.config["neighbours"])
+    translator = Translator.load(workspace, record.id, device)
+    k = max(1, translator.neighbours)  # its own k, which stage 1's configuration need not have
+    cache = first.config.guided.feature_cache
+    if kind == "none" or not translator.neighbours:
+        return {ARM_OF[kind]: Arm(workspace, translator, None)}
+    at_random = Arm(workspace, translator, Neighbours(workspace, first, None, k=k, cache_mib=cache))
+    if kind == "random":
+        return {"random": at_random}
+    if retriever is None:
+        return {}
+    guides = Neighbours(workspace, first, retriever, k=k, cache_mib=cache)
+    return {"guided": Arm(workspace, translator, guides), "swapped": at_random}
+
+
+def _retriever_of(workspace: Workspace, first: Translator, base: RunRecord, device: str) -> Retriever | None:
+    """The newest retrieval run on this stage-1 run whose index is filled."""
+    for record in reversed(workspace.runs(RETRIEVAL)):
+        if record.config.get("translation_run") != base.id or not (record.path / CHECKPOINT).exists():
+            continue
+        try:
+            retriever = open_retriever(workspace, record.id, device)
+            require_index(workspace, retriever)
+        except RgunitError:
+            continue
+        if retriever.encoders.fingerprint == first.fingerprint:
+            return retriever
+    return None
 
 
 def _kind(workspace: Workspace, run: str) -> str | None:

@@ -235,6 +235,21 @@ def test_evaluate_keeps_every_image_on_request(rgunit, trained: Trained, tmp_pat
     assert all(set(row) == {"source", "target", "arm", "path"} and Path(row["path"]).is_file() for row in rows)
 
 
+def test_evaluate_names_weights_that_are_absent(rgunit, trained: Trained, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    for words, told in (
+        (("--inception-weights", "cache"), "put the file of https://"),
+        (("--lpips-weights", tmp_path / "none.pth"), "none.pth: give --lpips-weights the file of https://"),
+    ):
+        answer = rgunit("-w", trained.path, "evaluate", "translation", *words)
+        assert answer.status == 1 and told in answer.error and len(answer.error.splitlines()) == 1
+    assert rgunit("-w", trained.path, "evaluate", "translation", "--classifier", "resnet34").status == 2
+
+
+def test_arms_are_judged_on_the_pairs_kept_with_their_start(rgunit, trained: Trained) -> None:
+    assert [file.name for file in (trained.path / "runs").glob("r1-*/pairs-*")] == ["pairs-test-8-0.jsonl"]
+
+
 def test_index_is_checked_emptied_and_filled_again(rgunit, trained: Trained, tmp_path: Path) -> None:
     path = tmp_path / "copy"
     shutil.copytree(trained.path, path)

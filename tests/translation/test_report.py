@@ -307,6 +307,19 @@ def test_the_terminal_table_uses_the_same_words() -> None:
     assert re.search(r"copy of the input\s.*control", text)
 
 
+def test_further_measures_are_shown_where_there_are_any_and_judged_where_they_can_be() -> None:
+    guided = {**TRANSLATION["guided"], "fid": 41.5, "inception_score": 2.5, "neighbour_copies": 0.02, "reverse": None}
+    gap = {"fid": {"difference": -2.0, "interval": [-3.0, -1.0]}}
+    compared = {"guided vs unguided": {**TRANSLATION["comparisons"]["guided vs unguided"], **gap}}
+    answer = {**TRANSLATION, "guided": guided, "comparisons": compared}
+    console = Console(record=True, width=160, file=io.StringIO())
+    console.print(terminal_table(None, answer))
+    shown = console.export_text()
+    assert "FID" in shown and "41.500" in shown and "copies" in shown and "2.500" in shown
+    assert "LPIPS" not in shown and "reverse" not in shown
+    assert state_of(verdicts(answer, None), "guided against unguided", "fid") == "better"
+
+
 def test_a_collapsed_mask_is_reported(workspace: Workspace, tmp_path: Path) -> None:
     rows = [{"step": s, "mask_mean": 0.001} for s in (1, 2, 3)]
     text, _ = read(write_report(workspace, tmp_path / "mask.html", plain(metrics={"translation (r1)": rows})))

@@ -6,7 +6,7 @@ Every measure of an arm is either Σ hits / Σ counts over pairs or real images 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,11 +119,13 @@ def intervals(arm: PairScores, pairs: Pairs, draws: Draws) -> dict[str, list[flo
     return found
 
 
-def comparisons(scores: Mapping[str, PairScores], pairs: Pairs, draws: Draws) -> dict[str, dict[str, dict[str, Any]]]:
-    """{"guided vs unguided": {measure: {difference, interval, verdict}}} for those of COMPARISONS that were run."""
+def comparisons(
+    scores: Mapping[str, PairScores], pairs: Pairs, draws: Draws, which: Sequence[tuple[str, str]] = COMPARISONS
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """{"guided vs unguided": {measure: {difference, interval, verdict}}} for those of `which` that were run."""
     return {
         f"{first} vs {second}": _compare(scores[first], scores[second], pairs, draws)
-        for first, second in COMPARISONS
+        for first, second in which
         if first in scores and second in scores
     }
 

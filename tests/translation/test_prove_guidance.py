@@ -1,0 +1,143 @@
+"""`benchmarks/prove_guidance.py`: every row of the tables on tiny networks, once; a second start changes nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small import TINY, filled, tiny
+
+from index_store.errors import RgunitError
+from index_store.workspace import Workspace
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = (
+    *TINY,
+    "evaluation.classifier_epochs=0.1",
+    "evaluation.classifier_batch=16",
+    "evaluation.pairs=4",
+    "evaluation.batch=4",
+    "evaluation.diversity_inputs=0",
+    "evaluation.bootstrap=100",
+)
+
+
+def load(script: str) -> Any:
+    spec = importlib.util.spec_from_file_location(Path(script).stem, ROOT / script)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def prove() -> Any:
+    return load("benchmarks/prove_guidance.py")
+
+
+@pytest.fixture(scope="module")
+def proof(prove: Any, drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """The results of all rows, and the words that made them."""
+    folder = tmp_path_factory.mktemp("proof")
+    filled(folder / "faces", drawn)
+    words = ["--out", str(folder / "out"), "--workspace", str(folder / "faces"), "--preset", "demo", "--device", "cpu"]
+    words += ["--drawn-images", "60", "--attributes-used", "Black_Hair,Blond_Hair,Glasses"]
+    words += [word for setting in SETTINGS for word in ("--set", setting)]
+    prove.main([*words, "--steps", "2"])
+    return folder, words
+
+
+def test_every_row_has_its_arms_their_swaps_and_the_controls(proof: tuple[Path, list[str]]) -> None:
+    rows = {row: json.loads((proof[0] / "out" / f"row-{row}-seed-0.json").read_text()) for row in range(1, 6)}
+    always = {"stage1", "copy", "neighbour", "unguided", "floor"}
+    for row, found in rows.items():
+        for part in found["parts"].values():
+            assert always <= set(part), row
+            assert part["protocol"]["pairs"] == 4
+    assert {"guided", "random", "swapped"} <= set(rows[1]["parts"][""])
+    assert rows[2]["parts"][""]["guided"]["truth"] > 0
+    assert list(rows[3]["parts"]) == ["all labels", "25 % of the labels"]
+    kinds = {"convolution", "attention, dropout", "attention, dropout, swapped"}
+    assert kinds <= set(rows[4]["parts"][""])
+    assert {"k = 1", "k = 10", "k = 10, swapped"} <= set(rows[5]["parts"][""])
+    assert "fd_attr" in rows[5]["parts"][""]["comparisons"]["k = 10 vs unguided"]
+
+
+def test_arms_take_equal_steps_from_one_start_and_shared_ones_are_trained_once(proof: tuple[Path, list[str]]) -> None:
+    done = json.loads((proof[0] / "out" / "ledger.json").read_text())["done"]
+    arms = {key: entry for key, entry in done.items() if key.split("/")[2].startswith(("guided", "random", "unguided"))}
+    assert {entry["steps"] for entry in arms.values()} == {2}
+    assert sum(key.startswith("workspace/0/guided") for key in arms) == 1 + 3 + 2, "convolution and k = 3 are row 1's"
+    with Workspace.open(proof[0] / "faces") as workspace:
+        starts = {workspace.run(e["run"]).config["translation_run"] for k, e in arms.items() if k[0] == "w"}
+    assert starts == {done["workspace/0/translation"]["run"]}
+
+
+def test_a_quarter_of_the_labels_is_what_stage_1_had_and_all_images_guide(proof: tuple[Path, list[str]]) -> None:
+    lines = (proof[0] / "out" / "quarter-0" / "images" / "quarter.csv").read_text().splitlines()
+    assert len(lines) == 1 + 16 + 16, "a heading, a quarter of 64 training images, the test images"
+    with Workspace.open(proof[0] / "out" / "quarter-0") as quarter:
+        assert len(quarter.images("origin=unlabelled")) == 12, "labels were given back for the judging classifier"
+        assert len(quarter.images("origin=real split=train")) == 64
+
+
+def test_a_second_start_does_nothing_again_and_what_is_missing_is_made(
+    prove: Any, proof: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = proof[0] / "out"
+    before = (out / "ledger.json").stat().st_mtime_ns, (out / "row-5-seed-0.json").stat().st_mtime_ns
+    first = json.loads((out / "row-1-seed-0.json").read_text())
+    (out / "row-1-seed-0.json").unlink()
+    prove.main([*proof[1], "--steps", "2"])
+    assert before == ((out / "ledger.json").stat().st_mtime_ns, (out / "row-5-seed-0.json").stat().st_mtime_ns)
+    again = json.loads((out / "row-1-seed-0.json").read_text())["parts"][""]["guided"]
+    known = {name: value for name, value in first["parts"][""]["guided"].items() if value is not None}
+    assert {name: again[name] for name in known} == pytest.approx(known, rel=1e-3)
+    assert "row 1, seed 0" in capsys.readouterr().out
+    shown = load("docs/make_guidance.py").tables(out)
+    assert shown.count("## ") == 6 and "- guided vs unguided, fd_attr:" in shown and "| k = 10, swapped |" in shown
+
+
+def test_runs_that_were_there_before_are_not_trained_on(prove: Any, staged: Workspace, tmp_path: Path) -> None:
+    config = tiny()
+    ledger = prove.Ledger.open(tmp_path / "out", {})
+    words = ["--device", "cpu", "--steps", "1", *(word for setting in TINY for word in ("--set", setting))]
+    trainer = prove.Trainer("workspace", staged, config, prove.parse([*words, "--preset", "demo"]), ledger)
+    first, second = trainer.stages(0)
+    assert (first, second) == ("r3", "r4") and staged.run("r1").steps == 4
+    started = prove.Trainer("workspace", staged, config, prove.parse([*words, "--start", "0=r1"]), ledger)
+    ledger.done.clear()
+    assert started.stages(0) == ("r1", "r5")
+    assert prove.Ledger.open(tmp_path / "out", {}).before == {"workspace": ["r1", "r2"]}
+
+
+def test_other_settings_in_the_same_folder_are_refused(prove: Any, proof: tuple[Path, list[str]]) -> None:
+    with pytest.raises(RgunitError, match=r"other settings \(steps\): give another --out"):
+        prove.main([*proof[1], "--steps", "3"])
+
+
+def test_without_arguments_it_tells_the_plan_and_its_hours(prove: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    prove.main([])
+    shown = capsys.readouterr().out
+    assert "5  Table 4" in shown and "hours at most" in shown and "--out" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--out", "x"], "need --workspace"),
+        (["--rows", "7"], "--rows takes some of"),
+        (["--start", "r1"], "SEED=RUN"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(
+    prove: Any, words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        prove.main(words)
+    assert ended.value.code == 2 and told in capsys.readouterr().err
