@@ -64,7 +64,8 @@ def thumbs(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     for row, picture in enumerate(pixels):
         resized = Image.fromarray(picture).resize((_THUMB, _THUMB), Image.Resampling.BOX)
         small[row] = np.asarray(resized, np.float32).ravel()
-    return small - small.mean(axis=1, keepdims=True)
+    level: npt.NDArray[np.float32] = small - small.mean(axis=1, keepdims=True)
+    return level
 
 
 def alike(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
