@@ -8,12 +8,12 @@ from translation.evaluation.reverse import ReverseMeter
 
 @pytest.fixture(scope="module")
 def bright():
-    """Noise images [n, 32, 32, 3], half of them bright; their labels [n, 1]."""
+    """Noise images [n, 16, 16, 3], half of them bright; their labels [n, 1]."""
 
     def make(count, seed):
         rng = np.random.default_rng(seed)
         labels = (np.arange(count) % 2).astype(np.int8)[:, None]
-        images = rng.integers(0, 90, (count, 32, 32, 3)) + 150 * labels[:, :, None, None].astype(int)
+        images = rng.integers(0, 90, (count, 16, 16, 3)) + 150 * labels[:, :, None, None].astype(int)
         return images.astype(np.uint8), labels
 
     return make
