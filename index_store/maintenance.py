@@ -6,6 +6,7 @@ catalog is damaged and is made again from the shards; a damaged shard is mended 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -64,13 +65,17 @@ class _Listed:
     problems: list[str]
 
 
+STILL = 20.0  # seconds that a check waits for a writer that changes files faster than they are read
+
+
 def verify(catalog: Catalog) -> Report:
     """Check every shard against its seal, the catalog's structure, and its tables against the log.
 
     A reader may call it while another process writes: what changed meanwhile is looked at again.
     """
     problems: list[str] = []
-    for _ in range(50):
+    until = time.monotonic() + STILL
+    while True:
         try:
             listed = _listed(catalog)
         except CatalogDamaged as error:
@@ -82,7 +87,7 @@ def verify(catalog: Catalog) -> Report:
         except FileNotFoundError as error:  # merged by a compaction a moment ago, or else it is missed the next time
             problems = [f"{Path(str(error.filename)).name}: is missing"]
         try:
-            if not problems or _sequence(catalog) == listed.sequence:
+            if not problems or _sequence(catalog) == listed.sequence or time.monotonic() > until:
                 break
         except CatalogDamaged:
             break
