@@ -6,11 +6,14 @@ style μ (`r2.style`); and one of the user's content model, where there is one.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from index_store.images import read_image
@@ -23,6 +26,7 @@ Ids = NDArray[np.int64]
 Vectors = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 Progress = Callable[[int, int], None]
+T = TypeVar("T")
 
 SEAL = 2048
 """Images whose vectors are sealed together: what a killed build may have to make again."""
@@ -45,7 +49,10 @@ def build_index(
     style distances are measured. `progress(done, total)` after each batch.
     """
     encoders = dict.fromkeys(retriever.encoder_names, retriever.fingerprint)
-    added = _embed(workspace, encoders, retriever.encoders.size, retriever.named_vectors, where, batch, progress)
+    # On a CPU a batch a core, each in one thread: decoding then takes from no other batch's threads.
+    at_once = len(os.sched_getaffinity(0)) if retriever.encoders.device.type == "cpu" else 1
+    size, embed = retriever.encoders.size, retriever.named_vectors
+    added = _embed(workspace, encoders, size, embed, where, batch, progress, at_once=at_once)
     for name in retriever.encoder_names[1:]:
         if added or scale_of(workspace, name, retriever.fingerprint) is None:
             measure_scale(workspace, name, retriever.fingerprint)
@@ -71,8 +78,13 @@ def _embed(
     where: str | None,
     batch: int,
     progress: Progress | None,
+    *,
+    at_once: int = 1,
 ) -> int:
-    """Give each image that lacks one its vectors under `encoders` {name: fingerprint}, in the order of `embed`'s."""
+    """Give each image that lacks one its vectors under `encoders` {name: fingerprint}, in the order of `embed`'s.
+
+    With `at_once` more than 1, so many batches are decoded and embedded side by side, a thread each.
+    """
     missing = [workspace.missing_vectors(name, fingerprint, where) for name, fingerprint in encoders.items()]
     ids = np.unique(np.concatenate(missing))
     table = workspace.images(ids=ids) if len(ids) else workspace.images().select(ids)
@@ -82,17 +94,23 @@ def _embed(
     def decode(part: slice) -> Pixels:
         return np.stack([read_image(path, size=size) for path in table.paths[part]])
 
+    def whole(part: slice) -> Sequence[Vectors]:
+        torch.set_num_threads(1)
+        return embed(decode(part))
+
     def write(batches: list[tuple[Ids, Sequence[Vectors]]]) -> None:
         rows = np.concatenate([rows for rows, _ in batches])
         for place, (name, fingerprint) in enumerate(encoders.items()):
             vectors = np.concatenate([vectors[place] for _, vectors in batches])
             workspace.put_vectors(rows, vectors, encoder=name, fingerprint=fingerprint)
 
-    with ThreadPoolExecutor(2, "decode") as decoders, ThreadPoolExecutor(1, "write") as writer:
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(max(2, at_once), "decode") as workers, ThreadPoolExecutor(1, "write") as writer:
         writing: Future[None] | None = None
+        results = _ahead(workers, whole, parts) if at_once > 1 else map(embed, _ahead(workers, decode, parts))
         try:
-            for part, images in zip(parts, _ahead(decoders, decode, parts), strict=True):
-                made.append((ids[part], embed(images)))
+            for part, vectors in zip(parts, results, strict=True):
+                made.append((ids[part], vectors))
                 if sum(len(rows) for rows, _ in made) >= SEAL:
                     if writing is not None:
                         writing.result()
@@ -100,6 +118,7 @@ def _embed(
                 if progress is not None:
                     progress(part.stop, len(ids))
         finally:
+            torch.set_num_threads(threads)
             if writing is not None:
                 writing.result()
             if made:
@@ -107,12 +126,12 @@ def _embed(
     return len(ids)
 
 
-def _ahead(pool: ThreadPoolExecutor, decode: Callable[[slice], Pixels], parts: Sequence[slice]) -> Iterator[Pixels]:
-    """The decoded parts in order, at most `AHEAD` of them waiting."""
-    waiting: deque[Future[Pixels]] = deque()
+def _ahead(pool: ThreadPoolExecutor, make: Callable[[slice], T], parts: Sequence[slice]) -> Iterator[T]:
+    """What is made of the parts, in order, at most `AHEAD` of them waiting."""
+    waiting: deque[Future[T]] = deque()
     try:
         for part in parts:
-            waiting.append(pool.submit(decode, part))
+            waiting.append(pool.submit(make, part))
             if len(waiting) > AHEAD:
                 yield waiting.popleft().result()
         while waiting:
