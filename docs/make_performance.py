@@ -142,7 +142,7 @@ def recall(runs: list[Figures]) -> str:
                 told = "–" if line["kept"] == "0 %" else f"{row['recall']:.3f}"
                 cells.append(f"{told}, {row['p50_ms']:.2f}")
             rows.append([line["kept"], *cells, line["plan"]])
-        parts.append(f"### {SIZES.get(run['vectors'], str(run['vectors']))}\n\n{table(*rows)}")
+        parts.append(f"#### {SIZES.get(run['vectors'], str(run['vectors']))}\n\n{table(*rows)}")
     return "\n\n".join(parts)
 
 
