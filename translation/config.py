@@ -254,7 +254,8 @@ def _explain(error: ValidationError) -> str:
         for part in first["loc"][:-1]:
             model = model.model_fields[str(part)].annotation
         return f"unknown setting {place}: {_did_you_mean(str(first['loc'][-1]), list(model.model_fields))}"
-    return f"setting {place}: {first['msg']}" if place else first["msg"]
+    message = str(first["msg"]).removeprefix("Value error, ")
+    return f"setting {place}: {message}" if place else message
 
 
 def _did_you_mean(name: str, known: Sequence[str]) -> str:
