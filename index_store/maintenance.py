@@ -6,6 +6,7 @@ catalog is damaged and is made again from the shards; a damaged shard is mended 
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -85,7 +86,10 @@ def verify(catalog: Catalog) -> Report:
             if not any(file in problem for file in listed.shards for problem in problems):
                 problems += _compare(catalog, listed)
         except FileNotFoundError as error:  # merged by a compaction a moment ago, or else it is missed the next time
-            problems = [f"{Path(str(error.filename)).name}: is missing"]
+            name = Path(str(error.filename)).name
+            problems = [f"{name}: is missing"]
+            if name not in listed.shards and time.monotonic() < until:
+                continue  # merged before the catalog was read, and taken away only now: nobody misses it
         try:
             if not problems or _sequence(catalog) == listed.sequence or time.monotonic() > until:
                 break
@@ -204,14 +208,15 @@ def _sequence(catalog: Catalog) -> int:
 
 
 def _listed(catalog: Catalog) -> _Listed:
-    """Read the catalog in one view; raises CatalogDamaged."""
+    """Read the catalog; raises CatalogDamaged. While the sequence stays what it was, all of it is of one commit."""
     try:
         with catalog.reading() as connection:
+            sequence = catalog.sequence(connection)  # first: a commit while the rest is read then shows
             lines = connection.exec_driver_sql("PRAGMA integrity_check(5)").scalars()
             problems = [f"{FILE}: {line}" for line in lines if line != "ok"]
             rows = connection.exec_driver_sql("SELECT file, seq, size, digest FROM shards").all()
             shards = {str(file): _Row(int(seq), int(size), str(digest)) for file, seq, size, digest in rows}
-            return _Listed(catalog.sequence(connection), shards, _dump(connection), problems)
+            return _Listed(sequence, shards, _dump(connection), problems)
     except CatalogDamaged:
         raise
     except (sa.exc.SQLAlchemyError, UnicodeDecodeError, ValueError, TypeError) as error:
@@ -253,6 +258,8 @@ def _compare(catalog: Catalog, listed: _Listed) -> list[str]:
         problems.append(f"{FILE}: lacks {len(newer)} sealed batches, from {min(newer)} on")
     try:
         engine = replay(sealed_entries(catalog, upto=listed.sequence))
+    except features.ShardMissing as error:  # it was there when the folder was read
+        raise FileNotFoundError(errno.ENOENT, "is missing", str(error).partition(":")[0]) from None
     except (RgunitError, sa.exc.SQLAlchemyError) as error:
         return [*problems, f"{FILE}: does not fit the shards ({str(error).splitlines()[0]})"]
     with engine.connect() as connection:
