@@ -1,37 +1,52 @@
-"""Seconds, images per second, GFLOP/s and peak memory of one training step, preset by preset, on random pixels.
+"""Seconds, images per second, GFLOP/s and peak memory of one training step of every method, preset by preset.
 
-    python benchmarks/train_step.py [--presets demo,celeba-64] [--steps 8] [--precision bf16-mixed]
-    python benchmarks/train_step.py --guided [--presets celeba-64] [--batch 8] [--neighbours 3]
+    python benchmarks/train_step.py [--presets demo,celeba-64] [--steps 8] [--precision bf16-mixed] [--set KEY=VALUE]
 
-A step is one update of the discriminator and one of generator and encoders (`GmmUnit.step`); `warm-up` is the cheap
-first kind. Medians of `--steps` steps after 3 that are not counted; FLOPs by torch's counter. `--guided` times stage 3
-instead, on one batch: without neighbours, with convolution and with attention, in turns, and the median over the turns
-of the time over the unguided one's; source and neighbours come encoded, as the loop's background thread gives them.
+A step is one update of the discriminator and one of generator and encoders (`GmmUnit.step`), on random pixels:
+`stage 1`, its cheap first kind `warm-up`, and stage 3 without neighbours (`unguided`), with `convolution`, `attention`
+and `patches`, whose sources and neighbours come encoded, as the loop's background thread gives them. All take turns, so
+that a busy machine slows all; medians of `--steps` turns after 3 that are not counted, `ratio` the median over the
+turns of the time over the unguided step's. FLOPs by torch's counter. The limit is what a 256-channel 3×3 convolution
+of 64×64 pixels does a second in the same precision, a turn between the others: its best is printed, and the share of
+it that a step reaches is the median over the turns. Peak memory is that of a process of its own, which makes 2 steps.
+`--json FILE` keeps the figures for docs/make_performance.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
+import multiprocessing
+import os
 import resource
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from translation.config import Config, load_config, presets
 from translation.gmm_unit import Batch, GmmUnit, build_networks
-from translation.guidance import build_guidance
+from translation.guidance import PIXELS, build_guidance
 from translation.networks import ContentEncoder
 
 ATTRIBUTES = 5
-KINDS = ("none", "convolution", "attention")
-HEAD = f"{'preset':18} {'step':12} {'precision':11} batch  s/step  images/s  GFLOP  GFLOP/s  peak MiB"
+GUIDANCE = {"unguided": "none", "convolution": "convolution", "attention": "attention", "patches": "patches"}
+METHODS = ("stage 1", "warm-up", *GUIDANCE)
+LIMIT = "limit"
+HEAD = (
+    f"{'preset':18} {'method':12} {'precision':11} batch  s/step  images/s  GFLOP  GFLOP/s  limit  share  ratio"
+    "  peak MiB"
+)
 
 
 def make(
@@ -69,9 +84,31 @@ def make(
         content, mean, log_variance = method.encode(images)
         batch = replace(batch, encoded=(content, mean, log_variance))
         if fusion is not None:
-            neighbours = torch.randn(2, len(images), config.guided.neighbours, *content.shape[1:])
-            batch = replace(batch, neighbours=neighbours[0], source_neighbours=neighbours[1])
+            k = config.guided.neighbours
+            channels = content.shape[1] + (PIXELS if fusion.pixels else 0)
+            neighbours = torch.randn(2, len(images), k, channels, *content.shape[2:])
+            batch = replace(batch, neighbours=neighbours[0], source_neighbours=None if fusion.pixels else neighbours[1])
     return method, batch, optimizers
+
+
+def update_of(config: Config, precision: str, method: str) -> Callable[[], object]:
+    """One step of a method, to be called again and again."""
+    made, batch, optimizers = make(config, precision, GUIDANCE.get(method))
+    return partial(made.warm_up if method == "warm-up" else made.step, batch, optimizers, 0.1)
+
+
+def make_limit(precision: str) -> Callable[[], object]:
+    """The convolution that tells what the machine can do."""
+    kind = torch.bfloat16 if precision == "bf16-mixed" else torch.float32
+    x = torch.randn(1, 256, 64, 64).to(dtype=kind, memory_format=torch.channels_last)
+    weight = torch.randn(256, 256, 3, 3).to(dtype=kind, memory_format=torch.channels_last)
+
+    @torch.no_grad()
+    def convolve() -> None:
+        for _ in range(4):  # about 20 GFLOP
+            F.conv2d(x, weight, padding=1)
+
+    return convolve
 
 
 def _channels(networks: Mapping[str, nn.Module]) -> int:
@@ -81,7 +118,7 @@ def _channels(networks: Mapping[str, nn.Module]) -> int:
 
 
 def measure(updates: Mapping[str, Callable[[], object]], steps: int) -> tuple[dict[str, list[float]], dict[str, int]]:
-    """Seconds of each turn and FLOPs of each kind of step; the kinds take turns, so that a busy machine slows all."""
+    """Seconds of each turn and FLOPs of each kind of step."""
     flops = {}
     for name, update in updates.items():
         with FlopCounterMode(display=False) as counter:
@@ -98,39 +135,78 @@ def measure(updates: Mapping[str, Callable[[], object]], steps: int) -> tuple[di
     return seconds, flops
 
 
+def peak_mib(preset: str, settings: Sequence[str], precision: str, method: str) -> float:
+    """The most memory that this process ever held, after 2 steps."""
+    update = update_of(load_config(preset, overrides=settings), precision, method)
+    for _ in range(2):
+        update()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def rows(preset: str, settings: Sequence[str], precision: str | None, steps: int) -> list[dict[str, Any]]:
+    """The figures of a preset, a method a row."""
+    config = load_config(preset, overrides=settings)
+    precision = precision or config.training.precision
+    updates = {method: update_of(config, precision, method) for method in METHODS}
+    seconds, flops = measure({**updates, LIMIT: make_limit(precision)}, steps)
+    ability = [flops[LIMIT] / 1e9 / taken for taken in seconds.pop(LIMIT)]
+    found = []
+    # A spawned process inherits its parent's peak on Linux; one of the small server's does not.
+    for method, taken in seconds.items():
+        stage = config.guided if method in GUIDANCE else config.translation
+        work, ratios = flops[method] / 1e9, zip(taken, seconds["unguided"], strict=True)
+        with ProcessPoolExecutor(1, multiprocessing.get_context("forkserver")) as alone:
+            peak = alone.submit(peak_mib, preset, settings, precision, method).result()
+        found.append(
+            {
+                "preset": preset,
+                "method": method,
+                "precision": precision,
+                "batch": stage.batch,
+                "seconds": statistics.median(taken),
+                "images_per_second": stage.batch / statistics.median(taken),
+                "gflop": work,
+                "gflop_per_second": work / statistics.median(taken),
+                "limit": max(ability),
+                "share": statistics.median(work / spent / able for spent, able in zip(taken, ability, strict=True)),
+                "ratio": statistics.median(ours / plain for ours, plain in ratios),
+                "peak_mib": peak,
+            }
+        )
+    return found
+
+
+def line(row: Mapping[str, Any]) -> str:
+    """A row of the printed table."""
+    return (
+        f"{row['preset']:18} {row['method']:12} {row['precision']:11} {row['batch']:5} {row['seconds']:7.3f} "
+        f"{row['images_per_second']:9.1f} {row['gflop']:6.1f} {row['gflop_per_second']:8.1f} {row['limit']:6.0f} "
+        f"{row['share']:6.2f} {row['ratio']:6.2f} {row['peak_mib']:9.0f}"
+    )
+
+
 def main() -> None:
-    """Print one line a preset and kind of step."""
+    """Print one line a preset and method."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--presets", default=",".join(presets()))
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), help="default: each preset's own")
-    parser.add_argument("--guided", action="store_true", help="steps of stage 3, with and without neighbours")
     parser.add_argument("--batch", type=int, help="default: each preset's own")
-    parser.add_argument("--neighbours", type=int, default=3)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting over the preset's")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="keep the figures, beside those of other settings")
     arguments = parser.parse_args()
-    print(HEAD + ("  ratio" if arguments.guided else ""))
-    for name in arguments.presets.split(","):
-        sizes = [f"{stage}.batch={arguments.batch}" for stage in ("translation", "guided") if arguments.batch]
-        config = load_config(name, overrides=[*sizes, f"guided.neighbours={arguments.neighbours}"])
-        precision = arguments.precision or config.training.precision
-        updates: dict[str, Callable[[], object]] = {}
-        for kind in KINDS if arguments.guided else (None,):
-            method, batch, optimizers = make(config, precision, kind)
-            if kind is None:
-                updates["full"] = partial(method.step, batch, optimizers, 0.1)
-                updates["warm-up"] = partial(method.warm_up, batch, optimizers, 0.1)
-            else:
-                updates[{"none": "unguided"}.get(kind, kind)] = partial(method.step, batch, optimizers, 0.1)
-        (seconds, flops), images = measure(updates, arguments.steps), len(batch.images)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        for kind, taken in seconds.items():
-            median, work = statistics.median(taken), flops[kind] / 1e9
-            row = f"{name:18} {kind:12} {precision:11} {images:5} {median:7.3f} {images / median:9.1f}"
-            row = f"{row} {work:6.1f} {work / median:8.1f} {peak:9.0f}"
-            if arguments.guided:
-                ratios = [ours / plain for ours, plain in zip(taken, seconds["unguided"], strict=True)]
-                row = f"{row} {statistics.median(ratios):6.2f}"
-            print(row, flush=True)
+    sizes = [f"{stage}.batch={arguments.batch}" for stage in ("translation", "guided") if arguments.batch]
+    settings = [*sizes, *arguments.set]
+    print(HEAD)
+    found = []
+    for preset in arguments.presets.split(","):
+        for row in rows(preset, settings, arguments.precision, arguments.steps):
+            found.append({**row, "settings": arguments.set})
+            print(line(row), flush=True)
+    if arguments.json is not None:
+        there = json.loads(arguments.json.read_text())["rows"] if arguments.json.exists() else []
+        machine = {"cores": len(os.sched_getaffinity(0)), "torch": torch.__version__, "load": os.getloadavg()[0]}
+        arguments.json.write_text(json.dumps({"machine": machine, "rows": there + found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

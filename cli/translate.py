@@ -49,7 +49,7 @@ def translate(
             "-k",
             metavar="N",
             min=1,
-            help="Neighbours that guide. Default: as in training; other numbers need guidance by attention.",
+            help="Neighbours that guide. Default: as in training; other numbers need guidance by attention or patches.",
         ),
     ] = None,
     run: Annotated[

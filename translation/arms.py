@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,9 @@ class Arm:
         if self.neighbours is None:
             return translator.translate(images, content, style), np.empty((len(source), 0), np.int64)
         ids = self.find(content, style, source, seeds)
-        guides = self.neighbours.content(ids)
+        if translator.config.guided.neighbour_style:
+            style = self.neighbours.style(ids, style)
+        guides = self.neighbours.content(ids) if "fusion" in translator.networks else None
         return translator.translate(images, content, style, neighbour_content=guides), ids
 
     def find(self, content: Tensor, style: Tensor, source: Ids, seeds: Ids) -> Ids:
@@ -157,13 +160,13 @@ def arms_of_run(
     cache = first.config.guided.feature_cache
     if kind == "none" or not translator.neighbours:
         return {ARM_OF[kind]: Arm(workspace, translator, None)}
-    at_random = Arm(workspace, translator, Neighbours(workspace, first, None, k=k, cache_mib=cache))
+    looked_up = partial(Neighbours, workspace, first, k=k, cache_mib=cache, pixels=translator.pixels)
+    at_random = Arm(workspace, translator, looked_up(None))
     if kind == "random":
         return {"random": at_random}
     if retriever is None:
         return {}
-    guides = Neighbours(workspace, first, retriever, k=k, cache_mib=cache)
-    return {"guided": Arm(workspace, translator, guides), "swapped": at_random}
+    return {"guided": Arm(workspace, translator, looked_up(retriever)), "swapped": at_random}
 
 
 def _retriever_of(workspace: Workspace, first: Translator, base: RunRecord, device: str) -> Retriever | None:

@@ -94,8 +94,10 @@ class GuidedConfig(StageConfig):
     """Stage 3, RG-UNIT."""
 
     neighbours: int = Field(3, ge=1, description="k: images retrieved to guide one translation")
-    guidance: Literal["none", "convolution", "attention"] = Field(
-        "convolution", description="convolution: the paper's, of exactly k; attention: any k, in any order"
+    guidance: Literal["none", "convolution", "attention", "patches"] = Field(
+        "convolution",
+        description="convolution: the paper's, of exactly k; attention: any k, in any order; patches: likewise, but "
+        "brings the neighbours' own pixels to where they fit",
     )
     fusion: Literal["identity", "paper"] = Field(
         "identity",
@@ -106,17 +108,28 @@ class GuidedConfig(StageConfig):
     )
     fusion_learning_rate: float | None = Field(None, gt=0, description="none: as learning_rate")
     neighbour_dropout: float = Field(0.0, ge=0, le=1, description="share of images that are shown no neighbours")
-    random_k: bool = Field(False, description="each step shows 1 … k neighbours, drawn at random; needs attention")
+    random_k: bool = Field(
+        False, description="each step shows 1 … k neighbours, drawn at random; needs attention or patches"
+    )
     content_dropout: float = Field(
         0.0, ge=0, lt=1, description="share of the source's content hidden, in blocks, where it is reconstructed"
+    )
+    neighbour_style: bool = Field(
+        False, description="translate into the style that the neighbours have, where they agree with the one wanted"
     )
     neighbour_as_real: bool = Field(False, description="the discriminator sees each first neighbour as a real image")
     feature_cache: int = Field(512, ge=0, description="MiB kept of neighbours' content maps")
 
     @model_validator(mode="after")
     def _fit_together(self) -> GuidedConfig:
-        if self.random_k and self.guidance != "attention":
-            raise ValueError(f"random_k needs guidance=attention: {self.guidance} takes a fixed number of neighbours")
+        if self.random_k and self.guidance not in ("attention", "patches"):
+            raise ValueError(
+                f"random_k needs guidance=attention or patches: {self.guidance} takes a fixed number of neighbours"
+            )
+        if self.content_dropout and self.guidance == "patches":
+            raise ValueError(
+                "content_dropout has no meaning for guidance=patches, which does not reconstruct: leave it 0"
+            )
         if self.neighbour_start and self.fusion == "paper" and self.guidance == "convolution":
             raise ValueError("neighbour_start has no meaning for fusion=paper, which starts at random: leave it 0")
         return self

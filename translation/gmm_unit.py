@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from translation import objectives
 from translation.config import Config, StageConfig, Weights
-from translation.guidance import Guidance, hide
+from translation.guidance import Guidance, Guided, hide
 from translation.networks import ContentEncoder, Discriminator, Generator, StyleEncoder, initialise
 from translation.perceptual import VGG
 from translation.styles import STANDARD_DEVIATION, style_labels, style_mean
@@ -48,10 +48,14 @@ class Batch:
     hidden: Tensor | None = None
     real_images: Tensor | None = None
     real_labels: Tensor | None = None
+    neighbour_style: Tensor | None = None
     encoded: tuple[Tensor, Tensor, Tensor] | None = None
 
     @property
     def style(self) -> Tensor:
+        """The target's [B, 8·A]: its neighbours', or a draw."""
+        if self.neighbour_style is not None:
+            return self.neighbour_style
         return style_mean(self.target) + STANDARD_DEVIATION * self.noise
 
 
@@ -102,11 +106,18 @@ class GmmUnit:
     vgg: VGG | None = None
     scaler: torch.amp.GradScaler | None = None
 
-    def generator_input(self, content: Tensor, neighbours: Tensor | None, shown: Tensor | None = None) -> Tensor:
+    def generator_input(self, content: Tensor, neighbours: Tensor | None, shown: Tensor | None = None) -> Guided:
         """c_total where neighbours are `shown`, else E_c(x): the only place where guidance enters (Eq. 2–7)."""
         if self.fusion is None or neighbours is None:
-            return content
+            return Guided(content)
         return self.fusion(content, neighbours, shown)  # type: ignore[no-any-return]
+
+    def generate(self, guided: Guided, style: Tensor) -> tuple[Tensor, Tensor]:
+        """x̃ [B, 3, H, W] (with what guidance copies into it) and mask M [B, 1, H, W]."""
+        prediction, mask = self.networks["generator"](guided.content, style)
+        if self.fusion is not None:
+            prediction = self.fusion.paint(prediction, mask, guided)
+        return prediction, mask
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """content [B, C, h, w], style mean and log variance [B, 8·A] of the source, with gradient in stage 1 only."""
@@ -128,7 +139,7 @@ class GmmUnit:
             content, mean, log_variance = batch.encoded or self.encode(batch.images)
             source_style = sampled(mean, log_variance, batch.source_noise)
             guided = self.generator_input(content, batch.neighbours, batch.shown)
-            prediction, mask = self.networks["generator"](guided, batch.style)
+            prediction, mask = self.generate(guided, batch.style)
             fake = objectives.blend(prediction, mask, batch.images)
             d_terms = self.discriminator_losses(discriminator, batch, fake.detach())
         d_loss = weights.adversarial * d_terms["adversarial"] + weights.domain * d_terms["domain"]
@@ -147,7 +158,8 @@ class GmmUnit:
     def watch(self, batch: Batch) -> dict[str, Tensor]:
         """Whether guidance is used, right after a step on the batch; nothing without it.
 
-        neighbour_gate: how far its way is open. neighbour_share: ‖neighbours' part‖ / ‖source's part‖ of c_total.
+        neighbour_gate: how far its way is open. neighbour_share: ‖neighbours' part‖ / ‖source's part‖ of c_total, where
+        they enter there.
         fusion_gradient: norm of the step's gradient. neighbour_swap (batches of 2 or more): how much the translation
         changes when each image is given another's neighbours, ‖x̂(r) − x̂(r′)‖ / ‖x̂(r) − x‖.
         """
@@ -156,16 +168,17 @@ class GmmUnit:
         images = []
         with self.autocast():
             content = batch.encoded[0] if batch.encoded else self.encode(batch.images)[0]
-            source, theirs = (part.float() for part in self.fusion.branches(content, batch.neighbours))
             for neighbours in (batch.neighbours, batch.neighbours.roll(1, 0))[: len(batch.images)]:
-                prediction, mask = self.networks["generator"](self.fusion(content, neighbours), batch.style)
+                prediction, mask = self.generate(self.fusion(content, neighbours), batch.style)
                 images.append(objectives.blend(prediction, mask, batch.images))
         gradients = [p.grad.float().norm() for p in self.fusion.parameters() if p.grad is not None]
         measured = {
             "neighbour_gate": self.fusion.gate().float(),
-            "neighbour_share": theirs.norm() / source.norm().clamp(min=TINY),
-            "fusion_gradient": torch.stack(gradients).norm() if gradients else source.new_zeros(()),
+            "fusion_gradient": torch.stack(gradients).norm() if gradients else content.new_zeros(()),
         }
+        if not self.fusion.pixels:
+            source, theirs = (part.float() for part in self.fusion.branches(content, batch.neighbours))
+            measured["neighbour_share"] = theirs.norm() / source.norm().clamp(min=TINY)
         if len(images) > 1:
             change = (images[0] - batch.images).norm().clamp(min=TINY)
             measured["neighbour_swap"] = (images[0] - images[1]).norm() / change
@@ -216,13 +229,13 @@ class GmmUnit:
         self,
         batch: Batch,
         content: Tensor,
-        guided: Tensor,
+        guided: Guided,
         mean: Tensor,
         log_variance: Tensor,
         source_style: Tensor,
         fake: Tensor,
     ) -> dict[str, Tensor]:
-        """Every term whose weight is not 0, unweighted; `guided` [B, C, h, w] is the generator's input for `fake`.
+        """Every term whose weight is not 0, unweighted; `guided` is the generator's input for `fake`.
 
         Reconstruction and cycle are measured on the *unblended* prediction: blended, M = 0 would make both 0.
         """
@@ -238,7 +251,7 @@ class GmmUnit:
         }
         if weights.reconstruction:
             seen = self.generator_input(hide(content, batch.hidden), batch.source_neighbours, batch.shown)
-            own, _ = generator(seen, source_style)
+            own, _ = self.generate(seen, source_style)
             terms["reconstruction"] = objectives.absolute_difference(own, batch.images)
         if weights.cycle or weights.perceptual:
             cycled, _ = generator(recovered, source_style)  # the way back is unfused, as printed
@@ -251,7 +264,7 @@ class GmmUnit:
             terms["kl"] = objectives.kl_to_component(mean, log_variance, batch.labels)
         if weights.isometry:
             second = style_mean(batch.target) + STANDARD_DEVIATION * batch.second_noise
-            prediction, mask = generator(guided, second)
+            prediction, mask = self.generate(guided, second)
             other, _ = self.networks["style_encoder"](objectives.blend(prediction, mask, batch.images))
             terms["isometry"] = objectives.isometry(batch.style, second, recovered_style, other)
         return terms

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,13 +22,29 @@ from translation.networks import convolution
 
 HEADS = 2  # few and wide: on a CPU attention's time goes with heads · queries · keys
 KEYS = 16  # a neighbour's map is averaged down to at most 16×16 keys, the size it has at 64 px
+CELL = 4  # pixels a side of one position of a content map
+PIXELS = 3 * CELL * CELL
+PLACES = 64  # width of the code of a place
+SHARPNESS = 50.0
+PAINTER = 32
 BLOCKS = 4  # content is hidden in blocks, 4×4 of them on a map
 
 
+class Guided(NamedTuple):
+    """What the generator is given: content [B, C, h, w]; look [B, 3, 4h, 4w] in [−1, 1], a picture put together from
+    patches of the neighbours, for guidance that brings one; shown [B], the images that it is for (None: all)."""
+
+    content: Tensor
+    look: Tensor | None = None
+    shown: Tensor | None = None
+
+
 class Guidance(nn.Module, ABC):
-    """What the kinds share. `takes` is the number of neighbours it must be given, None for any."""
+    """What the kinds share. `takes` is the number of neighbours it must be given, None for any; `pixels`: neighbours
+    come with their pixels, as 48 further channels of their maps (`with_pixels`)."""
 
     takes: int | None = None
+    pixels: bool = False
 
     @abstractmethod
     def branches(self, content: Tensor, neighbours: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,18 +59,28 @@ class Guidance(nn.Module, ABC):
     def gate(self) -> Tensor:
         """How far the way of the neighbours is open, a detached scalar; 0: not at all."""
 
-    def forward(self, content: Tensor, neighbours: Tensor, shown: Tensor | None = None) -> Tensor:
-        """c_total where `shown` [B] (bool; None: everywhere), E_c(x) elsewhere and where k = 0."""
+    def look(self, content: Tensor, neighbours: Tensor) -> Tensor | None:
+        """A picture [B, 3, 4h, 4w] of neighbours' patches in the places of the source's; None: this kind has none."""
+        return None
+
+    def paint(self, prediction: Tensor, mask: Tensor, guided: Guided) -> Tensor:
+        """The generator's prediction [B, 3, H, W] with what is taken over from the look; as it is without one."""
+        return prediction
+
+    def forward(self, content: Tensor, neighbours: Tensor, shown: Tensor | None = None) -> Guided:
+        """c_total and look where `shown` [B] (bool; None: everywhere), E_c(x) elsewhere and where k = 0."""
         k = neighbours.shape[1]
         if k == 0:
-            return content
+            return Guided(content)
         if self.takes not in (None, k):
             raise RgunitError(
                 f"guidance by convolution takes the {self.takes} neighbours it was trained with, not {k}: "
-                "attention takes any number (--set guided.guidance=attention)"
+                "attention and patches take any number (--set guided.guidance=attention)"
             )
-        fused = self.fuse(content, neighbours)
-        return fused if shown is None else torch.where(shown[:, None, None, None], fused, content)
+        fused, look = self.fuse(content, neighbours), self.look(content, neighbours)
+        if shown is not None:
+            fused = torch.where(shown[:, None, None, None], fused, content)
+        return Guided(fused, look, shown)
 
 
 class ConvolutionFusion(Guidance):
@@ -144,6 +171,88 @@ class AttentionFusion(Guidance):
         return (self.place * codes).to(maps.dtype).repeat(1, k, 1)
 
 
+class PatchGuidance(Guidance):
+    """The neighbours' own pixels, moved to where they fit: copying, where the other kinds describe.
+
+    Each position of E_c(x) looks for the position of a neighbour whose content is alike and whose place is near, as in
+    `AttentionFusion` but sharply, and takes the 8×8 pixels there; overlaps averaged. This picture, the look, has the
+    neighbours' style in the source's composition (CoCosNet, Zhang et al. 2020, warps one exemplar so). A small network
+    sees prediction, look and mask (not the source: it would learn to give that back) and says for each pixel what share
+    α of the prediction the look replaces, and what to add so that seams do not show:
+    x̃′ = x̃ + tanh(γ)·(α·(look − x̃) + r). α starts at .88, r at 0, tanh(γ) at `start`; at 0 the first step equals
+    stage 1. The content is left as it is, and so is the reconstruction, where another's pixels would only be punished.
+    """
+
+    pixels = True
+
+    def __init__(self, channels: int, *, start: float = 0.0) -> None:
+        super().__init__()
+        self.openness = nn.Parameter(torch.full((1,), math.atanh(start)))
+        self.query, self.key = (nn.Conv2d(channels, channels, 1, bias=False) for _ in range(2))
+        # Logits are SHARPNESS · (cosine of contents + 2 · product of places) at first.
+        self.sharpness = nn.Parameter(torch.full((1,), math.log(SHARPNESS)))
+        self.place = nn.Parameter(torch.full((1,), math.log(2.0)))
+        self.painter = nn.Sequential(
+            convolution(7, PAINTER, 3),
+            nn.LeakyReLU(0.1, inplace=True),
+            convolution(PAINTER, PAINTER, 3),
+            nn.LeakyReLU(0.1, inplace=True),
+            convolution(PAINTER, 4, 3),
+        )
+        with torch.no_grad():
+            for layer in (self.query, self.key):
+                layer.weight[:, :, 0, 0].copy_(torch.eye(channels))
+            last = self.painter[-1]
+            assert isinstance(last, nn.Conv2d) and last.bias is not None
+            last.weight.zero_()
+            last.bias.zero_()
+            last.bias[0] = 2.0
+
+    def branches(self, content: Tensor, neighbours: Tensor) -> tuple[Tensor, Tensor]:
+        return content, torch.zeros_like(content)
+
+    def look(self, content: Tensor, neighbours: Tensor) -> Tensor:
+        b, k, _, h, w = neighbours.shape
+        seen, pixels = torch.split(neighbours.flatten(0, 1), [content.shape[1], PIXELS], dim=1)
+        with torch.autocast(content.device.type, enabled=False):  # sharp attention needs all of the logits' bits
+            queries = self._described(self.query, content.float())  # [B, h·w, C + C′]
+            keys = self._described(self.key, seen.float()).view(b, k * h * w, -1)
+            patches = F.unfold(
+                F.pad(F.pixel_shuffle(pixels.float(), CELL), (2, 2, 2, 2), mode="reflect"), 8, stride=CELL
+            )
+            values = patches.view(b, k, -1, h * w).transpose(2, 3).flatten(1, 2)  # [B, k·h·w, 192]
+            found = F.scaled_dot_product_attention(queries, keys, values, scale=1.0).transpose(1, 2)
+            size = (CELL * h + 4, CELL * w + 4)
+            times = F.fold(torch.ones_like(found[:1]), size, 8, stride=CELL)
+            return (F.fold(found, size, 8, stride=CELL) / times)[:, :, 2:-2, 2:-2]
+
+    def paint(self, prediction: Tensor, mask: Tensor, guided: Guided) -> Tensor:
+        if guided.look is None:
+            return prediction
+        look = guided.look.to(prediction.dtype)
+        out = self.painter(torch.cat([prediction, look, mask], dim=1))
+        added = torch.sigmoid(out[:, :1]) * (look - prediction) + out[:, 1:]
+        painted = prediction + torch.tanh(self.openness) * added
+        return painted if guided.shown is None else torch.where(guided.shown[:, None, None, None], painted, prediction)
+
+    def gate(self) -> Tensor:
+        """tanh(γ)."""
+        return torch.tanh(self.openness.detach())[0]
+
+    def _described(self, projection: nn.Module, maps: Tensor) -> Tensor:
+        """Directions of contents and of places, scaled so that products are logits: [n, h·w, C + C′]."""
+        n, _, h, w = maps.shape
+        contents = F.normalize(projection(F.instance_norm(maps)), dim=1).flatten(2).transpose(1, 2)
+        codes = places(PLACES, h, w, maps.device).expand(n, -1, -1)
+        scale = (0.5 * self.sharpness).exp()
+        return torch.cat([scale * contents, scale * (0.5 * self.place).exp() * codes], dim=2)
+
+
+def with_pixels(content: Tensor, images: Tensor) -> Tensor:
+    """Content [n, C, h, w] and the pixels [n, 3, 4h, 4w] under each position: [n, C + 48, h, w]."""
+    return torch.cat([content, F.pixel_unshuffle(images, CELL).to(content.dtype)], dim=1)
+
+
 def places(width: int, h: int, w: int, device: torch.device | str = "cpu") -> Tensor:
     """Sine-cosine codes [h·w, width] of the cells of an h×w map; norm 1 (0 where width < 4).
 
@@ -162,6 +271,8 @@ def build_guidance(guided: GuidedConfig, channels: int) -> Guidance | None:
     """A fresh guidance for content maps of so many channels; None for the kind `none`."""
     if guided.guidance == "none":
         return None
+    if guided.guidance == "patches":
+        return PatchGuidance(channels, start=guided.neighbour_start)
     if guided.guidance == "attention":
         return AttentionFusion(channels, start=guided.neighbour_start)
     return ConvolutionFusion(channels, guided.neighbours, paper=guided.fusion == "paper", start=guided.neighbour_start)

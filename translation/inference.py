@@ -42,7 +42,7 @@ def translate_images(
     Files are NAME-SAMPLE.png and NAME-SAMPLE-mask.png. With an edit a style is sampled for each (seed, picture,
     sample); with `style_of` alone it is that picture's μ, so `samples` must be 1. `guidance` in [0, 1]: by default 1
     for a guided translator, 0 for others. `k` neighbours guide: by default as many as in training; another number is
-    for guidance by attention. All pictures are read before any is written.
+    for guidance by attention or patches. All pictures are read before any is written.
     """
     if to is None and style_of is None:
         raise UsageError(
@@ -71,7 +71,7 @@ def translate_images(
     if k is not None and translator.takes not in (None, k):
         raise UsageError(
             f"run {translator.run.id} is guided by exactly {translator.takes} neighbours, not {k}: leave -k out, "
-            "or train with --set guided.guidance=attention, which takes any number"
+            "or train with --set guided.guidance=attention or patches, which take any number"
         )
     guides = _guides(workspace, translator, device, k or translator.neighbours) if strength else None
     pictures = [Picture.of(workspace, path) for path in paths]
@@ -130,7 +130,8 @@ def _guides(workspace: Workspace, translator: Translator, device: str, k: int) -
     if translator.run.config["neighbours"] == "retrieved":
         retriever = open_retriever(workspace, str(translator.run.config["retrieval_run"]), device)
         require_index(workspace, retriever)
-    return Neighbours(workspace, translator, retriever, k=k, cache_mib=translator.config.guided.feature_cache)
+    cache = translator.config.guided.feature_cache
+    return Neighbours(workspace, translator, retriever, k=k, cache_mib=cache, pixels=translator.pixels)
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

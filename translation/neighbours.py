@@ -18,6 +18,9 @@ from torch import Tensor
 from index_store.errors import RgunitError
 from index_store.workspace import Workspace
 from retrieval.retriever import Retriever
+from translation.guidance import with_pixels
+from translation.networks import STYLE_PER_ATTRIBUTE
+from translation.styles import style_labels
 from translation.translator import Translator, to_tensor
 
 POOL = "split=train origin=real|unlabelled"
@@ -34,8 +37,10 @@ class Neighbours:
         *,
         k: int,
         cache_mib: int = 512,
+        pixels: bool = False,
     ) -> None:
         self.workspace, self.translator, self.retriever, self.k = workspace, translator, retriever, k
+        self.pixels = pixels
         table = workspace.images(POOL)
         self.pool: NDArray[np.int64] = table.ids
         self._labels = table.labels[:, workspace.schema.indices(translator.schema.names)]
@@ -45,6 +50,7 @@ class Neighbours:
                 f"{len(self.pool)}: add images or lower --set guided.neighbours"
             )
         self._cache: OrderedDict[int, Tensor] = OrderedDict()
+        self._styles: dict[int, Tensor] = {}
         self._lock = threading.Lock()
         self._limit = cache_mib << 20
         self._bytes = 0
@@ -84,7 +90,10 @@ class Neighbours:
         return images, torch.from_numpy(labels).to(self.translator.device)
 
     def content(self, ids: NDArray[np.int64]) -> Tensor:
-        """E_c of images [B, k] → [B, k, C, h, w] float32; maps once made are kept in half precision."""
+        """E_c of images [B, k] → [B, k, C, h, w] float32; maps once made are kept in half precision.
+
+        With `pixels` C + 48 channels: the image itself is behind its content.
+        """
         wanted = np.unique(ids)
         with self._lock:
             maps = {int(i): self._cache[int(i)] for i in wanted if int(i) in self._cache}
@@ -92,14 +101,32 @@ class Neighbours:
                 self._cache.move_to_end(i)
         missing = np.array([i for i in wanted if int(i) not in maps], np.int64)
         if len(missing):
-            pixels = self.workspace.load(missing, self.translator.size)
-            encoded = self.translator.content(to_tensor(pixels, self.translator.device)).to(torch.bfloat16)
+            images = to_tensor(self.workspace.load(missing, self.translator.size), self.translator.device)
+            encoded = self.translator.content(images)
+            encoded = (with_pixels(encoded, images) if self.pixels else encoded).to(torch.bfloat16)
             with self._lock:
                 for i, one in zip(missing.tolist(), encoded.unbind(0), strict=True):
                     maps[i] = one.clone()
                     self._keep(i, maps[i])
         stacked = torch.stack([maps[int(i)] for i in ids.reshape(-1)]).float()
         return stacked.view(*ids.shape, *stacked.shape[1:])
+
+    def style(self, ids: NDArray[np.int64], style: Tensor) -> Tensor:
+        """The style [B, 8·A] that neighbours [B, k] have, as far as it is the one wanted, `style` [B, 8·A].
+
+        An attribute's 8 coordinates are the mean of E_s over the neighbours whose bit is that of `style`; where none
+        has it they stay as they are. So the attributes stay what they should be, and the draw gives way to what is
+        seen together in images.
+        """
+        wanted = np.unique(ids)
+        with self._lock:
+            missing = np.array([i for i in wanted if int(i) not in self._styles], np.int64)
+        if len(missing):
+            images = to_tensor(self.workspace.load(missing, self.translator.size), self.translator.device)
+            with self._lock:
+                self._styles.update(zip(missing.tolist(), self.translator.style(images).unbind(0), strict=True))
+        theirs = torch.stack([self._styles[int(i)] for i in ids.reshape(-1)]).view(*ids.shape, -1)
+        return agreeing(theirs, style)
 
     def _keep(self, image: int, content: Tensor) -> None:
         size = content.numel() * content.element_size()
@@ -110,3 +137,11 @@ class Neighbours:
             self._bytes -= dropped.numel() * dropped.element_size()
         self._cache[image] = content
         self._bytes += size
+
+
+def agreeing(theirs: Tensor, style: Tensor) -> Tensor:
+    """Mean [B, 8·A] over those of `theirs` [B, k, 8·A] that have each attribute as `style` [B, 8·A]; that, if none."""
+    bits = style_labels(theirs.flatten(0, 1)).view(*theirs.shape[:2], -1)
+    right = (bits == style_labels(style)[:, None]).repeat_interleave(STYLE_PER_ATTRIBUTE, dim=2)
+    count = right.sum(1)
+    return torch.where(count > 0, (theirs * right).sum(1) / count.clamp(min=1), style)

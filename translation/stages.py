@@ -169,7 +169,14 @@ def train_guided(
         guides = None
         if neighbours != "none":
             g = config.guided
-            guides = Neighbours(workspace, source, retriever, k=g.neighbours, cache_mib=g.feature_cache)
+            guides = Neighbours(
+                workspace,
+                source,
+                retriever,
+                k=g.neighbours,
+                cache_mib=g.feature_cache,
+                pixels=g.guidance == "patches",
+            )
         networks = build_networks(config, len(source.schema.names))
         load_networks(source_run.path / CHECKPOINT, {"discriminator": networks["discriminator"]}, prefix="networks")
         return GuidedTask(workspace, config, source, networks["discriminator"], guides, **_task_arguments(fabric, seed))

@@ -18,7 +18,7 @@ from translation.batches import Draw, Sampler, mirrored_pixels
 from translation.compiling import compile_networks
 from translation.config import Config, StageConfig
 from translation.gmm_unit import Batch, GmmUnit, build_networks
-from translation.guidance import build_guidance, draw_hidden, draw_shown
+from translation.guidance import Guided, build_guidance, draw_hidden, draw_shown
 from translation.neighbours import Neighbours
 from translation.objectives import blend
 from translation.perceptual import VGG
@@ -176,7 +176,10 @@ class TranslationTask:
         for _ in range(GRID_TARGETS):
             target = self.sampler.labels[rng.integers(len(self.sampler.labels), size=len(chosen))]
             style = sample_style(torch.from_numpy(np.maximum(target, 0)), generator).to(self.device)
-            raw, mask = networks["generator"](self._grid_input(networks, content, style, chosen), style)
+            guided = self._grid_input(networks, content, style, chosen)
+            raw, mask = networks["generator"](guided.content, style)
+            if "fusion" in networks:
+                raw = networks["fusion"].paint(raw, mask, guided)  # type: ignore[operator]
             columns.append(blend(raw, mask, images))
         columns.append((mask * 2 - 1).expand_as(images))
         grid = torch.stack(columns, 1)  # [sources, columns, 3, H, W]
@@ -185,8 +188,8 @@ class TranslationTask:
 
     def _grid_input(
         self, networks: Mapping[str, nn.Module], content: Tensor, style: Tensor, ids: NDArray[np.int64]
-    ) -> Tensor:
-        return content
+    ) -> Guided:
+        return Guided(content)
 
 
 class GuidedTask(TranslationTask):
@@ -258,13 +261,16 @@ class GuidedTask(TranslationTask):
         if self._neighbours is None:
             return batch
         g, size = self.config.guided, len(images)
+        copied = g.guidance == "patches"  # another's pixels are no help to reconstruct one's own: only punished there
         ids = self._neighbours.find(  # for the target's style, then for E_s(x): what reconstruction is guided by
-            torch.cat([content, content]),
-            torch.cat([batch.style, mean]),
-            np.concatenate([draw.ids, draw.ids]),
+            content if copied else torch.cat([content, content]),
+            batch.style if copied else torch.cat([batch.style, mean]),
+            draw.ids if copied else np.concatenate([draw.ids, draw.ids]),
             np.random.default_rng([self.seed, 5, step, self.rank]),
         )
         rng = np.random.default_rng([self.seed, 8, step, self.rank])
+        if g.neighbour_style:
+            batch = replace(batch, neighbour_style=self._neighbours.style(ids[:size], batch.style))
         if g.neighbour_as_real:
             real_images, real_labels = self._neighbours.real(ids[:size, 0])
             batch = replace(batch, real_images=real_images, real_labels=real_labels)
@@ -272,8 +278,8 @@ class GuidedTask(TranslationTask):
             return batch
         if g.random_k:
             ids = ids[:, : rng.integers(1, g.neighbours + 1)]
-        guided, source = self._neighbours.content(ids).chunk(2)
-        batch = replace(batch, neighbours=guided, source_neighbours=source)
+        found = self._neighbours.content(ids)
+        batch = replace(batch, neighbours=found[:size], source_neighbours=None if copied else found[size:])
         shown = draw_shown(size, g.neighbour_dropout, rng)
         if g.neighbour_dropout:
             batch = replace(batch, shown=torch.from_numpy(shown).to(self.device))
@@ -284,9 +290,9 @@ class GuidedTask(TranslationTask):
 
     def _grid_input(
         self, networks: Mapping[str, nn.Module], content: Tensor, style: Tensor, ids: NDArray[np.int64]
-    ) -> Tensor:
+    ) -> Guided:
         if self._neighbours is None or "fusion" not in networks:
-            return content
+            return Guided(content)
         found = self._neighbours.find(content, style, ids, np.random.default_rng([self.seed, 6]))
         return networks["fusion"](content, self._neighbours.content(found))  # type: ignore[no-any-return]
 

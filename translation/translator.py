@@ -23,7 +23,7 @@ from translation import styles
 from translation.checkpoint import CHECKPOINT, fingerprint, load_networks
 from translation.config import Config, parse_config
 from translation.gmm_unit import build_networks
-from translation.guidance import Guidance, build_guidance
+from translation.guidance import Guidance, Guided, build_guidance
 from translation.networks import STYLE_PER_ATTRIBUTE
 from translation.objectives import blend
 
@@ -92,15 +92,27 @@ class Translator:
         return Translator(networks, config=config, schema=schema, device=resolve_device(device), run=run)
 
     @property
+    def guided(self) -> bool:
+        """Whether neighbours were shown to it in training."""
+        return self.run is not None and self.run.config.get("neighbours") in ("retrieved", "random")
+
+    @property
     def neighbours(self) -> int:
         """k: how many neighbours it was trained to be guided by; 0 for an unguided one."""
-        return self.config.guided.neighbours if "fusion" in self.networks else 0
+        g = self.config.guided
+        return g.neighbours if "fusion" in self.networks or (self.guided and g.neighbour_style) else 0
 
     @property
     def takes(self) -> int | None:
         """The only number of neighbours that its guidance can be given; None: any, or it has no guidance."""
         fusion = self.networks.get("fusion")
         return fusion.takes if isinstance(fusion, Guidance) else None
+
+    @property
+    def pixels(self) -> bool:
+        """Whether its guidance wants the pixels of neighbours behind their content."""
+        fusion = self.networks.get("fusion")
+        return isinstance(fusion, Guidance) and fusion.pixels
 
     def precision(self) -> AbstractContextManager[object]:
         """Half precision on a GPU where the run was trained in it; on a CPU always full."""
@@ -143,17 +155,21 @@ class Translator:
     ) -> Translation:
         """Images [B, 3, H, W] with content [B, C, h, w] in style [B, 8·A].
 
-        With neighbour_content [B, k, C, h, w] the generator's input is (1 − g)·E_c(x) + g·c_total, g = `guidance` in
-        [0, 1].
+        With neighbour_content [B, k, C, h, w] (C + 48 channels where `pixels`) the generator's input is
+        (1 − g)·E_c(x) + g·c_total, and g of what guidance paints on the prediction is taken, g = `guidance` in [0, 1].
         """
         if neighbour_content is not None and guidance > 0:
             if "fusion" not in self.networks:
                 raise RgunitError(
                     f"run {self.run.id if self.run else '?'} was not trained with neighbours: no --guidance"
                 )
-            fused = self.networks["fusion"](content, neighbour_content)
-            content = torch.lerp(content, fused, guidance)
-        raw, mask = self.networks["generator"](content, style)
+            fusion = self.networks["fusion"]
+            assert isinstance(fusion, Guidance)
+            guided: Guided = fusion(content, neighbour_content)
+            raw, mask = self.networks["generator"](torch.lerp(content.float(), guided.content.float(), guidance), style)
+            raw = torch.lerp(raw.float(), fusion.paint(raw, mask, guided).float(), guidance)
+        else:
+            raw, mask = self.networks["generator"](content, style)
         return Translation(blend(raw, mask, images), raw, mask)
 
 

@@ -58,9 +58,8 @@ def forward(method: GmmUnit, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
     """The generator's terms, and the mask."""
     content, mean, log_variance = method.encode(batch.images)
     own = sampled(mean, log_variance, batch.source_noise)
-    generator = method.networks["generator"]
     guided = method.generator_input(content, batch.neighbours, batch.shown)
-    prediction, mask = generator(guided, batch.style)
+    prediction, mask = method.generate(guided, batch.style)
     fake = batch.images + mask * (prediction - batch.images)
     return method.generator_losses(batch, content, guided, mean, log_variance, own, fake), mask
 

@@ -19,15 +19,19 @@ from translation.guidance import (
     AttentionFusion,
     ConvolutionFusion,
     Guidance,
+    Guided,
+    PatchGuidance,
     build_guidance,
     draw_hidden,
     draw_shown,
     hide,
     places,
+    with_pixels,
 )
 
 C = 16
-KINDS = ("convolution", "attention")
+KINDS = ("convolution", "attention", "patches")
+ANY_NUMBER = ("attention", "patches")
 
 
 def make(kind: str, start: float = 0.0) -> Guidance:
@@ -41,6 +45,23 @@ def maps(*shape: int, seed: int = 2) -> Tensor:
     return torch.randn(*shape, C, 8, 8, generator=torch.Generator().manual_seed(seed))
 
 
+def seen(kind: str, n: int, k: int, side: int = 8) -> Tensor:
+    """Maps [n, k, …] of neighbours as guidance of the kind takes them."""
+    g = torch.Generator().manual_seed(2)
+    content = torch.randn(n * k, C, side, side, generator=g)
+    if kind == "patches":
+        content = with_pixels(content, torch.rand(n * k, 3, 4 * side, 4 * side, generator=g) * 2 - 1)
+    return content.view(n, k, *content.shape[1:])
+
+
+def predict(method: GmmUnit, neighbours: Tensor | None, shown: Tensor | None = None, size: int = 2) -> Tensor:
+    """x̃ and M of `make_batch`'s first images, as one tensor."""
+    batch = make_batch(size)
+    content, _, _ = method.encode(batch.images)
+    prediction, mask = method.generate(method.generator_input(content, neighbours, shown), batch.style)
+    return torch.cat([prediction, mask], dim=1)
+
+
 def guided_method(kind: str, start: float = 0.0) -> GmmUnit:
     return make_method(fusion=make(kind, start), train_encoders=False)
 
@@ -50,45 +71,44 @@ def guided_method(kind: str, start: float = 0.0) -> GmmUnit:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_at_gate_0_the_first_step_is_that_of_stage_1(kind: str) -> None:
-    fusion, content, neighbours = make(kind), maps(2), maps(2, 3)
-    assert fusion.gate() == 0
-    assert torch.equal(fusion(content, neighbours), content)
-    open_ = make(kind, 0.3)
-    assert open_.gate() > 0 and not torch.equal(open_(content, neighbours), content)
+    neighbours, shut, open_ = seen(kind, 2, 3), guided_method(kind), guided_method(kind, 0.3)
+    assert shut.fusion is not None and shut.fusion.gate() == 0
+    assert torch.equal(predict(shut, neighbours), predict(shut, None))
+    assert open_.fusion is not None and open_.fusion.gate() > 0
+    assert not torch.equal(predict(open_, neighbours), predict(open_, None))
 
 
-def test_attentions_gate_starts_where_it_is_told() -> None:
-    assert make("attention", 0.3).gate().item() == pytest.approx(0.3)
+@pytest.mark.parametrize("kind", ANY_NUMBER)
+def test_a_gate_starts_where_it_is_told(kind: str) -> None:
+    assert make(kind, 0.3).gate().item() == pytest.approx(0.3)
 
 
 def test_paper_fusion_ends_in_a_relu_and_starts_at_random() -> None:
     torch.manual_seed(0)
     fusion = ConvolutionFusion(C, 3, paper=True)
-    fused = fusion(maps(2), maps(2, 3))
+    fused = fusion(maps(2), maps(2, 3)).content
     assert fused.min() == 0 and fused.max() > 0
     assert fusion.gate() > 0.5
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_images_that_are_shown_no_neighbours_keep_their_content_bit_for_bit(kind: str) -> None:
-    fusion, content, neighbours = make(kind, 0.5), maps(3), maps(3, 3)
-    shown = torch.tensor([True, False, True])
-    fused = fusion(content, neighbours, shown)
-    everywhere = fusion(content, neighbours)
-    assert torch.equal(fused[1], content[1]) and torch.equal(fused[shown], everywhere[shown])
-    assert not torch.equal(fused[0], content[0])
-    assert torch.equal(fusion(content, neighbours[:, :0]), content), "k = 0"
+def test_images_that_are_shown_no_neighbours_are_as_without_bit_for_bit(kind: str) -> None:
+    method, neighbours = guided_method(kind, 0.5), seen(kind, 2, 3)
+    shown = torch.tensor([True, False])
+    made, everywhere, alone = predict(method, neighbours, shown), predict(method, neighbours), predict(method, None)
+    assert torch.equal(made[1], alone[1]) and torch.equal(made[0], everywhere[0])
+    assert not torch.equal(made[0], alone[0]) and not torch.equal(everywhere[1], alone[1])
+    assert torch.equal(predict(method, neighbours[:, :0]), alone), "k = 0"
 
 
-def test_attention_takes_any_number_in_any_order() -> None:
-    fusion, content, neighbours = make("attention", 0.5), maps(2), maps(2, 5)
-    for k in (1, 2, 5):
-        fused = fusion(content, neighbours[:, :k])
-        assert fused.shape == content.shape
-        turned = fusion(content, neighbours[:, :k].flip(1))
-        torch.testing.assert_close(fused, turned)
-    twice = fusion(content, neighbours[:, [0, 0]])
-    torch.testing.assert_close(twice, fusion(content, neighbours[:, :1])), "the same neighbour again says nothing new"
+@pytest.mark.parametrize("kind", ANY_NUMBER)
+def test_any_number_in_any_order(kind: str) -> None:
+    method, neighbours = guided_method(kind, 0.5), seen(kind, 2, 5)
+    different = [predict(method, neighbours[:, :k]) for k in (1, 2, 5)]
+    assert not torch.allclose(different[0], different[1]) and not torch.allclose(different[1], different[2])
+    torch.testing.assert_close(predict(method, neighbours.flip(1)), different[2])
+    again = predict(method, neighbours[:, [0, 0]])
+    torch.testing.assert_close(again, different[0], msg="the same neighbour again says nothing new")
 
 
 def test_a_convolution_refuses_another_number_in_one_line() -> None:
@@ -124,7 +144,91 @@ def test_large_maps_are_averaged_down_before_they_are_looked_at() -> None:
     fusion = make("attention", 0.5)
     content, neighbours = torch.randn(1, C, 32, 32), torch.randn(1, 2, C, 32, 32)
     pooled = F.avg_pool2d(neighbours[0], 2)[None]
-    torch.testing.assert_close(fusion(content, neighbours), fusion(content, pooled))
+    torch.testing.assert_close(fusion(content, neighbours).content, fusion(content, pooled).content)
+
+
+# --- patches -------------------------------------------------------------------------------------------------
+
+
+def smooth(n: int, side: int = 8, seed: int = 5) -> Tensor:
+    """Images [n, 3, 4·side, 4·side] in [−1, 1] that change slowly."""
+    small = torch.rand(n, 3, 4, 4, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    return F.interpolate(small, size=(4 * side, 4 * side), mode="bilinear", align_corners=True)
+
+
+def test_pixels_lie_under_their_position() -> None:
+    images = smooth(2)
+    both = with_pixels(maps(2), images)
+    assert both.shape == (2, C + 48, 8, 8) and torch.equal(both[:, :C], maps(2))
+    cell = both[1, C:, 2, 5].view(3, 4, 4)
+    assert torch.equal(cell, images[1, :, 8:12, 20:24])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("side", [8, 16])
+def test_a_look_of_oneself_is_oneself(side: int) -> None:
+    """Alone and beside a stranger: content and place say where each patch belongs."""
+    g = torch.Generator().manual_seed(0)
+    content, images = torch.randn(2, C, side, side, generator=g), smooth(2, side)
+    both = with_pixels(content, images)
+    fusion = make("patches")
+    for neighbours in (both[:1, None], both[None, [1, 0]]):
+        look = fusion.look(content[:1], neighbours)
+        assert look is not None and look.shape == (1, 3, 4 * side, 4 * side)
+        assert (look - images[:1]).abs().mean() < 0.05 < (images[1] - images[0]).abs().mean()
+
+
+@torch.no_grad()
+def test_a_look_is_put_together_from_the_neighbours_pixels_alone() -> None:
+    fusion, neighbours = make("patches"), seen("patches", 2, 3)
+    look = fusion.look(maps(2), neighbours)
+    assert look is not None and look.shape == (2, 3, 32, 32)
+    own, theirs = look.flatten(1), neighbours[:, :, C:].flatten(1)
+    assert (own.amin(1) >= theirs.amin(1) - 1e-5).all() and (own.amax(1) <= theirs.amax(1) + 1e-5).all()
+    neighbours[:, :, C:] = 0.25
+    constant = fusion.look(maps(2), neighbours)
+    torch.testing.assert_close(constant, torch.full_like(look, 0.25))
+
+
+@torch.no_grad()
+def test_an_opened_gate_paints_between_prediction_and_look() -> None:
+    """At first the share of each pixel that is replaced is tanh(γ)·.88, everywhere."""
+    prediction, look, mask = smooth(2), smooth(2, seed=6), torch.rand(2, 1, 32, 32)
+    painted = make("patches", 0.3).paint(prediction, mask, Guided(maps(2), look))
+    share = 0.3 * torch.sigmoid(torch.tensor(2.0)).item()
+    torch.testing.assert_close(painted, torch.lerp(prediction, look, share))
+
+
+@torch.no_grad()
+def test_a_look_in_half_precision_is_nearly_the_full_one() -> None:
+    method, neighbours = guided_method("patches", 0.5), seen("patches", 2, 2)
+    batch = make_batch()
+    content, _, _ = method.encode(batch.images)
+    full = method.generator_input(content, neighbours)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = method.generator_input(content.bfloat16(), neighbours)
+        prediction, _ = method.generate(half, batch.style)
+    assert full.look is not None and half.look is not None and half.look.dtype == torch.float32
+    assert (half.look - full.look).abs().mean() < 0.05 and prediction.isfinite().all()
+    exact, _ = method.generate(full, batch.style)
+    assert (prediction - exact).abs().mean() < 0.05
+
+
+def test_patches_learn_the_gate_first_then_everything() -> None:
+    """Query and key move with the gate, the painter from its last layer back."""
+    method = guided_method("patches")
+    fusion = method.fusion
+    assert isinstance(fusion, PatchGuidance)
+    batch, both = replace(make_batch(neighbours=seen("patches", 2, 3)), source_neighbours=None), optimizers(method, 0.1)
+    moved = []
+    for _ in range(3):
+        before = {name: p.detach().clone() for name, p in fusion.named_parameters()}
+        method.step(batch, both, 0.1)
+        moved.append({name for name, p in fusion.named_parameters() if not torch.equal(p, before[name])})
+    assert moved[0] == {"openness"}
+    assert moved[1] >= {"query.weight", "key.weight", "sharpness", "place", "painter.4.weight", "painter.4.bias"}
+    assert moved[2] == set(dict(fusion.named_parameters()))
+    assert all(gradient(method.networks[name]) == 0 for name in ("content_encoder", "style_encoder"))
 
 
 def test_none_is_no_guidance_at_all() -> None:
@@ -150,7 +254,8 @@ def test_what_is_shown_and_hidden_follows_from_the_draw_alone() -> None:
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        (("guided.random_k=true",), "random_k needs guidance=attention"),
+        (("guided.random_k=true",), "random_k needs guidance=attention or patches"),
+        (("guided.guidance=patches", "guided.content_dropout=0.3"), "content_dropout has no meaning for guidance=pat"),
         (("guided.fusion=paper", "guided.neighbour_start=0.1"), "neighbour_start has no meaning for fusion=paper"),
         (("guided.guidance=attenion",), "guided.guidance"),
         (("guided.neighbour_dropout=1.5",), "guided.neighbour_dropout"),
@@ -162,6 +267,12 @@ def test_settings_that_cannot_be_meant_are_refused(override: tuple[str, ...], wo
     with pytest.raises(UsageError, match=words) as refused:
         tiny(*override)
     assert "\n" not in str(refused.value)
+
+
+def test_patches_go_with_random_k_and_without_the_convolutions_form() -> None:
+    config = tiny("guided.guidance=patches", "guided.random_k=true", "guided.fusion=paper", "guided.neighbour_start=.1")
+    made = build_guidance(config.guided, C)
+    assert isinstance(made, PatchGuidance) and made.gate() == pytest.approx(0.1) and made.takes is None
 
 
 # --- in a step -----------------------------------------------------------------------------------------------
@@ -199,7 +310,7 @@ def test_attention_learns_the_gate_first_then_everything() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_optimiser_moves_its_own_networks_alone(kind: str) -> None:
     """The fusion at a rate of its own; the encoders are frozen; D learns in its own step only."""
-    batch = make_batch(neighbours=maps(2, 3))
+    batch = make_batch(neighbours=seen(kind, 2, 3))
     for mover in ("generator", "discriminator", "fusion"):
         method = guided_method(kind, 0.2)
         parts = {name: method.networks[name] for name in ("generator", "discriminator", "fusion")}
@@ -218,7 +329,7 @@ def test_neighbours_that_nobody_is_shown_equal_no_guidance(kind: str) -> None:
         network.load_state_dict(guided.networks[name].state_dict())
     assert guided.fusion is not None
     before = weights(guided.fusion)
-    batch = replace(make_batch(neighbours=maps(2, 3)), shown=torch.zeros(2, dtype=torch.bool))
+    batch = replace(make_batch(neighbours=seen(kind, 2, 3)), shown=torch.zeros(2, dtype=torch.bool))
     ours = guided.step(batch, optimizers(guided), 0.1)
     theirs = plain.step(make_batch(), optimizers(plain), 0.1)
     for name, network in plain.networks.items():
@@ -227,21 +338,28 @@ def test_neighbours_that_nobody_is_shown_equal_no_guidance(kind: str) -> None:
     assert {name: float(value) for name, value in ours.items()} == {name: float(v) for name, v in theirs.items()}
 
 
+@pytest.mark.parametrize("kind", ["attention", "patches"])
+def test_the_generator_learns_through_guidance(kind: str) -> None:
+    method = guided_method(kind, 0.3)
+    predict(method, seen(kind, 2, 3))[:, :3].sum().backward()
+    assert gradient(method.networks["generator"]) > 0 and gradient(method.networks["fusion"]) > 0
+
+
 def test_guidance_enters_the_generators_input_alone() -> None:
     """The content term asks for E_c(x), not c_total; the way back of the cycle takes E_c(x̂) as it is."""
     torch.manual_seed(0)
     method = make_method(fusion=ConvolutionFusion(C, 3, paper=True), train_encoders=False)
     batch = make_batch(neighbours=maps(2, 3))
-    seen: list[Tensor] = []
-    hook = method.networks["generator"].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    given: list[Tensor] = []
+    hook = method.networks["generator"].register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
     terms, mask = forward(method, batch)
     hook.remove()
     content, _, _ = method.encode(batch.images)
-    fused = method.generator_input(content, batch.neighbours)
+    fused = method.generator_input(content, batch.neighbours).content
     prediction, _ = method.networks["generator"](fused, batch.style)
     recovered = method.networks["content_encoder"](batch.images + mask * (prediction - batch.images))
     torch.testing.assert_close(terms["content"], (recovered - content).abs().mean())
-    forth, reconstruction, back, second = seen
+    forth, reconstruction, back, second = given
     assert torch.equal(forth, fused) and torch.equal(second, fused)
     assert torch.equal(reconstruction, fused) and torch.equal(back, recovered)
     assert "kl" not in terms
@@ -253,16 +371,16 @@ def test_hidden_content_is_hidden_from_the_reconstruction_alone() -> None:
     hidden = torch.zeros(2, 1, 8, 8, dtype=torch.bool)
     hidden[0] = True
     batch = replace(make_batch(neighbours=maps(2, 3)), hidden=hidden)
-    seen: list[Tensor] = []
-    hook = method.networks["generator"].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    given: list[Tensor] = []
+    hook = method.networks["generator"].register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
     terms, _ = forward(method, batch)
     hook.remove()
     content, _, _ = method.encode(batch.images)
-    forth, reconstruction, _, _ = seen
+    forth, reconstruction, _, _ = given
     assert batch.source_neighbours is not None
-    torch.testing.assert_close(forth, method.generator_input(content, batch.neighbours))
+    torch.testing.assert_close(forth, method.generator_input(content, batch.neighbours).content)
     assert method.fusion is not None
-    expected = method.fusion(content.masked_fill(hidden, 0), batch.source_neighbours)
+    expected = method.fusion(content.masked_fill(hidden, 0), batch.source_neighbours).content
     torch.testing.assert_close(reconstruction, expected)
     assert not torch.allclose(reconstruction[0], forth[0]) and torch.allclose(reconstruction[1], forth[1], atol=1e-5)
     (to_values,) = torch.autograd.grad(terms["reconstruction"], method.networks["fusion"].out.weight)  # type: ignore[union-attr, arg-type]
@@ -294,7 +412,7 @@ def test_neighbours_as_real_images_need_no_labels() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_watched_says_whether_neighbours_are_used(kind: str) -> None:
-    batch = make_batch(neighbours=maps(2, 3))
+    batch, share = make_batch(neighbours=seen(kind, 2, 3)), kind != "patches"
     shut, open_ = guided_method(kind), guided_method(kind, 0.5)
     for method in (shut, open_):
         method.step(
@@ -306,11 +424,13 @@ def test_what_is_watched_says_whether_neighbours_are_used(kind: str) -> None:
             0.1,
         )
     before, after = shut.watch(batch), open_.watch(batch)
-    assert before["neighbour_gate"] == before["neighbour_share"] == before["neighbour_swap"] == 0
+    assert before["neighbour_gate"] == before["neighbour_swap"] == 0
+    assert ("neighbour_share" in before) == share, "patches have no part in the content"
+    assert not share or before["neighbour_share"] == 0
     assert before["fusion_gradient"] > 0, "closed, but pulled at"
-    for name in ("neighbour_gate", "neighbour_share", "neighbour_swap", "fusion_gradient"):
+    for name in before:
         assert after[name] > 0 and after[name].shape == () and not after[name].requires_grad
-    same = replace(batch, neighbours=maps(1, 3).expand(2, -1, -1, -1, -1))
+    same = replace(batch, neighbours=seen(kind, 1, 3).expand(2, -1, -1, -1, -1))
     assert open_.watch(same)["neighbour_swap"] < 1e-6, "a neighbour swapped for the same one"
 
 
@@ -318,7 +438,7 @@ def test_the_share_is_that_of_the_parts_norms() -> None:
     method = guided_method("attention", 0.5)
     batch = make_batch(neighbours=maps(2, 3))
     content, _, _ = method.encode(batch.images)
-    fused = method.generator_input(content, batch.neighbours)
+    fused = method.generator_input(content, batch.neighbours).content
     expected = (fused - content).norm() / content.norm()
     torch.testing.assert_close(method.watch(batch)["neighbour_share"], expected)
 

@@ -19,7 +19,7 @@ from translation.arms import open_arms
 from translation.batches import Sampler
 from translation.checkpoint import CHECKPOINT
 from translation.gmm_unit import build_networks
-from translation.guidance import AttentionFusion, ConvolutionFusion
+from translation.guidance import AttentionFusion, ConvolutionFusion, Guidance, PatchGuidance, with_pixels
 from translation.inference import translate_images
 from translation.neighbours import Neighbours
 from translation.runlog import read_metrics
@@ -36,6 +36,8 @@ EVERYTHING = (
     "guided.content_dropout=0.3",
     "guided.neighbour_as_real=true",
 )
+PATCHES = ("guided.guidance=patches", "guided.content_dropout=0")
+EXPECTED = {"convolution": ConvolutionFusion, "attention": AttentionFusion, "patches": PatchGuidance}
 
 
 def guided_task(staged: Workspace, *overrides: str, at_random: bool = False) -> tuple[GuidedTask, Translator]:
@@ -44,18 +46,20 @@ def guided_task(staged: Workspace, *overrides: str, at_random: bool = False) -> 
     retriever = None if at_random else open_retriever(staged, None, "cpu")
     torch.manual_seed(0)
     discriminator = build_networks(config, len(USED))["discriminator"]
-    guides = Neighbours(staged, source, retriever, k=config.guided.neighbours)
+    patches = config.guided.guidance == "patches"
+    guides = Neighbours(staged, source, retriever, k=config.guided.neighbours, pixels=patches)
     return GuidedTask(staged, config, source, discriminator, guides), source
 
 
-@pytest.mark.parametrize("kind", ["convolution", "attention"])
+@pytest.mark.parametrize("kind", EXPECTED)
 def test_stage_3_starts_as_stage_1_and_keeps_the_encoders_bit_for_bit(staged: Workspace, kind: str) -> None:
     task, source = guided_task(staged, f"guided.guidance={kind}")
     batch, _, _ = task.prepare(0)
-    assert batch.neighbours is not None and batch.neighbours.shape == (3, 3, 16, 8, 8)
+    assert batch.neighbours is not None and batch.neighbours.shape == (3, 3, 64 if kind == "patches" else 16, 8, 8)
+    assert (batch.source_neighbours is None) == (kind == "patches"), "another's pixels do not reconstruct one's own"
     content = source.content(batch.images)
     unguided = source.translate(batch.images, content, batch.style)
-    raw, mask = task.networks["generator"](task.method.generator_input(content, batch.neighbours), batch.style)
+    raw, mask = task.method.generate(task.method.generator_input(content, batch.neighbours), batch.style)
     assert torch.equal(raw, unguided.raw) and torch.equal(mask, unguided.mask)
     result = train_guided(staged, tiny(f"guided.guidance={kind}"), device="cpu")
     saved, first = load_file(result.run.path / CHECKPOINT), load_file(staged.run("r1").path / CHECKPOINT)
@@ -69,8 +73,7 @@ def test_stage_3_starts_as_stage_1_and_keeps_the_encoders_bit_for_bit(staged: Wo
     )
     assert moved.abs().sum() > 0
     model = Translator.load(staged, result.run.id)
-    expected = ConvolutionFusion if kind == "convolution" else AttentionFusion
-    assert isinstance(model.networks["fusion"], expected), "the run's own configuration says which"
+    assert isinstance(model.networks["fusion"], EXPECTED[kind]), "the run's own configuration says which"
 
 
 def test_what_the_step_is_given_is_what_the_encoders_give(staged: Workspace) -> None:
@@ -86,9 +89,10 @@ def test_what_the_step_is_given_is_what_the_encoders_give(staged: Workspace) -> 
     assert {k: float(v) for k, v in steps[0].items()} == {k: float(v) for k, v in steps[1].items()}
 
 
-def test_a_run_with_every_option_resumes_bit_for_bit(staged: Workspace) -> None:
+@pytest.mark.parametrize("options", [EVERYTHING, (*EVERYTHING, *PATCHES)], ids=["attention", "patches"])
+def test_a_run_with_every_option_resumes_bit_for_bit(staged: Workspace, options: tuple[str, ...]) -> None:
     def run(steps: int, resume: bool) -> Path:
-        config = tiny(*EVERYTHING, f"guided.steps={steps}")
+        config = tiny(*options, f"guided.steps={steps}")
         return train_guided(staged, config, device="cpu", resume=resume).run.path
 
     whole, half = run(12, False), run(6, False)
@@ -101,7 +105,8 @@ def test_a_run_with_every_option_resumes_bit_for_bit(staged: Workspace) -> None:
         [v for k, v in row.items() if k not in times] for row in read_metrics(whole)
     ]
     for row in rows:
-        assert {"neighbour_gate", "neighbour_share", "neighbour_swap", "fusion_gradient"} < set(row)
+        assert {"neighbour_gate", "neighbour_swap", "fusion_gradient"} < set(row)
+        assert ("neighbour_share" in row) == (options == EVERYTHING)
         assert row["lr/fusion"] == pytest.approx(1e-2) and row["lr/generator"] == pytest.approx(2e-4)
 
 
@@ -221,38 +226,58 @@ def test_content_maps_are_the_same_from_the_cache_and_without_one(staged: Worksp
     assert torch.equal(maps, uncached.content(ids)) and torch.equal(maps, cached.content(ids))
 
 
+def test_with_pixels_an_image_lies_behind_its_content(staged: Workspace) -> None:
+    source = Translator.load(staged, "r1")
+    cached = Neighbours(staged, source, None, k=2, pixels=True)
+    ids = cached.pool[:4].reshape(2, 2)
+    images = to_tensor(staged.load(ids.reshape(-1), 32))
+    expected = with_pixels(source.content(images), images).bfloat16().float().view(2, 2, 64, 8, 8)
+    assert torch.equal(cached.content(ids), expected) and torch.equal(cached.content(ids), expected), "made, and kept"
+    assert torch.equal(Neighbours(staged, source, None, k=2, pixels=True, cache_mib=0).content(ids), expected)
+
+
 # --- in use --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("option", ["guided.fusion=paper", "guided.guidance=attention"])
+@pytest.mark.parametrize("option", ["guided.fusion=paper", "guided.guidance=attention", "guided.guidance=patches"])
 def test_guidance_goes_from_unguided_to_guided(staged: Workspace, option: str) -> None:
     start = () if option == "guided.fusion=paper" else ("guided.neighbour_start=0.5",)
     run = train_guided(staged, tiny(option, *start), device="cpu").run
     model = Translator.load(staged, run.id)
     images = torch.rand(2, 3, 32, 32) * 2 - 1
     content, style = model.content(images), model.style_mean(torch.tensor([[1, 0, 0], [0, 1, 1]]))
-    neighbours = torch.randn(2, 3, 16, 8, 8)
+    neighbours = torch.randn(2, 3, 64 if model.pixels else 16, 8, 8).clamp(-1, 1)
 
     def image(guidance: float) -> Tensor:
         return model.translate(images, content, style, neighbour_content=neighbours, guidance=guidance).image
 
     assert torch.equal(image(0.0), model.translate(images, content, style).image)
-    fused = model.networks["fusion"](content, neighbours)
-    half, _ = model.networks["generator"]((content + fused) / 2, style)
+    fusion = model.networks["fusion"]
+    assert isinstance(fusion, Guidance)
+    guided = fusion(content, neighbours)
+    plain, mask = model.networks["generator"]((content + guided.content) / 2, style)
+    half = (plain + fusion.paint(plain, mask, guided)) / 2
     raw = model.translate(images, content, style, neighbour_content=neighbours, guidance=0.5).raw
     torch.testing.assert_close(raw, half, atol=1e-5, rtol=1e-4)
     assert torch.equal(model.translate(images, content, style, neighbour_content=neighbours).image, image(1.0))
     assert not torch.equal(image(0.0), image(1.0))
+    full = image(0.5)
+    with torch.autocast("cpu", torch.bfloat16):  # as on a GPU
+        content = model.content(images)
+        assert (image(0.5) - full).abs().mean() < 0.02
 
 
-def test_attention_translates_with_any_number_of_neighbours(staged: Workspace, drawn: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["attention", "patches"])
+def test_it_translates_with_any_number_of_neighbours(staged: Workspace, drawn: Path, tmp_path: Path, kind: str) -> None:
     picture = drawn / "labelled" / "000001.png"
-    attention = train_guided(staged, tiny("guided.guidance=attention", "guided.neighbours=2"), device="cpu").run.id
+    flexible = train_guided(staged, tiny(f"guided.guidance={kind}", "guided.neighbours=2"), device="cpu").run.id
     for k, count in ((None, 2), (1, 1), (5, 5)):
         [row] = translate_images(
-            staged, [picture], to="+Glasses", k=k, run=attention, out=tmp_path / str(k), device="cpu"
+            staged, [picture], to="+Glasses", k=k, run=flexible, out=tmp_path / str(k), device="cpu"
         )
         assert len(row["neighbours"]) == count
+    if kind == "patches":
+        return
     fixed = train_guided(staged, tiny("guided.neighbours=2"), device="cpu").run.id
     [row] = translate_images(staged, [picture], to="+Glasses", k=2, run=fixed, out=tmp_path / "fixed", device="cpu")
     assert len(row["neighbours"]) == 2
@@ -260,7 +285,7 @@ def test_attention_translates_with_any_number_of_neighbours(staged: Workspace, d
         (f"run {fixed} is guided by exactly 2 neighbours, not 3", {"k": 3, "run": fixed}),
         ("-k must be at least 1", {"k": 0, "run": fixed}),
         ("run r1 was trained without neighbours: leave -k out", {"k": 2, "run": "r1"}),
-        ("--guidance is 0: leave -k out", {"k": 2, "run": attention, "guidance": 0.0}),
+        ("--guidance is 0: leave -k out", {"k": 2, "run": flexible, "guidance": 0.0}),
     ):
         with pytest.raises(UsageError, match=words) as refused:
             translate_images(staged, [picture], to="+Glasses", out=tmp_path / "no", device="cpu", **how)  # type: ignore[arg-type]

@@ -25,7 +25,7 @@ from index_store.workspace import Workspace
 from retrieval.train import RetrievalTask
 from translation.checkpoint import CHECKPOINT, read_state
 from translation.compiling import compile_networks
-from translation.guidance import AttentionFusion, ConvolutionFusion, Guidance
+from translation.guidance import PIXELS, AttentionFusion, ConvolutionFusion, Guidance, PatchGuidance
 from translation.neighbours import Neighbours
 from translation.tasks import TranslationTask
 from translation.training import train
@@ -88,12 +88,15 @@ def test_a_step_of_stage_2_never_waits(staged: Workspace) -> None:
     assert found == []
 
 
-@pytest.mark.parametrize("fusion", [ConvolutionFusion(16, 2, start=0.1), AttentionFusion(16, start=0.1)])
+@pytest.mark.parametrize(
+    "fusion", [ConvolutionFusion(16, 2, start=0.1), AttentionFusion(16, start=0.1), PatchGuidance(16, start=0.1)]
+)
 def test_a_step_of_stage_3_never_waits(fusion: Guidance) -> None:
     method = make_method(fusion=fusion, train_encoders=False)
     shown, hidden = torch.tensor([True, False]), torch.zeros(2, 1, 8, 8, dtype=torch.bool)
     images = make_batch()
-    batch = replace(make_batch(neighbours=torch.randn(2, 2, 16, 8, 8)), shown=shown, hidden=hidden)
+    neighbours = torch.randn(2, 2, 16 + (PIXELS if fusion.pixels else 0), 8, 8)
+    batch = replace(make_batch(neighbours=neighbours), shown=shown, hidden=hidden)
     batch = replace(batch, real_images=images.images, real_labels=images.labels)
     parts = {"generator": "generator", "discriminator": "discriminator", "fusion": "fusion"}
     optimizers: dict[str, torch.optim.Optimizer] = {
