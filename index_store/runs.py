@@ -17,7 +17,7 @@ from index_store.features import TEMPORARY, sync_folder, write_durably
 from index_store.models import RUNS
 
 FILE = "run.json"
-STATUS = ("running", "done", "stopped")
+STATUS = ("running", "done", "stopped", "failed")
 
 
 @dataclass(frozen=True)
