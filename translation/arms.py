@@ -81,9 +81,7 @@ class Arm:
         if self.neighbours is None:
             return translator.translate(images, content, style), np.empty((len(source), 0), np.int64)
         ids = self.find(content, style, source, seeds)
-        if translator.config.guided.neighbour_style:
-            style = self.neighbours.style(ids, style)
-        guides = self.neighbours.content(ids) if "fusion" in translator.networks else None
+        guides, style = self.neighbours.guide(translator, ids, style)
         return translator.translate(images, content, style, neighbour_content=guides), ids
 
     def find(self, content: Tensor, style: Tensor, source: Ids, seeds: Ids) -> Ids:
@@ -158,7 +156,7 @@ def arms_of_run(
     translator = Translator.load(workspace, record.id, device)
     k = max(1, translator.neighbours)  # its own k, which stage 1's configuration need not have
     cache = first.config.guided.feature_cache
-    if kind == "none" or not translator.neighbours:
+    if not translator.neighbours:
         return {ARM_OF[kind]: Arm(workspace, translator, None)}
     looked_up = partial(Neighbours, workspace, first, k=k, cache_mib=cache, pixels=translator.pixels)
     at_random = Arm(workspace, translator, looked_up(None))

@@ -66,6 +66,7 @@ class Weights(Section):
     kl: float = Field(0.1, ge=0)
     isometry: float = Field(0.1, ge=0)
     perceptual: float = Field(0.1, ge=0)
+    gradient_penalty: float = Field(0.0, ge=0, description="R1 on the discriminator; not in the paper")
 
 
 class StageConfig(Section):

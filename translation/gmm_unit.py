@@ -142,7 +142,7 @@ class GmmUnit:
             prediction, mask = self.generate(guided, batch.style)
             fake = objectives.blend(prediction, mask, batch.images)
             d_terms = self.discriminator_losses(discriminator, batch, fake.detach())
-        d_loss = weights.adversarial * d_terms["adversarial"] + weights.domain * d_terms["domain"]
+        d_loss = weighted(d_terms, weights, kl_weight)
         self._update([optimizers["discriminator"]], d_loss)
 
         with frozen(discriminator), self.autocast():
@@ -215,15 +215,23 @@ class GmmUnit:
         return terms | self._style_accuracy(mean, batch.labels)
 
     def discriminator_losses(self, discriminator: nn.Module, batch: Batch, fake: Tensor) -> dict[str, Tensor]:
-        """Least squares on real and (detached) fake, classification of real images' known attributes."""
+        """Least squares on real and (detached) fake, classification of real images' known attributes, R1.
+
+        The gradient penalty is measured on a quarter of the batch: it costs a second derivative, and changes slowly.
+        """
         images, labels = batch.images, batch.labels
         if batch.real_images is not None and batch.real_labels is not None:
             images, labels = torch.cat([images, batch.real_images]), torch.cat([labels, batch.real_labels])
         real, made = discriminator(images), discriminator(fake)
-        return {
+        terms = {
             "adversarial": objectives.adversarial_discriminator([r for r, _ in real], [f for f, _ in made]),
             "domain": objectives.domain([logits for _, logits in real], labels, self._softmax()),
         }
+        if self.stage.weights.gradient_penalty:
+            with torch.autocast(images.device.type, enabled=False):  # second derivatives want full precision
+                seen = batch.images[: max(1, len(batch.images) // 4)].detach().requires_grad_()
+                terms["gradient_penalty"] = objectives.gradient_penalty([r for r, _ in discriminator(seen)], seen)
+        return terms
 
     def generator_losses(
         self,

@@ -128,6 +128,18 @@ class Neighbours:
         theirs = torch.stack([self._styles[int(i)] for i in ids.reshape(-1)]).view(*ids.shape, -1)
         return agreeing(theirs, style)
 
+    def guide(
+        self, translator: Translator, ids: NDArray[np.int64], style: Tensor, strength: float = 1.0
+    ) -> tuple[Tensor | None, Tensor]:
+        """What a translator takes from neighbours [B, k]: their content, if it fuses any, and the style [B, 8·A].
+
+        The style is the way from the one wanted to theirs by `strength` in [0, 1], if it was trained with theirs.
+        """
+        content = self.content(ids) if "fusion" in translator.networks else None
+        if translator.config.guided.neighbour_style:
+            style = torch.lerp(style, self.style(ids, style), strength)
+        return content, style
+
     def _keep(self, image: int, content: Tensor) -> None:
         size = content.numel() * content.element_size()
         if size > self._limit or image in self._cache:

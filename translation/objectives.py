@@ -37,6 +37,16 @@ def adversarial_generator(fake: Sequence[Tensor]) -> Tensor:
     return torch.stack([(f.float() - 1).square().mean() for f in fake]).sum()
 
 
+def gradient_penalty(real: Sequence[Tensor], images: Tensor) -> Tensor:
+    """R1 (Mescheder et al. 2018, Eq. 9): ‖∇ₓ D(x)‖² of real images x [B, 3, H, W], a batch mean; maps summed up.
+
+    A discriminator that is flat around real images cannot be fooled by patterns that nobody sees.
+    """
+    total = torch.stack([r.float().mean(dim=(1, 2, 3)).sum() for r in real]).sum()
+    (gradient,) = torch.autograd.grad(total, images, create_graph=True)
+    return gradient.square().sum(dim=(1, 2, 3)).mean()
+
+
 def domain(logits: Sequence[Tensor], labels: Tensor, groups: Sequence[Sequence[int]] = ()) -> Tensor:
     """Classification of attributes: logits [B, A] a scale, labels [B, A] in {1, 0, −1 = unknown: left out}.
 

@@ -18,7 +18,7 @@ from translation.batches import Draw, Sampler, mirrored_pixels
 from translation.compiling import compile_networks
 from translation.config import Config, StageConfig
 from translation.gmm_unit import Batch, GmmUnit, build_networks
-from translation.guidance import Guided, build_guidance, draw_hidden, draw_shown
+from translation.guidance import Guidance, Guided, build_guidance, draw_hidden, draw_shown
 from translation.neighbours import Neighbours
 from translation.objectives import blend
 from translation.perceptual import VGG
@@ -176,10 +176,10 @@ class TranslationTask:
         for _ in range(GRID_TARGETS):
             target = self.sampler.labels[rng.integers(len(self.sampler.labels), size=len(chosen))]
             style = sample_style(torch.from_numpy(np.maximum(target, 0)), generator).to(self.device)
-            guided = self._grid_input(networks, content, style, chosen)
+            guided, style = self._grid_input(networks, content, style, chosen)
             raw, mask = networks["generator"](guided.content, style)
-            if "fusion" in networks:
-                raw = networks["fusion"].paint(raw, mask, guided)  # type: ignore[operator]
+            if isinstance(fusion := networks.get("fusion"), Guidance):
+                raw = fusion.paint(raw, mask, guided)
             columns.append(blend(raw, mask, images))
         columns.append((mask * 2 - 1).expand_as(images))
         grid = torch.stack(columns, 1)  # [sources, columns, 3, H, W]
@@ -188,8 +188,8 @@ class TranslationTask:
 
     def _grid_input(
         self, networks: Mapping[str, nn.Module], content: Tensor, style: Tensor, ids: NDArray[np.int64]
-    ) -> Guided:
-        return Guided(content)
+    ) -> tuple[Guided, Tensor]:
+        return Guided(content), style
 
 
 class GuidedTask(TranslationTask):
@@ -260,41 +260,48 @@ class GuidedTask(TranslationTask):
         batch = replace(batch, encoded=(content, mean, log_variance))
         if self._neighbours is None:
             return batch
-        g, size = self.config.guided, len(images)
-        copied = g.guidance == "patches"  # another's pixels are no help to reconstruct one's own: only punished there
-        ids = self._neighbours.find(  # for the target's style, then for E_s(x): what reconstruction is guided by
-            content if copied else torch.cat([content, content]),
-            batch.style if copied else torch.cat([batch.style, mean]),
-            draw.ids if copied else np.concatenate([draw.ids, draw.ids]),
+        g, size, neighbours = self.config.guided, len(images), self._neighbours
+        # For the target's style, then for E_s(x), by which reconstruction is guided: not where pixels are copied, as
+        # another's are no help to give back one's own and would only be punished.
+        both = "fusion" in self.networks and g.guidance != "patches"
+        ids = neighbours.find(
+            torch.cat([content, content]) if both else content,
+            torch.cat([batch.style, mean]) if both else batch.style,
+            np.concatenate([draw.ids, draw.ids]) if both else draw.ids,
             np.random.default_rng([self.seed, 5, step, self.rank]),
         )
         rng = np.random.default_rng([self.seed, 8, step, self.rank])
-        if g.neighbour_style:
-            batch = replace(batch, neighbour_style=self._neighbours.style(ids[:size], batch.style))
-        if g.neighbour_as_real:
-            real_images, real_labels = self._neighbours.real(ids[:size, 0])
-            batch = replace(batch, real_images=real_images, real_labels=real_labels)
-        if "fusion" not in self.networks:
-            return batch
         if g.random_k:
             ids = ids[:, : rng.integers(1, g.neighbours + 1)]
-        found = self._neighbours.content(ids)
-        batch = replace(batch, neighbours=found[:size], source_neighbours=None if copied else found[size:])
-        shown = draw_shown(size, g.neighbour_dropout, rng)
-        if g.neighbour_dropout:
-            batch = replace(batch, shown=torch.from_numpy(shown).to(self.device))
+        drawn = draw_shown(size, g.neighbour_dropout, rng)
+        shown = torch.from_numpy(drawn).to(self.device) if g.neighbour_dropout else None
+        if g.neighbour_as_real:
+            real_images, real_labels = neighbours.real(ids[:size, 0])
+            batch = replace(batch, real_images=real_images, real_labels=real_labels)
+        if g.neighbour_style:
+            style = neighbours.style(ids[:size], batch.style)
+            batch = replace(
+                batch, neighbour_style=style if shown is None else torch.where(shown[:, None], style, batch.style)
+            )
+        if "fusion" not in self.networks:
+            return batch
+        maps = neighbours.content(ids)
+        batch = replace(batch, neighbours=maps[:size], source_neighbours=maps[size:] if both else None, shown=shown)
         if g.content_dropout:  # an image that sees no neighbours sees all of itself
-            hidden = draw_hidden(size, self.config.data.size // 4, g.content_dropout, rng) & shown[:, None, None, None]
+            hidden = draw_hidden(size, self.config.data.size // 4, g.content_dropout, rng) & drawn[:, None, None, None]
             batch = replace(batch, hidden=torch.from_numpy(hidden).to(self.device))
         return batch
 
     def _grid_input(
         self, networks: Mapping[str, nn.Module], content: Tensor, style: Tensor, ids: NDArray[np.int64]
-    ) -> Guided:
-        if self._neighbours is None or "fusion" not in networks:
-            return Guided(content)
+    ) -> tuple[Guided, Tensor]:
+        if self._neighbours is None:
+            return Guided(content), style
         found = self._neighbours.find(content, style, ids, np.random.default_rng([self.seed, 6]))
-        return networks["fusion"](content, self._neighbours.content(found))  # type: ignore[no-any-return]
+        if self.config.guided.neighbour_style:
+            style = self._neighbours.style(found, style)
+        fusion = networks.get("fusion")
+        return Guided(content) if fusion is None else fusion(content, self._neighbours.content(found)), style
 
 
 def _ramp(step: int, steps: int) -> float:

@@ -99,8 +99,8 @@ class Translator:
     @property
     def neighbours(self) -> int:
         """k: how many neighbours it was trained to be guided by; 0 for an unguided one."""
-        g = self.config.guided
-        return g.neighbours if "fusion" in self.networks or (self.guided and g.neighbour_style) else 0
+        used = "fusion" in self.networks or self.config.guided.neighbour_style
+        return self.config.guided.neighbours if self.guided and used else 0
 
     @property
     def takes(self) -> int | None:
