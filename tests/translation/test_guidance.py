@@ -28,6 +28,8 @@ from translation.guidance import (
     places,
     with_pixels,
 )
+from translation.neighbours import agreeing
+from translation.styles import style_mean
 
 C = 16
 KINDS = ("convolution", "attention", "patches")
@@ -463,3 +465,27 @@ def test_a_closed_mask_leaves_guidance_finite() -> None:
     assert all(value.isfinite() for value in method.watch(batch).values())
     mean, log_variance = method.encode(batch.images)[1:]
     assert sampled(mean, log_variance, batch.source_noise).isfinite().all()
+
+
+# --- style ---------------------------------------------------------------------------------------------------
+
+
+def test_a_neighbours_style_counts_where_it_has_the_attribute_as_asked() -> None:
+    wanted = style_mean(torch.tensor([[1, 0]])) + 0.1
+    one, other = style_mean(torch.tensor([[1, 1]])) * 2, style_mean(torch.tensor([[1, 1]])) * 4
+    style = agreeing(torch.stack([one, other], 1), wanted)
+    assert torch.equal(style[0, :8], torch.full((8,), 3.0)), "both are true: their mean"
+    assert torch.equal(style[0, 8:], wanted[0, 8:]), "none is false: as it was asked for"
+    alone = agreeing(torch.stack([one, -one], 1), wanted)
+    assert torch.equal(alone[0], torch.cat([one[0, :8], -one[0, 8:]])), "of each the attribute that fits"
+
+
+def test_the_gradient_penalty_reaches_the_discriminator_alone() -> None:
+    batch = make_batch()
+    plain, flat = make_method(), make_method("translation.weights.gradient_penalty=50")
+    before = weights(flat.networks["discriminator"])
+    rates = {name: torch.optim.SGD(o.param_groups[0]["params"], 0.0) for name, o in optimizers(flat).items()}
+    terms = flat.step(batch, rates, 0.1)
+    assert terms["discriminator/gradient_penalty"] > 0
+    assert torch.equal(weights(flat.networks["discriminator"]), before)
+    assert "discriminator/gradient_penalty" not in plain.step(batch, optimizers(plain), 0.1)

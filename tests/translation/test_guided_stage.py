@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from small import GROUP, USED, tiny
 from torch import Tensor
 
-from index_store.errors import UsageError
+from index_store.errors import RgunitError, UsageError
 from index_store.workspace import Workspace
 from translation.arms import open_arms
 from translation.batches import Sampler
@@ -24,6 +24,7 @@ from translation.inference import translate_images
 from translation.neighbours import Neighbours
 from translation.runlog import read_metrics
 from translation.stages import fill_index, open_retriever, train_guided
+from translation.styles import style_labels
 from translation.tasks import GuidedTask
 from translation.translator import Translator, to_tensor
 
@@ -306,3 +307,40 @@ def test_without_guidance_neighbours_still_serve_the_discriminator(
     assert "swapped" not in arms
     source, target = staged.images("split=test").ids[:1], np.array([[0, 1, 1]], np.int8)
     assert arms["guided"].translate(source, target, np.array([3]))[1].shape == (1, 0)
+
+
+def test_style_alone_guides_too(staged: Workspace, drawn: Path, tmp_path: Path) -> None:
+    """Without a fusion: the neighbours' style, asked for by --guidance, and nothing else of them."""
+    run = train_guided(staged, tiny("guided.guidance=none", "guided.neighbour_style=true"), device="cpu").run
+    model = Translator.load(staged, run.id)
+    assert model.neighbours == 3 and "fusion" not in model.networks and model.takes is None
+    guides = Neighbours(staged, model, None, k=3)
+    ids = guides.pool[:6].reshape(2, 3)
+    wanted = model.style_mean(torch.tensor([[1, 0, 0], [0, 1, 1]]))
+    content, style = guides.guide(model, ids, wanted)
+    assert content is None and torch.equal(model.style_labels(style), model.style_labels(wanted))
+    assert torch.equal(guides.guide(model, ids, wanted, 0.0)[1], wanted) and not torch.equal(style, wanted)
+    picture = drawn / "labelled" / "000001.png"
+    made = [
+        translate_images(staged, [picture], out=tmp_path / str(g), to="+Glasses", run=run.id, guidance=g, seed=1)[0]
+        for g in (0.0, 1.0)
+    ]
+    assert made[1]["neighbours"]
+    pixels = [np.asarray(Image.open(str(row["path"]))) for row in made]
+    assert (pixels[0] != pixels[1]).any()
+
+
+def test_neighbour_dropout_leaves_the_drawn_style_too(staged: Workspace) -> None:
+    task, _ = guided_task(staged, "guided.neighbour_style=true", "guided.neighbour_dropout=1")
+    plain, _ = guided_task(staged)
+    assert torch.equal(task.prepare(0)[0].style, plain.prepare(0)[0].style)
+    task, _ = guided_task(staged, "guided.neighbour_style=true")
+    batch = task.prepare(0)[0]
+    assert not torch.equal(batch.style, plain.prepare(0)[0].style)
+    assert torch.equal(style_labels(batch.style), style_labels(plain.prepare(0)[0].style))
+
+
+def test_a_training_that_fails_says_why_and_is_marked(staged: Workspace) -> None:
+    with pytest.raises(RgunitError, match="not finite"):
+        train_guided(staged, tiny("guided.learning_rate=1e30", "guided.steps=8"), device="cpu")
+    assert staged.runs("guided")[-1].status == "failed"

@@ -40,6 +40,16 @@ def test_least_squares_sum_over_scales() -> None:
     assert objectives.adversarial_generator(fake).item() == pytest.approx(5.0)
 
 
+def test_the_gradient_penalty_is_the_squared_gradient_of_each_image() -> None:
+    """D(x) = w · x with w = (1, 2, 3) a channel, on a map that is their mean: ∇ = w / 4 at each of 4 pixels."""
+    images = torch.randn(5, 3, 2, 2, requires_grad=True)
+    realness = (images * torch.tensor([1.0, 2.0, 3.0])[:, None, None]).sum(1, keepdim=True)
+    penalty = objectives.gradient_penalty([realness], images)
+    assert penalty.item() == pytest.approx(4 * (1 + 4 + 9) / 16)
+    twice = objectives.gradient_penalty([realness, realness], images)
+    assert twice.item() == pytest.approx(4 * penalty.item()), "scales are summed before the gradient is taken"
+
+
 def test_domain_is_the_mean_over_known_bits() -> None:
     logits, labels = torch.tensor([[2.0, -1.0], [0.5, 100.0]]), torch.tensor([[1, 0], [0, -1]], dtype=torch.int8)
     wanted = (softplus(-2.0) + softplus(-1.0) + softplus(0.5)) / 3
