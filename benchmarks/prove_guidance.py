@@ -7,7 +7,7 @@
     1  Table 2: unguided, random neighbours, guided (and its neighbours swapped at inference)
     2  the same arms on drawn faces, whose true translation is known
     3  Table 3: a quarter and all of the labels, all images to retrieve from
-    4  convolution against attention, neighbour dropout off and on
+    4  kinds of guidance: convolution, attention, patches, style; neighbour dropout
     5  Table 4: k = 1, 3 and 10
 
 A seed's stage 1 and 2 are trained once (or `--start SEED=RUN` names a stage-1 run of the workspace) and serve all
@@ -54,13 +54,18 @@ TITLES = {
     5: "Table 4: number of neighbours",
 }
 DROPOUT = 0.3
-CONVOLUTION = ("guided.guidance=convolution", "guided.random_k=false")
+BARE = ("guided.random_k=false", "guided.neighbour_style=false")
 VARIANTS: dict[int, dict[str, tuple[str, ...]]] = {  # rows 4 and 5: what differs from the base configuration
     4: {
-        "convolution": (*CONVOLUTION, "guided.neighbour_dropout=0"),
-        "convolution, dropout": (*CONVOLUTION, f"guided.neighbour_dropout={DROPOUT}"),
-        "attention": ("guided.guidance=attention", "guided.neighbour_dropout=0"),
-        "attention, dropout": ("guided.guidance=attention", f"guided.neighbour_dropout={DROPOUT}"),
+        "convolution": ("guided.guidance=convolution", "guided.neighbour_start=0", *BARE),
+        "attention": ("guided.guidance=attention", *BARE),
+        "patches": ("guided.guidance=patches", *BARE),
+        "style": ("guided.guidance=none", "guided.random_k=false", "guided.neighbour_style=true"),
+        "patches and style": ("guided.guidance=patches", "guided.neighbour_style=true"),
+        "patches and style, dropout": (
+            *("guided.guidance=patches", "guided.neighbour_style=true"),
+            f"guided.neighbour_dropout={DROPOUT}",
+        ),
     },
     5: {f"k = {k}": (f"guided.neighbours={k}",) for k in (1, 3, 10)},
 }
@@ -272,7 +277,7 @@ def plan(options: argparse.Namespace) -> str:
     lines, total = [], 0.0
     new, seeds = {"workspace": False, "drawn": False}, len(options.seeds)
     for row in options.rows:
-        arms = {1: 3, 2: 3, 3: 4, 4: 5, 5: 4}[row]
+        arms = {1: 3, 2: 3, 3: 4, 4: 7, 5: 4}[row]
         place = "drawn" if row == 2 else "workspace"
         starts = (0 if new[place] else 1) + (row == 3)
         new[place] = True

@@ -112,11 +112,11 @@ class GmmUnit:
             return Guided(content)
         return self.fusion(content, neighbours, shown)  # type: ignore[no-any-return]
 
-    def generate(self, guided: Guided, style: Tensor) -> tuple[Tensor, Tensor]:
+    def generate(self, guided: Guided, style: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
         """x̃ [B, 3, H, W] (with what guidance copies into it) and mask M [B, 1, H, W]."""
         prediction, mask = self.networks["generator"](guided.content, style)
         if self.fusion is not None:
-            prediction = self.fusion.paint(prediction, mask, guided)
+            prediction = self.fusion.paint(prediction, mask, guided, images)
         return prediction, mask
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -139,7 +139,7 @@ class GmmUnit:
             content, mean, log_variance = batch.encoded or self.encode(batch.images)
             source_style = sampled(mean, log_variance, batch.source_noise)
             guided = self.generator_input(content, batch.neighbours, batch.shown)
-            prediction, mask = self.generate(guided, batch.style)
+            prediction, mask = self.generate(guided, batch.style, batch.images)
             fake = objectives.blend(prediction, mask, batch.images)
             d_terms = self.discriminator_losses(discriminator, batch, fake.detach())
         d_loss = weighted(d_terms, weights, kl_weight)
@@ -169,7 +169,7 @@ class GmmUnit:
         with self.autocast():
             content = batch.encoded[0] if batch.encoded else self.encode(batch.images)[0]
             for neighbours in (batch.neighbours, batch.neighbours.roll(1, 0))[: len(batch.images)]:
-                prediction, mask = self.generate(self.fusion(content, neighbours), batch.style)
+                prediction, mask = self.generate(self.fusion(content, neighbours), batch.style, batch.images)
                 images.append(objectives.blend(prediction, mask, batch.images))
         gradients = [p.grad.float().norm() for p in self.fusion.parameters() if p.grad is not None]
         measured = {
@@ -259,7 +259,7 @@ class GmmUnit:
         }
         if weights.reconstruction:
             seen = self.generator_input(hide(content, batch.hidden), batch.source_neighbours, batch.shown)
-            own, _ = self.generate(seen, source_style)
+            own, _ = self.generate(seen, source_style, batch.images)
             terms["reconstruction"] = objectives.absolute_difference(own, batch.images)
         if weights.cycle or weights.perceptual:
             cycled, _ = generator(recovered, source_style)  # the way back is unfused, as printed
@@ -272,7 +272,7 @@ class GmmUnit:
             terms["kl"] = objectives.kl_to_component(mean, log_variance, batch.labels)
         if weights.isometry:
             second = style_mean(batch.target) + STANDARD_DEVIATION * batch.second_noise
-            prediction, mask = self.generate(guided, second)
+            prediction, mask = self.generate(guided, second, batch.images)
             other, _ = self.networks["style_encoder"](objectives.blend(prediction, mask, batch.images))
             terms["isometry"] = objectives.isometry(batch.style, second, recovered_style, other)
         return terms

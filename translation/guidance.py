@@ -63,7 +63,7 @@ class Guidance(nn.Module, ABC):
         """A picture [B, 3, 4h, 4w] of neighbours' patches in the places of the source's; None: this kind has none."""
         return None
 
-    def paint(self, prediction: Tensor, mask: Tensor, guided: Guided) -> Tensor:
+    def paint(self, prediction: Tensor, mask: Tensor, guided: Guided, images: Tensor) -> Tensor:
         """The generator's prediction [B, 3, H, W] with what is taken over from the look; as it is without one."""
         return prediction
 
@@ -177,36 +177,33 @@ class PatchGuidance(Guidance):
     Each position of E_c(x) looks for the position of a neighbour whose content is alike and whose place is near, as in
     `AttentionFusion` but sharply, and takes the 8×8 pixels there; overlaps averaged. This picture, the look, has the
     neighbours' style in the source's composition (CoCosNet, Zhang et al. 2020, warps one exemplar so). A small network
-    sees prediction, look and mask (not the source: it would learn to give that back) and says for each pixel what share
-    α of the prediction the look replaces, and what to add so that seams do not show:
-    x̃′ = x̃ + tanh(γ)·(α·(look − x̃) + r). α starts at .88, r at 0, tanh(γ) at `start`; at 0 the first step equals
-    stage 1. The content is left as it is, and so is the reconstruction, where another's pixels would only be punished.
+    sees prediction, look, source and mask and says for each pixel what share α of the prediction the look replaces,
+    and what to add so that seams do not show: x̃′ = x̃ + α·(look − x̃) + r. α starts at `start`, r at 0; at 0 the first
+    step equals stage 1. The content is left as it is, and so is the reconstruction: another's pixels would only be
+    punished there, and one's own be copied.
     """
 
     pixels = True
 
     def __init__(self, channels: int, *, start: float = 0.0) -> None:
         super().__init__()
-        self.openness = nn.Parameter(torch.full((1,), math.atanh(start)))
         self.query, self.key = (nn.Conv2d(channels, channels, 1, bias=False) for _ in range(2))
         # Logits are SHARPNESS · (cosine of contents + 2 · product of places) at first.
         self.sharpness = nn.Parameter(torch.full((1,), math.log(SHARPNESS)))
         self.place = nn.Parameter(torch.full((1,), math.log(2.0)))
+        self.painted = convolution(PAINTER, 4, 3)  # α before its tanh, and r
         self.painter = nn.Sequential(
-            convolution(7, PAINTER, 3),
+            convolution(10, PAINTER, 3),
             nn.LeakyReLU(0.1, inplace=True),
             convolution(PAINTER, PAINTER, 3),
             nn.LeakyReLU(0.1, inplace=True),
-            convolution(PAINTER, 4, 3),
         )
         with torch.no_grad():
             for layer in (self.query, self.key):
                 layer.weight[:, :, 0, 0].copy_(torch.eye(channels))
-            last = self.painter[-1]
-            assert isinstance(last, nn.Conv2d) and last.bias is not None
-            last.weight.zero_()
-            last.bias.zero_()
-            last.bias[0] = 2.0
+            for parameter in self.painted.parameters():
+                parameter.zero_()
+            self._bias()[0] = math.atanh(start)
 
     def branches(self, content: Tensor, neighbours: Tensor) -> tuple[Tensor, Tensor]:
         return content, torch.zeros_like(content)
@@ -226,18 +223,22 @@ class PatchGuidance(Guidance):
             times = F.fold(torch.ones_like(found[:1]), size, 8, stride=CELL)
             return (F.fold(found, size, 8, stride=CELL) / times)[:, :, 2:-2, 2:-2]
 
-    def paint(self, prediction: Tensor, mask: Tensor, guided: Guided) -> Tensor:
+    def paint(self, prediction: Tensor, mask: Tensor, guided: Guided, images: Tensor) -> Tensor:
         if guided.look is None:
             return prediction
-        look = guided.look.to(prediction.dtype)
-        out = self.painter(torch.cat([prediction, look, mask], dim=1))
-        added = torch.sigmoid(out[:, :1]) * (look - prediction) + out[:, 1:]
-        painted = prediction + torch.tanh(self.openness) * added
+        kind = prediction.dtype
+        look = guided.look.to(kind)
+        out = self.painted(self.painter(torch.cat([prediction, look, images.to(kind), mask], dim=1)))
+        painted = prediction + torch.tanh(out[:, :1]) * (look - prediction) + out[:, 1:]
         return painted if guided.shown is None else torch.where(guided.shown[:, None, None, None], painted, prediction)
 
     def gate(self) -> Tensor:
-        """tanh(γ)."""
-        return torch.tanh(self.openness.detach())[0]
+        """α as it is where nothing that is seen speaks for more or less."""
+        return torch.tanh(self._bias().detach()[0])
+
+    def _bias(self) -> Tensor:
+        assert self.painted.bias is not None
+        return self.painted.bias
 
     def _described(self, projection: nn.Module, maps: Tensor) -> Tensor:
         """Directions of contents and of places, scaled so that products are logits: [n, h·w, C + C′]."""

@@ -179,7 +179,7 @@ class TranslationTask:
             guided, style = self._grid_input(networks, content, style, chosen)
             raw, mask = networks["generator"](guided.content, style)
             if isinstance(fusion := networks.get("fusion"), Guidance):
-                raw = fusion.paint(raw, mask, guided)
+                raw = fusion.paint(raw, mask, guided, images)
             columns.append(blend(raw, mask, images))
         columns.append((mask * 2 - 1).expand_as(images))
         grid = torch.stack(columns, 1)  # [sources, columns, 3, H, W]

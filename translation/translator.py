@@ -167,7 +167,7 @@ class Translator:
             assert isinstance(fusion, Guidance)
             guided: Guided = fusion(content, neighbour_content)
             raw, mask = self.networks["generator"](torch.lerp(content.float(), guided.content.float(), guidance), style)
-            raw = torch.lerp(raw.float(), fusion.paint(raw, mask, guided).float(), guidance)
+            raw = torch.lerp(raw.float(), fusion.paint(raw, mask, guided, images).float(), guidance)
         else:
             raw, mask = self.networks["generator"](content, style)
         return Translation(blend(raw, mask, images), raw, mask)

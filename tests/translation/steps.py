@@ -59,7 +59,7 @@ def forward(method: GmmUnit, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
     content, mean, log_variance = method.encode(batch.images)
     own = sampled(mean, log_variance, batch.source_noise)
     guided = method.generator_input(content, batch.neighbours, batch.shown)
-    prediction, mask = method.generate(guided, batch.style)
+    prediction, mask = method.generate(guided, batch.style, batch.images)
     fake = batch.images + mask * (prediction - batch.images)
     return method.generator_losses(batch, content, guided, mean, log_variance, own, fake), mask
 

@@ -60,7 +60,7 @@ def test_stage_3_starts_as_stage_1_and_keeps_the_encoders_bit_for_bit(staged: Wo
     assert (batch.source_neighbours is None) == (kind == "patches"), "another's pixels do not reconstruct one's own"
     content = source.content(batch.images)
     unguided = source.translate(batch.images, content, batch.style)
-    raw, mask = task.method.generate(task.method.generator_input(content, batch.neighbours), batch.style)
+    raw, mask = task.method.generate(task.method.generator_input(content, batch.neighbours), batch.style, batch.images)
     assert torch.equal(raw, unguided.raw) and torch.equal(mask, unguided.mask)
     result = train_guided(staged, tiny(f"guided.guidance={kind}"), device="cpu")
     saved, first = load_file(result.run.path / CHECKPOINT), load_file(staged.run("r1").path / CHECKPOINT)
@@ -69,10 +69,9 @@ def test_stage_3_starts_as_stage_1_and_keeps_the_encoders_bit_for_bit(staged: Wo
             assert torch.equal(saved[name], first[name])
             assert torch.equal(saved[name.replace("average", "networks")], first[name])
     assert not torch.equal(saved["networks.generator.image.weight"], first["average.generator.image.weight"])
-    moved = (
-        saved["networks.fusion.merge.weight"][:, 16:] if kind == "convolution" else saved["networks.fusion.openness"]
-    )
-    assert moved.abs().sum() > 0
+    opened = {"convolution": "merge.weight", "attention": "openness", "patches": "painted.bias"}[kind]
+    moved = saved[f"networks.fusion.{opened}"]
+    assert (moved[:, 16:] if kind == "convolution" else moved).abs().sum() > 0
     model = Translator.load(staged, result.run.id)
     assert isinstance(model.networks["fusion"], EXPECTED[kind]), "the run's own configuration says which"
 
@@ -257,7 +256,7 @@ def test_guidance_goes_from_unguided_to_guided(staged: Workspace, option: str) -
     assert isinstance(fusion, Guidance)
     guided = fusion(content, neighbours)
     plain, mask = model.networks["generator"]((content + guided.content) / 2, style)
-    half = (plain + fusion.paint(plain, mask, guided)) / 2
+    half = (plain + fusion.paint(plain, mask, guided, images)) / 2
     raw = model.translate(images, content, style, neighbour_content=neighbours, guidance=0.5).raw
     torch.testing.assert_close(raw, half, atol=1e-5, rtol=1e-4)
     assert torch.equal(model.translate(images, content, style, neighbour_content=neighbours).image, image(1.0))

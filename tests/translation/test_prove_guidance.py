@@ -62,7 +62,7 @@ def test_every_row_has_its_arms_their_swaps_and_the_controls(proof: tuple[Path, 
     assert {"guided", "random", "swapped"} <= set(rows[1]["parts"][""])
     assert rows[2]["parts"][""]["guided"]["truth"] > 0
     assert list(rows[3]["parts"]) == ["all labels", "25 % of the labels"]
-    kinds = {"convolution", "attention, dropout", "attention, dropout, swapped"}
+    kinds = {"convolution", "style", "patches and style, dropout", "patches and style, dropout, swapped"}
     assert kinds <= set(rows[4]["parts"][""])
     assert {"k = 1", "k = 10", "k = 10, swapped"} <= set(rows[5]["parts"][""])
     assert "fd_attr" in rows[5]["parts"][""]["comparisons"]["k = 10 vs unguided"]
@@ -72,7 +72,7 @@ def test_arms_take_equal_steps_from_one_start_and_shared_ones_are_trained_once(p
     done = json.loads((proof[0] / "out" / "ledger.json").read_text())["done"]
     arms = {key: entry for key, entry in done.items() if key.split("/")[2].startswith(("guided", "random", "unguided"))}
     assert {entry["steps"] for entry in arms.values()} == {2}
-    assert sum(key.startswith("workspace/0/guided") for key in arms) == 1 + 3 + 2, "convolution and k = 3 are row 1's"
+    assert sum(key.startswith("workspace/0/guided") for key in arms) == 1 + 5 + 2, "convolution and k = 3 are row 1's"
     with Workspace.open(proof[0] / "faces") as workspace:
         starts = {workspace.run(e["run"]).config["translation_run"] for k, e in arms.items() if k[0] == "w"}
     assert starts == {done["workspace/0/translation"]["run"]}
