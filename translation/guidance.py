@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from index_store.errors import RgunitError
 from translation.config import GuidedConfig
-from translation.networks import convolution
+from translation.networks import convolution, instance_norm
 
 HEADS = 2  # few and wide: on a CPU attention's time goes with heads · queries · keys
 KEYS = 16  # a neighbour's map is averaged down to at most 16×16 keys, the size it has at 64 px
@@ -147,8 +147,8 @@ class AttentionFusion(Guidance):
         seen = neighbours.flatten(0, 1)  # [B·k, C, h, w]
         if side > KEYS:
             seen = F.avg_pool2d(seen, math.ceil(side / KEYS))
-        queries = self._headed(self.query(F.instance_norm(content)), 1) + self._places(content, 1)
-        keys = self._headed(self.key(F.instance_norm(seen)), k) + self._places(seen, k)
+        queries = self._headed(self.query(instance_norm(content)), 1) + self._places(content, 1)
+        keys = self._headed(self.key(instance_norm(seen)), k) + self._places(seen, k)
         values = self._headed(seen, k)
         kind = torch.promote_types(queries.dtype, keys.dtype)
         looked = F.scaled_dot_product_attention(queries.to(kind), keys.to(kind), values.to(kind))
@@ -243,7 +243,7 @@ class PatchGuidance(Guidance):
     def _described(self, projection: nn.Module, maps: Tensor) -> Tensor:
         """Directions of contents and of places, scaled so that products are logits: [n, h·w, C + C′]."""
         n, _, h, w = maps.shape
-        contents = F.normalize(projection(F.instance_norm(maps)), dim=1).flatten(2).transpose(1, 2)
+        contents = F.normalize(projection(instance_norm(maps)), dim=1).flatten(2).transpose(1, 2)
         codes = places(PLACES, h, w, maps.device).expand(n, -1, -1)
         scale = (0.5 * self.sharpness).exp()
         return torch.cat([scale * contents, scale * (0.5 * self.place).exp() * codes], dim=2)

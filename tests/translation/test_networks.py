@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from translation.config import load_config
 from translation.gmm_unit import build_networks
@@ -16,6 +17,7 @@ from translation.networks import (
     StyleEncoder,
     adain,
     initialise,
+    instance_norm,
     scaled,
 )
 
@@ -119,3 +121,14 @@ def test_first_weights_are_the_papers() -> None:
     assert block.std().item() == pytest.approx((2 / (256 * 9)) ** 0.5, rel=0.02)
     deviation = (0.5 * networks["style_encoder"].log_variance.bias).exp()  # type: ignore[union-attr, operator, arg-type]
     torch.testing.assert_close(deviation, torch.full((40,), 0.5), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_instance_norm_is_torchs_and_keeps_maps_as_they_lie(images: int) -> None:
+    x = torch.randn(images, 4, 6, 6).to(memory_format=torch.channels_last).requires_grad_()
+    ours, theirs = instance_norm(x), F.instance_norm(x)
+    torch.testing.assert_close(ours, theirs)
+    assert ours.is_contiguous(memory_format=torch.channels_last)
+    weight = torch.randn_like(ours)
+    for one, other in zip(*(torch.autograd.grad((y * weight).sum(), x) for y in (ours, theirs)), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
