@@ -42,9 +42,10 @@ def instance_norm(x: Tensor) -> Tensor:
     """x [B, C, h, w] with mean 0 and variance 1 in each channel of each image.
 
     On a CPU as one batch norm an image, which leaves channels-last maps as they lie, where torch's instance norm copies
-    them to and fro: a half to a sixth of the time, forth and back.
+    them to and fro: a half to a sixth of the time, forth and back. A single image is a batch norm everywhere: torch's
+    instance norm (2.15) gives it a wrong gradient where the gradient that arrives is channels-last.
     """
-    if x.device.type != "cpu":
+    if x.device.type != "cpu" and len(x) > 1:
         return F.instance_norm(x)
     each = [F.batch_norm(one, None, None, training=True) for one in x.split(1)]
     return each[0] if len(each) == 1 else torch.cat(each)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from translation.networks import instance_norm
 from translation.styles import STANDARD_DEVIATION, style_mean
 
 
@@ -108,4 +109,4 @@ def isometry(first: Tensor, second: Tensor, decoded_first: Tensor, decoded_secon
 
 def perceptual(features: Tensor, cycled: Tensor) -> Tensor:
     """Mean squared difference of instance-normalised features [B, F, h, w] of x and its cycle image (MUNIT)."""
-    return F.mse_loss(F.instance_norm(cycled.float()), F.instance_norm(features.float()))
+    return F.mse_loss(instance_norm(cycled.float()), instance_norm(features.float()))
