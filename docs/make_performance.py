@@ -1,6 +1,7 @@
 """Put the figures that `benchmarks/store.py --json` wrote into the tables of docs/performance.md.
 
     python docs/make_performance.py --plain 1k.json 10k.json 100k.json 1m.json --peers peers.json
+    python docs/make_performance.py --training step.json   # what benchmarks/train_step.py --json wrote
 
 The file with 100,000 vectors and the one with a million give the tables of goals; every file with `--table` a table of
 recall; `--peers` the table of other stores. Text between `<!-- begin NAME -->` and `<!-- end NAME -->` is replaced.
@@ -161,6 +162,26 @@ def others(run: Figures) -> str:
     return table(*rows)
 
 
+def training(found: Figures) -> str:
+    """Steps of every method, and whether the goals at 128 pixels were reached."""
+    rows = [["preset", "method", "precision", "batch", "s/step", "images/s", "GFLOP", "GFLOP/s", "of the limit"]]
+    rows[0] += ["× unguided", "peak MiB"]
+    for row in found["rows"]:
+        told = f" ({', '.join(row['settings'])})" if row["settings"] else ""
+        rows.append(
+            [
+                *(row["preset"] + ("¹" if told else ""), row["method"], row["precision"].split("-")[0]),
+                *(str(row["batch"]), f"{row['seconds']:.3f}", f"{row['images_per_second']:.1f}"),
+                *(f"{row['gflop']:.0f}", f"{row['gflop_per_second']:.0f}", f"{row['share']:.2f} of {row['limit']:.0f}"),
+                *(f"{row['ratio']:.2f}", f"{row['peak_mib']:.0f}"),
+            ]
+        )
+    machine = found["machine"]
+    used = sorted({" ".join(f"--set {setting}" for setting in row["settings"]) for row in found["rows"]} - {""})
+    notes = "".join(f"\n\n¹ With `{settings}`." for settings in used)
+    return f"{machine['cores']} cores, torch {machine['torch'].split('+')[0]}.\n\n{table(*rows)}{notes}"
+
+
 def conditions(runs: list[Figures]) -> str:
     """The commands and what they ran on."""
     lines = [f"    {run['command']}" for run in runs]
@@ -180,9 +201,18 @@ def replace(page: str, name: str, text: str) -> str:
 def main() -> None:
     """Read the figures and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--plain", type=Path, nargs="+", required=True, help="runs without other stores")
+    parser.add_argument("--plain", type=Path, nargs="+", default=[], help="runs without other stores")
+    parser.add_argument("--training", type=Path, help="steps of training")
     parser.add_argument("--peers", type=Path, help="a run with them")
     args = parser.parse_args()
+    if args.training:
+        PAGE.write_text(replace(PAGE.read_text(), "training", training(json.loads(args.training.read_text()))))
+    if args.plain:
+        store(args)
+
+
+def store(args: argparse.Namespace) -> None:
+    """The tables of the store."""
     runs = sorted((json.loads(file.read_text()) for file in args.plain), key=lambda run: int(run["vectors"]))
     by_size = {run["vectors"]: run for run in runs}
     beside = [json.loads(args.peers.read_text())] if args.peers else []
