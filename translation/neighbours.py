@@ -24,6 +24,7 @@ from translation.styles import style_labels
 from translation.translator import Translator, to_tensor
 
 POOL = "split=train origin=real|unlabelled"
+STYLES = 1 << 16  # styles that are kept, of some hundred bytes each
 
 
 class Neighbours:
@@ -120,12 +121,16 @@ class Neighbours:
         """
         wanted = np.unique(ids)
         with self._lock:
-            missing = np.array([i for i in wanted if int(i) not in self._styles], np.int64)
+            styles = {int(i): self._styles[int(i)] for i in wanted if int(i) in self._styles}
+        missing = np.array([i for i in wanted if int(i) not in styles], np.int64)
         if len(missing):
             images = to_tensor(self.workspace.load(missing, self.translator.size), self.translator.device)
-            with self._lock:
-                self._styles.update(zip(missing.tolist(), self.translator.style(images).unbind(0), strict=True))
-        theirs = torch.stack([self._styles[int(i)] for i in ids.reshape(-1)]).view(*ids.shape, -1)
+            styles.update(zip(missing.tolist(), self.translator.style(images).unbind(0), strict=True))
+        with self._lock:
+            self._styles |= styles
+            while len(self._styles) > STYLES:  # the oldest first
+                self._styles.pop(next(iter(self._styles)))
+        theirs = torch.stack([styles[int(i)] for i in ids.reshape(-1)]).view(*ids.shape, -1)
         return agreeing(theirs, style)
 
     def guide(

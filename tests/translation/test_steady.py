@@ -201,3 +201,15 @@ def test_neighbours_hold_no_more_maps_than_their_cache(staged: Workspace) -> Non
         neighbours.content(np.array([[image]]))
     assert len(neighbours._cache) == 5 and neighbours._bytes == neighbours._limit
     assert int(neighbours.pool[-1]) in neighbours._cache, "the least recently used goes"
+
+
+def test_neighbours_hold_no_more_styles_than_told(staged: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("translation.neighbours.STYLES", 3)
+    model = Translator.load(staged, "r1", "cpu")
+    neighbours, wanted = Neighbours(staged, model, None, k=2), model.style_mean(torch.tensor([[1, 0, 0]]))
+    pairs = neighbours.pool[:8].reshape(4, 1, 2)
+    first = [neighbours.style(ids, wanted) for ids in pairs]
+    assert len(neighbours._styles) == 3
+    again = [neighbours.style(ids, wanted) for ids in pairs]
+    for one, other in zip(first, again, strict=True):
+        torch.testing.assert_close(one, other)
