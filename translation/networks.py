@@ -47,7 +47,7 @@ def instance_norm(x: Tensor) -> Tensor:
     """
     if x.device.type != "cpu" and len(x) > 1:
         return F.instance_norm(x)
-    each = [F.batch_norm(one, None, None, training=True) for one in x.split(1)]
+    each = [F.batch_norm(one, None, None, training=True) for one in torch.split(x, 1)]
     return each[0] if len(each) == 1 else torch.cat(each)
 
 
