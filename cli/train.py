@@ -68,6 +68,13 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the newest run of this stage; its settings must be the same.")
     ] = False,
+    allow_changes: Annotated[
+        bool,
+        typer.Option(
+            "--allow-changes",
+            help="With --resume: go on with other settings (but the same network and data), which the run keeps.",
+        ),
+    ] = False,
     start: Annotated[
         str | None,
         typer.Option(
@@ -91,6 +98,8 @@ def train(
         raise UsageError(f"--attributes-used is decided by `train translation`: `train {stage.value}` takes that run's")
     if start is not None and not resume:
         raise UsageError("--from says where to go on: it needs --resume")
+    if allow_changes and not resume:
+        raise UsageError("--allow-changes is about the settings of a run that is gone on with: it needs --resume")
     with settings.open() as workspace:
         used = names_of(attributes_used)
         workspace.schema.indices(used)
@@ -99,7 +108,7 @@ def train(
             "seed": settings.seed,
             "device": settings.device,
             "minutes": minutes,
-            "resume": resume,
+            "resume": "changed" if allow_changes else resume,
             "start": start,
         }
         shown: AbstractContextManager[Progress] = Bars() if is_first() else nullcontext(Progress())

@@ -69,12 +69,14 @@ def update_run(
     status: str | None = None,
     seconds: float | None = None,
     summary: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> None:
     """Change what is known of a run."""
     if status is not None and status not in STATUS:
         raise UsageError(f"run status {status!r}: choose one of {', '.join(STATUS)}")
     changes: dict[str, Any] = {"steps": steps, "status": status, "seconds": seconds}
     changes["summary"] = None if summary is None else json.dumps(dict(summary))
+    changes["config"] = None if config is None else json.dumps(dict(config))
     changes = {name: value for name, value in changes.items() if value is not None}
     catalog.begin()
     with catalog.guard:

@@ -277,9 +277,10 @@ class Workspace:
         status: str | None = None,
         seconds: float | None = None,
         summary: Mapping[str, Any] | None = None,
+        config: Mapping[str, Any] | None = None,
     ) -> None:
-        """Change what is known of a run; status is running, done or stopped."""
-        runs.update_run(self.catalog, id, steps=steps, status=status, seconds=seconds, summary=summary)
+        """Change what is known of a run; status is running, done, stopped or failed."""
+        runs.update_run(self.catalog, id, steps=steps, status=status, seconds=seconds, summary=summary, config=config)
 
     def runs(self, stage: str | None = None) -> list[RunRecord]:
         """Return the runs (of one stage), oldest first."""

@@ -9,18 +9,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from index_store.errors import RgunitError
+from index_store.errors import RgunitError, UsageError
 from index_store.workspace import RunRecord, Workspace
 from translation.checkpoint import restore
-from translation.config import Config, TrainingConfig
+from translation.config import Config, TrainingConfig, parse_config
 from translation.processes import first_then_others, from_first, process_rank
 from translation.progress import Progress
 from translation.training import Task, train
 from translation.translator import GUIDED, TRANSLATION
 
 RETRIEVAL = "retrieval"
-Resume = bool | Literal["auto"]
-"""False: a new run. True: the newest of its kind, refused if its settings differ. "auto": the newest if its settings
+Resume = bool | Literal["auto", "changed"]
+"""False: a new run. True: the newest of its kind, refused if its settings differ. "changed": the newest with other
+settings, which it keeps; refused if they are of another network or other data. "auto": the newest if its settings
 are the same (not trained again if it is done), else a new one. With `start`, a kept checkpoint's name (`best` or a
 step), the resumed run goes on from that one instead of the last."""
 
@@ -59,15 +60,26 @@ def _find_run(
     settings = {"config": config.model_dump(mode="json"), **about}
     if resume:
         runs = [r for r in workspace.runs(stage) if r.config.get("neighbours") == about.get("neighbours")]
-        different = _differences(runs[-1].config, settings, stage) if runs else []
+        different = _differences(_filled(runs[-1].config), settings, stage) if runs else {}
         if runs and not different:
             return runs[-1]
+        told = "; ".join(f"{name}: was {old}, now {new}" for name, (old, new) in different.items())
+        if runs and resume == "changed":
+            fixed = [name for name in different if name.startswith(_FIXED)]
+            if fixed:
+                raise RgunitError(
+                    f"run {runs[-1].id} cannot go on with another {', '.join(fixed)} ({told}): start a new one "
+                    "without --resume"
+                )
+            workspace.update_run(runs[-1].id, config={**runs[-1].config, **settings})
+            progress.note(f"run {runs[-1].id} goes on with other settings ({told})")
+            return workspace.run(runs[-1].id)
         if runs and resume is True:
             raise RgunitError(
-                f"run {runs[-1].id} cannot be resumed with other settings ({'; '.join(different)}): "
-                "start a new one without --resume, or give the old settings"
+                f"run {runs[-1].id} cannot be resumed with other settings ({told}): "
+                "start a new one without --resume, give the old settings, or add --allow-changes"
             )
-        if resume is True:
+        if resume != "auto":
             progress.note(f"nothing to resume: no run of stage {stage} yet, starting one")
     return workspace.add_run(stage, config.preset, settings)
 
@@ -77,18 +89,37 @@ _FREE = ("config.shares", "config.demo", "config.training.", "config.preset", "c
 _STAGES = (TRANSLATION, RETRIEVAL, GUIDED)
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any], stage: str, prefix: str = "") -> list[str]:
+# What no change is allowed to: the networks would be others, or learned from others.
+_FIXED = (
+    *("networks", "data", "attributes_used", "translation_run", "encoders_fingerprint"),
+    *("guided.guidance", "guided.fusion", "guided.neighbours"),
+    *(f"retrieval.{key}" for key in ("objective", "widths", "hidden", "dim", "norm")),
+)
+
+
+def _filled(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A run's settings with the defaults of those that came after it."""
+    try:
+        return {**settings, "config": parse_config(settings["config"]).model_dump(mode="json")}
+    except UsageError:  # it has some that are gone: told as differences
+        return settings
+
+
+def _differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], stage: str, prefix: str = ""
+) -> dict[str, tuple[object, object]]:
+    """{setting: (was, is now)} of those that make another run of a stage."""
     free = (*_FREE, *(f"config.{other}." for other in _STAGES if other != stage))
-    found: list[str] = []
+    found: dict[str, tuple[object, object]] = {}
     for key in sorted({*old, *new}):
         name = f"{prefix}{key}"
         if name.startswith(free) and name != "config.training.precision":
             continue
         a, b = old.get(key), new.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += _differences(a, b, stage, f"{name}.")
+            found |= _differences(a, b, stage, f"{name}.")
         elif a != b and not name.endswith(".steps"):
-            found.append(f"{name.removeprefix('config.')}: was {a}, now {b}")
+            found[name.removeprefix("config.")] = (a, b)
     return found
 
 

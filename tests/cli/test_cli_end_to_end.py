@@ -277,6 +277,20 @@ def test_train_resumes_only_with_the_same_settings(rgunit, trained: Trained, tmp
     assert answer["steps"] == 4
     more = rgunit(*words, "--set", "retrieval.steps=6", "--resume").json
     assert (more["run"], more["steps"]) == (answer["run"], 6)
+    slower = (*words, "--set", "retrieval.steps=8", "--set", "retrieval.learning_rate=1e-4", "--resume")
+    refused = rgunit(*slower)
+    assert (
+        refused.status == 1 and "retrieval.learning_rate: was" in refused.error and "--allow-changes" in refused.error
+    )
+    changed = rgunit(*slower, "--allow-changes").json
+    assert (changed["run"], changed["steps"]) == (answer["run"], 8)
+    assert rgunit(*slower[:-1], "--set", "retrieval.steps=9", "--resume").json["run"] == answer["run"], "they are kept"
+    another = rgunit(*words, "--set", "retrieval.hidden=8", "--resume", "--allow-changes")
+    assert another.status == 1 and "cannot go on with another retrieval.hidden" in another.error
+    assert rgunit(*slower[:-1], "--set", "retrieval.steps=10", "--resume").json["steps"] == 10, (
+        "and nothing was changed"
+    )
+    assert rgunit(*words, "--allow-changes").status == 2
 
 
 def test_a_checkpoint_of_another_schema_is_refused(rgunit, trained: Trained, faces: Path, tmp_path: Path) -> None:

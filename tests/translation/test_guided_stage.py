@@ -343,3 +343,15 @@ def test_a_training_that_fails_says_why_and_is_marked(staged: Workspace) -> None
     with pytest.raises(RgunitError, match="not finite"):
         train_guided(staged, tiny("guided.learning_rate=1e30", "guided.steps=8"), device="cpu")
     assert staged.runs("guided")[-1].status == "failed"
+
+
+def test_settings_that_came_later_do_not_keep_a_run_from_being_resumed(staged: Workspace) -> None:
+    run = train_guided(staged, tiny("guided.steps=1"), device="cpu").run
+    older = {**run.config["config"], "guided": dict(run.config["config"]["guided"])}
+    del older["guided"]["neighbour_style"]
+    staged.update_run(run.id, config={**run.config, "config": older})
+    assert "neighbour_style" not in staged.run(run.id).config["config"]["guided"]
+    again = train_guided(staged, tiny("guided.steps=2"), device="cpu", resume=True)
+    assert (again.run.id, again.steps) == (run.id, 2)
+    with pytest.raises(RgunitError, match="neighbour_style: was False, now True"):
+        train_guided(staged, tiny("guided.steps=3", "guided.neighbour_style=true"), device="cpu", resume=True)
