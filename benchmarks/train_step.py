@@ -38,6 +38,7 @@ from translation.config import Config, load_config, presets
 from translation.gmm_unit import Batch, GmmUnit, build_networks
 from translation.guidance import PIXELS, build_guidance
 from translation.networks import ContentEncoder
+from translation.precision import faster_precision
 
 ATTRIBUTES = 5
 GUIDANCE = {"unguided": "none", "convolution": "convolution", "attention": "attention", "patches": "patches"}
@@ -147,6 +148,7 @@ def rows(preset: str, settings: Sequence[str], precision: str | None, steps: int
     """The figures of a preset, a method a row."""
     config = load_config(preset, overrides=settings)
     precision = precision or config.training.precision
+    precision = faster_precision("cpu") if precision == "auto" else precision
     updates = {method: update_of(config, precision, method) for method in METHODS}
     seconds, flops = measure({**updates, LIMIT: make_limit(precision)}, steps)
     ability = [flops[LIMIT] / 1e9 / taken for taken in seconds.pop(LIMIT)]

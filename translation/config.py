@@ -144,7 +144,9 @@ class IndexConfig(Section):
 class TrainingConfig(Section):
     """How to train, whatever is trained."""
 
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field("32-true", description="16-mixed: GPUs only")
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
+        "32-true", description="auto: bf16-mixed where it is quicker; 16-mixed: GPUs only"
+    )
     channels_last: bool = True
     compile: bool = Field(False, description="torch.compile the networks of stages 1 and 3; needs a C++ compiler")
     log_every: int = Field(20, ge=1)

@@ -13,6 +13,7 @@ from index_store.errors import RgunitError, UsageError
 from index_store.workspace import RunRecord, Workspace
 from translation.checkpoint import restore
 from translation.config import Config, TrainingConfig, parse_config
+from translation.precision import faster_precision
 from translation.processes import first_then_others, from_first, process_rank
 from translation.progress import Progress
 from translation.training import Task, train
@@ -37,6 +38,22 @@ class StageResult:
     stopped: bool
 
 
+def settled(
+    workspace: Workspace, stage: str, config: Config, resume: Resume, device: str, neighbours: str | None = None
+) -> Config:
+    """The configuration with a precision instead of `auto`: that of the run gone on with, else the device's faster."""
+    if config.training.precision != "auto":
+        return config
+    runs = _runs(workspace, stage, neighbours) if resume else []
+    found = str(runs[-1].config["config"]["training"]["precision"]) if runs else faster_precision(device)
+    return config.model_copy(update={"training": config.training.model_copy(update={"precision": found})})
+
+
+def _runs(workspace: Workspace, stage: str, neighbours: str | None) -> list[RunRecord]:
+    """The runs of a stage and arm, the newest last."""
+    return [run for run in workspace.runs(stage) if run.config.get("neighbours") == neighbours]
+
+
 def open_run(
     workspace: Workspace,
     stage: str,
@@ -59,7 +76,7 @@ def _find_run(
 ) -> RunRecord:
     settings = {"config": config.model_dump(mode="json"), **about}
     if resume:
-        runs = [r for r in workspace.runs(stage) if r.config.get("neighbours") == about.get("neighbours")]
+        runs = _runs(workspace, stage, about.get("neighbours"))
         different = _differences(_filled(runs[-1].config), settings, stage) if runs else {}
         if runs and not different:
             return runs[-1]

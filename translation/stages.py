@@ -28,7 +28,7 @@ from translation.config import Config
 from translation.gmm_unit import build_networks
 from translation.neighbours import Neighbours
 from translation.progress import Progress
-from translation.sessions import RETRIEVAL, Resume, StageResult, open_run, train_run
+from translation.sessions import RETRIEVAL, Resume, StageResult, open_run, settled, train_run
 from translation.styles import STANDARD_DEVIATION, style_mean
 from translation.tasks import GuidedTask, TranslationTask
 from translation.training import make_fabric
@@ -66,6 +66,7 @@ def train_translation(
     progress = progress or Progress()
     schema = used_schema(workspace, config, attributes_used)
     about = {"attributes_used": list(schema.names), "seed": seed}
+    config = settled(workspace, TRANSLATION, config, resume, device)
     fabric = make_fabric(config.training, device)
     run = open_run(workspace, TRANSLATION, config, about, resume, progress)
     if config.translation.weights.perceptual and not config.networks.perceptual_weights:
@@ -97,6 +98,7 @@ def train_retrieval(
     It is small: where the others train in fp16 it takes full precision, and it keeps no best checkpoint.
     """
     progress = progress or Progress()
+    config = settled(workspace, RETRIEVAL, config, resume, device)
     training = config.training.model_copy(update={"best": ""})
     if training.precision == "16-mixed":
         training = training.model_copy(update={"precision": "32-true"})
@@ -147,6 +149,7 @@ def train_guided(
 ) -> StageResult:
     """Stage 3 from the stage-1 checkpoint, guided by `retrieved` or `random` neighbours or by `none`."""
     progress = progress or Progress()
+    config = settled(workspace, GUIDED, config, resume, device, neighbours)
     fabric = make_fabric(config.training, device)
     source_run = newest(workspace, TRANSLATION, translation_run)
     source = Translator.load(workspace, source_run.id, str(fabric.device))

@@ -35,6 +35,7 @@ from translation.checkpoint import (
     save_checkpoint,
 )
 from translation.config import TrainingConfig
+from translation.precision import faster_precision
 from translation.processes import (
     any_process,
     average_gradients,
@@ -127,12 +128,13 @@ def make_fabric(training: TrainingConfig, device: str) -> Fabric:
         if here * machines > 1:
             raise RgunitError("training.precision=16-mixed trains in one process: with torchrun take bf16-mixed")
     accelerator = "cuda" if cuda else "cpu"
+    precision = faster_precision(device) if training.precision == "auto" else training.precision
     if here * machines == 1:
-        fabric = Fabric(accelerator=accelerator, devices=1, precision=training.precision)
+        fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
     else:
         together = DDPStrategy(process_group_backend="cpu:gloo,cuda:nccl" if cuda else "gloo")
         fabric = Fabric(
-            accelerator=accelerator, devices=here, num_nodes=machines, strategy=together, precision=training.precision
+            accelerator=accelerator, devices=here, num_nodes=machines, strategy=together, precision=precision
         )
     fabric.launch()
     return fabric

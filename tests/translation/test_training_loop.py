@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from index_store.errors import RgunitError
 from index_store.workspace import Workspace
+from translation import precision
 from translation.checkpoint import CHECKPOINT, load_networks, read_state, save_checkpoint
 from translation.config import TrainingConfig
 from translation.gmm_unit import build_networks
@@ -108,6 +109,27 @@ def test_other_settings_of_later_stages_do_not_undo_stage_1(workspace: Workspace
     train_translation(workspace, tiny(), attributes_used=USED, device="cpu")
     later = tiny("guided.neighbours=1", "retrieval.margin=0.3")
     assert train_translation(workspace, later, attributes_used=USED, device="cpu", resume="auto").run.id == "r1"
+
+
+def test_auto_takes_the_quicker_precision_and_a_run_keeps_it(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trained(half: float, resume: bool = False) -> str:
+        monkeypatch.setattr(precision, "_seconds", lambda kind: half if kind is torch.bfloat16 else 1.0)
+        precision.faster_precision.cache_clear()
+        config = tiny("training.precision=auto", f"translation.steps={4 if resume else 2}")
+        done = train_translation(workspace, config, attributes_used=USED, device="cpu", resume=resume)
+        return str(done.run.config["config"]["training"]["precision"])
+
+    assert trained(half=2.0) == "32-true"
+    assert trained(half=0.5, resume=True) == "32-true"
+    assert trained(half=0.5) == "bf16-mixed"
+    assert trained(half=0.95) == "32-true"  # hardly quicker
+    precision.faster_precision.cache_clear()
+
+
+def test_on_this_processor_auto_is_one_of_the_two() -> None:
+    assert precision.faster_precision("cpu") in ("32-true", "bf16-mixed")
 
 
 def test_nothing_to_resume_starts_a_run_and_says_so(workspace: Workspace) -> None:

@@ -62,7 +62,7 @@ def test_the_papers_numbers() -> None:
 def test_the_other_presets_numbers() -> None:
     celeba = load_config("celeba-64")
     assert (celeba.data.size, celeba.networks.width, celeba.translation.batch) == (64, 0.375, 8)
-    assert celeba.training.precision == "bf16-mixed" and celeba.training.channels_last
+    assert celeba.training.precision == "auto" and celeba.training.channels_last
     assert celeba.data.attributes_used == load_config("paper-celeba-128").data.attributes_used
     demo = load_config("demo")
     assert (demo.data.size, demo.networks.width, demo.translation.batch, demo.demo.images) == (32, 0.25, 8, 1500)
