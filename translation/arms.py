@@ -85,15 +85,10 @@ class Arm:
         return translator.translate(images, content, style, neighbour_content=guides), ids
 
     def find(self, content: Tensor, style: Tensor, source: Ids, seeds: Ids) -> Ids:
-        """Neighbours [n, k]; random ones are drawn by each pair's own seed."""
+        """Neighbours [n, k]; what is drawn is drawn by each pair's own seed."""
         assert self.neighbours is not None
-        if self.neighbours.retriever is not None:
-            return self.neighbours.find(content, style, source, np.random.default_rng(0))
-        rows = [
-            self.neighbours.at_random(source[i : i + 1], np.random.default_rng([int(seed), 7]))
-            for i, seed in enumerate(seeds)
-        ]
-        return np.concatenate(rows)
+        rngs = (np.random.default_rng([int(seed), 7]) for seed in seeds)
+        return self.neighbours.find(content, style, source, rngs)
 
     def guided(self, source: Ids, target: Labels, seeds: Ids) -> tuple[NDArray[np.uint8], Ids]:
         """Images uint8 [n, S, S, 3] and the ids [n, k] of the neighbours that guided them."""
@@ -113,7 +108,7 @@ class Arms:
     retriever: Retriever | None
 
     def top_hit(self, source: Ids, target: Labels, seeds: Ids) -> Ids:
-        """int64 [n]: the nearest image that guidance may use."""
+        """int64 [n]: the first of the images that guide, else the nearest that might."""
         arm = self.arms.get("guided") or self.arms["probe"]
         images = to_tensor(arm.workspace.load(source, arm.translator.size), arm.translator.device)
         content, style = arm.translator.content(images), arm.styles(images, target, seeds)
@@ -164,7 +159,8 @@ def arms_of_run(
         return {"random": at_random}
     if retriever is None:
         return {}
-    return {"guided": Arm(workspace, translator, looked_up(retriever)), "swapped": at_random}
+    pool = translator.config.guided.neighbour_pool
+    return {"guided": Arm(workspace, translator, looked_up(retriever, pool=pool)), "swapped": at_random}
 
 
 def _retriever_of(workspace: Workspace, first: Translator, base: RunRecord, device: str) -> Retriever | None:

@@ -115,6 +115,9 @@ class GuidedConfig(StageConfig):
     content_dropout: float = Field(
         0.0, ge=0, lt=1, description="share of the source's content hidden, in blocks, where it is reconstructed"
     )
+    neighbour_pool: int = Field(
+        0, ge=0, description="draw the neighbours from so many nearest images: a search has favourites; 0: the nearest"
+    )
     neighbour_style: bool = Field(
         False, description="translate into the style that the neighbours have, where they agree with the one wanted"
     )
@@ -126,6 +129,11 @@ class GuidedConfig(StageConfig):
         if self.random_k and self.guidance not in ("attention", "patches"):
             raise ValueError(
                 f"random_k needs guidance=attention or patches: {self.guidance} takes a fixed number of neighbours"
+            )
+        if 0 < self.neighbour_pool < self.neighbours:
+            raise ValueError(
+                f"neighbour_pool={self.neighbour_pool} is too few to draw {self.neighbours} neighbours from: "
+                "give at least as many, or 0 for the nearest"
             )
         if self.content_dropout and self.guidance == "patches":
             raise ValueError(

@@ -102,7 +102,7 @@ def translate_images(
             ids = np.empty((1, 0), np.int64)
             content, style = None, query.style
             if guides is not None:
-                ids = guides.find(query.content, query.style, own, np.random.default_rng([seed, number, sample]))
+                ids = guides.find(query.content, query.style, own, [np.random.default_rng([seed, number, sample])])
                 content, style = guides.guide(translator, ids, style, strength)
             made = translator.translate(images, query.content, style, neighbour_content=content, guidance=strength)
             made_path, mask_path = out / f"{name}-{sample}.png", out / f"{name}-{sample}-mask.png"
@@ -128,8 +128,16 @@ def _guides(workspace: Workspace, translator: Translator, device: str, k: int) -
     if translator.run.config["neighbours"] == "retrieved":
         retriever = open_retriever(workspace, str(translator.run.config["retrieval_run"]), device)
         require_index(workspace, retriever)
-    cache = translator.config.guided.feature_cache
-    return Neighbours(workspace, translator, retriever, k=k, cache_mib=cache, pixels=translator.pixels)
+    g = translator.config.guided
+    return Neighbours(
+        workspace,
+        translator,
+        retriever,
+        k=k,
+        cache_mib=g.feature_cache,
+        pixels=translator.pixels,
+        pool=g.neighbour_pool,
+    )
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

@@ -2,13 +2,15 @@
 
 Retrieved neighbours of (E_c(x), s) are searched among real and unlabelled training images, never x itself and never a
 translation; random ones (the control) are drawn from the same images. No label is looked at in the search: an image
-without any can guide like another.
+without any can guide like another. A search has favourites, a few images that are nearest to very many queries;
+neighbours drawn from a pool of nearest ones are more, and so are the styles that they bring.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -39,6 +41,7 @@ class Neighbours:
         k: int,
         cache_mib: int = 512,
         pixels: bool = False,
+        pool: int = 0,
     ) -> None:
         self.workspace, self.translator, self.retriever, self.k = workspace, translator, retriever, k
         self.pixels = pixels
@@ -54,32 +57,39 @@ class Neighbours:
         self._styles: dict[int, Tensor] = {}
         self._lock = threading.Lock()
         self._limit = cache_mib << 20
+        self._among = min(max(k, pool), len(self.pool) - 1)  # the nearest ones that k are drawn from
         self._bytes = 0
 
     def find(
-        self, content: Tensor, style: Tensor, own: NDArray[np.int64], rng: np.random.Generator
+        self, content: Tensor, style: Tensor, own: NDArray[np.int64], rngs: Iterable[np.random.Generator]
     ) -> NDArray[np.int64]:
-        """int64 [B, k] ids for content [B, C, h, w] in style [B, 8·A]; `own` [B] are the sources' ids (−1: foreign)."""
+        """int64 [B, k] ids for content [B, C, h, w] in style [B, 8·A], nearest first; by a generator an image.
+
+        `own` [B] are the sources' ids (−1: foreign).
+        """
         if self.retriever is None:
-            return self.at_random(own, rng)
+            return self.at_random(own, rngs)
         vectors = self.retriever.embed(content, style).cpu().numpy()
         found = self.retriever.nearest(
             vectors,
-            k=self.k,
+            k=self._among,
             where=POOL,
             exclude=[np.array([i]) if i >= 0 else np.array([], np.int64) for i in own],
         )
         if (found.ids < 0).any():
             raise RgunitError(
-                f"the index holds fewer than {self.k} training images of retrieval run {self.retriever.encoder_name}: "
-                "run `rgunit index build` first"
+                f"the index holds fewer than {self._among} training images of retrieval run "
+                f"{self.retriever.encoder_name}: run `rgunit index build` first"
             )
-        return found.ids
+        if self._among == self.k:
+            return found.ids
+        places = [np.sort(rng.choice(self._among, self.k, replace=False)) for _, rng in zip(own, rngs, strict=False)]
+        return np.take_along_axis(found.ids, np.stack(places), axis=1)
 
-    def at_random(self, own: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-        """int64 [B, k] different ids of the pool, none of them the source's."""
+    def at_random(self, own: NDArray[np.int64], rngs: Iterable[np.random.Generator]) -> NDArray[np.int64]:
+        """int64 [B, k] different ids of the pool, none of them the source's; by a generator an image."""
         rows = np.empty((len(own), self.k), np.int64)
-        for i, image in enumerate(own):
+        for i, (image, rng) in enumerate(zip(own, rngs, strict=False)):
             drawn = self.pool[rng.choice(len(self.pool), self.k + 1, replace=False)]
             rows[i] = drawn[drawn != image][: self.k]
         return rows

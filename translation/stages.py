@@ -179,6 +179,7 @@ def train_guided(
                 k=g.neighbours,
                 cache_mib=g.feature_cache,
                 pixels=g.guidance == "patches",
+                pool=g.neighbour_pool,
             )
         networks = build_networks(config, len(source.schema.names))
         load_networks(source_run.path / CHECKPOINT, {"discriminator": networks["discriminator"]}, prefix="networks")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -268,7 +269,7 @@ class GuidedTask(TranslationTask):
             torch.cat([content, content]) if both else content,
             torch.cat([batch.style, mean]) if both else batch.style,
             np.concatenate([draw.ids, draw.ids]) if both else draw.ids,
-            np.random.default_rng([self.seed, 5, step, self.rank]),
+            repeat(np.random.default_rng([self.seed, 5, step, self.rank])),
         )
         rng = np.random.default_rng([self.seed, 8, step, self.rank])
         if g.random_k:
@@ -297,7 +298,7 @@ class GuidedTask(TranslationTask):
     ) -> tuple[Guided, Tensor]:
         if self._neighbours is None:
             return Guided(content), style
-        found = self._neighbours.find(content, style, ids, np.random.default_rng([self.seed, 6]))
+        found = self._neighbours.find(content, style, ids, repeat(np.random.default_rng([self.seed, 6])))
         if self.config.guided.neighbour_style:
             style = self._neighbours.style(found, style)
         fusion = networks.get("fusion")

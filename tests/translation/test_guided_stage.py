@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
 from small import GROUP, USED, tiny
@@ -143,7 +145,7 @@ def test_neighbours_are_other_real_training_images(staged: Workspace) -> None:
     images = to_tensor(staged.load(own[:1], 32)).expand(len(own), -1, -1, -1)
     for retriever in (open_retriever(staged, None, "cpu"), None):
         neighbours = Neighbours(staged, source, retriever, k=5)
-        found = neighbours.find(source.content(images), source.style(images), own, np.random.default_rng(0))
+        found = neighbours.find(source.content(images), source.style(images), own, repeat(np.random.default_rng(0)))
         assert found.shape == (12, 5)
         for image, row in zip(own, found, strict=True):
             assert len(set(row.tolist())) == 5
@@ -157,10 +159,34 @@ def test_an_images_own_embedding_does_not_find_it(staged: Workspace) -> None:
     own = neighbours.pool[:4]
     images = to_tensor(staged.load(own, 32))
     content, style = source.content(images), source.style(images)
-    found = neighbours.find(content, style, own, np.random.default_rng(0))
+    found = neighbours.find(content, style, own, repeat(np.random.default_rng(0)))
     assert not (found == own[:, None]).any()
-    foreign = neighbours.find(content, style, np.full(4, -1), np.random.default_rng(0))
+    foreign = neighbours.find(content, style, np.full(4, -1), repeat(np.random.default_rng(0)))
     assert (foreign[:, 0] == own).all(), "asked as a foreign image, x itself is the nearest"
+
+
+def test_neighbours_are_drawn_from_a_pool_of_the_nearest_by_each_images_own_generator(staged: Workspace) -> None:
+    source, retriever = Translator.load(staged, "r1"), open_retriever(staged, None, "cpu")
+    images = to_tensor(staged.load(staged.images("split=test").ids[:1], 32)).expand(40, -1, -1, -1)
+    asked = source.content(images), source.style(images), np.full(40, -1)
+
+    def found(pool: int) -> NDArray[np.int64]:
+        neighbours = Neighbours(staged, source, retriever, k=3, pool=pool)
+        return neighbours.find(*asked, [np.random.default_rng(seed) for seed in range(40)])
+
+    nearest = found(0)
+    assert (nearest == nearest[0]).all() and np.array_equal(found(3), nearest)
+    ten = Neighbours(staged, source, retriever, k=10).find(*asked, repeat(np.random.default_rng(0)))[0].tolist()
+    drawn = found(10)
+    assert set(drawn.ravel().tolist()) == set(ten), "all of the ten are drawn now and then, and nothing else"
+    for row in drawn:
+        places = [ten.index(image) for image in row]
+        assert places == sorted(set(places)), "different ones, the nearest first"
+    assert np.array_equal(drawn, found(10)), "the same seeds, the same neighbours"
+    with pytest.raises(UsageError, match="neighbour_pool=2 is too few to draw 3 neighbours from"):
+        tiny("guided.neighbour_pool=2")
+    everything = Neighbours(staged, source, retriever, k=3, pool=10**6)
+    assert everything.find(*asked, repeat(np.random.default_rng(0))).shape == (40, 3), "as many as there are"
 
 
 def test_an_unlabelled_image_guides_where_it_is_the_nearest(staged: Workspace, tmp_path: Path) -> None:
@@ -187,7 +213,9 @@ def test_an_unlabelled_image_guides_where_it_is_the_nearest(staged: Workspace, t
     assert labels[1].tolist() == labelled.labels[0, staged.schema.indices(USED)].tolist()
     torch.testing.assert_close(shown, to_tensor(staged.load([near, image], 32)))
     assert near not in Sampler(staged, USED, batch=1, seed=0).ids
-    assert near in Neighbours(staged, source, None, k=1).at_random(np.repeat(image, 400), np.random.default_rng(0))
+    assert near in Neighbours(staged, source, None, k=1).at_random(
+        np.repeat(image, 400), repeat(np.random.default_rng(0))
+    )
 
 
 def test_a_quarter_of_the_labels_is_two_adds_of_the_same_folder(tmp_path: Path, drawn: Path) -> None:
