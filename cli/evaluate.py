@@ -23,6 +23,7 @@ COLUMNS = {
     "mean_average_precision_at_k": "mAP@10",
     "recall_at_k": "recall",
     "near_duplicates": "near-dup.",
+    "most_found": "most found",
 }
 """The measures of a retrieval that the terminal shows, those that there are."""
 

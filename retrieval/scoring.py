@@ -104,7 +104,8 @@ def score(case: Case, neighbours: Ids) -> dict[str, Any]:
     """All numbers of a retrieval [q, k] (rows of the set, −1 none) as JSON; None where labels leave nothing to count.
 
     attributes, content, average, per_attribute: the paper's P@k (`metrics.precision_at_k`). both: the share of
-    neighbours with exactly the target's labels and, where relevance is given, the query's own relevance.
+    neighbours with exactly the target's labels and, where relevance is given, the query's own relevance. most_found:
+    the share of the queries that the image answers which is found most often.
     mean_average_precision_at_k: of the same ones, over queries that have one in the set. recall_at_k: of the
     queries with an image of the same relevance in the set, the share that finds one. near_duplicates: the share
     of results that are the query's. by_change: attributes, content and average apart for queries whose target
@@ -122,8 +123,15 @@ def score(case: Case, neighbours: Ids) -> dict[str, Any]:
         "mean_average_precision_at_k": number(mean(average_precision_at_k(relevant, _others(case, codes, wanted)))),
         "recall_at_k": _recall(case, neighbours),
         "near_duplicates": _near_duplicates(case, neighbours),
+        "most_found": _most_found(neighbours),
         "by_change": _by_change(case, attributes, content),
     }
+
+
+def _most_found(neighbours: Ids) -> float | None:
+    """The share of queries [q, k] that one image answers, of the image with the largest."""
+    _, counts = np.unique(neighbours[neighbours >= 0], return_counts=True)
+    return float(counts.max() / len(neighbours)) if len(counts) else None
 
 
 def score_random(case: Case) -> dict[str, Any]:

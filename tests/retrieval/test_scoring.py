@@ -50,6 +50,12 @@ def test_near_duplicates_are_the_share_of_results_that_are_the_querys() -> None:
     assert score(case, np.array([[1, -1], [4, 5]]))["near_duplicates"] == 1 / 3
 
 
+def test_an_image_that_answers_many_queries_is_told() -> None:
+    assert score(small(), np.array([[1, 2], [4, 1]]))["most_found"] == 1
+    assert score(small(), np.array([[1, -1], [4, -1]]))["most_found"] == 0.5
+    assert score(small(), np.full((2, 2), -1))["most_found"] is None
+
+
 def test_unknown_labels_and_missing_neighbours_neither_match_nor_miss() -> None:
     used = np.array([[1, 0], [0, -1], [0, 0], [-1, -1]], np.int8)
     case = Case(3, ("A", "B"), used, np.empty((4, 0), np.int8), np.array([0]), np.array([[0, 0]], np.int8))
