@@ -171,6 +171,10 @@ def translation(
         Classifier | None,
         typer.Option(help="Network that reads the attributes. Default: as the run's preset, resnet18."),
     ] = None,
+    classifier_minutes: Annotated[
+        float | None,
+        typer.Option(metavar="MINUTES", min=0.001, help="Its training takes at most so long. Default: as the preset."),
+    ] = None,
     reverse: Annotated[
         bool,
         typer.Option(
@@ -205,6 +209,7 @@ def translation(
         raise UsageError("--judge-crop needs --judge FILE.onnx")
     given = {
         "classifier": None if classifier is None else classifier.value,
+        "classifier_minutes": classifier_minutes,
         "reverse": reverse or None,
         "inception_weights": inception_weights,
         "lpips_weights": lpips_weights,

@@ -136,7 +136,9 @@ class PartsNetwork(nn.Module):
         pooled = torch.cat([self.pooled(content.float()) for content in contents])
         components = self.whiten.out_features
         middle = pooled.mean(dim=0)
-        _, values, directions = torch.pca_lowrank(pooled - middle, q=min(components, *pooled.shape), center=False, niter=2)
+        _, values, directions = torch.pca_lowrank(
+            pooled - middle, q=min(components, *pooled.shape), center=False, niter=2
+        )
         scale = len(pooled) ** 0.5 / values.clamp(min=1e-6 * float(values[0]))
         weight = torch.zeros_like(self.whiten.weight)
         weight[: len(values)] = (directions * scale).T

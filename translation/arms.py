@@ -49,6 +49,8 @@ MEASURES = (
     *("neighbour_copies", "reverse", "fid", "kid", "inception_score", "lpips"),
 )
 
+ENOUGH = 0.5  # share of its planned training with which a classifier judges without a word of caution
+
 Ids = NDArray[np.int64]
 Labels = NDArray[np.int8]
 
@@ -234,6 +236,11 @@ def evaluate_translation_runs(
     classifier = train_classifier(
         workspace, first.size, config, device=str(first.device), seed=seed, progress=progress.step
     )
+    if classifier.steps < ENOUGH * classifier.planned:
+        progress.note(
+            f"the classifier that judges had time for {classifier.steps} of {classifier.planned} steps, so its figures "
+            "are rough: give it more with --classifier-minutes"
+        )
     compared: dict[str, ArmTranslator] = {n: arm for n, arm in found.arms.items() if n != "probe"}
     compared["copy"] = copy_arm(workspace, first.size)
     if found.retriever is not None:

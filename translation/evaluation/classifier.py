@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from index_store.errors import RgunitError
 from index_store.workspace import ImageTable, Workspace
 from translation.evaluation.config import EvaluationConfig
+from translation.precision import faster_precision
 
 RECIPE = 1  # part of the cache key: raise it when training here changes
 WARM_UP = 0.2  # share of the schedule in which the learning rate rises
@@ -49,7 +50,8 @@ class Reading:
 class AttributeClassifier:
     """A trained classifier: reads attributes and features off uint8 images [n, size, size, 3].
 
-    `accuracy` is the mean over the attributes of `per_attribute`, measured on the test split (nan without one).
+    `accuracy` is the mean over the attributes of `per_attribute`, measured on the test split (nan without one). Where
+    `steps` is less than `planned`, `classifier_minutes` ended its training.
     """
 
     def __init__(self, network: nn.Module, about: dict[str, Any], device: str = "cpu") -> None:
@@ -61,6 +63,8 @@ class AttributeClassifier:
         known = [value for value in self.per_attribute.values() if value is not None]
         self.accuracy = float(np.mean(known)) if known else math.nan
         self.seconds = float(about.get("seconds", 0.0))
+        self.steps = int(about.get("steps", 0))
+        self.planned = int(about.get("planned", self.steps))
         self.device = torch.device(device)
         self._network = network.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
@@ -189,6 +193,7 @@ def train_classifier(
         "fingerprint": fingerprint,
         "images": len(train),
         "steps": steps,
+        "planned": planned_steps(config, len(train)),
     }
     classifier = AttributeClassifier(network, about, device)
     if len(test):
@@ -204,6 +209,11 @@ def masked_bce(logits: Tensor, labels: Tensor) -> Tensor:
     known = (labels >= 0).float()
     loss = F.binary_cross_entropy_with_logits(logits, labels.clamp(min=0).float(), reduction="none")
     return (loss * known).sum() / known.sum().clamp(min=1)
+
+
+def planned_steps(config: EvaluationConfig, images: int) -> int:
+    """The updates of `classifier_epochs` passes over so many images."""
+    return max(1, round(config.classifier_epochs * (images // min(config.classifier_batch, images))))
 
 
 def fit(
@@ -231,7 +241,7 @@ def fit(
     rng = np.random.default_rng(seed)
     batch = min(config.classifier_batch, len(labels))
     per_epoch = len(labels) // batch
-    total = steps or max(1, round(config.classifier_epochs * per_epoch))
+    total = steps or planned_steps(config, len(labels))
     seconds = 60 * config.classifier_minutes if timed else math.inf
     targets = torch.from_numpy(labels)
     order, step, started = np.arange(len(labels)), 0, time.perf_counter()
@@ -273,13 +283,9 @@ def _normalised(pixels: Tensor, device: torch.device) -> Tensor:
 
 
 def _autocast(device: torch.device) -> AbstractContextManager[object]:
-    """bf16 where the hardware computes in it; elsewhere emulation would only be slower."""
-    if device.type == "cpu":
-        capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-        fast = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-    else:
-        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.autocast(device.type, torch.bfloat16) if fast else nullcontext()
+    """bf16 where it is quicker."""
+    half = faster_precision(device.type) == "bf16-mixed"
+    return torch.autocast(device.type, torch.bfloat16) if half else nullcontext()
 
 
 def _labelled(workspace: Workspace, split: str) -> ImageTable:

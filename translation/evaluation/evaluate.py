@@ -166,6 +166,8 @@ def evaluate_translation(
         "size": classifier.size,
         "accuracy": None if math.isnan(classifier.accuracy) else classifier.accuracy,
         "per_attribute": classifier.per_attribute,
+        "steps": classifier.steps,
+        "planned_steps": classifier.planned,
     }
     summary["protocol"] = {
         "attributes": list(pairs.attributes),

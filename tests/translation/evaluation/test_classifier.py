@@ -75,7 +75,7 @@ def test_training_stops_at_its_minutes(workspace):
     calls = []
     config = EvaluationConfig(classifier_epochs=1000, classifier_minutes=0.02, classifier_batch=16)
     trained = train_classifier(workspace, 32, config, progress=lambda done, total: calls.append((done, total)))
-    assert trained.seconds < 20
+    assert trained.seconds < 20 and trained.steps < trained.planned == calls[-1][1]
     assert calls[-1][0] < calls[-1][1] == 1000 * (len(workspace.images("split=train")) // 16)
 
 
