@@ -53,12 +53,6 @@ class RetrievalConfig(BaseModel):
     memory: int = Field(default=0, ge=0, description="embeddings of earlier batches that mining also looks at")
     temperature: float = Field(default=0.1, gt=0, description="of the softmax in info_nce and parts")
     content_weight: float = Field(default=0.15, ge=0, le=1, description="parts: weight of content in the embedding")
-    style_clip: float = Field(
-        default=0.0,
-        ge=0,
-        description="parts: style is each attribute's reading (its components' means at −1 and 1), clipped at ± this: "
-        "what clearly has an attribute is as good as what has more of it; 0: the whole style vector",
-    )
     content_teacher: Literal["auto", "labels", "views"] = Field(
         default="auto",
         description="parts: what content is learned from. labels: the training images' other attributes; views: an "

@@ -81,16 +81,12 @@ class EmbeddingNetwork(nn.Module):
 
 
 class PartsNetwork(nn.Module):
-    """content [B, C, h, h], style [B, S] → embedding [B, c + s]: a content vector and the style side by side.
+    """content [B, C, h, h], style [B, S] → embedding [B, c + S]: a content vector and the style side by side.
 
     Content is pooled to 8×8, whitened to `components` principal components (`fit`), and read by a small MLP into `dim`
     numbers, or with `labels` into the probabilities of so many other attributes less their means. Both parts have a
     mean squared distance of about 2 before the weights √w and √(1 − w) (w: `content_weight`), so a squared distance
     is late fusion of the two.
-
-    The style is the whole vector or, with `style_clip` c, A readings, one an attribute, each clipped at ±c: a query
-    for labels then does not care by how much an image has them. Unclipped, the few images next to a component's mean
-    are found by nearly every query for it, whatever its content.
     """
 
     def __init__(
@@ -104,13 +100,10 @@ class PartsNetwork(nn.Module):
         components: int = 512,
         content_weight: float = 0.1,
         labels: int = 0,
-        style_clip: float = 0.0,
-        attributes: int = 0,
     ) -> None:
         super().__init__()
-        self.content_dim, self.labels, self.style_clip = labels or dim, labels, style_clip
-        read = attributes if style_clip else style_dim
-        self.dim, self.side = self.content_dim + read, min(WHITENED, content_size)
+        self.content_dim, self.labels = labels or dim, labels
+        self.dim, self.side = self.content_dim + style_dim, min(WHITENED, content_size)
         self.weights = content_weight**0.5, (1 - content_weight) ** 0.5
         self.whiten = nn.Linear(content_channels * self.side**2, components).requires_grad_(False)
         self.head = nn.Sequential(
@@ -121,32 +114,23 @@ class PartsNetwork(nn.Module):
             nn.Linear(hidden, self.content_dim),
         )
         self.register_buffer("prior", torch.full((labels,), 0.5))
-        self.register_buffer("style_axes", torch.zeros(attributes, style_dim) if style_clip else None)
-        self.register_buffer("style_scale", torch.ones(read))
+        self.register_buffer("style_scale", torch.ones(style_dim))
         self.prior: Tensor
-        self.style_axes: Tensor | None
         self.style_scale: Tensor
 
     @torch.no_grad()
-    def fit(self, contents: Iterable[Tensor], styles: Tensor, labels: Tensor, axes: Tensor | None = None) -> None:
-        """Fit what training leaves alone, from batches of content [b, C, h, h], styles [n, S], labels int8 [n, O].
-
-        `axes` [A, S], for `style_clip`: the way from the mean style without an attribute to that with it.
-        """
+    def fit(self, contents: Iterable[Tensor], styles: Tensor, labels: Tensor) -> None:
+        """Fit what training leaves alone, from batches of content [b, C, h, h], styles [n, S], labels int8 [n, O]."""
         pooled = torch.cat([self.pooled(content.float()) for content in contents])
         components = self.whiten.out_features
         middle = pooled.mean(dim=0)
-        _, values, directions = torch.pca_lowrank(
-            pooled - middle, q=min(components, *pooled.shape), center=False, niter=2
-        )
+        _, values, axes = torch.pca_lowrank(pooled - middle, q=min(components, *pooled.shape), center=False, niter=2)
         scale = len(pooled) ** 0.5 / values.clamp(min=1e-6 * float(values[0]))
         weight = torch.zeros_like(self.whiten.weight)
-        weight[: len(values)] = (directions * scale).T
+        weight[: len(values)] = (axes * scale).T
         self.whiten.weight.copy_(weight)
         self.whiten.bias.copy_(-(weight @ middle.to(weight)))
-        if self.style_axes is not None and axes is not None:
-            self.style_axes.copy_(2 * axes / axes.square().sum(dim=1, keepdim=True))  # reads −1 and 1 at its ends
-        self.style_scale.fill_(self._read_style(styles).var(dim=0).sum().sqrt().clamp(min=1e-6))
+        self.style_scale.fill_(styles.var(dim=0).sum().sqrt().clamp(min=1e-6))
         if self.labels:
             known = (labels >= 0).float()
             self.prior.copy_(((labels == 1).float().sum(dim=0) + 1) / (known.sum(dim=0) + 2))
@@ -166,13 +150,8 @@ class PartsNetwork(nn.Module):
         return F.normalize(said.sigmoid() - self.prior if self.labels else said, dim=1)
 
     def style_vector(self, style: Tensor) -> Tensor:
-        """style [B, S], or its clipped readings [B, A], scaled."""
-        return self._read_style(style) / self.style_scale
-
-    def _read_style(self, style: Tensor) -> Tensor:
-        if self.style_axes is None:
-            return style.float()
-        return (style.float() @ self.style_axes.T).clamp(-self.style_clip, self.style_clip)
+        """style [B, S], scaled."""
+        return style.float() / self.style_scale
 
     def forward(self, content: Tensor, style: Tensor) -> Tensor:
         parts = self.content_vector(content) * self.weights[0], self.style_vector(style) * self.weights[1]
@@ -205,7 +184,6 @@ def make_network(
     style_dim: int,
     labels: int = 0,
     components: int | None = None,
-    attributes: int = 0,
 ) -> Network:
     """The network that a configuration describes, for content [·, C, h, h] and style [·, S]."""
     if config.objective == "parts":
@@ -218,8 +196,6 @@ def make_network(
             components=components or config.components,
             content_weight=config.content_weight,
             labels=labels,
-            style_clip=config.style_clip,
-            attributes=attributes,
         )
     return EmbeddingNetwork(
         content_channels,
@@ -240,10 +216,9 @@ def shapes_of(weights: Mapping[str, Tensor], config: RetrievalConfig, content_si
         whiten, side = weights["whiten.weight"], min(WHITENED, content_size)
         return {
             "content_channels": whiten.shape[1] // side**2,
-            "style_dim": weights["style_axes"].shape[1] if config.style_clip else len(weights["style_scale"]),
+            "style_dim": len(weights["style_scale"]),
             "labels": len(weights["prior"]),
             "components": len(whiten),
-            "attributes": len(weights["style_scale"]) if config.style_clip else 0,
         }
     return {
         "content_channels": weights["convolutions.0.weight"].shape[1],

@@ -89,12 +89,10 @@ class RetrievalTask:
                 content_size=encoders.size // 4,
                 style_dim=encoders.style_dim,
                 labels=others.shape[1],
-                attributes=len(encoders.schema.names),
             ).to(self.device)
             if isinstance(self.network, PartsNetwork) and isinstance(self.source, FromPool):
                 contents, styles = self.source.pool.statistics()
-                taught = torch.from_numpy(others).to(self.device)
-                self.network.fit(contents, styles.to(self.device), taught, style_axes(encoders).to(self.device))
+                self.network.fit(contents, styles.to(self.device), torch.from_numpy(others).to(self.device))
         self.objective = make_objective(config, self.network.dim).to(self.device)
         self.networks: dict[str, nn.Module] = {"embedding": self.network}
         weights = self.network.parameters()
@@ -243,12 +241,6 @@ class RetrievalTask:
         ):
             return "all embeddings fall on one point: lower retrieval.learning_rate or raise retrieval.margin"
         return None
-
-
-def style_axes(encoders: Encoders) -> Tensor:
-    """[A, S]: the way from the mean style without an attribute to that with it."""
-    each = torch.eye(len(encoders.schema.names), dtype=torch.int8, device=encoders.device)
-    return encoders.style_mean(each) - encoders.style_mean(torch.zeros_like(each[:1]))
 
 
 def complete_labels(

@@ -167,11 +167,10 @@ def test_every_objective_learns_and_leaves_the_encoders_alone(own: Workspace, se
     assert task.health(told[-1]) is None
 
 
-@pytest.mark.parametrize("clip", [0.0, 0.5])
-def test_a_network_of_parts_is_late_fusion_and_is_loaded_as_it_was_saved(own: Workspace, clip: float) -> None:
+def test_a_network_of_parts_is_late_fusion_and_is_loaded_as_it_was_saved(own: Workspace) -> None:
     encoders = ColourEncoders()
     changed = {"objective": "parts", "components": 32, "content_teacher": "labels", "content_weight": 0.3, **ADAM}
-    config = RetrievalConfig.model_validate({**POOLED.model_dump(), **changed, "style_clip": clip})
+    config = RetrievalConfig.model_validate({**POOLED.model_dump(), **changed})
     task = RetrievalTask(own, encoders, config)
     train(task, 40)
     retriever = Retriever.open(own, save_run(own, task, encoders, config), encoders=encoders)
@@ -188,16 +187,6 @@ def test_a_network_of_parts_is_late_fusion_and_is_loaded_as_it_was_saved(own: Wo
         torch.cdist(embedded, embedded).square(), 0.3 * gaps[0] + 0.7 * gaps[1], atol=1e-4, rtol=1e-3
     )
     torch.testing.assert_close(parts[0].norm(dim=1), torch.ones(9))
-
-
-def test_a_clipped_style_reads_each_attribute_and_more_of_it_is_no_nearer() -> None:
-    axes = torch.tensor([[2.0, 2, 0, 0], [0, 0, 2, 2]])  # from (−1, −1) to (1, 1) in each attribute's coordinates
-    network = PartsNetwork(3, 8, 4, components=2, dim=5, style_clip=0.5, attributes=2)
-    styles = torch.tensor([[1.0, 1, -1, -1], [4, 4, -3, -2], [0.2, 0.4, -1, -1], [-1, -1, -1, -1]])
-    network.fit([torch.randn(4, 3, 8, 8)], styles, torch.zeros((4, 0), dtype=torch.int8), axes)
-    read = network.style_vector(styles) * network.style_scale
-    torch.testing.assert_close(read, torch.tensor([[0.5, -0.5], [0.5, -0.5], [0.3, -0.5], [-0.5, -0.5]]))
-    assert network.dim == 7 and network(torch.randn(4, 3, 8, 8), styles).shape == (4, 7)
 
 
 def test_labels_of_training_images_teach_content(own: Workspace) -> None:
