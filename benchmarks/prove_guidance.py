@@ -221,7 +221,7 @@ def measure(row: int, seed: int, trainers: Mapping[str, Trainer]) -> dict[str, A
         runs = {name: trainer.arm(seed, "guided", settings) for name, settings in VARIANTS[row].items()}
         runs["unguided"] = trainer.arm(seed, "unguided")
     else:
-        runs = {name: trainer.arm(seed, name) for name in KINDS}
+        runs = {name: trainer.arm(seed, name) for name in KINDS if name in trainer.options.arms}
     return {"": judge(trainer, seed, runs)}
 
 
@@ -277,7 +277,7 @@ def plan(options: argparse.Namespace) -> str:
     lines, total = [], 0.0
     new, seeds = {"workspace": False, "drawn": False}, len(options.seeds)
     for row in options.rows:
-        arms = {1: 3, 2: 3, 3: 4, 4: 7, 5: 4}[row]
+        arms = {1: len(options.arms), 2: len(options.arms), 3: 4, 4: 7, 5: 4}[row]
         place = "drawn" if row == 2 else "workspace"
         starts = (0 if new[place] else 1) + (row == 3)
         new[place] = True
@@ -302,6 +302,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--workspace", type=Path, help="labelled images (rows 1, 3, 4, 5)")
     parser.add_argument("--rows", type=_numbers, default=[1, 2, 3, 4, 5], help="which, in this order: 1,2,3,4,5")
     parser.add_argument("--seeds", type=_numbers, default=[0], help="such as 0,1,2")
+    parser.add_argument("--arms", type=lambda text: text.split(","), default=list(KINDS), help="of rows 1 and 2")
     parser.add_argument("--minutes", type=float, default=15.0, help="of a seed's first arm; the others take its steps")
     parser.add_argument("--steps", type=int, help="steps of every arm instead")
     parser.add_argument("--translation-minutes", type=float, default=45.0, help="stage 1 of a seed")
@@ -318,6 +319,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not options.rows or not set(options.rows) <= set(TITLES):
         parser.error("--rows takes some of 1,2,3,4,5")
+    if not options.arms or not set(options.arms) <= set(KINDS):
+        parser.error(f"--arms takes some of {','.join(KINDS)}")
     if options.out is not None and options.workspace is None and set(options.rows) != {2}:
         parser.error("rows 1, 3, 4 and 5 need --workspace DIR (row 2 draws its own)")
     try:
@@ -341,6 +344,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     configs = {place: load_config(preset, overrides=options.settings) for place, preset in presets.items()}
     settings = {place: config.model_dump(mode="json") for place, config in configs.items()}
     settings |= {"steps": options.steps, "minutes": options.minutes, "attributes_used": options.attributes_used}
+    settings |= {"arms": options.arms}
     ledger = Ledger.open(options.out, settings)
     with ExitStack() as stack:
         trainers: dict[str, Trainer] = {}

@@ -103,6 +103,18 @@ def test_a_second_start_does_nothing_again_and_what_is_missing_is_made(
     assert shown.count("## ") == 6 and "- guided vs unguided, fd_attr:" in shown and "| k = 10, swapped |" in shown
 
 
+def test_some_of_the_arms_are_enough(prove: Any, staged: Workspace, tmp_path: Path) -> None:
+    words = ["--out", str(tmp_path / "out"), "--workspace", str(staged.path), "--preset", "demo", "--device", "cpu"]
+    words += [word for setting in SETTINGS for word in ("--set", setting)]
+    words += ["--rows", "1", "--steps", "1", "--start", "0=r1", "--arms", "guided,unguided"]
+    staged.close()
+    prove.main(words)
+    part = json.loads((tmp_path / "out" / "row-1-seed-0.json").read_text())["parts"][""]
+    assert {"guided", "swapped", "unguided"} <= set(part) and "random" not in part
+    with pytest.raises(SystemExit):
+        prove.main([*words, "--arms", "guided,unguidded"])
+
+
 def test_runs_that_were_there_before_are_not_trained_on(prove: Any, staged: Workspace, tmp_path: Path) -> None:
     config = tiny()
     ledger = prove.Ledger.open(tmp_path / "out", {})
