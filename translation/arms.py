@@ -161,8 +161,9 @@ def arms_of_run(
         return {"random": at_random}
     if retriever is None:
         return {}
-    pool = translator.config.guided.neighbour_pool
-    return {"guided": Arm(workspace, translator, looked_up(retriever, pool=pool)), "swapped": at_random}
+    g = translator.config.guided
+    retrieved = looked_up(retriever, pool=g.neighbour_pool, labels=g.neighbour_labels)
+    return {"guided": Arm(workspace, translator, retrieved), "swapped": at_random}
 
 
 def _retriever_of(workspace: Workspace, first: Translator, base: RunRecord, device: str) -> Retriever | None:

@@ -189,6 +189,29 @@ def test_neighbours_are_drawn_from_a_pool_of_the_nearest_by_each_images_own_gene
     assert everything.find(*asked, repeat(np.random.default_rng(0))).shape == (40, 3), "as many as there are"
 
 
+def test_images_that_are_known_not_to_be_as_asked_are_left_out(staged: Workspace) -> None:
+    source, retriever = Translator.load(staged, "r1"), open_retriever(staged, None, "cpu")
+    image = to_tensor(staged.load(staged.images("split=test").ids[:1], 32))
+    table = staged.images("split=train origin=real|unlabelled")
+    labels = dict(zip(table.ids.tolist(), table.labels[:, staged.schema.indices(USED)], strict=True))
+    for target, k in (([1, 0, 0], 2), ([0, 1, 1], 2), ([1, 0, 1], 12)):
+        style = source.style_mean(torch.tensor([target]))
+        found = {}
+        for choosing in (False, True):
+            neighbours = Neighbours(staged, source, retriever, k=k, labels=choosing)
+            found[choosing] = neighbours.find(
+                source.content(image), style, np.array([-1]), repeat(np.random.default_rng(0))
+            )[0]
+        every = Neighbours(staged, source, retriever, k=len(neighbours.pool) - 1)
+        order = every.find(source.content(image), style, np.array([-1]), repeat(np.random.default_rng(0)))[0][: 8 * k]
+        fits = [all(known in (-1, bit) for known, bit in zip(labels[int(i)], target, strict=True)) for i in order]
+        best = [int(i) for i, fit in zip(order, fits, strict=True) if fit]
+        best += [int(i) for i, fit in zip(order, fits, strict=True) if not fit]
+        assert found[True].tolist() == best[:k], "those that fit, nearest first; the nearest others where they are few"
+        assert found[False].tolist() == order[:k].tolist()
+    assert any((row == -1).all() for row in labels.values()), "unlabelled images are among those that may guide"
+
+
 def test_an_unlabelled_image_guides_where_it_is_the_nearest(staged: Workspace, tmp_path: Path) -> None:
     """The paper's Table 3: images without labels are no sources and no targets, but neighbours like any other."""
     labelled = staged.images("split=train origin=real")
