@@ -161,8 +161,7 @@ def arms_of_run(
         return {"random": at_random}
     if retriever is None:
         return {}
-    g = translator.config.guided
-    retrieved = looked_up(retriever, pool=g.neighbour_pool, labels=g.neighbour_labels)
+    retrieved = looked_up(retriever, pool=translator.config.guided.neighbour_pool)
     return {"guided": Arm(workspace, translator, retrieved), "swapped": at_random}
 
 

@@ -118,9 +118,6 @@ class GuidedConfig(StageConfig):
     neighbour_pool: int = Field(
         0, ge=0, description="draw the neighbours from so many nearest images: a search has favourites; 0: the nearest"
     )
-    neighbour_labels: bool = Field(
-        False, description="leave out images whose known labels contradict the target's, where others are left"
-    )
     neighbour_style: bool = Field(
         False, description="translate into the style that the neighbours have, where they agree with the one wanted"
     )

@@ -137,7 +137,6 @@ def _guides(workspace: Workspace, translator: Translator, device: str, k: int) -
         cache_mib=g.feature_cache,
         pixels=translator.pixels,
         pool=g.neighbour_pool,
-        labels=g.neighbour_labels,
     )
 
 

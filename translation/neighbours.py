@@ -1,10 +1,9 @@
 """Where guidance comes from: the ids of the images to look at, and their content maps, kept in a bounded cache.
 
 Retrieved neighbours of (E_c(x), s) are searched among real and unlabelled training images, never x itself and never a
-translation; random ones (the control) are drawn from the same images. The search looks at no label, so an image without
-any can guide like another; `labels` leaves out afterwards what is known not to be as asked. A search has favourites, a
-few images that are nearest to very many queries; neighbours drawn from a pool of nearest ones are more, and so are the
-styles that they bring.
+translation; random ones (the control) are drawn from the same images. The search looks at no label, so an image
+without any can guide like another. A search has favourites, a few images that are nearest to very many queries;
+neighbours drawn from a pool of nearest ones are more, and so are the styles that they bring.
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ from translation.styles import style_labels
 from translation.translator import Translator, to_tensor
 
 POOL = "split=train origin=real|unlabelled"
-SPARE = 8  # so many times as many are looked at where labels may rule some out
 STYLES = 1 << 16  # styles that are kept, of some hundred bytes each
 
 
@@ -44,7 +42,6 @@ class Neighbours:
         cache_mib: int = 512,
         pixels: bool = False,
         pool: int = 0,
-        labels: bool = False,
     ) -> None:
         self.workspace, self.translator, self.retriever, self.k = workspace, translator, retriever, k
         self.pixels = pixels
@@ -61,7 +58,6 @@ class Neighbours:
         self._lock = threading.Lock()
         self._limit = cache_mib << 20
         self._among = min(max(k, pool), len(self.pool) - 1)  # the nearest ones that k are drawn from
-        self._looked_at = min(self._among * (SPARE if labels else 1), len(self.pool) - 1)
         self._bytes = 0
 
     def find(
@@ -69,36 +65,26 @@ class Neighbours:
     ) -> NDArray[np.int64]:
         """int64 [B, k] ids for content [B, C, h, w] in style [B, 8·A], nearest first; by a generator an image.
 
-        `own` [B] are the sources' ids (−1: foreign). With `labels` images whose known labels are not those of the
-        style are left out, unless too few are left.
+        `own` [B] are the sources' ids (−1: foreign).
         """
         if self.retriever is None:
             return self.at_random(own, rngs)
         vectors = self.retriever.embed(content, style).cpu().numpy()
         found = self.retriever.nearest(
             vectors,
-            k=self._looked_at,
+            k=self._among,
             where=POOL,
             exclude=[np.array([i]) if i >= 0 else np.array([], np.int64) for i in own],
         )
         if (found.ids < 0).any():
             raise RgunitError(
-                f"the index holds fewer than {self._looked_at} training images of retrieval run "
+                f"the index holds fewer than {self._among} training images of retrieval run "
                 f"{self.retriever.encoder_name}: run `rgunit index build` first"
             )
-        if self._looked_at == self.k:
+        if self._among == self.k:
             return found.ids
-        usable = np.ones(found.ids.shape, bool)
-        if self._looked_at > self._among:
-            known, wanted = self._labels[np.searchsorted(self.pool, found.ids)], style_labels(style).cpu().numpy()
-            usable = ((known < 0) | (known == wanted[:, None])).all(axis=2)
-        rows = np.empty((len(own), self.k), np.int64)
-        for row, (ids, fits, rng) in enumerate(zip(found.ids, usable, rngs, strict=False)):
-            best = ids[fits][: self._among]
-            if len(best) < self.k:  # the nearest of the others fill up
-                best = np.concatenate([best, ids[~fits]])[: self.k]
-            rows[row] = best[np.sort(rng.choice(len(best), self.k, replace=False))]
-        return rows
+        places = [np.sort(rng.choice(self._among, self.k, replace=False)) for _, rng in zip(own, rngs, strict=False)]
+        return np.take_along_axis(found.ids, np.stack(places), axis=1)
 
     def at_random(self, own: NDArray[np.int64], rngs: Iterable[np.random.Generator]) -> NDArray[np.int64]:
         """int64 [B, k] different ids of the pool, none of them the source's; by a generator an image."""
@@ -139,8 +125,8 @@ class Neighbours:
     def style(self, ids: NDArray[np.int64], style: Tensor) -> Tensor:
         """The style [B, 8·A] that neighbours [B, k] have, as far as it is the one wanted, `style` [B, 8·A].
 
-        An attribute's 8 coordinates are E_s's of the first neighbour whose bit is that of `style`; where none has it
-        they stay as they are. So the attributes stay what they should be, and the draw gives way to what is
+        An attribute's 8 coordinates are the mean of E_s over the neighbours whose bit is that of `style`; where none
+        has it they stay as they are. So the attributes stay what they should be, and the draw gives way to what is
         seen together in images.
         """
         wanted = np.unique(ids)
@@ -181,10 +167,8 @@ class Neighbours:
 
 
 def agreeing(theirs: Tensor, style: Tensor) -> Tensor:
-    """Attribute by attribute, the style of the first of `theirs` [B, k, 8·A] that has it as `style` [B, 8·A]; that, if
-    none. Not their mean: styles that are means are more alike than those of images."""
+    """Mean [B, 8·A] over those of `theirs` [B, k, 8·A] that have each attribute as `style` [B, 8·A]; that, if none."""
     bits = style_labels(theirs.flatten(0, 1)).view(*theirs.shape[:2], -1)
-    right = bits == style_labels(style)[:, None]  # [B, k, A]
-    first = right.to(torch.uint8).argmax(dim=1)[:, None, :, None].expand(-1, 1, -1, STYLE_PER_ATTRIBUTE)
-    chosen = theirs.view(*bits.shape, STYLE_PER_ATTRIBUTE).gather(1, first)[:, 0].flatten(1)
-    return torch.where(right.any(dim=1).repeat_interleave(STYLE_PER_ATTRIBUTE, dim=1), chosen, style)
+    right = (bits == style_labels(style)[:, None]).repeat_interleave(STYLE_PER_ATTRIBUTE, dim=2)
+    count = right.sum(1)
+    return torch.where(count > 0, (theirs * right).sum(1) / count.clamp(min=1), style)

@@ -180,7 +180,6 @@ def train_guided(
                 cache_mib=g.feature_cache,
                 pixels=g.guidance == "patches",
                 pool=g.neighbour_pool,
-                labels=g.neighbour_labels,
             )
         networks = build_networks(config, len(source.schema.names))
         load_networks(source_run.path / CHECKPOINT, {"discriminator": networks["discriminator"]}, prefix="networks")

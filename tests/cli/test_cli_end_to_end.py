@@ -235,11 +235,6 @@ def test_evaluate_keeps_every_image_on_request(rgunit, trained: Trained, tmp_pat
     assert all(set(row) == {"source", "target", "arm", "path"} and Path(row["path"]).is_file() for row in rows)
 
 
-def test_evaluate_warns_of_a_judge_that_had_no_time_to_learn(rgunit, trained: Trained) -> None:
-    answer = rgunit("-w", trained.path, "evaluate", "translation", "--classifier-minutes", "0.001")
-    assert answer.status == 0 and "so its figures are rough: give it more with --classifier-minutes" in answer.err
-
-
 def test_evaluate_names_weights_that_are_absent(rgunit, trained: Trained, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     for words, told in (

@@ -473,7 +473,7 @@ def test_a_neighbours_style_counts_where_it_has_the_attribute_as_asked() -> None
     wanted = style_mean(torch.tensor([[1, 0]])) + 0.1
     one, other = style_mean(torch.tensor([[1, 1]])) * 2, style_mean(torch.tensor([[1, 1]])) * 4
     style = agreeing(torch.stack([one, other], 1), wanted)
-    assert torch.equal(style[0, :8], torch.full((8,), 2.0)), "both are true: the first"
+    assert torch.equal(style[0, :8], torch.full((8,), 3.0)), "both are true: their mean"
     assert torch.equal(style[0, 8:], wanted[0, 8:]), "none is false: as it was asked for"
     alone = agreeing(torch.stack([one, -one], 1), wanted)
     assert torch.equal(alone[0], torch.cat([one[0, :8], -one[0, 8:]])), "of each the attribute that fits"

@@ -165,8 +165,9 @@ def test_without_truth_cases_go_by_the_changed_bits(workspace, pairs, classifier
     likeness = found.scores["neighbour"].likeness
     cases = found.cases("neighbour", 2)
     assert found.summary["neighbour"]["truth"] is None
-    assert likeness[cases["best"]].min() >= likeness[cases["random"]].max() or likeness.max() == likeness.min()
-    assert likeness[cases["worst"]].max() <= likeness[cases["best"]].min()
+    best, rounding = likeness[cases["best"]].min(), 1e-6  # of equal pictures in other places of a batch
+    assert best >= likeness[cases["random"]].max() - rounding or likeness.max() - likeness.min() < rounding
+    assert likeness[cases["worst"]].max() <= best
 
 
 def test_seeds_make_samples_differ_and_repeat(workspace, pairs, classifier, fast):
