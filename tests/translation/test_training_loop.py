@@ -128,8 +128,16 @@ def test_auto_takes_the_quicker_precision_and_a_run_keeps_it(
     precision.faster_precision.cache_clear()
 
 
-def test_on_this_processor_auto_is_one_of_the_two() -> None:
-    assert precision.faster_precision("cpu") in ("32-true", "bf16-mixed")
+def test_several_processes_on_cpus_do_not_choose_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "_seconds", lambda kind: 0.1 if kind is torch.bfloat16 else 1.0)
+    monkeypatch.setattr(precision, "launched", lambda: (2, 1))
+    precision.faster_precision.cache_clear()
+    assert precision.faster_precision("cpu") == "32-true"
+    precision.faster_precision.cache_clear()
+
+
+def test_both_precisions_can_be_timed_here() -> None:
+    assert precision._seconds(torch.float32) > 0 and precision._seconds(torch.bfloat16) > 0
 
 
 def test_nothing_to_resume_starts_a_run_and_says_so(workspace: Workspace) -> None:
