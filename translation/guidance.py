@@ -21,11 +21,13 @@ from translation.config import GuidedConfig
 from translation.networks import convolution, instance_norm
 
 HEADS = 2  # few and wide: on a CPU attention's time goes with heads · queries · keys
+POSITIONS = 32  # patches are looked for in at most 32×32 places, of a content map averaged down where it is larger
 KEYS = 16  # a neighbour's map is averaged down to at most 16×16 keys, the size it has at 64 px
 CELL = 4  # pixels a side of one position of a content map
 PIXELS = 3 * CELL * CELL
 PLACES = 64  # width of the code of a place
 SHARPNESS = 50.0
+FAINT = 28.0  # a key so far below the best one is looked at with less than e⁻²⁸, a 10¹²th
 PAINTER = 32
 BLOCKS = 4  # content is hidden in blocks, 4×4 of them on a map
 
@@ -174,13 +176,14 @@ class AttentionFusion(Guidance):
 class PatchGuidance(Guidance):
     """The neighbours' own pixels, moved to where they fit: copying, where the other kinds describe.
 
-    Each position of E_c(x) looks for the position of a neighbour whose content is alike and whose place is near, as in
-    `AttentionFusion` but sharply, and takes the 8×8 pixels there; overlaps averaged. This picture, the look, has the
-    neighbours' style in the source's composition (CoCosNet, Zhang et al. 2020, warps one exemplar so). A small network
-    sees prediction, look, source and mask and says for each pixel what share α of the prediction the look replaces,
-    and what to add so that seams do not show: x̃′ = x̃ + α·(look − x̃) + r. α starts at `start`, r at 0; at 0 the first
-    step equals stage 1. The content is left as it is, and so is the reconstruction: another's pixels would only be
-    punished there, and one's own be copied.
+    Each position of E_c(x) looks for the position of a neighbour whose content is alike and whose place is near, as
+    in `AttentionFusion` but sharply, and takes the 8×8 pixels there (of maps above 32×32 fewer places and larger
+    patches); overlaps averaged. This picture, the look, has the neighbours' style in the source's composition
+    (CoCosNet, Zhang et al. 2020, warps one exemplar so). A small network sees prediction, look, source and mask and
+    says for each pixel what share α of the prediction the look replaces, and what to add so that seams do not show:
+    x̃′ = x̃ + α·(look − x̃) + r. α starts at `start`, r at 0; at 0 the first step equals stage 1. The content is
+    left as it is, and so is the reconstruction: another's pixels would only be punished there, and one's own be
+    copied.
     """
 
     pixels = True
@@ -211,17 +214,21 @@ class PatchGuidance(Guidance):
     def look(self, content: Tensor, neighbours: Tensor) -> Tensor:
         b, k, _, h, w = neighbours.shape
         seen, pixels = torch.split(neighbours.flatten(0, 1), [content.shape[1], PIXELS], dim=1)
+        pixels = F.pixel_shuffle(pixels.float(), CELL)
+        coarse = next(n for n in range(math.ceil(max(h, w) / POSITIONS), h + 1) if h % n == 0 == w % n)
+        if coarse > 1:
+            content, seen = F.avg_pool2d(content, coarse), F.avg_pool2d(seen, coarse)
+        cell, overlap = coarse * CELL, coarse * CELL // 2
         with torch.autocast(content.device.type, enabled=False):  # sharp attention needs all of the logits' bits
-            queries = self._described(self.query, content.float())  # [B, h·w, C + C′]
-            keys = self._described(self.key, seen.float()).view(b, k * h * w, -1)
-            patches = F.unfold(
-                F.pad(F.pixel_shuffle(pixels.float(), CELL), (2, 2, 2, 2), mode="reflect"), 8, stride=CELL
-            )
-            values = patches.view(b, k, -1, h * w).transpose(2, 3).flatten(1, 2)  # [B, k·h·w, 192]
-            found = F.scaled_dot_product_attention(queries, keys, values, scale=1.0).transpose(1, 2)
-            size = (CELL * h + 4, CELL * w + 4)
-            times = F.fold(torch.ones_like(found[:1]), size, 8, stride=CELL)
-            return (F.fold(found, size, 8, stride=CELL) / times)[:, :, 2:-2, 2:-2]
+            queries = self._described(self.query, content.float())  # [B, h·w, C + C′], h and w the coarse ones
+            keys = self._described(self.key, seen.float()).view(b, -1, queries.shape[2])  # [B, k·h·w, C + C′]
+            patches = F.unfold(F.pad(pixels, (overlap,) * 4, mode="reflect"), 2 * cell, stride=cell)
+            values = patches.view(b, k, *patches.shape[1:]).transpose(2, 3).flatten(1, 2)  # [B, k·h·w, 3·(2·cell)²]
+            found = attend(queries, keys, values).transpose(1, 2)
+            size = (pixels.shape[2] + cell, pixels.shape[3] + cell)
+            times = F.fold(torch.ones_like(found[:1]), size, 2 * cell, stride=cell)
+            look = F.fold(found, size, 2 * cell, stride=cell) / times
+            return look[:, :, overlap:-overlap, overlap:-overlap]
 
     def paint(self, prediction: Tensor, mask: Tensor, guided: Guided, images: Tensor) -> Tensor:
         if guided.look is None:
@@ -252,6 +259,19 @@ class PatchGuidance(Guidance):
 def with_pixels(content: Tensor, images: Tensor) -> Tensor:
     """Content [n, C, h, w] and the pixels [n, 3, 4h, 4w] under each position: [n, C + 48, h, w]."""
     return torch.cat([content, F.pixel_unshuffle(images, CELL).to(content.dtype)], dim=1)
+
+
+def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Attention [B, n, d′] of queries [B, n, d] to keys [B, m, d] with values [B, m, d′]; the products are the logits.
+
+    On a CPU faint keys get no weight at all instead of a denormal one: of sharp logits most weights are denormal, and
+    products with them can take a hundred times as long. A GPU does not mind, and need not hold all weights at once.
+    """
+    if queries.device.type == "cuda":
+        return F.scaled_dot_product_attention(queries, keys, values, scale=1.0)
+    logits = queries @ keys.transpose(1, 2)
+    faint = logits.detach() < logits.detach().amax(2, keepdim=True) - FAINT
+    return logits.masked_fill(faint, -math.inf).softmax(2) @ values
 
 
 def places(width: int, h: int, w: int, device: torch.device | str = "cpu") -> Tensor:

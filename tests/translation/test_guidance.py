@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from index_store.errors import RgunitError, UsageError
+from translation import guidance
 from translation.gmm_unit import GmmUnit, sampled
 from translation.guidance import (
     AttentionFusion,
@@ -21,6 +22,7 @@ from translation.guidance import (
     Guidance,
     Guided,
     PatchGuidance,
+    attend,
     build_guidance,
     draw_hidden,
     draw_shown,
@@ -167,7 +169,7 @@ def test_pixels_lie_under_their_position() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("side", [8, 16])
+@pytest.mark.parametrize("side", [8, 16, 40])
 def test_a_look_of_oneself_is_oneself(side: int) -> None:
     """Alone and beside a stranger: content and place say where each patch belongs."""
     g = torch.Generator().manual_seed(0)
@@ -178,6 +180,37 @@ def test_a_look_of_oneself_is_oneself(side: int) -> None:
         look = fusion.look(content[:1], neighbours)
         assert look is not None and look.shape == (1, 3, 4 * side, 4 * side)
         assert (look - images[:1]).abs().mean() < 0.05 < (images[1] - images[0]).abs().mean()
+
+
+def test_sharp_attention_is_attention_without_denormal_weights() -> None:
+    """Products with denormal weights take a CPU up to a hundred times as long."""
+    g = torch.Generator().manual_seed(0)
+    exact = torch.float64
+    queries, keys = (6 * torch.randn(2, n, 16, generator=g, dtype=exact) for n in (9, 30))
+    values = torch.randn(2, 30, 4, generator=g, dtype=exact)
+    queries.requires_grad_()
+    found = attend(queries, keys, values)
+    expected = F.scaled_dot_product_attention(queries, keys, values, scale=1.0)
+    torch.testing.assert_close(found, expected)
+    gradients = (torch.autograd.grad(out.square().sum(), queries)[0] for out in (found, expected))
+    torch.testing.assert_close(*gradients)
+    weights = attend(queries.float(), keys.float(), torch.eye(30).expand(2, -1, -1))
+    plain = (queries.float() @ keys.float().transpose(1, 2)).softmax(2)
+    assert ((plain > 0) & (plain < 1e-30)).any() and not ((weights > 0) & (weights < 1e-30)).any()
+
+
+@torch.no_grad()
+def test_a_large_map_is_looked_at_in_at_most_32_by_32_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 256 pixels all weights of an image and three neighbours would be 200 MB; they are 12."""
+    sizes = []
+    monkeypatch.setattr(
+        guidance, "attend", lambda q, k, v: (sizes.append((q.shape[1], k.shape[1])), attend(q, k, v))[1]
+    )
+    for side, looked_in in ((32, 1024), (64, 1024), (40, 400)):
+        neighbours = with_pixels(torch.randn(3, C, side, side), smooth(3, side))[None]
+        look = make("patches").look(torch.randn(1, C, side, side), neighbours)
+        assert look is not None and look.shape == (1, 3, 4 * side, 4 * side)
+        assert sizes.pop() == (looked_in, 3 * looked_in)
 
 
 @torch.no_grad()
