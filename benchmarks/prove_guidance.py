@@ -199,6 +199,8 @@ def judge(trainer: Trainer, seed: int, runs: Mapping[str, RunRecord]) -> dict[st
         progress=Told(),
     )
     summary = {key: value for key, value in found.summary.items() if not isinstance(value, dict) or value.get("n") != 0}
+    if referee := summary["protocol"]["judge"]:  # results are passed on: no path of this machine
+        summary["protocol"]["judge"] = {**referee, "path": Path(referee["path"]).name}
     draws = Draws.draw(found.pairs, trainer.config.evaluation.bootstrap, 0)
     which = [(name, other) for name in runs if name not in KINDS for other in ("unguided", f"{name}, swapped")]
     summary["comparisons"] |= comparisons(found.scores, found.pairs, draws, which)
