@@ -264,8 +264,8 @@ def with_pixels(content: Tensor, images: Tensor) -> Tensor:
 def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """Attention [B, n, d′] of queries [B, n, d] to keys [B, m, d] with values [B, m, d′]; the products are the logits.
 
-    On a CPU faint keys get no weight at all instead of a denormal one: of sharp logits most weights are denormal, and
-    products with them can take a hundred times as long. A GPU does not mind, and need not hold all weights at once.
+    On a CPU faint keys get no weight at all: sharp logits give weights so small that products with them are denormal
+    numbers, which some CPUs compute far slower. On CUDA torch's own attention need not hold all weights at once.
     """
     if queries.device.type == "cuda":
         return F.scaled_dot_product_attention(queries, keys, values, scale=1.0)

@@ -182,8 +182,8 @@ def test_a_look_of_oneself_is_oneself(side: int) -> None:
         assert (look - images[:1]).abs().mean() < 0.05 < (images[1] - images[0]).abs().mean()
 
 
-def test_sharp_attention_is_attention_without_denormal_weights() -> None:
-    """Products with denormal weights take a CPU up to a hundred times as long."""
+def test_sharp_attention_is_attention_without_faint_weights() -> None:
+    """Products with weights so small are denormal numbers, which slow some CPUs down."""
     g = torch.Generator().manual_seed(0)
     exact = torch.float64
     queries, keys = (6 * torch.randn(2, n, 16, generator=g, dtype=exact) for n in (9, 30))
