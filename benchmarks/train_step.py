@@ -1,6 +1,7 @@
 """Seconds, images per second, GFLOP/s and peak memory of one training step of every method, preset by preset.
 
     python benchmarks/train_step.py [--presets demo,celeba-64] [--steps 8] [--precision bf16-mixed] [--set KEY=VALUE]
+    python benchmarks/train_step.py --device cuda --presets paper-celeba-128 --batch 32 --set training.compile=true
 
 A step is one update of the discriminator and one of generator and encoders (`GmmUnit.step`), on random pixels:
 `stage 1`, its cheap first kind `warm-up`, and stage 3 without neighbours (`unguided`), with `convolution`, `attention`
@@ -8,8 +9,9 @@ and `patches`, whose sources and neighbours come encoded, as the loop's backgrou
 that a busy machine slows all; medians of `--steps` turns after 3 that are not counted, `ratio` the median over the
 turns of the time over the unguided step's. FLOPs by torch's counter. The limit is what a 256-channel 3×3 convolution
 of 64×64 pixels does a second in the same precision, a turn between the others: its best is printed, and the share of
-it that a step reaches is the median over the turns. Peak memory is that of a process of its own, which makes 2 steps.
-`--json FILE` keeps the figures for docs/make_performance.py.
+it that a step reaches is the median over the turns. Peak memory is that of a process of its own, which makes 2 steps;
+on a GPU it is what torch allocated there. Networks are compiled where the settings say so (training.compile), before
+anything is timed. `--json FILE` keeps the figures for docs/make_performance.py.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from retrieval.loading import resolve_device
+from translation.compiling import compile_networks
 from translation.config import Config, load_config, presets
 from translation.gmm_unit import Batch, GmmUnit, build_networks
 from translation.guidance import PIXELS, build_guidance
@@ -44,6 +48,7 @@ ATTRIBUTES = 5
 GUIDANCE = {"unguided": "none", "convolution": "convolution", "attention": "attention", "patches": "patches"}
 METHODS = ("stage 1", "warm-up", *GUIDANCE)
 LIMIT = "limit"
+PAPER_IMAGES = 540_000  # what the paper trains each stage with: as many steps of one image
 HEAD = (
     f"{'preset':18} {'method':12} {'precision':11} batch  s/step  images/s  GFLOP  GFLOP/s  limit  share  ratio"
     "  peak MiB"
@@ -51,11 +56,12 @@ HEAD = (
 
 
 def make(
-    config: Config, precision: str, guidance: str | None = None
+    config: Config, precision: str, device: torch.device, guidance: str | None = None
 ) -> tuple[GmmUnit, Batch, dict[str, torch.optim.Optimizer]]:
     """The update rule of stage 1 (or of stage 3, with a guidance) and its optimisers, and one random batch."""
     torch.manual_seed(0)
-    networks = {k: n.to(memory_format=torch.channels_last) for k, n in build_networks(config, ATTRIBUTES).items()}
+    form = torch.channels_last if config.training.channels_last else torch.contiguous_format
+    networks = {k: n.to(device, memory_format=form) for k, n in build_networks(config, ATTRIBUTES).items()}
     stage, size = config.guided if guidance else config.translation, config.data.size
     kind = config.guided.model_copy(update={"guidance": guidance or "none"})
     fusion = build_guidance(kind, _channels(networks))
@@ -65,20 +71,20 @@ def make(
         for name in ("content_encoder", "style_encoder"):
             networks[name].requires_grad_(False)
         if fusion is not None:
-            networks["fusion"], trained["fusion"] = fusion.to(memory_format=torch.channels_last), ["fusion"]
+            networks["fusion"], trained["fusion"] = fusion.to(device, memory_format=form), ["fusion"]
     optimizers: dict[str, torch.optim.Optimizer] = {
         name: torch.optim.Adam(
             [p for k in parts for p in networks[k].parameters()], stage.learning_rate, stage.betas, fused=True
         )
         for name, parts in trained.items()
     }
-    images = torch.rand(stage.batch, 3, size, size).mul(2).sub(1).to(memory_format=torch.channels_last)
-    labels, target = torch.randint(0, 2, (2, stage.batch, ATTRIBUTES))
-    batch = Batch(images, labels, target, *torch.randn(3, stage.batch, 8 * ATTRIBUTES))
+    images = torch.rand(stage.batch, 3, size, size).mul(2).sub(1).to(device, memory_format=torch.channels_last)
+    labels, target = torch.randint(0, 2, (2, stage.batch, ATTRIBUTES)).to(device)
+    batch = Batch(images, labels, target, *torch.randn(3, stage.batch, 8 * ATTRIBUTES).to(device))
     half = precision == "bf16-mixed"
 
     def autocast() -> contextlib.AbstractContextManager[object]:
-        return torch.autocast("cpu", torch.bfloat16) if half else contextlib.nullcontext()
+        return torch.autocast(device.type, torch.bfloat16) if half else contextlib.nullcontext()
 
     method = GmmUnit(networks, stage, autocast, fusion=networks.get("fusion"), train_encoders=not guidance)  # type: ignore[arg-type]
     if guidance:
@@ -87,26 +93,29 @@ def make(
         if fusion is not None:
             k = config.guided.neighbours
             channels = content.shape[1] + (PIXELS if fusion.pixels else 0)
-            neighbours = torch.randn(2, len(images), k, channels, *content.shape[2:])
+            neighbours = torch.randn(2, len(images), k, channels, *content.shape[2:], device=device)
             batch = replace(batch, neighbours=neighbours[0], source_neighbours=None if fusion.pixels else neighbours[1])
     return method, batch, optimizers
 
 
-def update_of(config: Config, precision: str, method: str) -> Callable[[], object]:
+def update_of(config: Config, precision: str, device: torch.device, method: str) -> Callable[[], object]:
     """One step of a method, to be called again and again."""
-    made, batch, optimizers = make(config, precision, GUIDANCE.get(method))
+    made, batch, optimizers = make(config, precision, device, GUIDANCE.get(method))
+    if config.training.compile:
+        compile_networks(made.networks)
     return partial(made.warm_up if method == "warm-up" else made.step, batch, optimizers, 0.1)
 
 
-def make_limit(precision: str) -> Callable[[], object]:
-    """The convolution that tells what the machine can do."""
+def make_limit(precision: str, device: torch.device) -> Callable[[], object]:
+    """The convolution that tells what the machine can do; of 32 images on a GPU, to fill it."""
     kind = torch.bfloat16 if precision == "bf16-mixed" else torch.float32
-    x = torch.randn(1, 256, 64, 64).to(dtype=kind, memory_format=torch.channels_last)
-    weight = torch.randn(256, 256, 3, 3).to(dtype=kind, memory_format=torch.channels_last)
+    x = torch.randn(1 if device.type == "cpu" else 32, 256, 64, 64)
+    x = x.to(device, dtype=kind, memory_format=torch.channels_last)
+    weight = torch.randn(256, 256, 3, 3).to(device, dtype=kind, memory_format=torch.channels_last)
 
     @torch.no_grad()
     def convolve() -> None:
-        for _ in range(4):  # about 20 GFLOP
+        for _ in range(4):  # about 20 GFLOP an image
             F.conv2d(x, weight, padding=1)
 
     return convolve
@@ -130,57 +139,95 @@ class _Untracked:
         """Nothing to take off."""
 
 
-def measure(updates: Mapping[str, Callable[[], object]], steps: int) -> tuple[dict[str, list[float]], dict[str, int]]:
-    """Seconds of each turn and FLOPs of each kind of step."""
-    flops = {}
-    for name, update in updates.items():
-        counter = FlopCounterMode(display=False)
-        counter.mod_tracker = _Untracked()  # type: ignore[assignment]
-        with counter:
-            update()
-        flops[name] = counter.get_total_flops()
-        for _ in range(2):
-            update()
+def finish(device: torch.device) -> None:
+    """Wait until the device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def count_flops(update: Callable[[], object]) -> int:
+    """FLOPs of one call."""
+    counter = FlopCounterMode(display=False)
+    counter.mod_tracker = _Untracked()  # type: ignore[assignment]
+    with counter:
+        update()
+    return counter.get_total_flops()
+
+
+def measure(updates: Mapping[str, Callable[[], object]], steps: int, device: torch.device) -> dict[str, list[float]]:
+    """Seconds of each turn of each kind of step."""
     seconds: dict[str, list[float]] = {name: [] for name in updates}
     for _ in range(steps):
         for name, update in updates.items():
+            finish(device)
             started = time.perf_counter()
             update()
+            finish(device)
             seconds[name].append(time.perf_counter() - started)
-    return seconds, flops
+    return seconds
 
 
 def peak_mib(preset: str, settings: Sequence[str], precision: str, method: str) -> float:
-    """The most memory that this process ever held, after 2 steps."""
-    update = update_of(load_config(preset, overrides=settings), precision, method)
+    """The most memory that this process ever held, after 2 steps on the CPU."""
+    update = update_of(load_config(preset, overrides=settings), precision, torch.device("cpu"), method)
     for _ in range(2):
         update()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def rows(preset: str, settings: Sequence[str], precision: str | None, steps: int) -> list[dict[str, Any]]:
+def warm(make_update: Callable[[], Callable[[], object]], device: torch.device) -> tuple[Callable[[], object], float]:
+    """An update after its first 3 calls, and the most MiB of a GPU that torch allocated for it (0 on a CPU)."""
+    cuda = device.type == "cuda"
+    before = torch.cuda.memory_allocated(device) if cuda else 0
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(device)
+    update = make_update()
+    for _ in range(3):
+        update()
+    finish(device)
+    return update, (torch.cuda.max_memory_allocated(device) - before) / 2**20 if cuda else 0.0
+
+
+def rows(
+    preset: str,
+    settings: Sequence[str],
+    precision: str | None,
+    device: torch.device,
+    steps: int,
+    methods: Sequence[str],
+) -> list[dict[str, Any]]:
     """The figures of a preset, a method a row."""
     config = load_config(preset, overrides=settings)
     precision = precision or config.training.precision
-    precision = faster_precision("cpu") if precision == "auto" else precision
-    updates = {method: update_of(config, precision, method) for method in METHODS}
-    seconds, flops = measure({**updates, LIMIT: make_limit(precision)}, steps)
+    precision = faster_precision(device.type) if precision == "auto" else precision
+    plain = config.model_copy(update={"training": config.training.model_copy(update={"compile": False})})
+    # Counted uncompiled: what a compiler makes of a step is not seen by the counter.
+    flops = {method: count_flops(update_of(plain, precision, device, method)) for method in methods}
+    limit = make_limit(precision, device)
+    flops[LIMIT] = count_flops(limit)
+    warmed = {method: warm(partial(update_of, config, precision, device, method), device) for method in methods}
+    seconds = measure({**{method: update for method, (update, _) in warmed.items()}, LIMIT: limit}, steps, device)
     ability = [flops[LIMIT] / 1e9 / taken for taken in seconds.pop(LIMIT)]
     found = []
     # A spawned process inherits its parent's peak on Linux; one of the small server's does not.
     for method, taken in seconds.items():
         stage = config.guided if method in GUIDANCE else config.translation
-        work, ratios = flops[method] / 1e9, zip(taken, seconds["unguided"], strict=True)
-        with ProcessPoolExecutor(1, multiprocessing.get_context("forkserver")) as alone:
-            peak = alone.submit(peak_mib, preset, settings, precision, method).result()
+        work, ratios = flops[method] / 1e9, zip(taken, seconds.get("unguided", taken), strict=True)
+        if device.type == "cpu":
+            with ProcessPoolExecutor(1, multiprocessing.get_context("forkserver")) as alone:
+                peak = alone.submit(peak_mib, preset, settings, precision, method).result()
+        else:
+            peak = warmed[method][1]
         found.append(
             {
                 "preset": preset,
                 "method": method,
                 "precision": precision,
+                "compiled": config.training.compile,
                 "batch": stage.batch,
                 "seconds": statistics.median(taken),
                 "images_per_second": stage.batch / statistics.median(taken),
+                "minutes_of_the_paper": PAPER_IMAGES / 60 * statistics.median(taken) / stage.batch,
                 "gflop": work,
                 "gflop_per_second": work / statistics.median(taken),
                 "limit": max(ability),
@@ -205,6 +252,8 @@ def main() -> None:
     """Print one line a preset and method."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--presets", default=",".join(presets()))
+    parser.add_argument("--methods", default=",".join(METHODS), help=f"some of {','.join(METHODS)}")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), help="default: each preset's own")
     parser.add_argument("--batch", type=int, help="default: each preset's own")
@@ -213,15 +262,21 @@ def main() -> None:
     arguments = parser.parse_args()
     sizes = [f"{stage}.batch={arguments.batch}" for stage in ("translation", "guided") if arguments.batch]
     settings = [*sizes, *arguments.set]
+    methods = arguments.methods.split(",")
+    if unknown := set(methods) - set(METHODS):
+        parser.error(f"--methods takes some of {','.join(METHODS)}, not {','.join(sorted(unknown))}")
+    device = resolve_device(arguments.device)
+    torch.backends.cudnn.benchmark = True  # as `make_fabric` has it
     print(HEAD)
     found = []
     for preset in arguments.presets.split(","):
-        for row in rows(preset, settings, arguments.precision, arguments.steps):
+        for row in rows(preset, settings, arguments.precision, device, arguments.steps, methods):
             found.append({**row, "settings": arguments.set})
             print(line(row), flush=True)
     if arguments.json is not None:
         there = json.loads(arguments.json.read_text())["rows"] if arguments.json.exists() else []
         machine = {"cores": len(os.sched_getaffinity(0)), "torch": torch.__version__, "load": os.getloadavg()[0]}
+        machine |= {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
         arguments.json.write_text(json.dumps({"machine": machine, "rows": there + found}, indent=1) + "\n")
 
 

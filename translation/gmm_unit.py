@@ -230,7 +230,8 @@ class GmmUnit:
         if self.stage.weights.gradient_penalty:
             with torch.autocast(images.device.type, enabled=False):  # second derivatives want full precision
                 seen = batch.images[: max(1, len(batch.images) // 4)].detach().requires_grad_()
-                terms["gradient_penalty"] = objectives.gradient_penalty([r for r, _ in discriminator(seen)], seen)
+                judged = discriminator.forward(seen)  # not by a compiled call, which has no second derivative
+                terms["gradient_penalty"] = objectives.gradient_penalty([r for r, _ in judged], seen)
         return terms
 
     def generator_losses(

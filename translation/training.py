@@ -128,6 +128,7 @@ def make_fabric(training: TrainingConfig, device: str) -> Fabric:
         if here * machines > 1:
             raise RgunitError("training.precision=16-mixed trains in one process: with torchrun take bf16-mixed")
     accelerator = "cuda" if cuda else "cpu"
+    torch.backends.cudnn.benchmark = cuda  # a step's shapes stay the same
     precision = faster_precision(device) if training.precision == "auto" else training.precision
     if here * machines == 1:
         fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)

@@ -162,7 +162,7 @@ def test_without_a_compiler_compiling_is_refused_in_one_line() -> None:
 @pytest.mark.slow
 def test_a_compiled_step_is_the_eager_one() -> None:
     def terms(compiled: bool) -> dict[str, torch.Tensor]:
-        method = make_method()
+        method = make_method("translation.weights.gradient_penalty=1")
         if compiled:
             compile_networks(method.networks)
         optimizers: dict[str, torch.optim.Optimizer] = {
