@@ -118,8 +118,11 @@ class GuidedConfig(StageConfig):
     neighbour_pool: int = Field(
         0, ge=0, description="draw the neighbours from so many nearest images: a search has favourites; 0: the nearest"
     )
-    neighbour_style: bool = Field(
-        False, description="translate into the style that the neighbours have, where they agree with the one wanted"
+    neighbour_style: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="how far to go from the style drawn to that of the neighbours, where they agree with it; true: 1",
     )
     neighbour_as_real: bool = Field(False, description="the discriminator sees each first neighbour as a real image")
     feature_cache: int = Field(512, ge=0, description="MiB kept of neighbours' content maps")

@@ -122,8 +122,8 @@ class Neighbours:
         stacked = torch.stack([maps[int(i)] for i in ids.reshape(-1)]).float()
         return stacked.view(*ids.shape, *stacked.shape[1:])
 
-    def style(self, ids: NDArray[np.int64], style: Tensor) -> Tensor:
-        """The style [B, 8·A] that neighbours [B, k] have, as far as it is the one wanted, `style` [B, 8·A].
+    def style(self, ids: NDArray[np.int64], style: Tensor, share: float = 1.0) -> Tensor:
+        """A `share` of the way from `style` [B, 8·A], the one wanted, to that of neighbours [B, k] as far as it is it.
 
         An attribute's 8 coordinates are the mean of E_s over the neighbours whose bit is that of `style`; where none
         has it they stay as they are. So the attributes stay what they should be, and the draw gives way to what is
@@ -141,18 +141,18 @@ class Neighbours:
             while len(self._styles) > STYLES:  # the oldest first
                 self._styles.pop(next(iter(self._styles)))
         theirs = torch.stack([styles[int(i)] for i in ids.reshape(-1)]).view(*ids.shape, -1)
-        return agreeing(theirs, style)
+        return torch.lerp(style, agreeing(theirs, style), share)
 
     def guide(
         self, translator: Translator, ids: NDArray[np.int64], style: Tensor, strength: float = 1.0
     ) -> tuple[Tensor | None, Tensor]:
         """What a translator takes from neighbours [B, k]: their content, if it fuses any, and the style [B, 8·A].
 
-        The style is the way from the one wanted to theirs by `strength` in [0, 1], if it was trained with theirs.
+        Of the way to their style that it was trained with, `strength` in [0, 1] is gone.
         """
         content = self.content(ids) if "fusion" in translator.networks else None
-        if translator.config.guided.neighbour_style:
-            style = torch.lerp(style, self.style(ids, style), strength)
+        if share := translator.config.guided.neighbour_style:
+            style = self.style(ids, style, share * strength)
         return content, style
 
     def _keep(self, image: int, content: Tensor) -> None:

@@ -35,7 +35,7 @@ class LayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:  # [B, C, h, w]
-        return F.group_norm(x, 1, self.weight, self.bias)
+        return F.group_norm(x, 1, self.weight, self.bias).to(x.dtype)  # autocast would go on in float32
 
 
 def instance_norm(x: Tensor) -> Tensor:
@@ -56,6 +56,17 @@ class InstanceNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return instance_norm(x)
+
+
+def upsample(x: Tensor) -> Tensor:
+    """x [B, C, h, w] → [B, C, 2h, 2w], bilinear.
+
+    On a GPU channels-last: torch's other kernel has a thread for each place, which walks all images and channels (for
+    32 maps of 128 channels and 128×128 places 2.4 ms on an H200).
+    """
+    if x.device.type != "cpu":
+        x = x.contiguous(memory_format=torch.channels_last)
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
 class ResidualBlock(nn.Module):
@@ -169,7 +180,7 @@ class Generator(nn.Module):
         for i, block in enumerate(self.blocks):
             h = block(h, scales[:, i], shifts[:, i])
         for layer in self.up:
-            h = layer(F.interpolate(h, scale_factor=2, mode="bilinear", align_corners=False))
+            h = layer(upsample(h))
         # One convolution for both heads: the same numbers as two, at half the reads of h.
         both = F.conv2d(
             F.pad(h, (3, 3, 3, 3), mode="reflect"),

@@ -280,7 +280,7 @@ class GuidedTask(TranslationTask):
             real_images, real_labels = neighbours.real(ids[:size, 0])
             batch = replace(batch, real_images=real_images, real_labels=real_labels)
         if g.neighbour_style:
-            style = neighbours.style(ids[:size], batch.style)
+            style = neighbours.style(ids[:size], batch.style, g.neighbour_style)
             batch = replace(
                 batch, neighbour_style=style if shown is None else torch.where(shown[:, None], style, batch.style)
             )
@@ -299,8 +299,8 @@ class GuidedTask(TranslationTask):
         if self._neighbours is None:
             return Guided(content), style
         found = self._neighbours.find(content, style, ids, repeat(np.random.default_rng([self.seed, 6])))
-        if self.config.guided.neighbour_style:
-            style = self._neighbours.style(found, style)
+        if share := self.config.guided.neighbour_style:
+            style = self._neighbours.style(found, style, share)
         fusion = networks.get("fusion")
         return Guided(content) if fusion is None else fusion(content, self._neighbours.content(found)), style
 

@@ -99,7 +99,7 @@ class Translator:
     @property
     def neighbours(self) -> int:
         """k: how many neighbours it was trained to be guided by; 0 for an unguided one."""
-        used = "fusion" in self.networks or self.config.guided.neighbour_style
+        used = "fusion" in self.networks or self.config.guided.neighbour_style > 0
         return self.config.guided.neighbours if self.guided and used else 0
 
     @property

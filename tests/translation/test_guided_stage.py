@@ -358,6 +358,20 @@ def test_style_alone_guides_too(staged: Workspace, drawn: Path, tmp_path: Path) 
     assert (pixels[0] != pixels[1]).any()
 
 
+def test_a_share_of_the_way_to_the_neighbours_style(staged: Workspace) -> None:
+    drawn, half, whole = (
+        guided_task(staged, f"guided.neighbour_style={share}")[0].prepare(0)[0].style for share in (0, 0.5, "true")
+    )
+    torch.testing.assert_close(half, (drawn + whole) / 2)
+    assert not torch.equal(drawn, whole)
+    run = train_guided(staged, tiny("guided.guidance=none", "guided.neighbour_style=0.5"), device="cpu").run
+    model = Translator.load(staged, run.id)
+    guides = Neighbours(staged, model, None, k=3)
+    ids, wanted = guides.pool[:3].reshape(1, 3), model.style_mean(torch.tensor([[1, 0, 0]]))
+    _, used = guides.guide(model, ids, wanted)  # as far in use as in training
+    torch.testing.assert_close(used, (wanted + guides.style(ids, wanted)) / 2)
+
+
 def test_neighbour_dropout_leaves_the_drawn_style_too(staged: Workspace) -> None:
     task, _ = guided_task(staged, "guided.neighbour_style=true", "guided.neighbour_dropout=1")
     plain, _ = guided_task(staged)
@@ -382,7 +396,7 @@ def test_settings_that_came_later_do_not_keep_a_run_from_being_resumed(staged: W
     assert "neighbour_style" not in staged.run(run.id).config["config"]["guided"]
     again = train_guided(staged, tiny("guided.steps=2"), device="cpu", resume=True)
     assert (again.run.id, again.steps) == (run.id, 2)
-    with pytest.raises(RgunitError, match="neighbour_style: was False, now True"):
+    with pytest.raises(RgunitError, match=r"neighbour_style: was 0\.0, now 1\.0"):
         train_guided(staged, tiny("guided.steps=3", "guided.neighbour_style=true"), device="cpu", resume=True)
 
 
