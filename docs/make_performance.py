@@ -179,7 +179,8 @@ def training(found: Figures) -> str:
     machine = found["machine"]
     used = sorted({" ".join(f"--set {setting}" for setting in row["settings"]) for row in found["rows"]} - {""})
     notes = "".join(f"\n\n¹ With `{settings}`." for settings in used)
-    return f"{machine['cores']} cores, torch {machine['torch'].split('+')[0]}.\n\n{table(*rows)}{notes}"
+    gpu = f"One {machine['gpu']}, " if "gpu" in machine else ""
+    return f"{gpu}{machine['cores']} cores, torch {machine['torch'].split('+')[0]}.\n\n{table(*rows)}{notes}"
 
 
 def conditions(runs: list[Figures]) -> str:
@@ -203,10 +204,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plain", type=Path, nargs="+", default=[], help="runs without other stores")
     parser.add_argument("--training", type=Path, help="steps of training")
+    parser.add_argument("--gpu", type=Path, help="steps of training on a GPU")
     parser.add_argument("--peers", type=Path, help="a run with them")
     args = parser.parse_args()
-    if args.training:
-        PAGE.write_text(replace(PAGE.read_text(), "training", training(json.loads(args.training.read_text()))))
+    for name, file in (("training", args.training), ("gpu", args.gpu)):
+        if file:
+            PAGE.write_text(replace(PAGE.read_text(), name, training(json.loads(file.read_text()))))
     if args.plain:
         store(args)
 

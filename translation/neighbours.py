@@ -112,11 +112,11 @@ class Neighbours:
                 self._cache.move_to_end(i)
         missing = np.array([i for i in wanted if int(i) not in maps], np.int64)
         if len(missing):
-            images = to_tensor(self.workspace.load(missing, self.translator.size), self.translator.device)
+            images = self._images(missing)
             encoded = self.translator.content(images)
             encoded = (with_pixels(encoded, images) if self.pixels else encoded).to(torch.bfloat16)
             with self._lock:
-                for i, one in zip(missing.tolist(), encoded.unbind(0), strict=True):
+                for i, one in zip(missing.tolist(), encoded.unbind(0), strict=False):
                     maps[i] = one.clone()
                     self._keep(i, maps[i])
         stacked = torch.stack([maps[int(i)] for i in ids.reshape(-1)]).float()
@@ -134,8 +134,7 @@ class Neighbours:
             styles = {int(i): self._styles[int(i)] for i in wanted if int(i) in self._styles}
         missing = np.array([i for i in wanted if int(i) not in styles], np.int64)
         if len(missing):
-            images = to_tensor(self.workspace.load(missing, self.translator.size), self.translator.device)
-            styles.update(zip(missing.tolist(), self.translator.style(images).unbind(0), strict=True))
+            styles.update(zip(missing.tolist(), self.translator.style(self._images(missing)).unbind(0), strict=False))
         with self._lock:
             self._styles |= styles
             while len(self._styles) > STYLES:  # the oldest first
@@ -154,6 +153,15 @@ class Neighbours:
         if share := translator.config.guided.neighbour_style:
             style = self.style(ids, style, share * strength)
         return content, style
+
+    def _images(self, ids: NDArray[np.int64]) -> Tensor:
+        """Images to encode [n, 3, H, W]; on a GPU some of them again at the end, up to a power of two.
+
+        There cuDNN tries its kernels anew for every shape, and how many images are missing differs from step to step.
+        """
+        if self.translator.device.type != "cpu":
+            ids = np.resize(ids, 1 << (len(ids) - 1).bit_length())
+        return to_tensor(self.workspace.load(ids, self.translator.size), self.translator.device)
 
     def _keep(self, image: int, content: Tensor) -> None:
         size = content.numel() * content.element_size()

@@ -372,6 +372,20 @@ def test_a_share_of_the_way_to_the_neighbours_style(staged: Workspace) -> None:
     torch.testing.assert_close(used, (wanted + guides.style(ids, wanted)) / 2)
 
 
+def test_images_that_only_fill_a_batch_change_nothing(staged: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU images are encoded in batches of few sizes."""
+    source = Translator.load(staged, "r1")
+    ids, wanted = np.array([[5, 9], [9, 2]]), source.style_mean(torch.tensor([[1, 0, 0], [0, 1, 0]]))
+    plain = Neighbours(staged, source, None, k=2, pixels=True)
+    content, style = plain.content(ids), plain.style(ids, wanted)
+    whole = Neighbours._images
+    monkeypatch.setattr(Neighbours, "_images", lambda self, ids: whole(self, np.resize(ids, 8)))
+    filled = Neighbours(staged, source, None, k=2, pixels=True)
+    torch.testing.assert_close(filled.content(ids), content)
+    torch.testing.assert_close(filled.style(ids, wanted), style)
+    assert len(filled._cache) == len(filled._styles) == 3
+
+
 def test_neighbour_dropout_leaves_the_drawn_style_too(staged: Workspace) -> None:
     task, _ = guided_task(staged, "guided.neighbour_style=true", "guided.neighbour_dropout=1")
     plain, _ = guided_task(staged)
