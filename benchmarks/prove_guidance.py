@@ -14,6 +14,8 @@ A seed's stage 1 and 2 are trained once (or `--start SEED=RUN` names a stage-1 r
 rows. The first guided arm of a seed ends by `--minutes`, all others take its steps. Each row of a seed ends in one
 JSON file in `--out`, made whole; what is there is not done again, and a run that was stopped is gone on with: start
 it again. All arms are judged on the same pairs (seed 0). Runs that the workspace has already are left as they are.
+`--use neighbour_style=0.75,neighbours=5` judges the guided and the random arm of rows 1 and 2 also as they are with
+other settings in use than in training.
 Row 3 makes a workspace of its own in `--out`, in which 3 in 4 training images come without labels until its arms are
 trained; its pairs are those of the workspace where people are named (text column `identity`). `docs/make_guidance.py`
 makes tables of the results.
@@ -26,6 +28,7 @@ import csv
 import json
 import sys
 import time
+import tomllib
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -36,7 +39,7 @@ import numpy as np
 
 from index_store.errors import RgunitError, UsageError
 from index_store.workspace import RunRecord, Workspace
-from translation.arms import Arm, Arms, arms_of_run, evaluate_translation_runs
+from translation.arms import CHOSEN_IN_USE, Arm, Arms, arms_of_run, evaluate_translation_runs
 from translation.config import Config, load_config
 from translation.drawings import GROUPS, make_dataset
 from translation.evaluation.scores import Draws, comparisons
@@ -189,6 +192,13 @@ def judge(trainer: Trainer, seed: int, runs: Mapping[str, RunRecord]) -> dict[st
     for name, record in runs.items():
         for kind, arm in arms_of_run(workspace, translator, record, retriever, options.device).items():
             arms[kind if name in KINDS else name if kind == "guided" else f"{name}, swapped"] = arm
+    others: dict[str, Arm] = {}
+    for use in options.use:
+        told = ", ".join(f"{key} = {value}" for key, value in use.items())
+        for name in runs.keys() & {"guided", "random"}:
+            ways = arms_of_run(workspace, translator, runs[name], retriever, options.device, use)
+            others |= {f"{kind}, {told}": arm for kind, arm in sorted(ways.items())}
+    arms |= others
     found = evaluate_translation_runs(
         workspace,
         arms=Arms(workspace.run(first), arms, retriever),
@@ -202,7 +212,9 @@ def judge(trainer: Trainer, seed: int, runs: Mapping[str, RunRecord]) -> dict[st
     if referee := summary["protocol"]["judge"]:  # results are passed on: no path of this machine
         summary["protocol"]["judge"] = {**referee, "path": Path(referee["path"]).name}
     draws = Draws.draw(found.pairs, trainer.config.evaluation.bootstrap, 0)
-    which = [(name, other) for name in runs if name not in KINDS for other in ("unguided", f"{name}, swapped")]
+    names = [*(name for name in runs if name not in KINDS), *others]
+    which = [(name, other) for name in names for other in ("unguided", "random", f"{name}, swapped")]
+    which += [(name, name.replace("guided", other, 1)) for name in others for other in ("random", "swapped")]
     summary["comparisons"] |= comparisons(found.scores, found.pairs, draws, which)
     return summary
 
@@ -314,6 +326,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--drawn-preset", default="demo")
     parser.add_argument("--drawn-images", type=int, default=1500)
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="SECTION.KEY=VALUE")
+    parser.add_argument(
+        "--use", type=_use, action="append", default=[], metavar="KEY=VALUE,…", help="judge the guided arm so as well"
+    )
     parser.add_argument("--attributes-used", type=lambda text: text.split(","), default=[])
     parser.add_argument("--judge", type=Path, metavar="FILE.onnx")
     parser.add_argument("--judge-crop", metavar="L,T,W,H@SIDE")
@@ -321,6 +336,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not options.rows or not set(options.rows) <= set(TITLES):
         parser.error("--rows takes some of 1,2,3,4,5")
+    if unknown := {key for use in options.use for key in use} - set(CHOSEN_IN_USE):
+        parser.error(f"--use takes {', '.join(CHOSEN_IN_USE)}, not {', '.join(sorted(unknown))}")
     if not options.arms or not set(options.arms) <= set(KINDS):
         parser.error(f"--arms takes some of {','.join(KINDS)}")
     if options.out is not None and options.workspace is None and set(options.rows) != {2}:
@@ -330,6 +347,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     except ValueError:
         parser.error("--start takes SEED=RUN, such as 0=r1")
     return options
+
+
+def _use(text: str) -> dict[str, Any]:
+    pairs = [part.split("=") for part in text.split(",")]
+    return {key.strip(): tomllib.loads(f"value = {value}")["value"] for key, value in pairs}  # else argparse refuses
 
 
 def _numbers(text: str) -> list[int]:
@@ -346,7 +368,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     configs = {place: load_config(preset, overrides=options.settings) for place, preset in presets.items()}
     settings = {place: config.model_dump(mode="json") for place, config in configs.items()}
     settings |= {"steps": options.steps, "minutes": options.minutes, "attributes_used": options.attributes_used}
-    settings |= {"arms": options.arms}
+    settings |= {"arms": options.arms, **({"use": options.use} if options.use else {})}
+    for use in options.use:  # refused before anything is trained
+        for preset in presets.values():
+            load_config(preset, overrides=[*options.settings, *(f"guided.{key}={value}" for key, value in use.items())])
     ledger = Ledger.open(options.out, settings)
     with ExitStack() as stack:
         trainers: dict[str, Trainer] = {}

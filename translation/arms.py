@@ -23,6 +23,7 @@ from retrieval.evaluation import RetrievalEvaluation, RetrievalProtocol, evaluat
 from retrieval.onnx import OnnxNetwork
 from retrieval.retriever import Retriever
 from translation.checkpoint import CHECKPOINT
+from translation.config import Config, parse_config
 from translation.drawings import true_translation
 from translation.evaluation.classifier import train_classifier
 from translation.evaluation.config import EvaluationConfig
@@ -49,6 +50,7 @@ MEASURES = (
     *("neighbour_copies", "reverse", "fid", "kid", "inception_score", "lpips"),
 )
 
+CHOSEN_IN_USE = ("neighbour_style", "neighbours", "neighbour_pool")  # of `guided`: what needs no other training
 ENOUGH = 0.5  # share of its planned training with which a classifier judges without a word of caution
 
 Ids = NDArray[np.int64]
@@ -146,11 +148,22 @@ def open_arms(workspace: Workspace, run: str | None = None, device: str = "auto"
 
 
 def arms_of_run(
-    workspace: Workspace, first: Translator, record: RunRecord, retriever: Retriever | None, device: str = "auto"
+    workspace: Workspace,
+    first: Translator,
+    record: RunRecord,
+    retriever: Retriever | None,
+    device: str = "auto",
+    use: Mapping[str, Any] | None = None,
 ) -> dict[str, Arm]:
-    """A stage-3 run as the arm that it is, if guided also `swapped`; none where it was guided and no retriever is."""
+    """A stage-3 run as the arm that it is, if guided also `swapped`; none where it was guided and no retriever is.
+
+    `use`: settings of `guided` to use it with instead of those of its training, of CHOSEN_IN_USE (a convolution keeps
+    its k). RgunitError for others, UsageError for bad values.
+    """
     kind = str(record.config["neighbours"])
     translator = Translator.load(workspace, record.id, device)
+    if use:
+        translator.config = _used(translator, use)
     k = max(1, translator.neighbours)  # its own k, which stage 1's configuration need not have
     cache = first.config.guided.feature_cache
     if not translator.neighbours:
@@ -163,6 +176,16 @@ def arms_of_run(
         return {}
     retrieved = looked_up(retriever, pool=translator.config.guided.neighbour_pool)
     return {"guided": Arm(workspace, translator, retrieved), "swapped": at_random}
+
+
+def _used(translator: Translator, use: Mapping[str, Any]) -> Config:
+    """The translator's configuration with settings that need no training."""
+    if fixed := sorted(set(use) - set(CHOSEN_IN_USE)):
+        raise RgunitError(f"guided.{fixed[0]} is fixed by training: to be chosen are {', '.join(CHOSEN_IN_USE)}")
+    if translator.takes is not None and use.get("neighbours", translator.takes) != translator.takes:
+        raise RgunitError(f"guidance by convolution takes the {translator.takes} neighbours it was trained with")
+    settings = translator.config.model_dump(mode="json")
+    return parse_config({**settings, "guided": {**settings["guided"], **use}})
 
 
 def _retriever_of(workspace: Workspace, first: Translator, base: RunRecord, device: str) -> Retriever | None:

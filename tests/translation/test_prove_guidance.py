@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from small import TINY, filled, tiny
 
-from index_store.errors import RgunitError
+from index_store.errors import RgunitError, UsageError
 from index_store.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
@@ -107,10 +107,16 @@ def test_some_of_the_arms_are_enough(prove: Any, staged: Workspace, tmp_path: Pa
     words = ["--out", str(tmp_path / "out"), "--workspace", str(staged.path), "--preset", "demo", "--device", "cpu"]
     words += [word for setting in SETTINGS for word in ("--set", setting)]
     words += ["--rows", "1", "--steps", "1", "--start", "0=r1", "--arms", "guided,unguided"]
+    words += ["--set", "guided.guidance=patches", "--use", "neighbour_style=0.5,neighbours=2"]
     staged.close()
     prove.main(words)
     part = json.loads((tmp_path / "out" / "row-1-seed-0.json").read_text())["parts"][""]
     assert {"guided", "swapped", "unguided"} <= set(part) and "random" not in part
+    used = "neighbour_style = 0.5, neighbours = 2"
+    assert part[f"guided, {used}"]["n"] == 4 and part[f"guided, {used}"] != part["guided"]
+    assert {f"guided, {used} vs unguided", f"guided, {used} vs swapped, {used}"} <= set(part["comparisons"])
+    with pytest.raises(UsageError, match=r"guided\.neighbour_style"):
+        prove.main([*words, "--use", "neighbour_style=2"])
     with pytest.raises(SystemExit):
         prove.main([*words, "--arms", "guided,unguidded"])
 
@@ -145,6 +151,8 @@ def test_without_arguments_it_tells_the_plan_and_its_hours(prove: Any, capsys: p
         (["--out", "x"], "need --workspace"),
         (["--rows", "7"], "--rows takes some of"),
         (["--start", "r1"], "SEED=RUN"),
+        (["--use", "guidance=1"], "--use takes neighbour_style, neighbours, neighbour_pool"),
+        (["--use", "neighbours"], "invalid _use value"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(
