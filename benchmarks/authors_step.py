@@ -193,7 +193,9 @@ def rows(code: Path, size: int, steps: int) -> list[dict[str, Any]]:
 def main() -> None:
     """Print one line a contender."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--code", type=Path, required=True, metavar="DIR", help="a checkout of yhlleo/RG-UNIT")
+    parser.add_argument(
+        "--code", type=Path, metavar="DIR", help="a checkout of yhlleo/RG-UNIT; without it nothing is done"
+    )
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--size", type=int, default=128, help="pixels, a multiple of 64")
     parser.add_argument("--threads", type=int, help="default: torch's own choice")
@@ -203,6 +205,9 @@ def main() -> None:
         parser.error("--steps and --threads take a number from 1")
     if arguments.size < 64 or arguments.size % 64:
         parser.error(f"--size takes a multiple of 64, not {arguments.size}")
+    if arguments.code is None:
+        print("Give --code DIR, a clone of the GitHub repository yhlleo/RG-UNIT, to time its code beside ours.")
+        return
     check(arguments.code)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
