@@ -193,9 +193,7 @@ def rows(code: Path, size: int, steps: int) -> list[dict[str, Any]]:
 def main() -> None:
     """Print one line a contender."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--code", type=Path, metavar="DIR", help="a checkout of yhlleo/RG-UNIT; without it nothing is done"
-    )
+    parser.add_argument("--code", type=Path, metavar="DIR", help="a clone of yhlleo/RG-UNIT; none: nothing is done")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--size", type=int, default=128, help="pixels, a multiple of 64")
     parser.add_argument("--threads", type=int, help="default: torch's own choice")
