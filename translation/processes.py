@@ -34,6 +34,12 @@ def launched() -> tuple[int, int]:
     return here, int(os.environ["WORLD_SIZE"]) // here
 
 
+def leave_group() -> None:
+    """End this process's part of the group, if there is one, before Python ends: its threads must not outlive that."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def from_first(make: Callable[[], T]) -> T:
     """What the first process makes, in every process; the others wait for it."""
     if world_size() == 1:

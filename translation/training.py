@@ -6,6 +6,7 @@ from (seed, t), so resuming needs the step number and the tensors, nothing else,
 
 from __future__ import annotations
 
+import atexit
 import copy
 import math
 import signal
@@ -40,6 +41,7 @@ from translation.processes import (
     any_process,
     average_gradients,
     launched,
+    leave_group,
     mean_of_processes,
     process_rank,
     same_weights,
@@ -138,6 +140,8 @@ def make_fabric(training: TrainingConfig, device: str) -> Fabric:
             accelerator=accelerator, devices=here, num_nodes=machines, strategy=together, precision=precision
         )
     fabric.launch()
+    if here * machines > 1:
+        atexit.register(leave_group)
     return fabric
 
 
