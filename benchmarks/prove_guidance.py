@@ -24,7 +24,6 @@ makes tables of the results.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
 import time
@@ -35,13 +34,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from workspaces import drawn_workspace, give_labels_back, quarter_workspace
 
 from index_store.errors import RgunitError, UsageError
 from index_store.workspace import RunRecord, Workspace
-from translation.arms import CHOSEN_IN_USE, Arm, Arms, arms_of_run, evaluate_translation_runs
+from translation.arms import Arm, Arms, arms_of_run, evaluate_translation_runs, used_with
 from translation.config import Config, load_config
-from translation.drawings import GROUPS, make_dataset
 from translation.evaluation.scores import Draws, comparisons
 from translation.neighbours import Neighbours
 from translation.progress import Progress
@@ -212,9 +210,10 @@ def judge(trainer: Trainer, seed: int, runs: Mapping[str, RunRecord]) -> dict[st
     if referee := summary["protocol"]["judge"]:  # results are passed on: no path of this machine
         summary["protocol"]["judge"] = {**referee, "path": Path(referee["path"]).name}
     draws = Draws.draw(found.pairs, trainer.config.evaluation.bootstrap, 0)
-    names = [*(name for name in runs if name not in KINDS), *others]
-    which = [(name, other) for name in names for other in ("unguided", "random", f"{name}, swapped")]
-    which += [(name, name.replace("guided", other, 1)) for name in others for other in ("random", "swapped")]
+    which = [(name, other) for name in runs if name not in KINDS for other in ("unguided", f"{name}, swapped")]
+    which += [(name, "unguided") for name in others]
+    for name in (name for name in others if name.startswith("guided")):
+        which += [(name, name.replace("guided", other, 1)) for other in ("random", "swapped")]
     summary["comparisons"] |= comparisons(found.scores, found.pairs, draws, which)
     return summary
 
@@ -237,53 +236,6 @@ def measure(row: int, seed: int, trainers: Mapping[str, Trainer]) -> dict[str, A
     else:
         runs = {name: trainer.arm(seed, name) for name in KINDS if name in trainer.options.arms}
     return {"": judge(trainer, seed, runs)}
-
-
-def drawn_workspace(path: Path, images: int, size: int) -> Workspace:
-    """Drawn faces, the same in every call."""
-    workspace = Workspace.ensure(path)
-    if workspace.meta("drawn") is None:
-        labelled, table, _ = make_dataset(path / "images" / "drawn", images=images, size=size, seed=0)
-        workspace.add_images(labelled, attributes=table, groups=["|".join(group) for group in GROUPS])
-        workspace.set_meta("drawn", str(images))
-    return workspace
-
-
-def quarter_workspace(path: Path, source: Workspace) -> Workspace:
-    """The images of `source`, the labels of 3 in 4 training images withheld: those are unlabelled ones."""
-    workspace = Workspace.ensure(path)
-    if workspace.meta("quarter"):
-        return workspace
-    table = source.images("origin=real|unlabelled")
-    links = path / "images" / "given"
-    links.mkdir(parents=True, exist_ok=True)
-    names = [f"{key:08d}{Path(file).suffix}" for key, file in zip(table.ids, table.paths, strict=True)]
-    for name, file in zip(names, table.paths, strict=True):
-        if not (links / name).exists():
-            (links / name).symlink_to(file)
-    real = table.origin.astype(str) == "real"
-    hidden = np.flatnonzero(real & (table.split.astype(str) == "train"))
-    hidden = np.random.default_rng(0).permutation(hidden)[: len(hidden) - round(len(hidden) / 4)]
-    labelled = np.setdiff1d(np.flatnonzero(real), hidden)
-    for file, rows in (("labels.csv", np.flatnonzero(real)), ("quarter.csv", labelled)):
-        with (path / "images" / file).open("w", newline="", encoding="utf-8") as lines:
-            writer = csv.writer(lines)
-            writer.writerow(["image", *table.schema.names, "split", *table.fields])
-            for row in rows:
-                bits = ["" if bit < 0 else int(bit) for bit in table.labels[row]]
-                fields = [column[row] or "" for column in table.fields.values()]
-                writer.writerow([names[row], *bits, table.split[row], *fields])
-    groups = ["|".join(group) for group in table.schema.groups]
-    workspace.add_images(links, attributes=path / "images" / "quarter.csv", groups=groups)
-    workspace.add_images(links, origin="unlabelled")
-    workspace.set_meta("quarter", str(len(labelled)))
-    return workspace
-
-
-def give_labels_back(workspace: Workspace) -> None:
-    """All labels into a quarter workspace, for the classifier that judges; the trained runs stay as they are."""
-    folder = workspace.path / "images"
-    workspace.add_images(folder / "given", attributes=folder / "labels.csv")
 
 
 def plan(options: argparse.Namespace) -> str:
@@ -336,8 +288,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not options.rows or not set(options.rows) <= set(TITLES):
         parser.error("--rows takes some of 1,2,3,4,5")
-    if unknown := {key for use in options.use for key in use} - set(CHOSEN_IN_USE):
-        parser.error(f"--use takes {', '.join(CHOSEN_IN_USE)}, not {', '.join(sorted(unknown))}")
     if not options.arms or not set(options.arms) <= set(KINDS):
         parser.error(f"--arms takes some of {','.join(KINDS)}")
     if options.out is not None and options.workspace is None and set(options.rows) != {2}:
@@ -370,8 +320,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings |= {"steps": options.steps, "minutes": options.minutes, "attributes_used": options.attributes_used}
     settings |= {"arms": options.arms, **({"use": options.use} if options.use else {})}
     for use in options.use:  # refused before anything is trained
-        for preset in presets.values():
-            load_config(preset, overrides=[*options.settings, *(f"guided.{key}={value}" for key, value in use.items())])
+        for config in configs.values():
+            used_with(config, use)
     ledger = Ledger.open(options.out, settings)
     with ExitStack() as stack:
         trainers: dict[str, Trainer] = {}

@@ -223,7 +223,6 @@ def rows(
                 "preset": preset,
                 "method": method,
                 "precision": precision,
-                "compiled": config.training.compile,
                 "batch": stage.batch,
                 "seconds": statistics.median(taken),
                 "images_per_second": stage.batch / statistics.median(taken),

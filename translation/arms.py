@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from index_store.errors import RgunitError
+from index_store.errors import RgunitError, UsageError
 from index_store.workspace import RunRecord, Workspace
 from retrieval.evaluation import RetrievalEvaluation, RetrievalProtocol, evaluate_queries
 from retrieval.onnx import OnnxNetwork
@@ -157,13 +157,12 @@ def arms_of_run(
 ) -> dict[str, Arm]:
     """A stage-3 run as the arm that it is, if guided also `swapped`; none where it was guided and no retriever is.
 
-    `use`: settings of `guided` to use it with instead of those of its training, of CHOSEN_IN_USE (a convolution keeps
-    its k). RgunitError for others, UsageError for bad values.
+    `use`: settings of `guided` to use it with instead of those of its training (`used_with`).
     """
     kind = str(record.config["neighbours"])
     translator = Translator.load(workspace, record.id, device)
     if use:
-        translator.config = _used(translator, use)
+        translator.config = used_with(translator.config, use)
     k = max(1, translator.neighbours)  # its own k, which stage 1's configuration need not have
     cache = first.config.guided.feature_cache
     if not translator.neighbours:
@@ -178,13 +177,14 @@ def arms_of_run(
     return {"guided": Arm(workspace, translator, retrieved), "swapped": at_random}
 
 
-def _used(translator: Translator, use: Mapping[str, Any]) -> Config:
-    """The translator's configuration with settings that need no training."""
+def used_with(config: Config, use: Mapping[str, Any]) -> Config:
+    """A configuration with other settings of `guided`, of those that need no other training (CHOSEN_IN_USE).
+
+    UsageError for any other setting and for bad values.
+    """
     if fixed := sorted(set(use) - set(CHOSEN_IN_USE)):
-        raise RgunitError(f"guided.{fixed[0]} is fixed by training: to be chosen are {', '.join(CHOSEN_IN_USE)}")
-    if translator.takes is not None and use.get("neighbours", translator.takes) != translator.takes:
-        raise RgunitError(f"guidance by convolution takes the {translator.takes} neighbours it was trained with")
-    settings = translator.config.model_dump(mode="json")
+        raise UsageError(f"guided.{fixed[0]} is fixed by training: in use there are {', '.join(CHOSEN_IN_USE)}")
+    settings = config.model_dump(mode="json")
     return parse_config({**settings, "guided": {**settings["guided"], **use}})
 
 

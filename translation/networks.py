@@ -61,8 +61,8 @@ class InstanceNorm(nn.Module):
 def upsample(x: Tensor) -> Tensor:
     """x [B, C, h, w] → [B, C, 2h, 2w], bilinear.
 
-    On a GPU channels-last: torch's other kernel has a thread for each place, which walks all images and channels (for
-    32 maps of 128 channels and 128×128 places 2.4 ms on an H200).
+    On a GPU channels-last: torch's other kernel has a thread for each place, which walks all images and channels (an
+    eighth of a step at 128 px on an H200).
     """
     if x.device.type != "cpu":
         x = x.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,58 @@
+"""Workspaces that `prove_guidance.py` makes: drawn faces, and images whose labels are withheld in part."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from index_store.workspace import Workspace
+from translation.drawings import GROUPS, make_dataset
+
+
+def drawn_workspace(path: Path, images: int, size: int) -> Workspace:
+    """Drawn faces, the same in every call."""
+    workspace = Workspace.ensure(path)
+    if workspace.meta("drawn") is None:
+        labelled, table, _ = make_dataset(path / "images" / "drawn", images=images, size=size, seed=0)
+        workspace.add_images(labelled, attributes=table, groups=["|".join(group) for group in GROUPS])
+        workspace.set_meta("drawn", str(images))
+    return workspace
+
+
+def quarter_workspace(path: Path, source: Workspace) -> Workspace:
+    """The images of `source`, the labels of 3 in 4 training images withheld: those are unlabelled ones."""
+    workspace = Workspace.ensure(path)
+    if workspace.meta("quarter"):
+        return workspace
+    table = source.images("origin=real|unlabelled")
+    links = path / "images" / "given"
+    links.mkdir(parents=True, exist_ok=True)
+    names = [f"{key:08d}{Path(file).suffix}" for key, file in zip(table.ids, table.paths, strict=True)]
+    for name, file in zip(names, table.paths, strict=True):
+        if not (links / name).exists():
+            (links / name).symlink_to(file)
+    real = table.origin.astype(str) == "real"
+    hidden = np.flatnonzero(real & (table.split.astype(str) == "train"))
+    hidden = np.random.default_rng(0).permutation(hidden)[: len(hidden) - round(len(hidden) / 4)]
+    labelled = np.setdiff1d(np.flatnonzero(real), hidden)
+    for file, rows in (("labels.csv", np.flatnonzero(real)), ("quarter.csv", labelled)):
+        with (path / "images" / file).open("w", newline="", encoding="utf-8") as lines:
+            writer = csv.writer(lines)
+            writer.writerow(["image", *table.schema.names, "split", *table.fields])
+            for row in rows:
+                bits = ["" if bit < 0 else int(bit) for bit in table.labels[row]]
+                fields = [column[row] or "" for column in table.fields.values()]
+                writer.writerow([names[row], *bits, table.split[row], *fields])
+    groups = ["|".join(group) for group in table.schema.groups]
+    workspace.add_images(links, attributes=path / "images" / "quarter.csv", groups=groups)
+    workspace.add_images(links, origin="unlabelled")
+    workspace.set_meta("quarter", str(len(labelled)))
+    return workspace
+
+
+def give_labels_back(workspace: Workspace) -> None:
+    """All labels into a quarter workspace, for the classifier that judges; the trained runs stay as they are."""
+    folder = workspace.path / "images"
+    workspace.add_images(folder / "given", attributes=folder / "labels.csv")
