@@ -14,6 +14,9 @@ A seed's stage 1 and 2 are trained once (or `--start SEED=RUN` names a stage-1 r
 rows. The first guided arm of a seed ends by `--minutes`, all others take its steps. Each row of a seed ends in one
 JSON file in `--out`, made whole; what is there is not done again, and a run that was stopped is gone on with: start
 it again. All arms are judged on the same pairs (seed 0). Runs that the workspace has already are left as they are.
+`--arms` names those that are wanted, of any row. `--jobs N` trains N at once, each in a copy of the workspace, whose
+run then comes home: for a GPU that one small training does not fill. `--until arms` judges nothing, so that another
+machine can do it (`workspaces/slim.py`).
 `--use neighbour_style=0.75,neighbours=5` judges the guided and the random arm of rows 1 and 2 also as they are with
 other settings in use than in training.
 Row 3 makes a workspace of its own in `--out`, in which 3 in 4 training images come without labels until its arms are
@@ -35,6 +38,7 @@ from pathlib import Path
 from typing import Any
 
 from workspaces import drawn_workspace, give_labels_back, quarter_workspace
+from workspaces.beside import Need, train_beside
 
 from index_store.errors import RgunitError, UsageError
 from index_store.workspace import RunRecord, Workspace
@@ -55,23 +59,32 @@ TITLES = {
     5: "Table 4: number of neighbours",
 }
 DROPOUT = 0.3
-BARE = ("guided.random_k=false", "guided.neighbour_style=false")
-VARIANTS: dict[int, dict[str, tuple[str, ...]]] = {  # rows 4 and 5: what differs from the base configuration
-    4: {
-        "convolution": ("guided.guidance=convolution", "guided.neighbour_start=0", *BARE),
-        "attention": ("guided.guidance=attention", *BARE),
-        "patches": ("guided.guidance=patches", *BARE),
-        "style": ("guided.guidance=none", "guided.random_k=false", "guided.neighbour_style=true"),
-        "patches and style": ("guided.guidance=patches", "guided.neighbour_style=true"),
-        "patches and style, dropout": (
-            *("guided.guidance=patches", "guided.neighbour_style=true"),
-            f"guided.neighbour_dropout={DROPOUT}",
-        ),
-    },
-    5: {f"k = {k}": (f"guided.neighbours={k}",) for k in (1, 3, 10)},
-}
 KINDS = {"guided": "retrieved", "random": "random", "unguided": "none"}  # the slowest first: its steps are the others'
 STAGES = {"translation": train_translation, "retrieval": train_retrieval, "guided": train_guided}
+UNTIL = ("stages", "arms", "judged")
+
+
+def variants(row: int, share: float) -> dict[str, tuple[str, ...]]:
+    """The guided arms of rows 4 and 5: what differs from the base configuration, whose `neighbour_style` is `share`."""
+    if row == 5:
+        return {f"k = {k}": (f"guided.neighbours={k}",) for k in (1, 3, 10)}
+    bare = ("guided.random_k=false", "guided.neighbour_style=false")
+    styled = f"guided.neighbour_style={share or 1.0}"
+    return {
+        "convolution": ("guided.guidance=convolution", "guided.neighbour_start=0", *bare),
+        "attention": ("guided.guidance=attention", *bare),
+        "patches": ("guided.guidance=patches", *bare),
+        "style": ("guided.guidance=none", "guided.random_k=false", styled),
+        "patches and style": ("guided.guidance=patches", styled),
+        "patches and style with dropout": ("guided.guidance=patches", styled, f"guided.neighbour_dropout={DROPOUT}"),
+    }
+
+
+def names_of(row: int) -> list[str]:
+    """The arms of a row, in the order in which they are trained: its guided ones first."""
+    if row in (4, 5):
+        return [*variants(row, 1.0), "unguided"]
+    return [name for name in KINDS if row != 3 or name != "random"]
 
 
 class Told(Progress):
@@ -129,34 +142,53 @@ class Trainer:
             self.ledger.before[self.place] = [run.id for run in self.workspace.runs()]
             self.ledger.save()
 
+    def started(self, seed: int, stage: str) -> str | None:
+        """The id of a run of stage 1 or 2 that is there: named by `--start`, or trained before."""
+        if self.place == "workspace" and (given := self.options.start.get(seed, {}).get(stage)):
+            return self.workspace.run(given).id
+        done = self.ledger.done.get(f"{self.place}/{seed}/{stage}")
+        return None if done is None else str(done["run"])
+
     def stages(self, seed: int) -> tuple[str, str]:
         """Stage 1, stage 2 and the index: the ids of the two runs."""
-        options, used = self.options, [] if self.place == "drawn" else self.options.attributes_used
-        start = options.start.get(seed) if self.place == "workspace" else None
-        first = self.workspace.run(start).id if start else None
-        minutes = {"minutes": options.translation_minutes}
-        first = first or self._run(f"{seed}/translation", "translation", seed, attributes_used=used, **minutes)
-        minutes = {"minutes": options.retrieval_minutes}
-        second = self._run(f"{seed}/retrieval", "retrieval", seed, translation_run=first, **minutes)
+        options, used = self.options, self.attributes_used
+        first = self.started(seed, "translation") or self._run(
+            f"{seed}/translation", "translation", seed, attributes_used=used, minutes=options.translation_minutes
+        )
+        second = self.started(seed, "retrieval") or self._run(
+            f"{seed}/retrieval", "retrieval", seed, translation_run=first, minutes=options.retrieval_minutes
+        )
         if seed not in self.indexed:
             fill_index(self.workspace, self.config, run=second, generated=0, seed=seed, device=options.device)
             self.indexed.add(seed)
         return first, second
 
+    @property
+    def attributes_used(self) -> list[str]:
+        return [] if self.place == "drawn" else list(self.options.attributes_used)
+
+    def configured(self, settings: Sequence[str]) -> Config:
+        """The base configuration with `settings` over it."""
+        return load_config(self.config.preset, overrides=[*self.options.settings, *settings])
+
+    def key(self, seed: int, name: str, settings: Sequence[str] = ()) -> str:
+        """An arm's place in the ledger; one for settings that the base configuration has anyway."""
+        other = settings if self.configured(settings).guided != self.config.guided else ()
+        return " ".join((f"{self.place}/{seed}/{name}", *other))
+
     def arm(self, seed: int, name: str, settings: Sequence[str] = ()) -> RunRecord:
         """A stage-3 run of this seed: `name` of KINDS, with `settings` over the base configuration."""
         first, second = self.stages(seed)
-        config = load_config(self.config.preset, overrides=[*self.options.settings, *settings])
-        other = settings if config.guided != self.config.guided else ()
+        config, part = self.configured(settings), self.key(seed, name, settings).partition("/")[2]
+        other = part != f"{seed}/{name}"
         steps = self.steps(seed) or self.options.steps
-        if steps is None and (name, other) != ("guided", ()):
+        if steps is None and (other or name != "guided"):
             self.arm(seed, "guided")
             steps = self.steps(seed)
         given = {"neighbours": KINDS[name], "translation_run": first, "steps": steps}
         given |= {"retrieval_run": second} if name == "guided" else {}
         given |= {} if steps else {"minutes": self.options.minutes}
-        key = " ".join((f"{seed}/{name}", *other))
-        return self.workspace.run(self._run(key, "guided", seed, config, **given))
+        return self.workspace.run(self._run(part, "guided", seed, config, **given))
 
     def steps(self, seed: int) -> int | None:
         """The steps of every arm of this seed, None before the first was trained."""
@@ -218,24 +250,48 @@ def judge(trainer: Trainer, seed: int, runs: Mapping[str, RunRecord]) -> dict[st
     return summary
 
 
+def wanted(row: int, trainer: Trainer) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """The arms of a row that are wanted: {name: (name of KINDS, settings over the base configuration)}."""
+    guided = variants(row, trainer.config.guided.neighbour_style) if row in (4, 5) else {}
+    chosen = [name for name in names_of(row) if trainer.options.arms is None or name in trainer.options.arms]
+    return {name: ("guided", guided[name]) if name in guided else (name, ()) for name in chosen}
+
+
+def places(row: int, seed: int) -> dict[str, str]:
+    """The workspaces of a row of one seed: {part of its results: place}."""
+    quarter = {"all labels": "workspace", "25 % of the labels": f"quarter-{seed}"}
+    return quarter if row == 3 else {"": "drawn" if row == 2 else "workspace"}
+
+
 def measure(row: int, seed: int, trainers: Mapping[str, Trainer]) -> dict[str, Any]:
-    """Train what a row of one seed needs and judge it: {part: evaluation}, row 3 has two parts."""
-    if row == 3:
-        parts = {}
-        for part, place in (("all labels", "workspace"), ("25 % of the labels", f"quarter-{seed}")):
-            trainer = trainers[place]
-            runs = {name: trainer.arm(seed, name) for name in ("guided", "unguided")}
-            if place != "workspace":
+    """Train what a row of one seed needs and judge it: {part: evaluation}, row 3 has two parts; {} if not judged."""
+    parts = {}
+    for part, place in places(row, seed).items():
+        trainer = trainers[place]
+        trainer.stages(seed)
+        if trainer.options.until == "stages":
+            continue
+        runs = {name: trainer.arm(seed, *arm) for name, arm in wanted(row, trainer).items()}
+        if trainer.options.until == "judged":
+            if place.startswith("quarter"):
                 give_labels_back(trainer.workspace)
             parts[part] = judge(trainer, seed, runs)
-        return parts
-    trainer = trainers["drawn" if row == 2 else "workspace"]
-    if row in VARIANTS:
-        runs = {name: trainer.arm(seed, "guided", settings) for name, settings in VARIANTS[row].items()}
-        runs["unguided"] = trainer.arm(seed, "unguided")
-    else:
-        runs = {name: trainer.arm(seed, name) for name in KINDS if name in trainer.options.arms}
-    return {"": judge(trainer, seed, runs)}
+    return parts
+
+
+def needs(rows: Sequence[tuple[int, int]], trainers: Mapping[str, Trainer]) -> list[Need]:
+    """The trainings of rows [(row, seed)] that are not done, those of earlier rows first; stages alone have no arm."""
+    found: dict[tuple[str, str], Need] = {}
+    for row, seed in rows:
+        for place in places(row, seed).values():
+            trainer = trainers[place]
+            if not (trainer.started(seed, "translation") and trainer.started(seed, "retrieval")):
+                found[place, f"{seed}"] = Need(trainer, seed)
+            for name, settings in wanted(row, trainer).values() if trainer.options.until != "stages" else ():
+                key, rank = trainer.key(seed, name, settings), trainer.options.rows.index(row)
+                if key not in trainer.ledger.done:
+                    found.setdefault((place, key), Need(trainer, seed, rank, key, name, settings))
+    return list(found.values())
 
 
 def plan(options: argparse.Namespace) -> str:
@@ -243,7 +299,7 @@ def plan(options: argparse.Namespace) -> str:
     lines, total = [], 0.0
     new, seeds = {"workspace": False, "drawn": False}, len(options.seeds)
     for row in options.rows:
-        arms = {1: len(options.arms), 2: len(options.arms), 3: 4, 4: 7, 5: 4}[row]
+        arms = len([n for n in names_of(row) if options.arms is None or n in options.arms]) * (2 if row == 3 else 1)
         place = "drawn" if row == 2 else "workspace"
         starts = (0 if new[place] else 1) + (row == 3)
         new[place] = True
@@ -268,12 +324,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--workspace", type=Path, help="labelled images (rows 1, 3, 4, 5)")
     parser.add_argument("--rows", type=_numbers, default=[1, 2, 3, 4, 5], help="which, in this order: 1,2,3,4,5")
     parser.add_argument("--seeds", type=_numbers, default=[0], help="such as 0,1,2")
-    parser.add_argument("--arms", type=lambda text: text.split(","), default=list(KINDS), help="of rows 1 and 2")
+    parser.add_argument("--arms", type=lambda text: text.split(","), help="some arms of the rows; default: all of them")
+    parser.add_argument("--until", choices=UNTIL, default="judged", help="stop after stage 1 and 2, or before judging")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings beside each other, in copies of the workspace")
     parser.add_argument("--minutes", type=float, default=15.0, help="of a seed's first arm; the others take its steps")
     parser.add_argument("--steps", type=int, help="steps of every arm instead")
     parser.add_argument("--translation-minutes", type=float, default=45.0, help="stage 1 of a seed")
     parser.add_argument("--retrieval-minutes", type=float, default=3.0, help="stage 2 of a seed")
-    parser.add_argument("--start", action="append", default=[], metavar="SEED=RUN", help="a stage-1 run that is there")
+    parser.add_argument(
+        "--start", type=_start, action="append", default=[], metavar="SEED=RUN[,RUN]", help="stages that are there"
+    )
     parser.add_argument("--preset", default="celeba-64")
     parser.add_argument("--drawn-preset", default="demo")
     parser.add_argument("--drawn-images", type=int, default=1500)
@@ -288,15 +348,20 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not options.rows or not set(options.rows) <= set(TITLES):
         parser.error("--rows takes some of 1,2,3,4,5")
-    if not options.arms or not set(options.arms) <= set(KINDS):
-        parser.error(f"--arms takes some of {','.join(KINDS)}")
+    known = dict.fromkeys(name for row in options.rows for name in names_of(row))
+    if options.arms is not None and not (options.arms and set(options.arms) <= set(known)):
+        parser.error(f"--arms takes some of {','.join(known)}")
+    if options.jobs < 1 or (options.jobs > 1 and options.steps is None):
+        parser.error("--jobs takes 1, or more together with --steps: no arm can wait for another's steps")
     if options.out is not None and options.workspace is None and set(options.rows) != {2}:
         parser.error("rows 1, 3, 4 and 5 need --workspace DIR (row 2 draws its own)")
-    try:
-        options.start = {int(seed): run for seed, run in (text.split("=") for text in options.start)}
-    except ValueError:
-        parser.error("--start takes SEED=RUN, such as 0=r1")
+    options.start = dict(options.start)
     return options
+
+
+def _start(text: str) -> tuple[int, dict[str, str]]:
+    seed, runs = text.split("=")  # else argparse refuses
+    return int(seed), dict(zip(("translation", "retrieval"), runs.split(","), strict=False))
 
 
 def _use(text: str) -> dict[str, Any]:
@@ -323,6 +388,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for config in configs.values():
             used_with(config, use)
     ledger = Ledger.open(options.out, settings)
+    rows = [(row, seed) for row in options.rows for seed in options.seeds]
+    rows = [(row, seed) for row, seed in rows if not result_of(options.out, row, seed).exists()]
     with ExitStack() as stack:
         trainers: dict[str, Trainer] = {}
 
@@ -330,25 +397,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
             config = configs["drawn" if place == "drawn" else "workspace"]
             trainers[place] = Trainer(place, stack.enter_context(workspace), config, options, ledger)
 
-        for row in options.rows:
-            if row == 2 and "drawn" not in trainers:
-                size = configs["drawn"].data.size
-                trainer("drawn", drawn_workspace(options.out / "drawn", options.drawn_images, size))
-            elif row != 2 and "workspace" not in trainers:
-                trainer("workspace", Workspace.open(options.workspace))
-            for seed in options.seeds:
-                path = options.out / f"row-{row}-seed-{seed}.json"
-                if path.exists():
-                    continue
-                if row == 3:
-                    name = f"quarter-{seed}"
-                    trainer(name, quarter_workspace(options.out / name, trainers["workspace"].workspace))
-                begun = time.monotonic()
-                parts, home = measure(row, seed, trainers), trainers["drawn" if row == 2 else "workspace"]
-                about = {"row": row, "title": TITLES[row], "seed": seed, "steps": home.steps(seed)}
-                write_json(path, {**about, "seconds": round(time.monotonic() - begun, 1), "parts": parts})
-                print(f"row {row}, seed {seed}: {path}", flush=True)
-    print(f"tables: python docs/make_guidance.py {options.out}")
+        if any(row != 2 for row, _ in rows):
+            trainer("workspace", Workspace.open(options.workspace))
+        if any(row == 2 for row, _ in rows):
+            size = configs["drawn"].data.size
+            trainer("drawn", drawn_workspace(options.out / "drawn", options.drawn_images, size))
+        for seed in (seed for row, seed in rows if row == 3):
+            name = f"quarter-{seed}"
+            trainer(name, quarter_workspace(options.out / name, trainers["workspace"].workspace))
+        if options.jobs > 1:
+            train_beside(options.out / "beside", needs(rows, trainers), options)
+        for row, seed in rows:
+            begun = time.monotonic()
+            parts, home = measure(row, seed, trainers), trainers["drawn" if row == 2 else "workspace"]
+            if not parts:
+                continue
+            about = {"row": row, "title": TITLES[row], "seed": seed, "steps": home.steps(seed)}
+            path = result_of(options.out, row, seed)
+            write_json(path, {**about, "seconds": round(time.monotonic() - begun, 1), "parts": parts})
+            print(f"row {row}, seed {seed}: {path}", flush=True)
+    if options.until == "judged":
+        print(f"tables: python docs/make_guidance.py {options.out}")
+
+
+def result_of(folder: Path, row: int, seed: int) -> Path:
+    """The file of a row of one seed."""
+    return folder / f"row-{row}-seed-{seed}.json"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,64 @@
+"""A copy of a workspace to carry to another machine: weights to use and judge runs, nothing to train them further.
+
+    PYTHONPATH=benchmarks python -m workspaces.slim faces slim-faces
+
+Images that lie outside the workspace stay where they are: the other machine needs them at the same path.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from index_store.errors import RgunitError
+from index_store.workspace import Workspace
+from translation.checkpoint import CHECKPOINT
+from workspaces.copies import copy_workspace
+
+
+def slim_workspace(source: Path, target: Path) -> None:
+    """A workspace whose finished runs have what is needed to use and judge them: averages, a fourth of the size.
+
+    Encoders stay in full precision, since vectors in the index are theirs; everything else is in half. Nothing can be
+    trained from it. FileExistsError where `target` is there.
+    """
+    if target.exists():
+        raise FileExistsError(f"{target} is there already: choose another folder")
+    part = target.with_name(target.name + ".slim")
+    shutil.rmtree(part, ignore_errors=True)
+    with Workspace.open(source) as workspace:
+        done = [run.id for run in workspace.runs() if (run.path / CHECKPOINT).exists()]
+    copy_workspace(source, part, done)
+    for file in part.glob(f"runs/*/*{Path(CHECKPOINT).suffix}"):
+        if file.name == CHECKPOINT:
+            slim_checkpoint(file)
+        else:
+            file.unlink()
+    part.rename(target)
+
+
+def slim_checkpoint(path: Path) -> None:
+    """Leave in a checkpoint the weights that are used after training: the averages, and networks that have none."""
+    with safe_open(path, framework="pt") as file:
+        about, names = file.metadata(), list(file.keys())
+        averaged = {name.split(".")[1] for name in names if name.startswith("average.")}
+        used = [n for n in names if n.startswith("average.") or (n.startswith("networks.") and not averaged)]
+        tensors = {name: file.get_tensor(name) for name in used}
+    halved = {k: v if "_encoder." in k or v.dtype != torch.float32 else v.half() for k, v in tensors.items()}
+    part = path.with_name(path.name + ".part")
+    save_file(halved, part, metadata=about)
+    part.replace(path)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: PYTHONPATH=benchmarks python -m workspaces.slim WORKSPACE NEW-FOLDER")
+    try:
+        slim_workspace(Path(sys.argv[1]), Path(sys.argv[2]))
+    except (RgunitError, FileExistsError) as error:
+        sys.exit(f"error: {error}")
