@@ -250,10 +250,15 @@ def judge(trainer: Trainer, seed: int, runs: Mapping[str, RunRecord]) -> dict[st
     return summary
 
 
+def arms_wanted(row: int, options: argparse.Namespace) -> list[str]:
+    """The arms of a row that `--arms` leaves."""
+    return [name for name in names_of(row) if options.arms is None or name in options.arms]
+
+
 def wanted(row: int, trainer: Trainer) -> dict[str, tuple[str, tuple[str, ...]]]:
     """The arms of a row that are wanted: {name: (name of KINDS, settings over the base configuration)}."""
     guided = variants(row, trainer.config.guided.neighbour_style) if row in (4, 5) else {}
-    chosen = [name for name in names_of(row) if trainer.options.arms is None or name in trainer.options.arms]
+    chosen = arms_wanted(row, trainer.options)
     return {name: ("guided", guided[name]) if name in guided else (name, ()) for name in chosen}
 
 
@@ -299,7 +304,7 @@ def plan(options: argparse.Namespace) -> str:
     lines, total = [], 0.0
     new, seeds = {"workspace": False, "drawn": False}, len(options.seeds)
     for row in options.rows:
-        arms = len([n for n in names_of(row) if options.arms is None or n in options.arms]) * (2 if row == 3 else 1)
+        arms = len(arms_wanted(row, options)) * (2 if row == 3 else 1)
         place = "drawn" if row == 2 else "workspace"
         starts = (0 if new[place] else 1) + (row == 3)
         new[place] = True
@@ -348,9 +353,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not options.rows or not set(options.rows) <= set(TITLES):
         parser.error("--rows takes some of 1,2,3,4,5")
-    known = dict.fromkeys(name for row in options.rows for name in names_of(row))
-    if options.arms is not None and not (options.arms and set(options.arms) <= set(known)):
+    known = dict.fromkeys(name for row in TITLES for name in names_of(row))
+    if options.arms is not None and not set(options.arms) <= set(known):
         parser.error(f"--arms takes some of {','.join(known)}")
+    if bare := [str(row) for row in options.rows if not arms_wanted(row, options)]:
+        parser.error(f"--arms leaves nothing to do in row {','.join(bare)}")
     if options.jobs < 1 or (options.jobs > 1 and options.steps is None):
         parser.error("--jobs takes 1, or more together with --steps: no arm can wait for another's steps")
     if options.out is not None and options.workspace is None and set(options.rows) != {2}:
@@ -383,7 +390,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     configs = {place: load_config(preset, overrides=options.settings) for place, preset in presets.items()}
     settings = {place: config.model_dump(mode="json") for place, config in configs.items()}
     settings |= {"steps": options.steps, "minutes": options.minutes, "attributes_used": options.attributes_used}
-    settings |= {"arms": options.arms, **({"use": options.use} if options.use else {})}
+    settings |= {"use": options.use} if options.use else {}
     for use in options.use:  # refused before anything is trained
         for config in configs.values():
             used_with(config, use)
@@ -407,6 +414,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             trainer(name, quarter_workspace(options.out / name, trainers["workspace"].workspace))
         if options.jobs > 1:
             train_beside(options.out / "beside", needs(rows, trainers), options)
+            rows = rows if options.until == "judged" else []
         for row, seed in rows:
             begun = time.monotonic()
             parts, home = measure(row, seed, trainers), trainers["drawn" if row == 2 else "workspace"]

@@ -2,7 +2,8 @@
 
     PYTHONPATH=benchmarks python -m workspaces.slim faces slim-faces
 
-Images that lie outside the workspace stay where they are: the other machine needs them at the same path.
+Its index is to be built again there (`rgunit index build`; `prove_guidance.py` does it). Images that lie outside the
+workspace stay where they are: the other machine needs them at the same path.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from workspaces.copies import copy_workspace
 def slim_workspace(source: Path, target: Path) -> None:
     """A workspace whose finished runs have what is needed to use and judge them: averages, a fourth of the size.
 
-    Encoders stay in full precision, since vectors in the index are theirs; everything else is in half. Nothing can be
-    trained from it. FileExistsError where `target` is there.
+    The translators' encoders stay in full precision, since their fingerprint is checked; everything else is in half,
+    so the index has to be built again. Nothing can be trained from it. FileExistsError where `target` is there.
     """
     if target.exists():
         raise FileExistsError(f"{target} is there already: choose another folder")

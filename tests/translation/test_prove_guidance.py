@@ -63,7 +63,7 @@ def test_every_row_has_its_arms_their_swaps_and_the_controls(proof: tuple[Path, 
     assert {"guided", "random", "swapped"} <= set(rows[1]["parts"][""])
     assert rows[2]["parts"][""]["guided"]["truth"] > 0
     assert list(rows[3]["parts"]) == ["all labels", "25 % of the labels"]
-    kinds = {"convolution", "style", "patches and style, dropout", "patches and style, dropout, swapped"}
+    kinds = {"convolution", "style", "patches and style with dropout", "patches and style with dropout, swapped"}
     assert kinds <= set(rows[4]["parts"][""])
     assert {"k = 1", "k = 10", "k = 10, swapped"} <= set(rows[5]["parts"][""])
     assert "fd_attr" in rows[5]["parts"][""]["comparisons"]["k = 10 vs unguided"]
