@@ -206,6 +206,11 @@ def test_parts_that_were_not_measured_are_left_out(workspace: Workspace, tmp_pat
     text, _ = read(write_report(workspace, tmp_path / "bare.html", plain(translation=bare)))
     assert "distance to the truth</th>" not in text
     assert "FD-judge" not in text
+    text, _ = read(write_report(workspace, tmp_path / "searched.html", plain(retrieval=RETRIEVAL)))
+    assert "most found</th>" not in text
+    favourite = {**RETRIEVAL, "most_found": 0.117}
+    text, _ = read(write_report(workspace, tmp_path / "favourite.html", plain(retrieval=favourite)))
+    assert "most found</th>" in text and "0.117" in text
 
 
 def test_a_report_stays_small_however_many_and_large_the_pictures(workspace: Workspace, tmp_path: Path) -> None:
