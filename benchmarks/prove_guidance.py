@@ -13,7 +13,8 @@
 A seed's stage 1 and 2 are trained once (or `--start SEED=RUN` names a stage-1 run of the workspace) and serve all
 rows. The first guided arm of a seed ends by `--minutes`, all others take its steps. Each row of a seed ends in one
 JSON file in `--out`, made whole; what is there is not done again, and a run that was stopped is gone on with: start
-it again. All arms are judged on the same pairs (seed 0). Runs that the workspace has already are left as they are.
+it again. All arms are judged on the same pairs (seed 0), so differences have an interval over the seeds as well
+(`row-1-over-seeds.json`). Runs that the workspace has already are left as they are.
 `--arms` names those that are wanted, of any row. `--jobs N` trains N at once, each in a copy of the workspace, whose
 run then comes home: for a GPU that one small training does not fill. `--until arms` judges nothing, so that another
 machine can do it (`workspaces/slim.py`).
@@ -39,6 +40,7 @@ from typing import Any
 
 from workspaces import drawn_workspace, give_labels_back, quarter_workspace
 from workspaces.beside import Need, train_beside
+from workspaces.seeds import Judged, keep_scores, over_seeds
 
 from index_store.errors import RgunitError, UsageError
 from index_store.workspace import RunRecord, Workspace
@@ -211,7 +213,7 @@ class Trainer:
         return str(self.ledger.done[key]["run"])
 
 
-def judge(trainer: Trainer, seed: int, runs: Mapping[str, RunRecord]) -> dict[str, Any]:
+def judge(trainer: Trainer, seed: int, runs: Mapping[str, RunRecord]) -> tuple[dict[str, Any], Judged]:
     """The evaluation of stage-3 runs by name, each guided one also with its neighbours swapped for random ones."""
     workspace, options = trainer.workspace, trainer.options
     first, second = trainer.stages(seed)
@@ -247,7 +249,7 @@ def judge(trainer: Trainer, seed: int, runs: Mapping[str, RunRecord]) -> dict[st
     for name in (name for name in others if name.startswith("guided")):
         which += [(name, name.replace("guided", other, 1)) for other in ("random", "swapped")]
     summary["comparisons"] |= comparisons(found.scores, found.pairs, draws, which)
-    return summary
+    return summary, (found.scores, found.pairs)
 
 
 def arms_wanted(row: int, options: argparse.Namespace) -> list[str]:
@@ -268,7 +270,7 @@ def places(row: int, seed: int) -> dict[str, str]:
     return quarter if row == 3 else {"": "drawn" if row == 2 else "workspace"}
 
 
-def measure(row: int, seed: int, trainers: Mapping[str, Trainer]) -> dict[str, Any]:
+def measure(row: int, seed: int, trainers: Mapping[str, Trainer]) -> dict[str, tuple[dict[str, Any], Judged]]:
     """Train what a row of one seed needs and judge it: {part: evaluation}, row 3 has two parts; {} if not judged."""
     parts = {}
     for part, place in places(row, seed).items():
@@ -422,8 +424,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 continue
             about = {"row": row, "title": TITLES[row], "seed": seed, "steps": home.steps(seed)}
             path = result_of(options.out, row, seed)
-            write_json(path, {**about, "seconds": round(time.monotonic() - begun, 1), "parts": parts})
+            keep_scores(path.with_suffix(".npz"), {part: scores for part, (_, scores) in parts.items()})
+            summaries = {part: summary for part, (summary, _) in parts.items()}
+            write_json(path, {**about, "seconds": round(time.monotonic() - begun, 1), "parts": summaries})
             print(f"row {row}, seed {seed}: {path}", flush=True)
+    for row in options.rows if options.until == "judged" else ():
+        kept = {seed: result_of(options.out, row, seed).with_suffix(".npz") for seed in options.seeds}
+        kept = {seed: file for seed, file in kept.items() if file.exists()}
+        if len(kept) > 1:
+            about = {"row": row, "title": TITLES[row], "seeds": list(kept), "parts": over_seeds(list(kept.values()))}
+            write_json(options.out / f"row-{row}-over-seeds.json", about)
     if options.until == "judged":
         print(f"tables: python docs/make_guidance.py {options.out}")
 

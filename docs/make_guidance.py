@@ -33,7 +33,7 @@ def tables(folder: Path) -> str:
             for arm in arms:
                 cells = [_cell([one.get(arm, {}).get(measure) for one in found]) for measure in columns]
                 lines.append(f"| {arm} | " + " | ".join(cells) + " |")
-            lines += ["", *_gaps(found), ""]
+            lines += ["", *_gaps(found), *_over_seeds(folder / f"row-{row}-over-seeds.json", part), ""]
     return "\n".join(lines)
 
 
@@ -43,9 +43,26 @@ def _gaps(found: Sequence[Mapping[str, Any]]) -> list[str]:
     for pair in (key for key in found[0]["comparisons"] if key.endswith(" vs unguided")):
         for measure in ("fd_attr", "accuracy_changed", "truth"):
             gaps = [one["comparisons"].get(pair, {}).get(measure) for one in found]
-            told = [f"{g['difference']:+.3f} ({g['interval'][0]:+.3f} … {g['interval'][1]:+.3f})" for g in gaps if g]
+            told = [_gap(gap) for gap in gaps if gap]
             lines += [f"- {pair}, {measure}: {'; '.join(told)}"] if told else []
     return lines
+
+
+def _over_seeds(path: Path, part: str) -> list[str]:
+    """The same for the mean over the seeds."""
+    if not path.exists():
+        return []
+    lines = []
+    for pair, gaps in json.loads(path.read_text())["parts"].get(part, {}).items():
+        told = [
+            f"{m} {g['difference']:+.3f} ({g['interval'][0]:+.3f} … {g['interval'][1]:+.3f})" for m, g in gaps.items()
+        ]
+        lines.append(f"- over the seeds, {pair}: {'; '.join(told)}")
+    return lines
+
+
+def _gap(gap: Mapping[str, Any]) -> str:
+    return f"{gap['difference']:+.3f} ({gap['interval'][0]:+.3f} … {gap['interval'][1]:+.3f})"
 
 
 def _cell(values: Sequence[float | None]) -> str:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from small import TINY, filled, tiny
 
 from index_store.errors import RgunitError, UsageError
 from index_store.workspace import Workspace
+from translation.evaluation.distances import frechet
+from translation.evaluation.protocol import Pairs
+from translation.evaluation.scores import Draws, PairScores, comparisons
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = (
@@ -101,7 +107,21 @@ def test_a_second_start_does_nothing_again_and_what_is_missing_is_made(
     assert {name: again[name] for name in known} == pytest.approx(known, rel=1e-3)
     assert "row 1, seed 0" in capsys.readouterr().out
     shown = load("docs/make_guidance.py").tables(out)
+    assert (out / "row-5-seed-0.npz").exists() and not (out / "row-5-over-seeds.json").exists(), "one seed is none"
     assert shown.count("## ") == 6 and "- guided vs unguided, fd_attr:" in shown and "| k = 10, swapped |" in shown
+
+
+def test_seeds_that_are_judged_get_an_interval_over_all_of_them(prove: Any, proof: tuple[Path, list[str]]) -> None:
+    out = proof[0] / "out"
+    for suffix in (".json", ".npz"):
+        shutil.copy(out / f"row-5-seed-0{suffix}", out / f"row-5-seed-1{suffix}")
+    prove.main([*proof[1], "--steps", "2", "--rows", "5", "--seeds", "0,1"])
+    found = json.loads((out / "row-5-over-seeds.json").read_text())
+    own = json.loads((out / "row-5-seed-0.json").read_text())["parts"][""]["comparisons"]["k = 10 vs unguided"]
+    assert found["seeds"] == [0, 1]
+    mean = found["parts"][""]["k = 10 vs unguided"]["fd_attr"]["difference"]
+    assert mean == pytest.approx(own["fd_attr"]["difference"], rel=1e-5)
+    assert "- over the seeds, k = 10 vs unguided: fd_attr" in load("docs/make_guidance.py").tables(out)
 
 
 def test_some_of_the_arms_are_enough(prove: Any, staged: Workspace, tmp_path: Path) -> None:
@@ -164,3 +184,35 @@ def test_what_cannot_be_meant_is_refused(
     with pytest.raises(SystemExit) as ended:
         prove.main(words)
     assert ended.value.code == 2 and told in capsys.readouterr().err
+
+
+def test_the_interval_over_seeds_of_one_seed_twice_is_that_seeds_own(prove: Any, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    before, target = rng.integers(0, 2, (2, 40, 3), dtype=np.int8)
+    people, others = tuple(f"p{i // 4}" for i in range(40)), tuple(f"q{i // 3}" for i in range(30))
+    ids = np.arange(40)
+    pairs = Pairs(("a", "b", "c"), ids, ids, before, target, ids, people, np.arange(30), others)
+
+    def arm(shift: float) -> PairScores:
+        features = frechet(rng.normal(shift, 1, (40, 4)), rng.normal(0, 1, (30, 4)))
+        right = rng.random((40, 3)) < 0.5 + shift / 4
+        return PairScores(right, np.zeros(40), None, None, None, features, features, None)
+
+    scores = {"guided": arm(0.2), "random": arm(1.0), "unguided": arm(0.6)}
+    other = {name: arm(0.5) for name in scores}
+    seeds = sys.modules["workspaces.seeds"]
+    for name, each in (("3", scores), ("4", other)):
+        seeds.keep_scores(tmp_path / f"{name}.npz", {"": (each, pairs)})
+    own = comparisons(scores, pairs, Draws.draw(pairs, 1000, 0), [("guided", "unguided"), ("guided", "random")])
+    twice = seeds.over_seeds([tmp_path / "3.npz"] * 2)[""]
+    for pair, measured in own.items():
+        for measure in ("fd_attr", "fd_judge", "accuracy_changed", "accuracy_kept"):
+            assert twice[pair][measure]["difference"] == pytest.approx(measured[measure]["difference"], abs=1e-9)
+            assert twice[pair][measure]["interval"] == pytest.approx(measured[measure]["interval"], abs=1e-5)
+    both = seeds.over_seeds([tmp_path / "3.npz", tmp_path / "4.npz"])[""]["guided vs unguided"]["fd_attr"]
+    means = [sum(each[name].fd_attr.distance for each in (scores, other)) / 2 for name in ("guided", "unguided")]
+    assert both["difference"] == pytest.approx(means[0] - means[1])
+    assert both["interval"][0] < both["difference"] < both["interval"][1]
+    seeds.keep_scores(tmp_path / "5.npz", {"": (scores, replace(pairs, people=people[::-1]))})
+    with pytest.raises(RgunitError, match="not judged on the same pairs"):
+        seeds.over_seeds([tmp_path / "3.npz", tmp_path / "5.npz"])
