@@ -86,7 +86,7 @@ def test_ctrl_c_reaches_the_trainings_once_and_each_keeps_a_checkpoint(staged: W
 
 
 def test_jobs_go_by_priority_and_may_bring_others(prove: Any) -> None:
-    beside, order = sys.modules["workspaces.beside"], []
+    beside, order = sys.modules["proof.beside"], []
 
     def work(name: str, *brings: Any) -> Any:
         def act() -> list[Any]:
@@ -101,7 +101,7 @@ def test_jobs_go_by_priority_and_may_bring_others(prove: Any) -> None:
 
 
 def test_after_a_failure_nothing_else_is_begun_and_what_runs_may_end(prove: Any) -> None:
-    beside, done, failed = sys.modules["workspaces.beside"], [], threading.Event()
+    beside, done, failed = sys.modules["proof.beside"], [], threading.Event()
 
     def fail() -> list[Any]:
         failed.set()
@@ -119,7 +119,7 @@ def test_after_a_failure_nothing_else_is_begun_and_what_runs_may_end(prove: Any)
 
 
 def test_a_training_that_fails_is_told_by_its_last_line(prove: Any, tmp_path: Path) -> None:
-    children = sys.modules["workspaces.beside"].Children(2)
+    children = sys.modules["proof.beside"].Children(2)
     with pytest.raises(RgunitError, match=r"^no such run \(.*log\.txt\)$"):
         children.run(["-c", "import sys; print('begun'); sys.exit('error: no such run')"], tmp_path / "log.txt")
 
@@ -132,7 +132,7 @@ def test_jobs_want_a_number_of_steps(prove: Any, capsys: pytest.CaptureFixture[s
 
 
 def test_a_slim_workspace_translates_the_same_and_trains_nothing(prove: Any, staged: Workspace, tmp_path: Path) -> None:
-    slim = importlib.import_module("workspaces.slim").slim_workspace
+    slim = importlib.import_module("proof.slim").slim_workspace
     config = tiny("guided.guidance=patches", "guided.neighbour_style=0.5")
     run = train_guided(staged, config, device="cpu").run
     size = sum(file.stat().st_size for file in staged.path.rglob(CHECKPOINT))

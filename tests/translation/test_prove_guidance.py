@@ -200,7 +200,7 @@ def test_the_interval_over_seeds_of_one_seed_twice_is_that_seeds_own(prove: Any,
 
     scores = {"guided": arm(0.2), "random": arm(1.0), "unguided": arm(0.6)}
     other = {name: arm(0.5) for name in scores}
-    seeds = sys.modules["workspaces.seeds"]
+    seeds = sys.modules["proof.seeds"]
     for name, each in (("3", scores), ("4", other)):
         seeds.keep_scores(tmp_path / f"{name}.npz", {"": (each, pairs)})
     own = comparisons(scores, pairs, Draws.draw(pairs, 1000, 0), [("guided", "unguided"), ("guided", "random")])

@@ -1,6 +1,6 @@
 """A copy of a workspace to carry to another machine: weights to use and judge runs, nothing to train them further.
 
-    PYTHONPATH=benchmarks python -m workspaces.slim faces slim-faces
+    PYTHONPATH=benchmarks python -m proof.slim faces slim-faces
 
 Its index is to be built again there (`rgunit index build`; `prove_guidance.py` does it). Images that lie outside the
 workspace stay where they are: the other machine needs them at the same path.
@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 
 from index_store.errors import RgunitError
 from index_store.workspace import Workspace
+from proof.copies import copy_workspace
 from translation.checkpoint import CHECKPOINT
-from workspaces.copies import copy_workspace
 
 
 def slim_workspace(source: Path, target: Path) -> None:
@@ -58,7 +58,7 @@ def slim_checkpoint(path: Path) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 3:
-        sys.exit("usage: PYTHONPATH=benchmarks python -m workspaces.slim WORKSPACE NEW-FOLDER")
+        sys.exit("usage: PYTHONPATH=benchmarks python -m proof.slim WORKSPACE NEW-FOLDER")
     try:
         slim_workspace(Path(sys.argv[1]), Path(sys.argv[2]))
     except (RgunitError, FileExistsError) as error:

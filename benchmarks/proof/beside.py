@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from index_store.errors import RgunitError
 from index_store.workspace import Workspace
-from workspaces.copies import adopt_run, copy_workspace
+from proof.copies import adopt_run, copy_workspace
 
 if TYPE_CHECKING:
     from prove_guidance import Trainer
