@@ -23,7 +23,7 @@ from translation.checkpoint import CHECKPOINT
 
 
 def slim_workspace(source: Path, target: Path) -> None:
-    """A workspace whose finished runs have what is needed to use and judge them: averages, a fourth of the size.
+    """A workspace whose finished runs have what is needed to use and judge them: averages, about a quarter of the size.
 
     The translators' encoders stay in full precision, since their fingerprint is checked; everything else is in half,
     so the index has to be built again. Nothing can be trained from it. FileExistsError where `target` is there.
