@@ -280,7 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             used_with(config, use)
     ledger = Ledger.open(options.out, settings)
     rows = [(row, seed) for row in options.rows for seed in options.seeds]
-    rows = [(row, seed) for row, seed in rows if not result_of(options.out, row, seed).exists()]
+    rows = [(row, seed) for row, seed in rows if not is_judged(result_of(options.out, row, seed), row, options)]
     with ExitStack() as stack:
         trainers: dict[str, Trainer] = {}
 
@@ -304,7 +304,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parts, home = measure(row, seed, trainers), trainers["drawn" if row == 2 else "workspace"]
             if not parts:
                 continue
-            about = {"row": row, "title": TITLES[row], "seed": seed, "steps": home.steps(seed)}
+            steps = home.steps(seed) or options.steps
+            about = {"row": row, "title": TITLES[row], "seed": seed, "steps": steps}
             path = result_of(options.out, row, seed)
             keep_scores(path.with_suffix(".npz"), {part: scores for part, (_, scores) in parts.items()})
             summaries = {part: summary for part, (summary, _) in parts.items()}
@@ -323,6 +324,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def result_of(folder: Path, row: int, seed: int) -> Path:
     """The file of a row of one seed."""
     return folder / f"row-{row}-seed-{seed}.json"
+
+
+def is_judged(path: Path, row: int, options: argparse.Namespace) -> bool:
+    """Whether a row's file is there and has every arm that is wanted."""
+    if not path.exists():
+        return False
+    parts = json.loads(path.read_text())["parts"].values()
+    return all(name in part for part in parts for name in arms_wanted(row, options))
 
 
 if __name__ == "__main__":

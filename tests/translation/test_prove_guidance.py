@@ -137,6 +137,11 @@ def test_some_of_the_arms_are_enough(prove: Any, staged: Workspace, tmp_path: Pa
     assert part[f"guided, {used}"]["n"] == 4 and part[f"guided, {used}"] != part["guided"]
     assert {f"guided, {used} vs unguided", f"guided, {used} vs swapped, {used}"} <= set(part["comparisons"])
     assert all(len(set(pair.split(" vs "))) == 2 for pair in part["comparisons"]), "nothing is compared with itself"
+    before = json.loads((tmp_path / "out" / "ledger.json").read_text())["done"]
+    prove.main([*words, "--arms", "guided,unguided,random"])
+    assert "random" in json.loads((tmp_path / "out" / "row-1-seed-0.json").read_text())["parts"][""]
+    done = json.loads((tmp_path / "out" / "ledger.json").read_text())["done"]
+    assert done.keys() - before.keys() == {"workspace/0/random"} and before.items() <= done.items()
     with pytest.raises(UsageError, match=r"guided\.neighbour_style"):
         prove.main([*words, "--use", "neighbour_style=2"])
     with pytest.raises(UsageError, match=r"guided\.guidance is fixed by training: in use there are neighbour_style"):
