@@ -168,11 +168,17 @@ class Children:
         self.cores = max(1, (os.cpu_count() or 1) // at_once)
         self.alive: set[subprocess.Popen[bytes]] = set()
         self.guard = threading.Lock()
+        self.stopped = False
 
     def run(self, words: Sequence[str], log: Path) -> None:
-        """Wait for a process to end; RgunitError gives the last line that it wrote, where it failed."""
+        """Wait for a process to end; RgunitError gives the last line that it wrote, where it failed.
+
+        KeyboardInterrupt after `interrupt`: a copy may have been made meanwhile, no training is begun in it.
+        """
         environment = {"OMP_NUM_THREADS": str(self.cores), **os.environ}
         with log.open("ab") as lines, self.guard:
+            if self.stopped:
+                raise KeyboardInterrupt
             child = subprocess.Popen(
                 [sys.executable, *words], stdout=lines, stderr=lines, env=environment, process_group=0
             )
@@ -187,5 +193,6 @@ class Children:
     def interrupt(self) -> None:
         """Ask all to stop: a training keeps a checkpoint to go on from."""
         with self.guard:
+            self.stopped = True
             for child in self.alive:
                 child.send_signal(signal.SIGINT)

@@ -58,9 +58,7 @@ def over_seeds(paths: Sequence[Path], bootstrap: int = 1000) -> dict[str, dict[s
     for part in dict.fromkeys(name.split("|")[0] for name in seeds[0]):
         for name in ("people", "others", *BITS):
             if any(not np.array_equal(one[f"{part}|{name}"], seeds[0][f"{part}|{name}"]) for one in seeds):
-                raise RgunitError(
-                    f"{paths[0].name} and others like it were not judged on the same pairs: judge them again"
-                )
+                raise RgunitError(f"the seeds of {paths[0].name} were not judged on the same pairs: judge them again")
         arms = [name.split("|")[1] for name in seeds[0] if name.startswith(f"{part}|") and name.endswith("|fd_attr")]
         arms = [arm for arm in arms if all(f"{part}|{arm}|fd_attr" in one for one in seeds)]
         which = [(arm, "unguided") for arm in arms if arm not in ("unguided", "copy", "neighbour", "stage1")]
@@ -80,15 +78,9 @@ def _gaps(seeds: Sequence[Arrays], part: str, first: str, second: str, bootstrap
     for name in DISTANCES:
         if any(f"{part}|{arm}|{name}" not in one for one in seeds for arm in (first, second)):
             continue
-        gaps = [
-            np.mean(
-                [one[f"{part}|{first}|{name}{side}"] - one[f"{part}|{second}|{name}{side}"] for one in seeds], axis=0
-            )
-            for side in ("", "|a", "|b")
-        ]
-        gap = float(gaps[0][0])
-        error = jackknife_error([(gaps[1].astype(np.float64), people), (gaps[2].astype(np.float64), others)])
-        measured[name] = {"difference": gap, "interval": list(interval(gap, error))}
+        gap, ours, theirs = (_mean_gap(seeds, part, first, second, name + side) for side in ("", "|a", "|b"))
+        error = jackknife_error([(ours, people), (theirs, others)])
+        measured[name] = {"difference": float(gap[0]), "interval": list(interval(float(gap[0]), error))}
     draws = Resamples.draw(people, bootstrap, 0)
     for name in BITS:
         counts = seeds[0][f"{part}|{name}"]

@@ -124,6 +124,14 @@ def test_a_training_that_fails_is_told_by_its_last_line(prove: Any, tmp_path: Pa
         children.run(["-c", "import sys; print('begun'); sys.exit('error: no such run')"], tmp_path / "log.txt")
 
 
+def test_after_ctrl_c_no_training_is_begun(prove: Any, tmp_path: Path) -> None:
+    children = sys.modules["proof.beside"].Children(2)
+    children.interrupt()
+    with pytest.raises(KeyboardInterrupt):
+        children.run(["-c", f"open({str(tmp_path / 'begun')!r}, 'w')"], tmp_path / "log.txt")
+    assert not (tmp_path / "begun").exists()
+
+
 def test_jobs_want_a_number_of_steps(prove: Any, capsys: pytest.CaptureFixture[str]) -> None:
     for words, told in ((["--jobs", "2"], "together with --steps"), (["--jobs", "0"], "--jobs takes 1")):
         with pytest.raises(SystemExit) as ended:
