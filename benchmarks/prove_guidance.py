@@ -12,17 +12,19 @@
 
 A seed's stage 1 and 2 are trained once (or `--start SEED=RUN` names a stage-1 run of the workspace) and serve all
 rows. The first guided arm of a seed ends by `--minutes`, all others take its steps. Each row of a seed ends in one
-JSON file in `--out`, made whole; what is there is not done again, and a run that was stopped is gone on with: start
-it again. All arms are judged on the same pairs (seed 0), so differences have an interval over the seeds as well
-(`row-1-over-seeds.json`). Runs that the workspace has already are left as they are.
+JSON file in `--out`, written part by part; what is there is not done again, and a run that was stopped is gone on
+with: start it again. All arms are judged on the same pairs (seed 0), so differences have an interval over the seeds as
+well (`row-1-over-seeds.json`). Runs that the workspace has already are left as they are.
+`--exchange` judges also with the halves of the test people exchanged: with the mean of both ways everyone is source
+and reference, so chance is smaller.
 `--arms` names those that are wanted, of any row. `--jobs N` trains N at once, each in a copy of the workspace, whose
 run then comes home: for a GPU that one small training does not fill. `--until arms` judges nothing, so that another
 machine can do it (`proof/slim.py`).
 `--use neighbour_style=0.75,neighbours=5` judges the guided and the random arm of rows 1 and 2 also as they are with
 other settings in use than in training.
-Row 3 makes a workspace of its own in `--out`, in which 3 in 4 training images come without labels until its arms are
-trained; its pairs are those of the workspace where people are named (text column `identity`). `docs/make_guidance.py`
-makes tables of the results.
+Row 3 makes a workspace of its own in `--out`, in which 3 in 4 training images come without labels; its pairs are those
+of the workspace where people are named (text column `identity`), and one classifier, of all labels, judges both.
+`docs/make_guidance.py` makes tables of the results.
 """
 
 from __future__ import annotations
@@ -39,8 +41,9 @@ from typing import Any
 
 from proof.beside import Need, train_beside
 from proof.plan import KINDS, TITLES, arms_wanted, parse, places, plan, variants
-from proof.seeds import Judged, keep_scores, over_seeds
-from proof.workspaces import drawn_workspace, give_labels_back, quarter_workspace
+from proof.results import RowResult, write_json
+from proof.seeds import EXCHANGED, Judged, beside, over_seeds
+from proof.workspaces import drawn_workspace, quarter_workspace
 
 from index_store.errors import RgunitError, UsageError
 from index_store.workspace import RunRecord, Workspace
@@ -180,8 +183,13 @@ class Trainer:
         return str(self.ledger.done[key]["run"])
 
 
-def judge(trainer: Trainer, seed: int, runs: Mapping[str, RunRecord]) -> tuple[dict[str, Any], Judged]:
-    """The evaluation of stage-3 runs by name, each guided one also with its neighbours swapped for random ones."""
+def judge(
+    trainer: Trainer, seed: int, runs: Mapping[str, RunRecord], labelled: Workspace, exchanged: bool
+) -> tuple[dict[str, Any], Judged]:
+    """The evaluation of stage-3 runs by name, each guided one also with its neighbours swapped for random ones.
+
+    What judges is taught by the labels of `labelled`: one classifier for all.
+    """
     workspace, options = trainer.workspace, trainer.options
     first, second = trainer.stages(seed)
     translator = Translator.load(workspace, first, options.device)
@@ -205,6 +213,8 @@ def judge(trainer: Trainer, seed: int, runs: Mapping[str, RunRecord]) -> tuple[d
         config=trainer.config.evaluation,
         judge=options.judge,
         judge_crop=options.judge_crop,
+        exchanged=exchanged,
+        labelled=labelled,
         progress=Told(),
     )
     summary = {key: value for key, value in found.summary.items() if not isinstance(value, dict) or value.get("n") != 0}
@@ -226,20 +236,40 @@ def wanted(row: int, trainer: Trainer) -> dict[str, tuple[str, tuple[str, ...]]]
     return {name: ("guided", guided[name]) if name in guided else (name, ()) for name in chosen}
 
 
-def measure(row: int, seed: int, trainers: Mapping[str, Trainer]) -> dict[str, tuple[dict[str, Any], Judged]]:
-    """Train what a row of one seed needs and judge it: {part: evaluation}, row 3 has two parts; {} if not judged."""
-    parts = {}
-    for part, place in places(row, seed).items():
-        trainer = trainers[place]
-        trainer.stages(seed)
-        if trainer.options.until == "stages":
+def measure(row: int, seed: int, trainers: Mapping[str, Trainer], options: argparse.Namespace) -> None:
+    """Train what a row of one seed needs and judge it, a part at a time."""
+    result, other = RowResult.open(options.out, row, seed), RowResult.open(options.out, 1, seed)
+    for part, judged_part, exchanged in judgements(row, seed, options):
+        trainer, arms = trainers[places(row, seed)[part]], arms_wanted(row, options)
+        same = judged_part.removeprefix(part).removeprefix(", ")  # what row 1 calls it
+        if result.has(judged_part, arms):
             continue
-        runs = {name: trainer.arm(seed, *arm) for name, arm in wanted(row, trainer).items()}
-        if trainer.options.until == "judged":
-            if place.startswith("quarter"):
-                give_labels_back(trainer.workspace)
-            parts[part] = judge(trainer, seed, runs)
-    return parts
+        if row == 3 and trainer.place == "workspace" and other.has(same, arms):
+            result.take(judged_part, other, same)
+        else:
+            trainer.stages(seed)
+            if options.until == "stages":
+                continue
+            runs = {name: trainer.arm(seed, *arm) for name, arm in wanted(row, trainer).items()}
+            if options.until == "arms":
+                continue
+            begun, labelled = time.monotonic(), trainers["drawn" if row == 2 else "workspace"].workspace
+            result.add(judged_part, *judge(trainer, seed, runs, labelled, exchanged), time.monotonic() - begun)
+        result.about["steps"] = trainer.steps(seed) or options.steps
+        result.save()
+        print(f"row {row}, seed {seed}{', ' * bool(judged_part)}{judged_part}: {result.path}", flush=True)
+
+
+def judgements(row: int, seed: int, options: argparse.Namespace) -> list[tuple[str, str, bool]]:
+    """[(part of a row, its name in the results, halves exchanged)]"""
+    ways = (False, True) if options.exchange else (False,)
+    return [(part, beside(part, EXCHANGED) if way else part, way) for part in places(row, seed) for way in ways]
+
+
+def is_judged(row: int, seed: int, options: argparse.Namespace) -> bool:
+    """Whether all of a row is there with every arm that is wanted."""
+    result, arms = RowResult.open(options.out, row, seed), arms_wanted(row, options)
+    return all(result.has(name, arms) for _, name, _ in judgements(row, seed, options))
 
 
 def needs(rows: Sequence[tuple[int, int]], trainers: Mapping[str, Trainer]) -> list[Need]:
@@ -255,13 +285,6 @@ def needs(rows: Sequence[tuple[int, int]], trainers: Mapping[str, Trainer]) -> l
                 if key not in trainer.ledger.done:
                     found.setdefault((place, key), Need(trainer, seed, rank, key, name, settings))
     return list(found.values())
-
-
-def write_json(path: Path, value: Any) -> None:
-    """A JSON file, whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=1) + "\n")
-    part.replace(path)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -280,7 +303,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             used_with(config, use)
     ledger = Ledger.open(options.out, settings)
     rows = [(row, seed) for row in options.rows for seed in options.seeds]
-    rows = [(row, seed) for row, seed in rows if not is_judged(result_of(options.out, row, seed), row, options)]
+    rows = [(row, seed) for row, seed in rows if not is_judged(row, seed, options)]
     with ExitStack() as stack:
         trainers: dict[str, Trainer] = {}
 
@@ -300,38 +323,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             train_beside(options.out / "beside", needs(rows, trainers), options)
             rows = rows if options.until == "judged" else []
         for row, seed in rows:
-            begun = time.monotonic()
-            parts, home = measure(row, seed, trainers), trainers["drawn" if row == 2 else "workspace"]
-            if not parts:
-                continue
-            steps = home.steps(seed) or options.steps
-            about = {"row": row, "title": TITLES[row], "seed": seed, "steps": steps}
-            path = result_of(options.out, row, seed)
-            keep_scores(path.with_suffix(".npz"), {part: scores for part, (_, scores) in parts.items()})
-            summaries = {part: summary for part, (summary, _) in parts.items()}
-            write_json(path, {**about, "seconds": round(time.monotonic() - begun, 1), "parts": summaries})
-            print(f"row {row}, seed {seed}: {path}", flush=True)
+            measure(row, seed, trainers, options)
     for row in options.rows if options.until == "judged" else ():
-        kept = {seed: result_of(options.out, row, seed).with_suffix(".npz") for seed in options.seeds}
-        kept = {seed: file for seed, file in kept.items() if file.exists()}
-        if len(kept) > 1:
+        kept = {seed: RowResult.open(options.out, row, seed).scores for seed in options.seeds}
+        kept = {seed: scores for seed, scores in kept.items() if scores}
+        if len(kept) > 1 or options.exchange:
             about = {"row": row, "title": TITLES[row], "seeds": list(kept), "parts": over_seeds(list(kept.values()))}
             write_json(options.out / f"row-{row}-over-seeds.json", about)
     if options.until == "judged":
         print(f"tables: python docs/make_guidance.py {options.out}")
-
-
-def result_of(folder: Path, row: int, seed: int) -> Path:
-    """The file of a row of one seed."""
-    return folder / f"row-{row}-seed-{seed}.json"
-
-
-def is_judged(path: Path, row: int, options: argparse.Namespace) -> bool:
-    """Whether a row's file is there and has every arm that is wanted."""
-    if not path.exists():
-        return False
-    parts = json.loads(path.read_text())["parts"].values()
-    return all(name in part for part in parts for name in arms_wanted(row, options))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,9 @@ def tables(folder: Path) -> str:
             for arm in arms:
                 cells = [_cell([one.get(arm, {}).get(measure) for one in found]) for measure in columns]
                 lines.append(f"| {arm} | " + " | ".join(cells) + " |")
-            lines += ["", *_gaps(found), *_over_seeds(folder / f"row-{row}-over-seeds.json", part), ""]
+            lines += ["", *_gaps(found), *_over_seeds(folder, row, part), ""]
+            both = _over_seeds(folder, row, f"{part}, both ways" if part else "both ways")
+            lines += ["With the halves exchanged as well:", "", *both, ""] if both else []
     return "\n".join(lines)
 
 
@@ -48,8 +50,9 @@ def _gaps(found: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def _over_seeds(path: Path, part: str) -> list[str]:
+def _over_seeds(folder: Path, row: int, part: str) -> list[str]:
     """The same for the mean over the seeds."""
+    path = folder / f"row-{row}-over-seeds.json"
     if not path.exists():
         return []
     lines = []

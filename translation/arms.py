@@ -237,12 +237,16 @@ def evaluate_translation_runs(
     arms: Arms | None = None,
     config: EvaluationConfig | None = None,
     changes: Mapping[str, Any] | None = None,
+    exchanged: bool = False,
+    labelled: Workspace | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Every arm there is and the controls, by the protocol of `translation.evaluation`.
 
     `config` is by default the one that the translator was trained with, `changes` are laid over it. The list of pairs
-    is kept with the stage-1 run, so that arms evaluated later get the same.
+    is kept with the stage-1 run, so that arms evaluated later get the same. `exchanged`: the halves of the test people
+    change their roles (`make_pairs`). `labelled`: the workspace whose labels teach the classifier that judges, by
+    default this one: another one where labels are withheld here.
     """
     progress = progress or Progress()
     referee = OnnxNetwork(judge, judge_crop) if judge is not None else None
@@ -252,12 +256,14 @@ def evaluate_translation_runs(
     inception = Inception(config.inception_weights, str(first.device)) if config.inception_weights else None
     lpips = PerceptualDistance(config.lpips_weights, str(first.device)) if config.lpips_weights else None
     kept = found.translation_run.path
-    pairs, stale = kept_pairs(kept, workspace, first.schema, split=split, limit=config.pairs, seed=seed)
+    pairs, stale = kept_pairs(
+        kept, workspace, first.schema, split=split, limit=config.pairs, seed=seed, exchanged=exchanged
+    )
     if stale:
         progress.note("images of the kept list of pairs are gone: a new list, not comparable with what was measured")
     progress.stage("classifier")
     classifier = train_classifier(
-        workspace, first.size, config, device=str(first.device), seed=seed, progress=progress.step
+        labelled or workspace, first.size, config, device=str(first.device), seed=seed, progress=progress.step
     )
     if classifier.steps < ENOUGH * classifier.planned:
         progress.note(

@@ -95,6 +95,7 @@ def parse(arguments: Sequence[str] | None, description: str | None = None) -> ar
         "--use", type=_use, action="append", default=[], metavar="KEY=VALUE,…", help="judge the guided arm so as well"
     )
     parser.add_argument("--attributes-used", type=lambda text: text.split(","), default=[])
+    parser.add_argument("--exchange", action="store_true", help="judge with the halves of the people exchanged as well")
     parser.add_argument("--judge", type=Path, metavar="FILE.onnx")
     parser.add_argument("--judge-crop", metavar="L,T,W,H@SIDE")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])

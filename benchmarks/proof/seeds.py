@@ -1,13 +1,13 @@
 """How sure a difference between two arms is over several seeds, all judged on the same pairs.
 
 What one seed's interval says of its two models, this says of the mean over all seeds' models: the same people are
-drawn for every seed. Other trainings would differ as these seeds differ from each other.
+drawn for every seed. Other trainings would differ as these seeds differ from each other. Where the halves of the test
+people were exchanged as well, there is also the mean of both ways, for which everyone is source and reference.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,73 +20,96 @@ from translation.evaluation.scores import PairScores
 
 BITS = ("accuracy_changed", "accuracy_kept")
 DISTANCES = ("fd_attr", "fd_judge")
+EXCHANGED, BOTH = "halves exchanged", "both ways"
 Judged = tuple[Mapping[str, PairScores], Pairs]
 Arrays = dict[str, NDArray[Any]]
 
 
-def keep_scores(path: Path, parts: Mapping[str, Judged]) -> None:
-    """Write what intervals are made of, pair by pair and person by person, to an .npz file, whole or not at all."""
-    arrays: Arrays = {}
-    for part, (scores, pairs) in parts.items():
-        bits = dict(zip(BITS, (pairs.changed, pairs.kept), strict=True))
-        arrays |= {f"{part}|people": np.array(pairs.people), f"{part}|others": np.array(pairs.other_people)}
-        arrays |= {f"{part}|{name}": counted.sum(1) for name, counted in bits.items()}
-        for arm, score in scores.items():
-            arrays |= {f"{part}|{arm}|{name}": (score.right & counted).sum(1) for name, counted in bits.items()}
-            for name in DISTANCES:
-                if (value := getattr(score, name)) is not None:
-                    arrays[f"{part}|{arm}|{name}"] = np.array([value.distance])
-                    arrays[f"{part}|{arm}|{name}|a"] = value.influence_a.astype(np.float32)
-                    arrays[f"{part}|{arm}|{name}|b"] = value.influence_b.astype(np.float32)
-    unfinished = path.with_name(path.name + ".part")
-    with unfinished.open("wb") as file:
-        np.savez_compressed(file, **arrays)
-    unfinished.replace(path)
+def beside(part: str, what: str) -> str:
+    """The name of what stands beside a part of a row: `what` = EXCHANGED or BOTH."""
+    return f"{part}, {what}" if part else what
 
 
-def over_seeds(paths: Sequence[Path], bootstrap: int = 1000) -> dict[str, dict[str, Any]]:
-    """{part: {"guided vs unguided": {measure: {difference, interval}}}}, means over the files, a seed each.
+def scores_of(part: str, judged: Judged) -> Arrays:
+    """What intervals are made of, pair by pair and person by person, by names that begin with `part|`."""
+    scores, pairs = judged
+    bits = dict(zip(BITS, (pairs.changed, pairs.kept), strict=True))
+    arrays: Arrays = {f"{part}|people": np.array(pairs.people), f"{part}|others": np.array(pairs.other_people)}
+    arrays |= {f"{part}|{name}": counted.sum(1) for name, counted in bits.items()}
+    for arm, score in scores.items():
+        arrays |= {f"{part}|{arm}|{name}": (score.right & counted).sum(1) for name, counted in bits.items()}
+        for name in DISTANCES:
+            if (value := getattr(score, name)) is not None:
+                arrays[f"{part}|{arm}|{name}"] = np.array([value.distance])
+                arrays[f"{part}|{arm}|{name}|a"] = value.influence_a.astype(np.float32)
+                arrays[f"{part}|{arm}|{name}|b"] = value.influence_b.astype(np.float32)
+    return arrays
+
+
+def over_seeds(seeds: Sequence[Arrays], bootstrap: int = 1000) -> dict[str, dict[str, Any]]:
+    """{part: {"guided vs unguided": {measure: {difference, interval}}}}, means over the `scores_of` of each seed.
 
     Each arm against `unguided`, `guided` against `random`, and each against itself with swapped neighbours. RgunitError
     where the seeds were not judged on the same pairs.
     """
-    seeds = []
-    for path in paths:
-        with np.load(path) as file:
-            seeds.append({name: file[name] for name in file.files})
     found: dict[str, dict[str, Any]] = {}
-    for part in dict.fromkeys(name.split("|")[0] for name in seeds[0]):
+    parts = list(dict.fromkeys(name.split("|")[0] for name in seeds[0]))
+    for part in (part for part in parts if all(f"{part}|people" in one for one in seeds)):
         for name in ("people", "others", *BITS):
             if any(not np.array_equal(one[f"{part}|{name}"], seeds[0][f"{part}|{name}"]) for one in seeds):
-                raise RgunitError(f"the seeds of {paths[0].name} were not judged on the same pairs: judge them again")
-        arms = [name.split("|")[1] for name in seeds[0] if name.startswith(f"{part}|") and name.endswith("|fd_attr")]
-        arms = [arm for arm in arms if all(f"{part}|{arm}|fd_attr" in one for one in seeds)]
-        which = [(arm, "unguided") for arm in arms if arm not in ("unguided", "copy", "neighbour", "stage1")]
-        which += [("guided", "random"), ("guided", "swapped"), *((arm, f"{arm}, swapped") for arm in arms)]
-        found[part] = {
-            f"{first} vs {second}": _gaps(seeds, part, first, second, bootstrap)
-            for first, second in which
-            if first in arms and second in arms
-        }
+                raise RgunitError(f"seeds were not judged on the same pairs ({part or 'the row'}): judge them again")
+        found[part] = _compared(seeds, (part,), bootstrap)
+    for part in [part for part in found if beside(part, EXCHANGED) in found]:
+        found[beside(part, BOTH)] = _compared(seeds, (part, beside(part, EXCHANGED)), bootstrap)
     return found
 
 
-def _gaps(seeds: Sequence[Arrays], part: str, first: str, second: str, bootstrap: int) -> dict[str, Any]:
-    """{measure: {difference, interval}} of one arm less another, means over the seeds."""
-    people, others = (seeds[0][f"{part}|{name}"].tolist() for name in ("people", "others"))
+def _compared(seeds: Sequence[Arrays], ways: Sequence[str], bootstrap: int) -> dict[str, Any]:
+    """The comparisons of the arms that all seeds have in all `ways`: a part, or a part and its halves exchanged."""
+    arms = [name.split("|")[1] for name in seeds[0] if name.startswith(f"{ways[0]}|") and name.endswith("|fd_attr")]
+    arms = [arm for arm in arms if all(f"{way}|{arm}|fd_attr" in one for one in seeds for way in ways)]
+    which = [(arm, "unguided") for arm in arms if arm not in ("unguided", "copy", "neighbour", "stage1")]
+    which += [("guided", "random"), ("guided", "swapped"), *((arm, f"{arm}, swapped") for arm in arms)]
+    return {
+        f"{first} vs {second}": _gaps(seeds, ways, first, second, bootstrap)
+        for first, second in which
+        if first in arms and second in arms
+    }
+
+
+def _gaps(seeds: Sequence[Arrays], ways: Sequence[str], first: str, second: str, bootstrap: int) -> dict[str, Any]:
+    """{measure: {difference, interval}} of one arm less another, means over seeds and ways."""
     measured: dict[str, Any] = {}
     for name in DISTANCES:
-        if any(f"{part}|{arm}|{name}" not in one for one in seeds for arm in (first, second)):
+        if any(f"{way}|{arm}|{name}" not in one for one in seeds for way in ways for arm in (first, second)):
             continue
-        gap, ours, theirs = (_mean_gap(seeds, part, first, second, name + side) for side in ("", "|a", "|b"))
-        error = jackknife_error([(ours, people), (theirs, others)])
-        measured[name] = {"difference": float(gap[0]), "interval": list(interval(float(gap[0]), error))}
-    draws = Resamples.draw(people, bootstrap, 0)
+        gap = float(np.mean([_mean_gap(seeds, way, first, second, name) for way in ways]))
+        error = jackknife_error([_half(seeds, ways, first, second, name, start) for start in (0, 1)])
+        measured[name] = {"difference": gap, "interval": list(interval(gap, error))}
+    draws = Resamples.draw([who for way in ways for who in seeds[0][f"{way}|people"].tolist()], bootstrap, 0)
     for name in BITS:
-        counts = seeds[0][f"{part}|{name}"]
-        mean, resampled = draws.ratio(_mean_gap(seeds, part, first, second, name), counts)
+        counts = np.concatenate([seeds[0][f"{way}|{name}"] for way in ways])
+        hits = np.concatenate([_mean_gap(seeds, way, first, second, name) for way in ways])
+        mean, resampled = draws.ratio(hits, counts)
         measured[name] = {"difference": mean, "interval": list(percentile_interval(resampled))}
     return measured
+
+
+def _half(
+    seeds: Sequence[Arrays], ways: Sequence[str], first: str, second: str, name: str, start: int
+) -> tuple[NDArray[np.float64], list[str]]:
+    """The influence of every row of one half's people on the mean gap, and whose row it is.
+
+    The half gives the sources of the first way where `start` is 0, its reference where it is 1; of the next way the
+    other. A way's distance is a mean over its own rows, here rows of all ways are in one list: hence the factors.
+    """
+    rows, people = [], []
+    for number, way in enumerate(ways):
+        side, who = (("a", "people"), ("b", "others"))[(start + number) % 2]
+        rows.append(_mean_gap(seeds, way, first, second, f"{name}|{side}"))
+        people += seeds[0][f"{way}|{who}"].tolist()
+    scale = [len(people) / len(part) / len(ways) for part in rows]
+    return np.concatenate([part * factor for part, factor in zip(rows, scale, strict=True)]), people
 
 
 def _mean_gap(seeds: Sequence[Arrays], part: str, first: str, second: str, name: str) -> NDArray[np.float64]:

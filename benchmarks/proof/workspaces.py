@@ -37,22 +37,15 @@ def quarter_workspace(path: Path, source: Workspace) -> Workspace:
     hidden = np.flatnonzero(real & (table.split.astype(str) == "train"))
     hidden = np.random.default_rng(0).permutation(hidden)[: len(hidden) - round(len(hidden) / 4)]
     labelled = np.setdiff1d(np.flatnonzero(real), hidden)
-    for file, rows in (("labels.csv", np.flatnonzero(real)), ("quarter.csv", labelled)):
-        with (path / "images" / file).open("w", newline="", encoding="utf-8") as lines:
-            writer = csv.writer(lines)
-            writer.writerow(["image", *table.schema.names, "split", *table.fields])
-            for row in rows:
-                bits = ["" if bit < 0 else int(bit) for bit in table.labels[row]]
-                fields = [column[row] or "" for column in table.fields.values()]
-                writer.writerow([names[row], *bits, table.split[row], *fields])
+    with (path / "images" / "quarter.csv").open("w", newline="", encoding="utf-8") as lines:
+        writer = csv.writer(lines)
+        writer.writerow(["image", *table.schema.names, "split", *table.fields])
+        for row in labelled:
+            bits = ["" if bit < 0 else int(bit) for bit in table.labels[row]]
+            fields = [column[row] or "" for column in table.fields.values()]
+            writer.writerow([names[row], *bits, table.split[row], *fields])
     groups = ["|".join(group) for group in table.schema.groups]
     workspace.add_images(links, attributes=path / "images" / "quarter.csv", groups=groups)
     workspace.add_images(links, origin="unlabelled")
     workspace.set_meta("quarter", str(len(labelled)))
     return workspace
-
-
-def give_labels_back(workspace: Workspace) -> None:
-    """All labels into a quarter workspace, for the classifier that judges; the trained runs stay as they are."""
-    folder = workspace.path / "images"
-    workspace.add_images(folder / "given", attributes=folder / "labels.csv")

@@ -89,8 +89,12 @@ def test_a_quarter_of_the_labels_is_what_stage_1_had_and_all_images_guide(proof:
     lines = (proof[0] / "out" / "quarter-0" / "images" / "quarter.csv").read_text().splitlines()
     assert len(lines) == 1 + 16 + 16, "a heading, a quarter of 64 training images, the test images"
     with Workspace.open(proof[0] / "out" / "quarter-0") as quarter:
-        assert len(quarter.images("origin=unlabelled")) == 12, "labels were given back for the judging classifier"
-        assert len(quarter.images("origin=real split=train")) == 64
+        assert len(quarter.images("origin=unlabelled")) == 12 + 48, "withheld, whatever is trained there later"
+        assert len(quarter.images("origin=real split=train")) == 16
+    parts = json.loads((proof[0] / "out" / "row-3-seed-0.json").read_text())["parts"]
+    row_1 = json.loads((proof[0] / "out" / "row-1-seed-0.json").read_text())["parts"][""]
+    assert parts["25 % of the labels"]["classifier"] == row_1["classifier"], "one classifier judges both"
+    assert parts["all labels"] == row_1, "what row 1 has judged is not judged again"
 
 
 def test_a_second_start_does_nothing_again_and_what_is_missing_is_made(
@@ -122,6 +126,22 @@ def test_seeds_that_are_judged_get_an_interval_over_all_of_them(prove: Any, proo
     mean = found["parts"][""]["k = 10 vs unguided"]["fd_attr"]["difference"]
     assert mean == pytest.approx(own["fd_attr"]["difference"], rel=1e-5)
     assert "- over the seeds, k = 10 vs unguided: fd_attr" in load("docs/make_guidance.py").tables(out)
+
+
+def test_halves_are_exchanged_beside_what_was_judged(prove: Any, proof: tuple[Path, list[str]]) -> None:
+    out = proof[0] / "out"
+    before = json.loads((out / "row-1-seed-0.json").read_text())["parts"]
+    prove.main([*proof[1], "--steps", "2", "--rows", "1,3", "--exchange"])
+    parts = json.loads((out / "row-1-seed-0.json").read_text())["parts"]
+    assert parts[""] == before[""] and list(parts) == ["", "halves exchanged"]
+    assert parts["halves exchanged"]["guided"] != parts[""]["guided"]
+    both = json.loads((out / "row-1-over-seeds.json").read_text())["parts"]
+    ways = [both[part]["guided vs random"]["fd_attr"]["difference"] for part in ("", "halves exchanged", "both ways")]
+    assert ways[2] == pytest.approx((ways[0] + ways[1]) / 2)
+    third = json.loads((out / "row-3-seed-0.json").read_text())["parts"]
+    assert third["all labels, halves exchanged"] == parts["halves exchanged"]
+    assert "25 % of the labels, halves exchanged" in third
+    assert load("docs/make_guidance.py").tables(out).count("With the halves exchanged as well:") == 1 + 2
 
 
 def test_some_of_the_arms_are_enough(prove: Any, staged: Workspace, tmp_path: Path) -> None:
@@ -206,18 +226,61 @@ def test_the_interval_over_seeds_of_one_seed_twice_is_that_seeds_own(prove: Any,
     scores = {"guided": arm(0.2), "random": arm(1.0), "unguided": arm(0.6)}
     other = {name: arm(0.5) for name in scores}
     seeds = sys.modules["proof.seeds"]
-    for name, each in (("3", scores), ("4", other)):
-        seeds.keep_scores(tmp_path / f"{name}.npz", {"": (each, pairs)})
+    third, fourth = (seeds.scores_of("", (each, pairs)) for each in (scores, other))
     own = comparisons(scores, pairs, Draws.draw(pairs, 1000, 0), [("guided", "unguided"), ("guided", "random")])
-    twice = seeds.over_seeds([tmp_path / "3.npz"] * 2)[""]
+    twice = seeds.over_seeds([third, third])[""]
     for pair, measured in own.items():
         for measure in ("fd_attr", "fd_judge", "accuracy_changed", "accuracy_kept"):
             assert twice[pair][measure]["difference"] == pytest.approx(measured[measure]["difference"], abs=1e-9)
             assert twice[pair][measure]["interval"] == pytest.approx(measured[measure]["interval"], abs=1e-5)
-    both = seeds.over_seeds([tmp_path / "3.npz", tmp_path / "4.npz"])[""]["guided vs unguided"]["fd_attr"]
+    both = seeds.over_seeds([third, fourth])[""]["guided vs unguided"]["fd_attr"]
     means = [sum(each[name].fd_attr.distance for each in (scores, other)) / 2 for name in ("guided", "unguided")]
     assert both["difference"] == pytest.approx(means[0] - means[1])
     assert both["interval"][0] < both["difference"] < both["interval"][1]
-    seeds.keep_scores(tmp_path / "5.npz", {"": (scores, replace(pairs, people=people[::-1]))})
+    fifth = seeds.scores_of("", (scores, replace(pairs, people=people[::-1])))
     with pytest.raises(RgunitError, match="not judged on the same pairs"):
-        seeds.over_seeds([tmp_path / "3.npz", tmp_path / "5.npz"])
+        seeds.over_seeds([third, fifth])
+
+
+def test_judged_both_ways_the_people_count_once(prove: Any) -> None:
+    """The interval of both ways against features drawn anew many times: sources and references of one half agree."""
+    seeds = sys.modules["proof.seeds"]
+    rng = np.random.default_rng(0)
+    each, images = 60, 4
+    names = [[f"{half}{i // images}" for i in range(each * images)] for half in "AB"]
+
+    def draw() -> tuple[Any, float]:
+        """Scores of two arms both ways: people have a place of their own, arms shift it by a different amount."""
+        places = [rng.normal(0, 1, (each, 3)).repeat(images, 0) + rng.normal(0, 0.5, (each * images, 3)) for _ in "AB"]
+        scores: dict[str, Any] = {}
+        for part, (mine, theirs) in (("", (0, 1)), ("halves exchanged", (1, 0))):
+            ids = np.arange(each * images)
+            bits = np.zeros((len(ids), 2), np.int8)
+            pairs = Pairs(
+                ("a", "b"),
+                ids,
+                ids,
+                bits,
+                bits + np.array([0, 1], np.int8),
+                ids,
+                tuple(names[mine]),
+                ids,
+                tuple(names[theirs]),
+            )
+            arms = {}
+            for arm, shift in (("guided", 0.8), ("unguided", 1.0)):
+                features = frechet(places[mine] * 0.7 + shift, places[theirs])
+                arms[arm] = PairScores(bits == 0, np.zeros(len(ids)), None, None, None, features, None, None)
+            scores |= seeds.scores_of(part, (arms, pairs))
+        found = seeds.over_seeds([scores])
+        one, both = (found[part]["guided vs unguided"]["fd_attr"] for part in ("", "both ways"))
+        assert both["difference"] == pytest.approx(
+            np.mean([found[p]["guided vs unguided"]["fd_attr"]["difference"] for p in ("", "halves exchanged")])
+        )
+        return both, one
+
+    drawn = [draw() for _ in range(200)]
+    spread = [np.std([way[k]["difference"] for way in drawn], ddof=1) for k in (0, 1)]
+    told = [np.mean([np.diff(way[k]["interval"])[0] / (2 * 1.96) for way in drawn]) for k in (0, 1)]
+    assert told == pytest.approx(spread, rel=0.15)
+    assert told[0] != pytest.approx(told[1], rel=0.15)

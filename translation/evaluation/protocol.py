@@ -121,14 +121,22 @@ def _bits(attributes: Sequence[str], rows: Sequence[dict[str, int | None]]) -> N
 
 
 def kept_pairs(
-    folder: Path, workspace: Workspace, attributes: AttributeSchema, *, split: str, limit: int, seed: int
+    folder: Path,
+    workspace: Workspace,
+    attributes: AttributeSchema,
+    *,
+    split: str,
+    limit: int,
+    seed: int,
+    exchanged: bool = False,
 ) -> tuple[Pairs, bool]:
-    """The list of pairs kept in `folder` for this split, number and seed; made and kept where there is none.
+    """The list of pairs kept in `folder` for this split, number, seed and order of halves; made where there is none.
 
     So arms that are evaluated later, perhaps after images were added, are judged on the same pairs. True: a list was
     there but an image of it is gone (or no longer a real one of the split), so that a new one took its place.
     """
-    path = folder / f"pairs-{re.sub(r'[^A-Za-z0-9_-]', '_', split)}-{limit}-{seed}.jsonl"
+    name = re.sub(r"[^A-Za-z0-9_-]", "_", split)
+    path = folder / f"pairs-{name}-{limit}-{seed}{'-exchanged' if exchanged else ''}.jsonl"
     stale = False
     if path.exists():
         pairs = Pairs.load(path)
@@ -137,24 +145,31 @@ def kept_pairs(
         if pairs.attributes == attributes.names and np.isin(wanted, there).all():
             return pairs, False
         stale = True
-    pairs = make_pairs(workspace, attributes, split=split, limit=limit, seed=seed)
+    pairs = make_pairs(workspace, attributes, split=split, limit=limit, seed=seed, exchanged=exchanged)
     pairs.save(path)
     return pairs, stale
 
 
 def make_pairs(
-    workspace: Workspace, attributes: AttributeSchema, *, split: str = "test", limit: int = 1000, seed: int = 0
+    workspace: Workspace,
+    attributes: AttributeSchema,
+    *,
+    split: str = "test",
+    limit: int = 1000,
+    seed: int = 0,
+    exchanged: bool = False,
 ) -> Pairs:
     """Pairs over the real images of `split`, `attributes` being the used ones; the same for the same images and seed.
 
     Bits that the reference does not know stay as the source has them. No image of B lends its labels a second time
-    before all have. RgunitError where a half is empty or too few images differ in a used bit.
+    before all have. `exchanged`: the halves change their roles; of two evaluations, one so, everyone is source and
+    reference. RgunitError where a half is empty or too few images differ in a used bit.
     """
     table = workspace.images(f"split={split} origin=real")
     columns = workspace.schema.indices(attributes.names)
     table = table.select(np.flatnonzero((table.labels[:, columns] >= 0).any(1)))
     people = people_of(table)
-    half = halves(people, seed)
+    half = halves(people, seed) ^ exchanged
     a, b = np.flatnonzero(~half), np.flatnonzero(half)
     if len(a) < 2 or len(b) < 2:
         raise RgunitError(

@@ -32,6 +32,16 @@ def test_nobody_is_on_both_sides(workspace, used):
     assert set(pairs.reference.tolist()) <= set(pairs.others.tolist())
 
 
+def test_exchanged_halves_change_roles_and_are_kept_as_a_list_of_their_own(workspace, used, tmp_path):
+    pairs, back = (make_pairs(workspace, used, exchanged=way) for way in (False, True))
+    assert set(back.source.tolist()) == set(pairs.others.tolist())
+    assert set(back.others.tolist()) == set(pairs.source.tolist())
+    assert set(back.people) == set(pairs.other_people) and back.changed.any(1).all()
+    asked = {"split": "test", "limit": 8, "seed": 0}
+    kept = [kept_pairs(tmp_path, workspace, used, **asked, exchanged=way)[0] for way in (False, True, False)]
+    assert (kept[0].source == kept[2].source).all() and not set(kept[0].source) & set(kept[1].source)
+
+
 def test_only_real_test_images_take_part(workspace, used):
     pairs = make_pairs(workspace, used)
     table = workspace.images(ids=np.concatenate([pairs.source, pairs.others]))

@@ -1,0 +1,72 @@
+"""A row of one seed, judged part by part: a JSON file, and beside it an .npz of what intervals are made of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from proof.plan import TITLES
+from proof.seeds import Arrays, Judged, scores_of
+
+
+@dataclass
+class RowResult:
+    """`parts` {part: evaluation} of the JSON file at `path`; `scores` as `seeds.scores_of` makes them."""
+
+    path: Path
+    about: dict[str, Any]
+    parts: dict[str, dict[str, Any]]
+    scores: Arrays
+
+    @staticmethod
+    def open(folder: Path, row: int, seed: int) -> RowResult:
+        """What is there of a row, nothing where it was not judged."""
+        path = folder / f"row-{row}-seed-{seed}.json"
+        about: dict[str, Any] = {"row": row, "title": TITLES[row], "seed": seed, "seconds": 0.0}
+        if not path.exists():
+            return RowResult(path, about, {}, {})
+        about = json.loads(path.read_text())
+        parts, scores = about.pop("parts"), {}
+        if (kept := path.with_suffix(".npz")).exists():
+            with np.load(kept) as file:
+                scores = {name: file[name] for name in file.files}
+        return RowResult(path, about, parts, scores)
+
+    def has(self, part: str, arms: Sequence[str]) -> bool:
+        """Whether a part was judged and has these arms."""
+        return part in self.parts and all(arm in self.parts[part] for arm in arms)
+
+    def add(self, part: str, summary: dict[str, Any], judged: Judged, seconds: float) -> None:
+        """A part that was judged in so many seconds, in place of what there was of it."""
+        self._put(part, summary, scores_of(part, judged))
+        self.about["seconds"] = round(self.about["seconds"] + seconds, 1)
+
+    def take(self, part: str, other: RowResult, of: str) -> None:
+        """Part `of` of another row, whose arms and pairs are the same, as this one's `part`."""
+        scores = {f"{part}|{name[len(of) + 1 :]}": a for name, a in other.scores.items() if name.startswith(f"{of}|")}
+        self._put(part, other.parts[of], scores)
+
+    def _put(self, part: str, summary: dict[str, Any], scores: Arrays) -> None:
+        kept = {name: array for name, array in self.scores.items() if not name.startswith(f"{part}|")}
+        self.parts, self.scores = {**self.parts, part: summary}, {**kept, **scores}
+
+    def save(self) -> None:
+        """Both files, each whole or not at all."""
+        scores = self.path.with_suffix(".npz")
+        unfinished = scores.with_name(scores.name + ".part")
+        with unfinished.open("wb") as file:
+            np.savez_compressed(file, **self.scores)
+        unfinished.replace(scores)
+        write_json(self.path, {**self.about, "parts": self.parts})
+
+
+def write_json(path: Path, value: Any) -> None:
+    """A JSON file, whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(value, indent=1) + "\n")
+    part.replace(path)
