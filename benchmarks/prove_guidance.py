@@ -12,9 +12,9 @@
 
 A seed's stage 1 and 2 are trained once (or `--start SEED=RUN` names a stage-1 run of the workspace) and serve all
 rows. The first guided arm of a seed ends by `--minutes`, all others take its steps. Each row of a seed ends in one
-JSON file in `--out`, written part by part; what is there is not done again, and a run that was stopped is gone on
-with: start it again. All arms are judged on the same pairs (seed 0), so differences have an interval over the seeds as
-well (`row-1-over-seeds.json`). Runs that the workspace has already are left as they are.
+JSON file in `--out`, written part by part, with a picture of some pairs beside it; what is there is not done again, and
+a run that was stopped is gone on with: start it again. All arms are judged on the same pairs (seed 0), so differences
+have an interval over the seeds as well (`row-1-over-seeds.json`). Runs that the workspace has already are left alone.
 `--exchange` judges also with the halves of the test people exchanged: with the mean of both ways everyone is source
 and reference, so chance is smaller.
 `--arms` names those that are wanted, of any row. `--jobs N` trains N at once, each in a copy of the workspace, whose
@@ -52,6 +52,7 @@ from translation.config import Config, load_config
 from translation.evaluation.scores import Draws, comparisons
 from translation.neighbours import Neighbours
 from translation.progress import Progress
+from translation.report.sheet import draw_pairs
 from translation.sessions import StageResult
 from translation.stages import fill_index, open_retriever, train_guided, train_retrieval, train_translation
 from translation.translator import Translator
@@ -184,11 +185,11 @@ class Trainer:
 
 
 def judge(
-    trainer: Trainer, seed: int, runs: Mapping[str, RunRecord], labelled: Workspace, exchanged: bool
+    trainer: Trainer, seed: int, runs: Mapping[str, RunRecord], labelled: Workspace, exchanged: bool, sheet: Path
 ) -> tuple[dict[str, Any], Judged]:
     """The evaluation of stage-3 runs by name, each guided one also with its neighbours swapped for random ones.
 
-    What judges is taught by the labels of `labelled`: one classifier for all.
+    What judges is taught by the labels of `labelled`: one classifier for all. `sheet`: a PNG of some pairs.
     """
     workspace, options = trainer.workspace, trainer.options
     first, second = trainer.stages(seed)
@@ -206,9 +207,10 @@ def judge(
             ways = arms_of_run(workspace, translator, runs[name], retriever, options.device, use)
             others |= {f"{kind}, {told}": arm for kind, arm in sorted(ways.items())}
     arms |= others
+    compared = Arms(workspace.run(first), arms, retriever)
     found = evaluate_translation_runs(
         workspace,
-        arms=Arms(workspace.run(first), arms, retriever),
+        arms=compared,
         device=options.device,
         config=trainer.config.evaluation,
         judge=options.judge,
@@ -217,6 +219,7 @@ def judge(
         labelled=labelled,
         progress=Told(),
     )
+    draw_pairs(workspace, found, compared, sheet, shown=[*reversed(runs), "swapped"])
     summary = {key: value for key, value in found.summary.items() if not isinstance(value, dict) or value.get("n") != 0}
     if referee := summary["protocol"]["judge"]:  # results are passed on: no path of this machine
         summary["protocol"]["judge"] = {**referee, "path": Path(referee["path"]).name}
@@ -254,7 +257,9 @@ def measure(row: int, seed: int, trainers: Mapping[str, Trainer], options: argpa
             if options.until == "arms":
                 continue
             begun, labelled = time.monotonic(), trainers["drawn" if row == 2 else "workspace"].workspace
-            result.add(judged_part, *judge(trainer, seed, runs, labelled, exchanged), time.monotonic() - begun)
+            sheet = result.path.with_name(f"{result.path.stem}{' ' * bool(judged_part)}{judged_part}.png")
+            judged = judge(trainer, seed, runs, labelled, exchanged, sheet)
+            result.add(judged_part, *judged, time.monotonic() - begun)
         result.about["steps"] = trainer.steps(seed) or options.steps
         result.save()
         print(f"row {row}, seed {seed}{', ' * bool(judged_part)}{judged_part}: {result.path}", flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -139,7 +140,7 @@ def retrieval(
 @group.command(
     short_help="The arms side by side.",
     epilog="\b\nExamples:\n"
-    "  rgunit -w faces evaluate translation --out compared\n"
+    "  rgunit -w faces evaluate translation --out compared --grid compared.png\n"
     "  rgunit -w faces evaluate translation --reverse --inception-weights cache --lpips-weights alexnet.pth\n"
     "  rgunit -w faces evaluate translation --judge mobilefacenet.onnx --judge-crop 25.84,24.69,76.48,89.23@128",
 )
@@ -154,6 +155,15 @@ def translation(
         Path | None,
         typer.Option(metavar="DIR", file_okay=False, help="Keep every image there, with a manifest.jsonl."),
     ] = None,
+    grid: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.png",
+            dir_okay=False,
+            help="Draw the best, some random and the worst pairs with their neighbours and what each arm made of them.",
+        ),
+    ] = None,
+    cases: Annotated[int, typer.Option(metavar="N", min=1, help="Pairs of each kind in the picture.")] = 3,
     judge: Annotated[
         Path | None,
         typer.Option(
@@ -207,6 +217,8 @@ def translation(
     settings: Settings = context.obj
     if judge_crop is not None and judge is None:
         raise UsageError("--judge-crop needs --judge FILE.onnx")
+    if grid is not None and grid.suffix.lower() != ".png":
+        raise UsageError(f"--grid draws PNG: give it a name that ends in .png, not {grid}")
     given = {
         "classifier": None if classifier is None else classifier.value,
         "classifier_minutes": classifier_minutes,
@@ -217,21 +229,27 @@ def translation(
     with settings.open() as workspace:
         with Bars() as bars:
             bars.stage("evaluate")
-            from translation.arms import evaluate_translation_runs
+            from translation.arms import evaluate_translation_runs, open_arms
 
-            found = evaluate_translation_runs(
+            arms = open_arms(workspace, run, settings.device)
+            evaluation = evaluate_translation_runs(
                 workspace,
                 split=split,
-                run=run,
                 out=out,
                 judge=judge,
                 judge_crop=judge_crop,
                 seed=settings.seed,
                 device=settings.device,
+                arms=arms,
                 changes={name: value for name, value in given.items() if value is not None},
                 progress=bars,
-            ).summary
-        settings.show(found, lambda console: _draw_translation(console, found, out))
+            )
+            if grid is not None:
+                from translation.report.sheet import draw_pairs
+
+                draw_pairs(workspace, evaluation, arms, grid, per_case=cases, seed=settings.seed)
+        found, files = evaluation.summary, [one for one in (out, grid) if one is not None]
+        settings.show(found, lambda console: _draw_translation(console, found, files))
 
 
 def _draw_retrieval(console: Console, found: dict[str, Any]) -> None:
@@ -257,7 +275,7 @@ def _draw_retrieval(console: Console, found: dict[str, Any]) -> None:
     plain(console, f"{found['queries']} queries among {found['images']} images", style="dim")
 
 
-def _draw_translation(console: Console, found: dict[str, Any], out: Path | None) -> None:
+def _draw_translation(console: Console, found: dict[str, Any], files: Sequence[Path]) -> None:
     from cli.drawing import plain
     from translation.report.verdicts import terminal_table, verdicts
 
@@ -266,8 +284,8 @@ def _draw_translation(console: Console, found: dict[str, Any], out: Path | None)
     for verdict in verdicts(found, None):
         if " against " in verdict.subject:
             plain(console, verdict.text)
-    if out is not None:
-        plain(console, f"images: {out.absolute()}", style="bold")
+    for file in files:
+        plain(console, f"images: {file.absolute()}", style="bold")
 
 
 def _number(value: float | None) -> str:

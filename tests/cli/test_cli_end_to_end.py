@@ -227,7 +227,10 @@ def test_an_ablation_keeps_its_rows_and_goes_on_with_those_that_are_missing(
 
 
 def test_evaluate_keeps_every_image_on_request(rgunit, trained: Trained, tmp_path: Path) -> None:
-    answer = rgunit("-w", trained.path, "evaluate", "translation", "--out", tmp_path / "out", "--json").json
+    files = ("--out", tmp_path / "out", "--grid", tmp_path / "pairs.png", "--cases", 2)
+    answer = rgunit("-w", trained.path, "evaluate", "translation", *files, "--json").json
+    with Image.open(tmp_path / "pairs.png") as sheet:
+        assert sheet.height >= 3 * 2 * 112 and sheet.width >= 8 * 112, "source, 3 neighbours, 4 arms"
     assert all(set(answer[arm]) >= MEASURES for arm in ARMS)
     assert answer["unguided"]["fd_judge"] is None
     rows = [json.loads(line) for line in (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()]

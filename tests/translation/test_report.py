@@ -16,6 +16,7 @@ from rich.console import Console
 
 from index_store.workspace import Workspace
 from retrieval.evaluation import RetrievalEvaluation
+from retrieval.sheets import BAD, GAP, GOOD, LINE, TILE
 from translation.arms import truth_of
 from translation.drawings import GROUPS, STYLE_ATTRIBUTES, make_dataset
 from translation.evaluation.distances import frechet
@@ -36,6 +37,7 @@ from translation.report.charts import Dot, Line, dot_chart, line_chart, number, 
 from translation.report.curves import charts_of
 from translation.report.examples import cases, edit_words
 from translation.report.report import picture
+from translation.report.sheet import pair_sheet
 from translation.report.verdicts import headlines, plain_words, signed, state_of
 from translation.translator import Translation, to_tensor
 
@@ -421,3 +423,17 @@ def test_a_report_is_collected_from_evaluations_and_shows_the_pairs_they_scored(
     assert query.content is None
     text, _ = read(write_report(workspace, tmp_path / "report.html", data))
     assert text.count('<figure class="row">') == 12
+
+
+def test_pairs_are_drawn_in_one_picture_with_neighbours_arms_mask_and_truth() -> None:
+    red, blue = (np.full((32, 32, 3), colour, np.uint8) for colour in ([200, 0, 0], [0, 0, 200]))
+    outputs = [Output("unguided", red, {"+Hat": False}), Output("guided", blue, {"+Hat": True})]
+    mask = np.full((32, 32), 0.5, np.float32)
+    row = TranslationRow("worst", red, "/somewhere/a.png", "+Hat", outputs, [blue, blue], mask, truth=blue)
+    sheet = pair_sheet([row, replace(row, case="best", mask=None, truth=None)])
+    step = TILE + GAP
+    assert sheet.shape[1] == GAP + 7 * step, "source, 2 neighbours, 2 arms, mask and truth"
+    middle = sheet[GAP + LINE + 4 + TILE // 2, GAP + TILE // 2 :: step]
+    assert middle.tolist() == [[200, 0, 0], [0, 0, 200], [0, 0, 200], [200, 0, 0], [0, 0, 200], [128] * 3, [0, 0, 200]]
+    frames = sheet[GAP + LINE + 4 + TILE // 2, GAP + 3 * step - 1 :: step][:2]
+    assert frames.tolist() == [list(BAD), list(GOOD)]

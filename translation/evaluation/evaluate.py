@@ -74,18 +74,6 @@ class Evaluation:
     pairs: Pairs
     scores: dict[str, PairScores]
 
-    def cases(self, arm: str, count: int, seed: int = 0) -> dict[str, list[int]]:
-        """Rows of `pairs` to look at, `count` each: "best", "worst" and, of all pairs, "random".
-
-        By the distance to the truth where it is known, else by the likeness of the changed bits.
-        """
-        scores = self.scores[arm]
-        badness = scores.truth if scores.truth is not None else -scores.likeness
-        order = np.argsort(badness, kind="stable")
-        drawn = np.random.default_rng(seed).permutation(len(order))
-        chosen = {"best": order[:count], "random": np.sort(drawn[:count]), "worst": order[::-1][:count]}
-        return {name: [int(row) for row in rows] for name, rows in chosen.items()}
-
     def save(self, folder: Path) -> None:
         """`translation.json` (the summary) and `pairs.jsonl` in a folder, each written whole."""
         self.pairs.save(folder / "pairs.jsonl")

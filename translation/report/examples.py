@@ -148,16 +148,20 @@ def translation_rows(
     size: int,
     per_case: int = 3,
     seed: int = 0,
+    shown: Sequence[str] = SHOWN_ARMS,
 ) -> list[TranslationRow]:
-    """The best, some random and the worst pairs of the guided arm (of another where it is missing), made again."""
+    """The best, some random and the worst pairs of the guided arm, made again by those of the arms `shown` there are.
+
+    Where no arm is named `guided`, the last of them chooses the pairs, and its mask and neighbours are shown.
+    """
     from translation.translator import to_pixels
 
     pairs = evaluation.pairs
-    shown = [arm for arm in SHOWN_ARMS if arm in arms and arm in evaluation.scores]
+    shown = [arm for arm in shown if arm in arms and arm in evaluation.scores]
     shown = shown or [arm for arm in evaluation.scores if arm in arms][:1]
     if not shown:
         return []
-    main = shown[-1]
+    main = "guided" if "guided" in shown else shown[-1]
     scores = evaluation.scores[main]
     badness = scores.truth if scores.truth is not None else -scores.likeness
     picked = cases(badness, per_case, seed)

@@ -152,8 +152,13 @@ def picture(pixels: NDArray[np.uint8]) -> str:
 
 def grey(mask: NDArray[Any]) -> str:
     """A data URI of a mask [H, W], uint8 or float in [0, 1]."""
+    return picture(mask_pixels(mask))
+
+
+def mask_pixels(mask: NDArray[Any]) -> NDArray[np.uint8]:
+    """A mask [H, W], uint8 or float in [0, 1], as grey uint8 [H, W, 3]."""
     levels = mask if mask.dtype == np.uint8 else np.rint(255 * np.clip(mask, 0, 1)).astype(np.uint8)
-    return picture(np.repeat(levels[:, :, None], 3, axis=2))
+    return np.repeat(levels[:, :, None], 3, axis=2)
 
 
 def _retrieval(retrieval: Mapping[str, Any] | None, found: Sequence[Verdict]) -> dict[str, Any] | None:

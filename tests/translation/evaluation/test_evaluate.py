@@ -9,7 +9,6 @@ from PIL import Image
 from index_store.errors import RgunitError
 from retrieval.onnx import OnnxNetwork
 from translation.drawings import true_translation
-from translation.evaluation.distances import pixel_distance
 from translation.evaluation.evaluate import copy_arm, evaluate_translation, neighbour_arm
 from translation.evaluation.protocol import GUIDES, Pairs, make_pairs
 
@@ -150,24 +149,6 @@ def test_every_image_is_kept_with_its_source_and_target(evaluation, workspace, p
     assert (np.asarray(Image.open(first["path"])) == truth(pairs.source[:1], pairs.target[:1])[0]).all()
     assert (Pairs.load(out / "pairs.jsonl").source == pairs.source).all()
     assert json.loads((out / "translation.json").read_text())["guided"]["truth"] == 0
-
-
-def test_cases_are_the_nearest_and_the_farthest_from_the_truth(evaluation, workspace, pairs, truth):
-    cases = evaluation[0].cases("copy", 3)
-    far = pixel_distance(workspace.load(pairs.source, 32), truth(pairs.source, pairs.target))
-    assert far[cases["worst"]].min() >= np.sort(far)[-3] and far[cases["best"]].max() <= np.sort(far)[2]
-    assert len(set(cases["random"])) == 3
-
-
-def test_without_truth_cases_go_by_the_changed_bits(workspace, pairs, classifier, top_hit, fast):
-    arms = {"neighbour": neighbour_arm(workspace, 32, top_hit)}
-    found = evaluate_translation(workspace, arms=arms, pairs=pairs, classifier=classifier, config=fast)
-    likeness = found.scores["neighbour"].likeness
-    cases = found.cases("neighbour", 2)
-    assert found.summary["neighbour"]["truth"] is None
-    best, rounding = likeness[cases["best"]].min(), 1e-6  # of equal pictures in other places of a batch
-    assert best >= likeness[cases["random"]].max() - rounding or likeness.max() - likeness.min() < rounding
-    assert likeness[cases["worst"]].max() <= best
 
 
 def test_seeds_make_samples_differ_and_repeat(workspace, pairs, classifier, fast):
