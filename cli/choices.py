@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,8 +24,8 @@ PresetOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="demo, celeba-64 or paper-celeba-128. Default: the newest run's (and its settings, where neither "
-        "--config nor --set is given); for a first run demo where images are at most 48 pixels, else celeba-64.",
+        help="demo, celeba-64 or paper-celeba-128. Default: the newest run's (and its settings; with --config or "
+        "--set its data and networks); for a first run demo where images are at most 48 pixels, else celeba-64.",
     ),
 ]
 ConfigOption = Annotated[
@@ -50,18 +50,23 @@ MinutesOption = Annotated[
 
 
 def configuration(workspace: Workspace, preset: str | None, file: Path | None, overrides: Sequence[str]) -> Config:
-    """The settings asked for; without a preset those of the newest run, else of a preset that fits the images."""
+    """The settings asked for; without a preset those of the newest run, else of a preset that fits the images.
+
+    With settings but without a preset, its preset, data and networks are the newest run's.
+    """
     from translation.config import load_config, parse_config
 
-    runs = workspace.runs()
+    runs = [run for run in workspace.runs() if not run.empty]
+    base: dict[str, Any] = {}
     if preset is None and runs:
+        newest = runs[-1].config["config"]
         if file is None and not overrides:
-            return parse_config(runs[-1].config["config"])
-        preset = runs[-1].preset
+            return parse_config(newest)
+        preset, base = runs[-1].preset, {section: newest[section] for section in ("data", "networks")}
     if preset is None:
         preset = _fitting(workspace)
         typer.echo(f"preset {preset}, by the size of the images (--preset names another)", err=True)
-    return load_config(preset, file=file, overrides=overrides)
+    return load_config(preset, base=base, file=file, overrides=overrides)
 
 
 def _fitting(workspace: Workspace) -> str:

@@ -108,7 +108,7 @@ def _lines(file: Path) -> list[str]:
 def _domains(path: Path) -> LabelTable | None:
     """Return labels for one folder a domain, `art/1.jpg`, or below splits, `train/art/1.jpg`; None if it is not so.
 
-    Folders inside a domain become the text field `folder`.
+    Folders inside a domain become the text field `folder`. RgunitError where a domain's folder is empty.
     """
     entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
     folders = [entry for entry in entries if entry.is_dir()]
@@ -128,6 +128,12 @@ def _domains(path: Path) -> LabelTable | None:
                 splits.append(SPLITS.get(folder.name))
                 within.append("/".join(inner[1 + split : -1]) or None)
     found = tuple(sorted(set(domains)))
+    homes = [folder for outer in folders for folder in (outer.iterdir() if split else (outer,)) if folder.is_dir()]
+    empty = sorted({folder.name for folder in homes if not folder.name.startswith(".")} - set(found))
+    if empty and len(homes) > 1:
+        raise RgunitError(
+            f"{path}: a folder is a domain, and there is no image in {', '.join(empty)}: add some or remove the folder"
+        )
     if len(found) < 2:
         return None
     attributes = {name: [int(domain == name) for domain in domains] for name in found}

@@ -35,6 +35,11 @@ class RunRecord:
     config: dict[str, Any]
     summary: dict[str, Any]
 
+    @property
+    def empty(self) -> bool:
+        """Whether it failed before anything was kept: there is nothing to go on with or to take settings from."""
+        return self.status == "failed" and self.steps == 0
+
 
 def add_run(catalog: Catalog, stage: str, preset: str, config: Mapping[str, Any]) -> RunRecord:
     """Make a run with its folder `runs/<id>-<stage>`."""

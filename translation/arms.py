@@ -36,7 +36,7 @@ from translation.evaluation.evaluate import (
     neighbour_arm,
 )
 from translation.evaluation.inception import Inception, PerceptualDistance
-from translation.evaluation.protocol import kept_pairs
+from translation.evaluation.protocol import LOOKED_UP, kept_pairs
 from translation.neighbours import Neighbours
 from translation.progress import Progress
 from translation.sessions import RETRIEVAL
@@ -252,6 +252,11 @@ def evaluate_translation_runs(
     referee = OnnxNetwork(judge, judge_crop) if judge is not None else None
     found = arms or open_arms(workspace, run, device)
     first = found.arms["stage1"].translator
+    looking = found.retriever is not None or any(arm.neighbours is not None for arm in found.arms.values())
+    if split == LOOKED_UP and looking:
+        raise RgunitError(
+            f"split {split} is where guidance looks things up, and would find what is judged there: judge another split"
+        )
     config = (config or first.config.evaluation).model_copy(update=dict(changes or {}))
     inception = Inception(config.inception_weights, str(first.device)) if config.inception_weights else None
     lpips = PerceptualDistance(config.lpips_weights, str(first.device)) if config.lpips_weights else None

@@ -70,6 +70,16 @@ class Sampler:
                 f"all {len(self.ids)} training images have the same labels of {', '.join(attributes)}: "
                 "there is no other domain to translate to; add images or choose other --attributes-used"
             )
+        without = {
+            "has": [name for name, column in zip(attributes, self.labels.T, strict=True) if not (column == 1).any()],
+            "lacks": [name for name, column in zip(attributes, self.labels.T, strict=True) if not (column == 0).any()],
+        }
+        for verb, names in without.items():
+            if names:
+                raise RgunitError(
+                    f"no training image is known that {verb} {', '.join(names)}, so nothing can be learned of it: add "
+                    "images, or leave it out of --attributes-used"
+                )
         counted = self.labels >= 0
         self.prior = (self.labels == 1).sum(0) / np.maximum(counted.sum(0), 1)
         self._permutation = lru_cache(maxsize=4)(

@@ -220,16 +220,21 @@ def presets() -> list[str]:
 
 
 def load_config(
-    preset: str, *, file: Path | None = None, overrides: Sequence[str] = (), size: int | None = None
+    preset: str,
+    *,
+    base: Mapping[str, Any] | None = None,
+    file: Path | None = None,
+    overrides: Sequence[str] = (),
+    size: int | None = None,
 ) -> Config:
-    """A preset, with a TOML `file` and `section.key=value` overrides laid over it in this order.
+    """A preset, with sections `base`, a TOML `file` and `section.key=value` overrides laid over it in this order.
 
     Raises UsageError for an unknown preset, key or value, naming the nearest right one.
     """
     if preset not in presets():
         raise UsageError(f"unknown preset {preset!r}: {_did_you_mean(preset, presets())}")
     settings = tomllib.loads((PRESETS / f"{preset}.toml").read_text())
-    settings["preset"] = preset
+    settings = _merged({**settings, "preset": preset}, base or {})
     if file is not None:
         try:
             settings = _merged(settings, tomllib.loads(file.read_text()))
@@ -282,6 +287,8 @@ def _explain(error: ValidationError) -> str:
             model = model.model_fields[str(part)].annotation
         return f"unknown setting {place}: {_did_you_mean(str(first['loc'][-1]), list(model.model_fields))}"
     message = str(first["msg"]).removeprefix("Value error, ")
+    if message.startswith("Input should be") and isinstance(first["input"], str | int | float):
+        message = f"{message.replace('Input should be', 'must be')}, not {first['input']!r}"
     return f"setting {place}: {message}" if place else message
 
 

@@ -18,6 +18,7 @@ from translation.config import Config, StageConfig, Weights
 from translation.guidance import Guidance, Guided, hide
 from translation.networks import ContentEncoder, Discriminator, Generator, StyleEncoder, initialise
 from translation.perceptual import VGG
+from translation.processes import shared_mean
 from translation.styles import STANDARD_DEVIATION, style_labels, style_mean
 
 TINY = 1e-8  # no division by 0
@@ -196,11 +197,7 @@ class GmmUnit:
         with self.autocast():
             content, mean, log_variance = self.encode(batch.images)
             own, mask = self.networks["generator"](content, sampled(mean, log_variance, batch.source_noise))
-            d_terms = {
-                "domain": objectives.domain(
-                    [logits for _, logits in discriminator(batch.images)], batch.labels, self._softmax()
-                )
-            }
+            d_terms = {"domain": self._domain(discriminator(batch.images), batch.labels)}
             g_terms = {
                 "reconstruction": objectives.absolute_difference(own, batch.images),
                 "kl": objectives.kl_to_component(mean, log_variance, batch.labels),
@@ -217,7 +214,8 @@ class GmmUnit:
     def discriminator_losses(self, discriminator: nn.Module, batch: Batch, fake: Tensor) -> dict[str, Tensor]:
         """Least squares on real and (detached) fake, classification of real images' known attributes, R1.
 
-        The gradient penalty is measured on a quarter of the batch: it costs a second derivative, and changes slowly.
+        The gradient penalty is measured on every fourth image: it costs a second derivative, and changes slowly. So it
+        is of the same images in one process as in several, whose batches are whole fourths of its.
         """
         images, labels = batch.images, batch.labels
         if batch.real_images is not None and batch.real_labels is not None:
@@ -225,11 +223,11 @@ class GmmUnit:
         real, made = discriminator(images), discriminator(fake)
         terms = {
             "adversarial": objectives.adversarial_discriminator([r for r, _ in real], [f for f, _ in made]),
-            "domain": objectives.domain([logits for _, logits in real], labels, self._softmax()),
+            "domain": self._domain(real, labels),
         }
         if self.stage.weights.gradient_penalty:
             with torch.autocast(images.device.type, enabled=False):  # second derivatives want full precision
-                seen = batch.images[: max(1, len(batch.images) // 4)].detach().requires_grad_()
+                seen = batch.images[::4].detach().requires_grad_()
                 judged = discriminator.forward(seen)  # not by a compiled call, which has no second derivative
                 terms["gradient_penalty"] = objectives.gradient_penalty([r for r, _ in judged], seen)
         return terms
@@ -254,7 +252,7 @@ class GmmUnit:
         recovered_style, _ = self.networks["style_encoder"](fake)
         terms = {
             "adversarial": objectives.adversarial_generator([realness for realness, _ in judged]),
-            "domain": objectives.domain([logits for _, logits in judged], batch.target, self._softmax()),
+            "domain": self._domain(judged, batch.target),
             "content": objectives.absolute_difference(recovered, content),
             "style": objectives.absolute_difference(recovered_style, batch.style),
         }
@@ -298,8 +296,10 @@ class GmmUnit:
         right = (style_labels(mean) == labels) & known
         return {"style_accuracy_train": right.sum() / known.sum().clamp(min=1)}
 
-    def _softmax(self) -> Sequence[Sequence[int]]:
-        return self.groups if self.stage.domain_softmax else ()
+    def _domain(self, judged: Sequence[tuple[Tensor, Tensor]], labels: Tensor) -> Tensor:
+        """The classification of what D [(realness, logits) a scale] says of images with these labels."""
+        groups = self.groups if self.stage.domain_softmax else ()
+        return objectives.domain([logits for _, logits in judged], labels, groups, shared_mean)
 
 
 def sampled(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:

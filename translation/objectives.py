@@ -7,7 +7,7 @@ Images and their reconstructions are [B, 3, H, W] in [−1, 1]; ‖·‖ is a me
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -48,12 +48,18 @@ def gradient_penalty(real: Sequence[Tensor], images: Tensor) -> Tensor:
     return gradient.square().sum(dim=(1, 2, 3)).mean()
 
 
-def domain(logits: Sequence[Tensor], labels: Tensor, groups: Sequence[Sequence[int]] = ()) -> Tensor:
+def domain(
+    logits: Sequence[Tensor],
+    labels: Tensor,
+    groups: Sequence[Sequence[int]] = (),
+    shared: Callable[[Tensor], Tensor] = lambda count: count,
+) -> Tensor:
     """Classification of attributes: logits [B, A] a scale, labels [B, A] in {1, 0, −1 = unknown: left out}.
 
     Binary cross-entropy for each attribute, averaged over the known bits. For each of `groups` (indices of exclusive
     attributes) softmax cross-entropy over the members and “none of them” (logit 0) instead, over the rows where at
-    most one member is true and all are known. Columns are taken one by one: a list as index would make a GPU wait.
+    most one member is true and all are known. `shared`: the mean over all processes of what is known in each, so that
+    their mean gradient is that of one batch. Columns are taken one by one: a list as index would make a GPU wait.
     """
     total = logits[0].new_zeros((), dtype=torch.float32)
     grouped = sorted({i for group in groups for i in group})
@@ -66,7 +72,9 @@ def domain(logits: Sequence[Tensor], labels: Tensor, groups: Sequence[Sequence[i
             losses = F.binary_cross_entropy_with_logits(
                 _columns(scale, single), alone.clamp(min=0).float(), reduction="none"
             )
-            total = total + (losses * known).sum() / known.sum().clamp(min=1) * (len(single) / labels.shape[1])
+            total = total + (losses * known).sum() / _at_least_one(shared(known.sum())) * (
+                len(single) / labels.shape[1]
+            )
         for group in groups:
             members = _columns(labels, group)
             true = members.clamp(min=0)
@@ -74,8 +82,13 @@ def domain(logits: Sequence[Tensor], labels: Tensor, groups: Sequence[Sequence[i
             choice = torch.where(true.sum(1) > 0, true.argmax(1), torch.full_like(true[:, 0], len(group)))
             scores = torch.cat([_columns(scale, group), scale.new_zeros(len(scale), 1)], dim=1)
             losses = F.cross_entropy(scores, choice.long(), reduction="none")
-            total = total + (losses * valid).sum() / valid.sum().clamp(min=1) * (len(group) / labels.shape[1])
+            total = total + (losses * valid).sum() / _at_least_one(shared(valid.sum())) * (len(group) / labels.shape[1])
     return total / len(logits)
+
+
+def _at_least_one(count: Tensor) -> Tensor:
+    """The count, 1 where it is 0: then nothing is summed up either."""
+    return torch.where(count > 0, count, torch.ones_like(count))
 
 
 def _columns(table: Tensor, columns: Sequence[int]) -> Tensor:

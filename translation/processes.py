@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 T = TypeVar("T")
 
@@ -68,13 +68,32 @@ def any_process(flag: bool) -> bool:
     return bool(flags.item())
 
 
+@torch.no_grad()
+def shared_mean(value: Tensor) -> Tensor:
+    """The mean of a tensor over the processes, on its device; a GPU is not waited for."""
+    if world_size() == 1:
+        return value
+    total = value.clone()
+    dist.all_reduce(total)
+    return total / world_size()
+
+
 def mean_of_processes(values: Mapping[str, float]) -> dict[str, float]:
     """The mean of each number over the processes, which all give the same names."""
+    return {name: total / world_size() for name, total in _reduced(values, dist.ReduceOp.SUM).items()}
+
+
+def least_of_processes(values: Mapping[str, float]) -> dict[str, float]:
+    """The least of each number in any process; all give the same names."""
+    return _reduced(values, dist.ReduceOp.MIN)
+
+
+def _reduced(values: Mapping[str, float], how: dist.ReduceOp.RedOpType) -> dict[str, float]:
     if world_size() == 1 or not values:
         return dict(values)
     numbers = torch.tensor(list(values.values()), dtype=torch.float64)
-    dist.all_reduce(numbers)
-    return dict(zip(values, (numbers / world_size()).tolist(), strict=True))
+    dist.all_reduce(numbers, how)
+    return dict(zip(values, numbers.tolist(), strict=True))
 
 
 @torch.no_grad()

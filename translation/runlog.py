@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index_store.images import write_image
+
+PICTURES = 50  # sample pictures that a run keeps
 
 
 class RunLog:
@@ -42,13 +44,31 @@ class RunLog:
                 self.writer.add_scalar(name, value, step)
 
     def picture(self, step: int, pixels: NDArray[np.uint8] | None) -> None:
-        if pixels is not None:
-            (self.folder / "samples").mkdir(exist_ok=True)
-            write_image(self.folder / "samples" / f"{step:06d}.png", pixels)
+        """Keep a picture of a step; of many the newest stay and, ever further apart, some of the older ones."""
+        if pixels is None:
+            return
+        folder = self.folder / "samples"
+        folder.mkdir(exist_ok=True)
+        write_image(folder / f"{step:06d}.png", pixels)
+        steps = sorted(int(file.stem) for file in folder.glob("*.png"))
+        for old in thinned(steps, PICTURES):
+            (folder / f"{old:06d}.png").unlink()
 
     def close(self) -> None:
         if self.writer is not None:
             self.writer.close()
+
+
+def thinned(steps: Sequence[int], most: int) -> list[int]:
+    """Those of ascending `steps` to give up so that `most` stay: each the one of the older half that is missed least.
+
+    That is the one whose neighbours are closest to each other; the first and the newer half stay.
+    """
+    left, gone = list(steps), []
+    while len(left) > most:
+        least = min(range(1, max(2, len(left) // 2)), key=lambda i: left[i + 1] - left[i - 1])
+        gone.append(left.pop(least))
+    return gone
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from index_store.errors import RgunitError, UsageError
 from index_store.workspace import RunRecord, Workspace
-from translation.checkpoint import restore
+from translation.checkpoint import CHECKPOINT, read_state, restore
 from translation.config import Config, TrainingConfig, parse_config
 from translation.precision import faster_precision
 from translation.processes import first_then_others, from_first, process_rank
@@ -50,33 +50,20 @@ def settled(
 
 
 def _runs(workspace: Workspace, stage: str, neighbours: str | None) -> list[RunRecord]:
-    """The runs of a stage and arm, the newest last."""
-    return [run for run in workspace.runs(stage) if run.config.get("neighbours") == neighbours]
-
-
-def open_run(
-    workspace: Workspace,
-    stage: str,
-    config: Config,
-    about: Mapping[str, Any],
-    resume: Resume,
-    progress: Progress,
-) -> RunRecord:
-    """A new run or, as `resume` says, the newest of the stage and arm; the first process opens it for all."""
-    return from_first(lambda: _find_run(workspace, stage, config, about, resume, progress))
+    """The runs of a stage and arm that there is anything of, the newest last."""
+    return [run for run in workspace.runs(stage) if run.config.get("neighbours") == neighbours and not run.empty]
 
 
 def _find_run(
     workspace: Workspace,
     stage: str,
-    config: Config,
-    about: Mapping[str, Any],
+    settings: Mapping[str, Any],
     resume: Resume,
     progress: Progress,
-) -> RunRecord:
-    settings = {"config": config.model_dump(mode="json"), **about}
+) -> RunRecord | None:
+    """The run to go on with, as `resume` says: the newest of the stage and arm, or None for a new one."""
     if resume:
-        runs = _runs(workspace, stage, about.get("neighbours"))
+        runs = _runs(workspace, stage, settings.get("neighbours"))
         different = _differences(_filled(runs[-1].config), settings, stage) if runs else {}
         if runs and not different:
             return runs[-1]
@@ -98,7 +85,7 @@ def _find_run(
             )
         if resume != "auto":
             progress.note(f"nothing to resume: no run of stage {stage} yet, starting one")
-    return workspace.add_run(stage, config.preset, settings)
+    return None
 
 
 # What may change between the sessions of a run: how long, how often to log, where, and what other stages do.
@@ -142,7 +129,9 @@ def _differences(
 
 def train_run(
     workspace: Workspace,
-    run: RunRecord,
+    stage: str,
+    config: Config,
+    about: Mapping[str, Any],
     make: Callable[[], Task],
     training: TrainingConfig,
     steps: int,
@@ -155,23 +144,31 @@ def train_run(
     *,
     exact: bool = False,
 ) -> StageResult:
-    """Make the task and train it; the run's row says how it ended, whatever happens.
+    """Find the run to go on with or make a new one, and train it; its row says how it ended, whatever happens.
 
-    With `resume="auto"` a run that --minutes ended counts as done, unless more time, more steps than it was planned
-    for, or (`exact`) just so many steps are asked for.
+    A new one is made when its task is: what is refused leaves no run. With `resume="auto"` a run that --minutes ended
+    counts as done, unless more time, more steps than it was planned for, or (`exact`) just so many steps are asked for.
     """
-    enough = run.steps >= steps
-    if minutes is not None:
-        enough = enough or run.seconds >= 0.9 * 60 * minutes
-    elif not exact:
-        enough = enough or steps <= int(run.config["config"][run.stage]["steps"])
-    if resume == "auto" and run.status == "done" and enough:
-        return StageResult(run, run.steps, run.seconds, run.summary.get("metrics", {}), stopped=False)
+    settings = {"config": config.model_dump(mode="json"), **about}
+    found = from_first(lambda: _find_run(workspace, stage, settings, resume, progress))
+    if found is not None:
+        enough = found.steps >= steps
+        if minutes is not None:
+            enough = enough or found.seconds >= 0.9 * 60 * minutes
+        elif not exact:
+            enough = enough or steps <= int(found.config["config"][found.stage]["steps"])
+        if resume == "auto" and found.status == "done" and enough:
+            return StageResult(found, found.steps, found.seconds, found.summary.get("metrics", {}), stopped=False)
     if start is not None:
-        from_first(lambda: restore(run.path, start))
+        if found is None:
+            raise RgunitError(f"there is no run of stage {stage} to go on with from {start}: leave --from out")
+        path = found.path
+        from_first(lambda: restore(path, start))
+    task = first_then_others(make)
+    run = found or from_first(lambda: workspace.add_run(stage, config.preset, settings))
     try:
         trained = train(
-            first_then_others(make),
+            task,
             folder=run.path,
             training=training,
             steps=steps,
@@ -184,7 +181,8 @@ def train_run(
         )
     except BaseException as error:
         if process_rank() == 0:
-            workspace.update_run(run.id, status="failed" if isinstance(error, Exception) else "stopped")
+            status = "failed" if isinstance(error, Exception) else "stopped"
+            workspace.update_run(run.id, status=status, **_kept(run))
         raise
 
     def record() -> RunRecord:
@@ -194,3 +192,12 @@ def train_run(
         return workspace.run(run.id)
 
     return StageResult(from_first(record), trained.steps, trained.seconds, trained.metrics, trained.stopped)
+
+
+def _kept(run: RunRecord) -> dict[str, Any]:
+    """Steps and seconds of a run's checkpoint, nothing where it has none."""
+    state = read_state(run.path / CHECKPOINT) if (run.path / CHECKPOINT).exists() else {}
+    return {name: kind(state[key]) for name, key, kind in _OF_CHECKPOINT if key in state}
+
+
+_OF_CHECKPOINT = (("steps", "step", int), ("seconds", "seconds", float))

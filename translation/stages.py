@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+from PIL import Image
 
 from index_store.attributes import AttributeSchema
 from index_store.errors import RgunitError, UsageError
@@ -28,7 +30,7 @@ from translation.config import Config
 from translation.gmm_unit import build_networks
 from translation.neighbours import Neighbours
 from translation.progress import Progress
-from translation.sessions import RETRIEVAL, Resume, StageResult, open_run, settled, train_run
+from translation.sessions import RETRIEVAL, Resume, StageResult, settled, train_run
 from translation.styles import STANDARD_DEVIATION, style_mean
 from translation.tasks import GuidedTask, TranslationTask
 from translation.training import make_fabric
@@ -68,16 +70,27 @@ def train_translation(
     about = {"attributes_used": list(schema.names), "seed": seed}
     config = settled(workspace, TRANSLATION, config, resume, device)
     fabric = make_fabric(config.training, device)
-    run = open_run(workspace, TRANSLATION, config, about, resume, progress)
-    if config.translation.weights.perceptual and not config.networks.perceptual_weights:
-        progress.note("the perceptual term is off: no networks.perceptual_weights given")
+    _tell_if_enlarged(workspace, config, progress)
+    _tell_what_is_off(config, config.translation.weights.perceptual, progress)
 
     def make() -> TranslationTask:
         return TranslationTask(workspace, config, schema, **_task_arguments(fabric, seed))
 
     stage = config.translation
     return train_run(
-        workspace, run, make, config.training, stage.steps, minutes, seed, resume, progress, stage.warmup, start
+        workspace,
+        TRANSLATION,
+        config,
+        about,
+        make,
+        config.training,
+        stage.steps,
+        minutes,
+        seed,
+        resume,
+        progress,
+        stage.warmup,
+        start,
     )
 
 
@@ -111,8 +124,7 @@ def train_retrieval(
         "translation_run": source.id,
         "encoders_fingerprint": translator.fingerprint,
     }
-    config = fitted(config, translator)
-    run = open_run(workspace, RETRIEVAL, config, about, resume, progress)
+    config = fitted(config, translator, progress)
 
     def make() -> RetrievalTask:
         return RetrievalTask(
@@ -129,7 +141,9 @@ def train_retrieval(
         )
 
     steps = config.retrieval.steps
-    return train_run(workspace, run, make, training, steps, minutes, seed, resume, progress, start=start)
+    return train_run(
+        workspace, RETRIEVAL, config, about, make, training, steps, minutes, seed, resume, progress, start=start
+    )
 
 
 def train_guided(
@@ -160,13 +174,13 @@ def train_guided(
         "translation_run": source_run.id,
         "encoders_fingerprint": source.fingerprint,
     }
-    config = fitted(config, source)
+    config = fitted(config, source, progress)
+    _tell_what_is_off(config, config.guided.weights.perceptual, progress)
     retriever = None
     if neighbours == "retrieved":
         retriever = Retriever.open(workspace, retrieval_run, encoders=source, device=source.device)
         about["retrieval_run"] = retriever.run.id
         require_index(workspace, retriever)
-    run = open_run(workspace, GUIDED, config, about, resume, progress)
 
     def make() -> GuidedTask:
         guides = None
@@ -188,7 +202,20 @@ def train_guided(
     stage, training = config.guided, config.training
     wanted, exact = steps or stage.steps, bool(steps)
     return train_run(
-        workspace, run, make, training, wanted, minutes, seed, resume, progress, stage.warmup, start, exact=exact
+        workspace,
+        GUIDED,
+        config,
+        about,
+        make,
+        training,
+        wanted,
+        minutes,
+        seed,
+        resume,
+        progress,
+        stage.warmup,
+        start,
+        exact=exact,
     )
 
 
@@ -254,7 +281,8 @@ def require_index(workspace: Workspace, retriever: Retriever) -> None:
     missing = workspace.missing_vectors(retriever.encoder_name, retriever.fingerprint)
     if len(missing):
         raise RgunitError(
-            f"{len(missing)} images have no vector of retrieval run {retriever.run.id} yet: run `rgunit index build`"
+            f"{len(missing)} images have no vector of retrieval run {retriever.run.id} yet: "
+            f"run `rgunit index build --run {retriever.run.id}`"
         )
 
 
@@ -282,9 +310,45 @@ def newest(workspace: Workspace, stage: str, run_id: str | None = None) -> RunRe
     return runs[-1]
 
 
-def fitted(config: Config, translator: Translator) -> Config:
-    """The configuration with the translator's own size and networks: a later stage cannot choose others."""
-    return config.model_copy(update={"data": translator.config.data, "networks": translator.config.networks})
+def fitted(config: Config, translator: Translator, progress: Progress) -> Config:
+    """The configuration with the translator's own size and networks: a later stage cannot choose others.
+
+    RgunitError where it is for images of another size; what else it would have otherwise is told.
+    """
+    own = translator.config
+    run = "the translator" if translator.run is None else f"run {translator.run.id}"
+    if config.data.size != own.data.size:
+        raise RgunitError(
+            f"{run} translates at {own.data.size} px and the settings, preset {config.preset}, are of "
+            f"{config.data.size} px: give --preset {own.preset} --set data.size={own.data.size}, or train translation "
+            "with yours first"
+        )
+    networks = own.networks.model_copy(update={"perceptual_weights": config.networks.perceptual_weights})
+    asked = {"data": (config.data, own.data), "networks": (config.networks, networks)}
+    told = [
+        f"{section}.{key} {getattr(have, key)}, not {value}"
+        for section, (wanted, have) in asked.items()
+        for key, value in wanted
+        if value != getattr(have, key) and key != "attributes_used"
+    ]
+    if told:
+        progress.note(f"as {run} was trained: {'; '.join(told)}")
+    return config.model_copy(update={"data": own.data, "networks": networks})
+
+
+def _tell_what_is_off(config: Config, weight: float, progress: Progress) -> None:
+    if weight and not config.networks.perceptual_weights:
+        progress.note("the perceptual term is off: no networks.perceptual_weights given")
+
+
+def _tell_if_enlarged(workspace: Workspace, config: Config, progress: Progress) -> None:
+    """A note where the training images, by nine of them, are smaller than what is trained."""
+    paths, sides = workspace.images("split=train origin=real").paths, []
+    for path in paths[:: max(1, len(paths) // 9)][:9]:
+        with suppress(OSError), Image.open(path) as image:
+            sides.append(min(image.size))
+    if sides and (usual := int(np.median(sides))) < config.data.size:
+        progress.note(f"the images, of {usual} px, are enlarged to {config.data.size} px, the size of the settings")
 
 
 def _task_arguments(fabric: Fabric, seed: int) -> dict[str, Any]:

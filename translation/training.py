@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import atexit
 import copy
+import logging
 import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -41,6 +42,7 @@ from translation.processes import (
     any_process,
     average_gradients,
     launched,
+    least_of_processes,
     leave_group,
     mean_of_processes,
     process_rank,
@@ -120,6 +122,7 @@ def make_fabric(training: TrainingConfig, device: str) -> Fabric:
     from lightning_fabric import Fabric
     from lightning_fabric.strategies.ddp import DDPStrategy
 
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the precision is in the run's settings
     if device == "cuda" and not torch.cuda.is_available():
         raise RgunitError("no CUDA device is available here: use --device cpu or auto")
     cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
@@ -192,8 +195,9 @@ def train(
 
     Writes into `folder`: `checkpoint.safetensors` (and older ones and the best, as `training` says), `metrics.jsonl`,
     `samples/STEP.png`, TensorBoard events. `description` is kept in the checkpoint. Ctrl-C ends it after the current
-    step with a checkpoint. A loss that is not finite raises RgunitError with its name; the last good checkpoint stays.
-    So does a measure of `training.best` that is not logged after `warmup` steps. Of several processes the first writes.
+    step with a checkpoint. A loss that is not finite raises RgunitError with its name (the first, before it spread to
+    others); the last good checkpoint stays. So does a measure of `training.best` that is not logged after `warmup`
+    steps. Of several processes the first writes.
     """
     rank = process_rank()
     writes = rank == 0
@@ -217,9 +221,29 @@ def train(
     metrics: dict[str, float] = log.last
     lowest = _best_value(folder / BEST, training.best) if resume else math.inf
 
+    def diverged(names: Sequence[str], step: int) -> RgunitError:
+        rate = f"{(description or {}).get('stage', 'translation')}.learning_rate"
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        kept = int(read_state(path)["step"]) if path.exists() else 0
+        told = f"training diverged in step {step}: {shown} {'is' if len(names) == 1 else 'are'} not finite"
+        if not kept:
+            return RgunitError(f"{told}; nothing was kept yet: start again with a lower rate (--set {rate}=…)")
+        return RgunitError(
+            f"{told}; the last good checkpoint, of step {kept}, is kept: go on from it with a lower rate "
+            f"(--resume --allow-changes --set {rate}=…)"
+        )
+
+    def means(sums: _Sums) -> dict[str, float]:
+        """The mean of every term since it was last asked for. RgunitError where one is not finite."""
+        found = sums.means()
+        if not all(map(math.isfinite, found.values())):  # in every process: it is their mean
+            raise diverged(*sums.spoilt())
+        return found
+
     def save(step: int) -> None:
         nonlocal lowest
-        _refuse_nan(_sizes(task.networks), step)  # the last update may have broken weights that no loss has seen
+        if broken := [name for name, size in _sizes(task.networks).items() if not math.isfinite(size)]:
+            raise diverged(broken, step)  # the last update may have broken weights that no loss has seen
         if not writes:
             return
         measured = {training.best: metrics[training.best]} if training.best in metrics else {}
@@ -236,8 +260,7 @@ def train(
             lowest = measured[training.best]
             keep_best(path)
 
-    step = first
-    sums: dict[str, Tensor] = {}
+    step, sums = first, _Sums()
     logged_at, logged_time = first, time.monotonic()
     with _interruptible() as interrupted, ThreadPoolExecutor(1, "prepare", _alone) as pool:
         ahead = {s: pool.submit(task.prepare, s) for s in range(first, min(first + LOOKAHEAD, steps))}
@@ -254,16 +277,15 @@ def train(
                 terms = task.step(step, batch)
                 _update_average(average, task.networks, min(task.average_decay, (1 + step) / (10 + step)))
                 step += 1
-                if terms.keys() != sums.keys():
-                    sums = {name: torch.zeros_like(value) for name, value in terms.items()}
+                if tuple(terms) != sums.names:
+                    sums = _Sums(tuple(terms))
                     logged_at, logged_time = step - 1, logged_time if logged_at == step - 1 else time.monotonic()
-                for name, value in terms.items():
-                    sums[name] += value
+                sums.add(step, terms.values())
                 progress.step(step, steps, clock.left(step, steps, first))
                 if step % training.log_every == 0 or step == steps:
-                    metrics = _read(sums, step - logged_at)  # the one wait for the device
-                    metrics |= _read(task.watch(batch), 1) if isinstance(task, Watched) else {}
-                    _refuse_nan(metrics, step)
+                    metrics = means(sums)  # the one wait for the device
+                    if isinstance(task, Watched):
+                        metrics |= means(_Sums.of(step, task.watch(batch)))
                     if training.best and training.best not in metrics and step > warmup:
                         raise RgunitError(
                             f"training.best={training.best} is not measured here; what is: {', '.join(metrics)}"
@@ -274,17 +296,16 @@ def train(
                     log.write(step, clock.seconds, metrics)
                     if warning := task.health(metrics):
                         progress.note(f"step {step}: {warning}")
-                    sums, logged_at, logged_time = {}, step, time.monotonic()
+                    sums, logged_at, logged_time = _Sums(), step, time.monotonic()
                 if step % training.sample_every == 0 and writes:
                     log.picture(step, task.sample_grid(average))
                 if step % training.checkpoint_every == 0 and step < steps:
-                    _refuse_nan(_read(sums, max(1, step - logged_at)), step)
+                    means(sums)
                     save(step)
         finally:
             for future in ahead.values():
                 future.cancel()
-        if sums:
-            _refuse_nan(_read(sums, max(1, step - logged_at)), step)
+        means(sums)
         save(step)
         if writes:
             log.picture(step, task.sample_grid(average))
@@ -298,11 +319,38 @@ def _alone() -> None:
     torch.set_num_threads(1)
 
 
-def _read(sums: Mapping[str, Tensor], steps: int) -> dict[str, float]:
-    if not sums:
-        return {}
-    values = torch.stack([value.detach().float().reshape(()) for value in sums.values()]).cpu().tolist()
-    return mean_of_processes({name: value / steps for name, value in zip(sums, values, strict=True)})
+class _Sums:
+    """Sums of named scalars over steps, on their device, and for each the first step in which it was not finite."""
+
+    def __init__(self, names: tuple[str, ...] = ()) -> None:
+        self.names, self.steps = names, 0
+        self.total = self.first = torch.zeros(0)
+
+    @staticmethod
+    def of(step: int, values: Mapping[str, Tensor]) -> _Sums:
+        """The scalars of one step."""
+        sums = _Sums(tuple(values))
+        if values:
+            sums.add(step, values.values())
+        return sums
+
+    def add(self, step: int, values: Iterable[Tensor]) -> None:
+        """Those of another step, in the order of `names`; nothing is waited for."""
+        row = torch.stack([value.detach().float().reshape(()) for value in values])
+        first = torch.where(row.isfinite(), math.inf, float(step))
+        self.total, self.first = (self.total + row, self.first.minimum(first)) if self.steps else (row, first)
+        self.steps += 1
+
+    def means(self) -> dict[str, float]:
+        """Each one's mean over the steps and the processes."""
+        found = (self.total / max(1, self.steps)).cpu().tolist()
+        return mean_of_processes(dict(zip(self.names, found, strict=True)))
+
+    def spoilt(self) -> tuple[list[str], int]:
+        """Those that were the first not to be finite in any process, before it spread to the others, and that step."""
+        firsts = least_of_processes(dict(zip(self.names, self.first.cpu().tolist(), strict=True)))
+        earliest = min(firsts.values(), default=math.inf)
+        return [name for name, step in firsts.items() if step == earliest < math.inf], int(min(earliest, 2**62))
 
 
 def _best_value(path: Path, measure: str) -> float:
@@ -318,15 +366,6 @@ def _sizes(networks: Mapping[str, nn.Module]) -> dict[str, float]:
         f"the weights of {name}": float(torch.stack([p.abs().max().float() for p in network.parameters()]).max())
         for name, network in networks.items()
     }
-
-
-def _refuse_nan(metrics: Mapping[str, float], step: int) -> None:
-    bad = [name for name, value in metrics.items() if not math.isfinite(value)]
-    if bad:
-        raise RgunitError(
-            f"training diverged before step {step}: {', '.join(bad)} is not finite; the last good checkpoint is kept: "
-            "lower the learning rate (--set translation.learning_rate=…) and --resume"
-        )
 
 
 @torch.no_grad()

@@ -172,6 +172,14 @@ def test_a_second_writer_is_told_who_writes(process, labelled: Path, faces: Path
         (["run", "--preset", "demmo"], 2, "unknown preset 'demmo': did you mean demo?"),
         (["run", "--preset", "demo", "--set", "translation.batc=4"], 2, "did you mean batch?"),
         (["run", "--preset", "demo", "--set", "translation.batch=none"], 2, "setting translation.batch"),
+        (["run", "--preset", "demo", "--set", "translation.steps=0"], 2, "must be greater than or equal to 1, not 0"),
+        (["train", "translation", "--preset", "demo", "--set", "translation.batch=1000"], 1, "is larger than the 64"),
+        (
+            ["train", "translation", "--preset", "demo", "--set", "networks.perceptual_weights=none.pth"],
+            1,
+            "none.pth",
+        ),
+        (["train", "guided", "--preset", "demo"], 1, "no run of stage translation yet"),
         (["run", "--attributes-used", "Hat,Bear"], 2, "unknown attribute 'Bear': did you mean Beard"),
         (["train", "retrieval", "--attributes-used", "Hat"], 2, "decided by `train translation`"),
         (["train", "translation", "--neighbours", "none"], 2, "belongs to `train guided`"),
@@ -197,6 +205,40 @@ def test_settings_that_cannot_be_meant_change_nothing(
     assert told in answer.error
     left = rgunit("-w", labelled, "info", "--json").json
     assert (left["images"], left["runs"]) == (80, [])
+
+
+@pytest.mark.parametrize(
+    ("used", "told"),
+    [
+        ("Hat", "all 12 training images have the same labels of Hat: there is no other domain"),
+        ("Glasses,Hat", "no training image is known that has Hat, so nothing can be learned of it"),
+        ("Glasses,Smile", "no training image is known that lacks Smile"),
+        ("Glasses,Beard", "no training image is known that has Beard"),
+    ],
+)
+def test_one_domain_or_a_class_without_images_is_refused_and_leaves_no_run(
+    rgunit, faces: Path, tmp_path: Path, used: str, told: str
+) -> None:
+    rows = (f"{i:06d}.png,train,{i % 2},0,1,\n" for i in range(12))
+    (tmp_path / "table.csv").write_text(
+        "image,split,Glasses,Hat,Smile,Beard\n" + "".join(rows) + "000012.png,test,0,1,0,1\n"
+    )
+    added = rgunit("-w", tmp_path / "w", "add", faces / "labelled", "--attributes", tmp_path / "table.csv")
+    assert added.status == 0
+    words = ("train", "translation", "--preset", "demo", "--set", "translation.batch=4", "--attributes-used", used)
+    answer = rgunit("-w", tmp_path / "w", *words)
+    assert answer.status == 1 and told in answer.error
+    assert rgunit("-w", tmp_path / "w", "info", "--json").json["runs"] == []
+
+
+def test_an_empty_domain_is_named(rgunit, faces: Path, tmp_path: Path) -> None:
+    for domain, number in (("photo", 3), ("art", 4), ("sketch", None)):
+        (tmp_path / "images" / domain).mkdir(parents=True)
+        if number is not None:
+            shutil.copy(faces / "labelled" / f"{number:06d}.png", tmp_path / "images" / domain)
+    answer = rgunit("-w", tmp_path / "w", "add", tmp_path / "images")
+    assert answer.status == 1 and "there is no image in sketch: add some or remove the folder" in answer.error
+    assert not (tmp_path / "w").exists()
 
 
 def test_a_flipped_byte_is_found_and_named(rgunit, labelled: Path, tmp_path: Path) -> None:

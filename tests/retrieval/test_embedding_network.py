@@ -34,6 +34,10 @@ def test_the_shapes_are_those_of_table_5() -> None:
     assert network.mlp[0].in_features == 512 + 40
     kernels = [(m.kernel_size[0], m.stride[0]) for m in network.modules() if isinstance(m, nn.Conv2d)]
     assert kernels == [(3, 1), (4, 2)] * 3
+    widths = [(256, 128, 3), (128, 128, 4), (128, 64, 3), (64, 64, 4), (64, 32, 3), (32, 32, 4)]
+    convolutions = sum(i * o * k * k + o for i, o, k in widths)
+    linear = sum(i * o + o for i, o in ((512 + 40, 512), (512, 512), (512, 100)))
+    assert sum(p.numel() for p in network.parameters()) == convolutions + linear == 1_328_676
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,13 +25,16 @@ from translation.gmm_unit import Batch, GmmUnit
 from translation.processes import average_gradients
 from translation.runlog import read_metrics
 
-IMAGES = 4
+IMAGES = 8
+PENALTY = "translation.weights.gradient_penalty=2"
 
 
 def batch() -> Batch:
+    """Images of which the first three have unknown labels: more in one half than in the other."""
     g = torch.Generator().manual_seed(3)
     images = torch.rand(IMAGES, 3, 32, 32, generator=g) * 2 - 1
     labels, target = torch.randint(0, 2, (2, IMAGES, A), generator=g)
+    labels[0, :2], labels[1], labels[2, 1] = -1, -1, -1
     return Batch(images, labels, target, *torch.randn(3, IMAGES, 8 * A, generator=g))
 
 
@@ -47,24 +51,35 @@ def gradients(method: GmmUnit) -> dict[str, Tensor]:
     }
 
 
-def step_in_a_process(rank: int, folder: Path) -> None:
+def started(settings: Sequence[str]) -> GmmUnit:
+    """A method whose discriminator is steep enough for R1 to have a gradient."""
+    method = make_method(*settings)
+    with torch.no_grad():
+        for parameter in method.networks["discriminator"].parameters():
+            parameter.mul_(10)
+    return method
+
+
+def step_in_a_process(rank: int, folder: Path, settings: Sequence[str]) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    method = make_method()
-    ours = optimizers(method, rate=0.1)
+    method = started(settings)
+    ours = optimizers(method, rate=1e-4)
     average_gradients(ours.values())
-    method.step(part(batch(), slice(rank * 2, rank * 2 + 2)), ours, 0.1)
+    half = IMAGES // 2
+    method.step(part(batch(), slice(rank * half, rank * half + half)), ours, 0.1)
     save_file({name: value.contiguous() for name, value in gradients(method).items()}, folder / f"{rank}.safetensors")
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes_have_the_gradients_of_one_with_the_double_batch(tmp_path: Path) -> None:
+@pytest.mark.parametrize("settings", [(), (PENALTY,), (PENALTY, "translation.domain_softmax=true")])
+def test_two_processes_have_the_gradients_of_one_with_the_double_batch(tmp_path: Path, settings: Sequence[str]) -> None:
     context = multiprocessing.get_context("forkserver")
-    workers = [context.Process(target=step_in_a_process, args=(rank, tmp_path)) for rank in (0, 1)]
+    workers = [context.Process(target=step_in_a_process, args=(rank, tmp_path, settings)) for rank in (0, 1)]
     for worker in workers:
         worker.start()
-    method = make_method()
-    method.step(batch(), optimizers(method, rate=0.1), 0.1)  # the second loss sees what the first has moved
+    method = started(settings)
+    method.step(batch(), optimizers(method, rate=1e-4), 0.1)  # the second loss sees what the first has moved
     for worker in workers:
         worker.join(120)
         assert worker.exitcode == 0

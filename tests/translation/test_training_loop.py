@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -22,12 +24,12 @@ from torch import Tensor, nn
 
 from index_store.errors import RgunitError
 from index_store.workspace import Workspace
-from translation import precision
+from translation import objectives, precision
 from translation.checkpoint import CHECKPOINT, load_networks, read_state, save_checkpoint
 from translation.config import TrainingConfig
 from translation.gmm_unit import build_networks
 from translation.progress import Progress
-from translation.runlog import read_metrics
+from translation.runlog import RunLog, read_metrics
 from translation.stages import fill_index, train_guided, train_retrieval, train_translation
 from translation.training import Trained, train
 
@@ -219,10 +221,53 @@ def run_line(folder: Path, line: Line, steps: int, *, resume: bool = False, minu
 
 
 def test_a_loss_that_is_no_number_is_named_and_the_last_good_checkpoint_stays(tmp_path: Path) -> None:
-    with pytest.raises(RgunitError, match=r"other is not finite.*last good checkpoint") as failed:
+    told = r"diverged in step 7: other is not finite; the last good checkpoint, of step 5, is kept: .*--resume"
+    with pytest.raises(RgunitError, match=told) as failed:
         run_line(tmp_path, Line(bad=6), 40)  # steps 10 and 15 would be saved before step 20 is logged
     assert "loss" not in str(failed.value).split(":")[1].split(" is not")[0]
     assert read_state(tmp_path / CHECKPOINT)["step"] == 5
+
+
+def test_of_what_a_bad_loss_spoils_only_the_loss_is_named(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, kl = itertools.count(1), objectives.kl_to_component
+
+    def poisoned(*given: Tensor) -> Tensor:
+        return kl(*given) * (math.nan if next(calls) == 3 else 1)
+
+    monkeypatch.setattr(objectives, "kl_to_component", poisoned)
+    config = tiny("translation.steps=8", "training.log_every=20", "training.checkpoint_every=2")
+    with pytest.raises(RgunitError, match=r"^training diverged in step 3: generator/kl is not finite") as failed:
+        train_translation(workspace, config, attributes_used=USED, device="cpu")
+    assert "--resume --allow-changes --set translation.learning_rate=" in str(failed.value)
+    (run,) = workspace.runs()
+    assert (run.status, run.steps) == ("failed", 2) and read_state(run.path / CHECKPOINT)["step"] == 2
+    slower = tiny("translation.steps=4", "translation.learning_rate=1e-5")
+    again = train_translation(workspace, slower, attributes_used=USED, device="cpu", resume="changed")
+    assert (again.run.id, again.steps) == ("r1", 4)
+
+
+def test_a_run_of_which_nothing_was_kept_is_in_nobodys_way(workspace: Workspace) -> None:
+    good = train_translation(workspace, tiny("translation.steps=2"), attributes_used=USED, device="cpu")
+    wild = tiny("translation.learning_rate=1e30", "training.checkpoint_every=100", "translation.steps=9")
+    with pytest.raises(RgunitError, match="nothing was kept yet: start again with a lower rate"):
+        train_translation(workspace, wild, attributes_used=USED, device="cpu")
+    assert [(run.id, run.status, run.empty) for run in workspace.runs()] == [
+        ("r1", "done", False),
+        ("r2", "failed", True),
+    ]
+    gone_on = train_translation(workspace, tiny("translation.steps=3"), attributes_used=USED, device="cpu", resume=True)
+    assert (gone_on.run.id, gone_on.steps) == (good.run.id, 3)
+
+
+def test_of_many_pictures_the_newest_and_ever_fewer_of_the_older_stay(tmp_path: Path) -> None:
+    log = RunLog(tmp_path, 0, tensorboard=False)
+    for step in range(100, 40_100, 100):
+        log.picture(step, np.zeros((1, 1, 3), np.uint8))
+    kept = sorted(int(file.stem) for file in (tmp_path / "samples").iterdir())
+    assert len(kept) == 50 and kept[0] == 100 and kept[-20:] == list(range(38_100, 40_100, 100))
+    assert 4_000 > max(np.diff(kept)) >= max(np.diff(kept[25:])), "none of the older time is lost altogether"
 
 
 def test_weights_that_are_no_numbers_are_never_saved(tmp_path: Path) -> None:

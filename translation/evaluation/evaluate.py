@@ -281,6 +281,14 @@ def _measure(
         rows = np.arange(start, min(start + config.batch, len(pairs)))
         wanted = (pairs.source[rows], pairs.target[rows], pairs.seeds[rows])
         images, neighbours = arm.guided(*wanted) if isinstance(arm, GuidedTranslator) else (arm(*wanted), None)
+        if (
+            neighbours is not None
+            and (judged := np.isin(neighbours, np.concatenate([pairs.source, pairs.others]))).any()
+        ):
+            raise RgunitError(
+                f"{name} was guided by image {neighbours[judged][0]}, which is judged itself: guidance may look things "
+                "up outside the judged split only"
+            )
         read.add(images, neighbours, None if real.goal is None else real.goal[rows], real)
         if keep is not None:
             keep(name, rows, images)
@@ -357,3 +365,5 @@ class _Keeper:
         self._lines.close()
         if kind is None:
             self._part.replace(self._folder / "manifest.jsonl")
+        else:
+            self._part.unlink()

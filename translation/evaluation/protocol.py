@@ -21,7 +21,8 @@ from index_store.attributes import AttributeSchema
 from index_store.errors import RgunitError
 from index_store.workspace import ImageTable, Workspace
 
-GUIDES = "split=train origin=real|unlabelled"  # what guidance may retrieve
+LOOKED_UP = "train"
+GUIDES = f"split={LOOKED_UP} origin=real|unlabelled"  # what guidance may retrieve
 IDENTITY = "identity"  # the text field that says who is in an image
 
 
@@ -174,7 +175,7 @@ def make_pairs(
     if len(a) < 2 or len(b) < 2:
         raise RgunitError(
             f"split {split} has {len(table)} labelled real images of {len(set(people))} people: evaluating a "
-            "translation takes 2 images in each of two halves that share nobody; add more with --split test"
+            f"translation takes 2 images in each of two halves that share nobody; add more with --split {split}"
         )
     labels = table.labels[:, columns]
     rng = np.random.default_rng(seed)
