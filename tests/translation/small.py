@@ -6,6 +6,7 @@ from pathlib import Path
 
 from index_store.workspace import Workspace
 from translation.config import Config, load_config
+from translation.progress import Progress
 
 GROUP = "Black_Hair|Blond_Hair|Brown_Hair"
 USED = ("Black_Hair", "Blond_Hair", "Glasses")
@@ -46,3 +47,13 @@ def filled(path: Path, drawn: Path) -> None:
     with Workspace.ensure(path) as workspace:
         workspace.add_images(drawn / "labelled", attributes=drawn / "labelled" / "labels.csv", groups=[GROUP])
         workspace.add_images(drawn / "unlabelled", origin="unlabelled")
+
+
+class Notes(Progress):
+    """Keeps what is noted, in `told`."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.told.append(text)

@@ -12,21 +12,22 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
-from small import GROUP, USED, tiny
+from small import GROUP, USED, Notes, tiny
 from torch import Tensor
 
+from cli.choices import configuration
 from index_store.errors import RgunitError, UsageError
 from index_store.workspace import Workspace
 from translation.arms import evaluate_translation_runs, open_arms
 from translation.batches import Sampler
 from translation.checkpoint import CHECKPOINT
+from translation.config import load_config
 from translation.gmm_unit import build_networks
 from translation.guidance import AttentionFusion, ConvolutionFusion, Guidance, PatchGuidance, with_pixels
 from translation.inference import translate_images
 from translation.neighbours import Neighbours
-from translation.progress import Progress
 from translation.runlog import read_metrics
-from translation.stages import fill_index, open_retriever, train_guided
+from translation.stages import fill_index, open_retriever, train_guided, train_retrieval, train_translation
 from translation.styles import style_labels
 from translation.tasks import GuidedTask
 from translation.translator import Translator, to_tensor
@@ -415,15 +416,48 @@ def test_settings_that_came_later_do_not_keep_a_run_from_being_resumed(staged: W
 
 
 def test_a_judge_that_had_no_time_to_learn_is_told(staged: Workspace) -> None:
-    notes: list[str] = []
-
-    class Notes(Progress):
-        def note(self, text: str) -> None:
-            notes.append(text)
-
+    notes = Notes()
     changes = {"classifier_epochs": 100.0, "classifier_minutes": 0.001, "classifier_batch": 8, "diversity_inputs": 0}
-    found = evaluate_translation_runs(staged, run="r1", device="cpu", changes=changes, progress=Notes()).summary
+    found = evaluate_translation_runs(staged, run="r1", device="cpu", changes=changes, progress=notes).summary
     about = found["classifier"]
     assert 0 < about["steps"] < about["planned_steps"] / 2
     told = f"had time for {about['steps']} of {about['planned_steps']} steps, so its figures are rough"
-    assert any(told in note and "--classifier-minutes" in note for note in notes)
+    assert any(told in note and "--classifier-minutes" in note for note in notes.told)
+
+
+def test_settings_for_another_size_are_refused_by_later_stages_and_other_networks_are_told(staged: Workspace) -> None:
+    paper, told = (
+        load_config("paper-celeba-128"),
+        r"run r1 translates at 32 px and the settings, preset paper-celeba-128,",
+    )
+    with pytest.raises(RgunitError, match=told):
+        train_retrieval(staged, paper, device="cpu")
+    with pytest.raises(RgunitError, match=told):
+        train_guided(staged, paper, neighbours="none", device="cpu")
+    assert len(staged.runs()) == 2
+    notes = Notes()
+    done = train_guided(
+        staged, tiny("networks.width=0.125", "guided.steps=1"), neighbours="none", device="cpu", progress=notes
+    )
+    assert "as run r1 was trained: networks.width 0.0625, not 0.125" in notes.told
+    assert any("perceptual term is off" in note for note in notes.told)
+    assert done.run.config["config"]["networks"]["width"] == 0.0625
+
+
+def test_images_that_are_enlarged_are_told(workspace: Workspace) -> None:
+    notes, larger = Notes(), tiny("data.size=64", "translation.steps=1")
+    train_translation(workspace, larger, attributes_used=USED, device="cpu", progress=notes)
+    assert any("of 32 px, are enlarged to 64 px" in note for note in notes.told)
+
+
+def test_settings_without_a_preset_are_laid_over_the_newest_runs_networks(staged: Workspace) -> None:
+    chosen = configuration(staged, None, None, ["guided.steps=7"])
+    assert (chosen.networks.width, chosen.guided.steps) == (0.0625, 7)
+    assert chosen.translation == load_config("demo").translation, "of the preset, as it always was"
+    assert configuration(staged, "demo", None, ["guided.steps=7"]).networks.width != 0.0625
+
+
+def test_images_that_guidance_looks_up_are_not_judged(staged: Workspace, tmp_path: Path) -> None:
+    with pytest.raises(RgunitError, match="split train is where guidance looks things up"):
+        evaluate_translation_runs(staged, split="train", device="cpu", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()

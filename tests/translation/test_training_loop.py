@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import USED, tiny
+from small import USED, Notes, tiny
 from torch import Tensor, nn
 
 from index_store.errors import RgunitError
@@ -28,7 +28,6 @@ from translation import objectives, precision
 from translation.checkpoint import CHECKPOINT, load_networks, read_state, save_checkpoint
 from translation.config import TrainingConfig
 from translation.gmm_unit import build_networks
-from translation.progress import Progress
 from translation.runlog import RunLog, read_metrics
 from translation.stages import fill_index, train_guided, train_retrieval, train_translation
 from translation.training import Trained, train
@@ -143,15 +142,10 @@ def test_both_precisions_can_be_timed_here() -> None:
 
 
 def test_nothing_to_resume_starts_a_run_and_says_so(workspace: Workspace) -> None:
-    notes: list[str] = []
-
-    class Notes(Progress):
-        def note(self, text: str) -> None:
-            notes.append(text)
-
-    done = train_translation(workspace, tiny(), attributes_used=USED, device="cpu", resume=True, progress=Notes())
+    notes = Notes()
+    done = train_translation(workspace, tiny(), attributes_used=USED, device="cpu", resume=True, progress=notes)
     assert done.steps == 4
-    assert any("nothing to resume" in note for note in notes)
+    assert any("nothing to resume" in note for note in notes.told)
 
 
 def test_a_done_run_is_not_trained_again_but_lengthened_by_more_steps(workspace: Workspace) -> None:

@@ -6,6 +6,7 @@ import torch
 
 from index_store.errors import RgunitError
 from index_store.workspace import Workspace
+from translation.config import load_config
 from translation.evaluation.classifier import AttributeClassifier, build_network, masked_bce, train_classifier
 from translation.evaluation.config import EvaluationConfig
 
@@ -82,3 +83,12 @@ def test_training_stops_at_its_minutes(workspace):
 def test_a_workspace_without_labelled_images_is_refused(tmp_path):
     with Workspace.create(tmp_path / "w") as empty, pytest.raises(RgunitError, match="no labelled real images"):
         train_classifier(empty, 32, EvaluationConfig())
+
+
+def test_the_papers_preset_judges_by_a_resnet50_which_learns_as_well(workspace, tmp_path):
+    config = load_config("paper-celeba-128").evaluation
+    assert config.classifier == "resnet50"
+    short = config.model_copy(update={"classifier_batch": 4, "classifier_epochs": 0.05})
+    taught = train_classifier(workspace, 32, short, seed=9)
+    assert (taught.architecture, taught.steps) == ("resnet50", taught.planned) and taught.steps >= 1
+    assert taught.read(workspace.load(workspace.images("split=test").ids[:2], 32)).features.shape == (2, 2048)

@@ -184,6 +184,18 @@ def test_a_top_hit_from_the_test_split_ends_the_evaluation(workspace, pairs, cla
         evaluate_translation(workspace, arms=arms, pairs=pairs, classifier=classifier, config=fast)
 
 
+def test_an_arm_that_is_guided_by_what_is_judged_ends_the_evaluation(workspace, pairs, classifier, fast, tmp_path):
+    class Cheat:
+        def guided(self, source, target, seeds):
+            return workspace.load(source, 32), pairs.others[: len(source), None]
+
+    with pytest.raises(RgunitError, match=r"random was guided by image \d+, which is judged itself"):
+        evaluate_translation(
+            workspace, arms={"random": Cheat()}, pairs=pairs, classifier=classifier, config=fast, out=tmp_path
+        )
+    assert [file.name for file in tmp_path.iterdir()] == ["pairs.jsonl"]
+
+
 def test_an_empty_index_says_to_fill_it(workspace, pairs, classifier, fast):
     arms = {"neighbour": neighbour_arm(workspace, 32, lambda source, target, seeds: np.full(len(source), -1))}
     with pytest.raises(RgunitError, match="rgunit index build"):
