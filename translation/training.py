@@ -205,7 +205,7 @@ def train(
     path = folder / CHECKPOINT
     scaler = task.scaler if isinstance(task, Scaled) else None
     average = {name: copy.deepcopy(task.networks[name]).requires_grad_(False).eval() for name in task.averaged}
-    first, before = 0, 0.0
+    first, before, sums = 0, 0.0, _Sums()
     if resume and path.exists():
         state = read_state(path)
         load_networks(path, task.networks, prefix="networks")
@@ -214,6 +214,7 @@ def train(
         if scaler is not None:
             scaler.load_state_dict(state["scaler"])
         first, before = int(state["step"]), float(state["seconds"])
+        sums = _Sums.restored(state.get("unlogged", {}))
     same_weights(task.networks.values())
     average_gradients(task.optimizers.values())
     clock = _Clock(before, minutes)
@@ -247,7 +248,7 @@ def train(
         if not writes:
             return
         measured = {training.best: metrics[training.best]} if training.best in metrics else {}
-        about = {"step": step, "seconds": clock.seconds, "seed": seed, "measured": measured}
+        about = {"step": step, "seconds": clock.seconds, "seed": seed, "measured": measured, "unlogged": sums.state()}
         save_checkpoint(
             path,
             networks=task.networks,
@@ -260,7 +261,7 @@ def train(
             lowest = measured[training.best]
             keep_best(path)
 
-    step, sums = first, _Sums()
+    step = first
     logged_at, logged_time = first, time.monotonic()
     with _interruptible() as interrupted, ThreadPoolExecutor(1, "prepare", _alone) as pool:
         ahead = {s: pool.submit(task.prepare, s) for s in range(first, min(first + LOOKAHEAD, steps))}
@@ -338,8 +339,23 @@ class _Sums:
         """Those of another step, in the order of `names`; nothing is waited for."""
         row = torch.stack([value.detach().float().reshape(()) for value in values])
         first = torch.where(row.isfinite(), math.inf, float(step))
-        self.total, self.first = (self.total + row, self.first.minimum(first)) if self.steps else (row, first)
-        self.steps += 1
+        if self.steps:
+            row, first = self.total.to(row.device) + row, self.first.to(row.device).minimum(first)
+        self.total, self.first, self.steps = row, first, self.steps + 1
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint between two logs; all are finite there."""
+        return {"steps": self.steps, "total": dict(zip(self.names, self.total.cpu().tolist(), strict=True))}
+
+    @staticmethod
+    def restored(state: Mapping[str, Any]) -> _Sums:
+        """The sums that a checkpoint kept, so that the next log is of as many steps as without a stop."""
+        if not state.get("steps"):
+            return _Sums()
+        sums = _Sums(tuple(state["total"]))
+        sums.steps, sums.total = int(state["steps"]), torch.tensor(list(state["total"].values()))
+        sums.first = torch.full_like(sums.total, math.inf)
+        return sums
 
     def means(self) -> dict[str, float]:
         """Each one's mean over the steps and the processes."""

@@ -271,6 +271,17 @@ def test_weights_that_are_no_numbers_are_never_saved(tmp_path: Path) -> None:
     assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / CHECKPOINT).values())
 
 
+def test_a_stop_between_two_logs_leaves_the_log_as_it_is(tmp_path: Path) -> None:
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    run_line(tmp_path / "whole", Line(), 40)
+    stopped = run_line(tmp_path / "parts", Line(at=lambda s: s == 27 and os.kill(os.getpid(), signal.SIGINT)), 40)
+    assert (stopped.steps, stopped.stopped) == (28, True)
+    run_line(tmp_path / "parts", Line(), 40, resume=True)
+    whole, parts = (read_metrics(tmp_path / name) for name in ("whole", "parts"))
+    assert [(row["step"], row["loss"]) for row in parts] == [(row["step"], row["loss"]) for row in whole]
+
+
 def test_rates_moments_and_average_are_in_the_checkpoint(tmp_path: Path) -> None:
     run_line(tmp_path, Line(), 8)
     saved = load_file(tmp_path / CHECKPOINT)
