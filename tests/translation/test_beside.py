@@ -147,7 +147,7 @@ def test_a_slim_workspace_translates_the_same_and_trains_nothing(prove: Any, sta
     slim(staged.path, tmp_path / "slim")
     assert sum(file.stat().st_size for file in (tmp_path / "slim").rglob(CHECKPOINT)) < size / 2
     with Workspace.open(tmp_path / "slim") as carried:
-        with pytest.raises(RgunitError, match="run `rgunit index build`"):
+        with pytest.raises(RgunitError, match="run `rgunit index build --run r2`"):
             train_guided(carried, config, device="cpu")
         fill_index(carried, config, device="cpu")
         ids = carried.images("split=test").ids[:4]
