@@ -49,7 +49,7 @@ def scores_of(part: str, judged: Judged) -> Arrays:
 def over_seeds(seeds: Sequence[Arrays], bootstrap: int = 1000) -> dict[str, dict[str, Any]]:
     """{part: {"guided vs unguided": {measure: {difference, interval}}}}, means over the `scores_of` of each seed.
 
-    Each arm against `unguided`, `guided` against `random`, and each against itself with swapped neighbours. RgunitError
+    Each arm against `unguided` and itself with swapped neighbours, `guided` against `random` and `stage1`. RgunitError
     where the seeds were not judged on the same pairs.
     """
     found: dict[str, dict[str, Any]] = {}
@@ -69,7 +69,12 @@ def _compared(seeds: Sequence[Arrays], ways: Sequence[str], bootstrap: int) -> d
     arms = [name.split("|")[1] for name in seeds[0] if name.startswith(f"{ways[0]}|") and name.endswith("|fd_attr")]
     arms = [arm for arm in arms if all(f"{way}|{arm}|fd_attr" in one for one in seeds for way in ways)]
     which = [(arm, "unguided") for arm in arms if arm not in ("unguided", "copy", "neighbour", "stage1")]
-    which += [("guided", "random"), ("guided", "swapped"), *((arm, f"{arm}, swapped") for arm in arms)]
+    which += [
+        ("guided", "random"),
+        ("guided", "swapped"),
+        ("guided", "stage1"),
+        *((arm, f"{arm}, swapped") for arm in arms),
+    ]
     return {
         f"{first} vs {second}": _gaps(seeds, ways, first, second, bootstrap)
         for first, second in which
