@@ -35,6 +35,7 @@ from translation.evaluation.evaluate import (
     evaluate_translation,
     neighbour_arm,
 )
+from translation.evaluation.exchange import both_ways
 from translation.evaluation.inception import Inception, PerceptualDistance
 from translation.evaluation.protocol import LOOKED_UP, kept_pairs
 from translation.neighbours import Neighbours
@@ -300,6 +301,18 @@ def evaluate_translation_runs(
         name: arm.translator.run.id for name, arm in found.arms.items() if arm.translator.run and name != "probe"
     }
     return evaluation
+
+
+def evaluate_both_ways(workspace: Workspace, *, arms: Arms, **given: Any) -> Evaluation:
+    """`evaluate_translation_runs`, and with `both_ways` in its summary the mean with one whose halves are exchanged.
+
+    `given` as there; images that are kept (`out`) are of the first.
+    """
+    there = evaluate_translation_runs(workspace, arms=arms, **given)
+    back = evaluate_translation_runs(workspace, arms=arms, exchanged=True, **{**given, "out": None})
+    config = arms.arms["stage1"].translator.config.evaluation
+    there.summary["both_ways"] = both_ways(there, back, config.bootstrap, given.get("seed", 0))
+    return there
 
 
 def evaluate_retrieval_run(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index_store.errors import RgunitError
-from translation.evaluation.distances import Resamples, interval, jackknife_error, percentile_interval
+from translation.evaluation.distances import Resamples, interval, jackknife_error, joined, percentile_interval
 from translation.evaluation.protocol import Pairs
 from translation.evaluation.scores import PairScores
 
@@ -105,16 +105,14 @@ def _half(
 ) -> tuple[NDArray[np.float64], list[str]]:
     """The influence of every row of one half's people on the mean gap, and whose row it is.
 
-    The half gives the sources of the first way where `start` is 0, its reference where it is 1; of the next way the
-    other. A way's distance is a mean over its own rows, here rows of all ways are in one list: hence the factors.
+    The half gives the sources of the first way where `start` is 0, its reference where it is 1; of the next the other.
     """
     rows, people = [], []
     for number, way in enumerate(ways):
         side, who = (("a", "people"), ("b", "others"))[(start + number) % 2]
         rows.append(_mean_gap(seeds, way, first, second, f"{name}|{side}"))
         people += seeds[0][f"{way}|{who}"].tolist()
-    scale = [len(people) / len(part) / len(ways) for part in rows]
-    return np.concatenate([part * factor for part, factor in zip(rows, scale, strict=True)]), people
+    return joined(rows), people
 
 
 def _mean_gap(seeds: Sequence[Arrays], part: str, first: str, second: str, name: str) -> NDArray[np.float64]:

@@ -238,6 +238,17 @@ def test_evaluate_keeps_every_image_on_request(rgunit, trained: Trained, tmp_pat
     assert all(set(row) == {"source", "target", "arm", "path"} and Path(row["path"]).is_file() for row in rows)
 
 
+def test_evaluate_both_ways_says_so_beside_the_contract(rgunit, trained: Trained) -> None:
+    answer = rgunit("-w", trained.path, "evaluate", "translation", "--both-ways")
+    assert answer.status == 0 and "both ways" in answer.out
+    plain, found = (
+        rgunit("-w", trained.path, "evaluate", "translation", *words, "--json").json for words in ((), ("--both-ways",))
+    )
+    both = found.pop("both_ways")
+    assert found.keys() == plain.keys() and found["guided"]["fd_attr"] == pytest.approx(plain["guided"]["fd_attr"])
+    assert both["guided"]["n"] > plain["guided"]["n"] and "guided vs unguided" in both["comparisons"]
+
+
 def test_evaluate_names_weights_that_are_absent(rgunit, trained: Trained, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     for words, told in (

@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 from small import TINY, filled, tiny
+from ways import two_ways
 
 from index_store.errors import RgunitError, UsageError
 from index_store.workspace import Workspace
 from translation.evaluation.distances import frechet
+from translation.evaluation.exchange import both_ways
 from translation.evaluation.protocol import Pairs
 from translation.evaluation.scores import Draws, PairScores, comparisons
 
@@ -242,45 +244,14 @@ def test_the_interval_over_seeds_of_one_seed_twice_is_that_seeds_own(prove: Any,
         seeds.over_seeds([third, fifth])
 
 
-def test_judged_both_ways_the_people_count_once(prove: Any) -> None:
-    """The interval of both ways against features drawn anew many times: sources and references of one half agree."""
+def test_both_ways_are_what_the_evaluation_makes_of_them(prove: Any) -> None:
+    there, back = two_ways(np.random.default_rng(0))
     seeds = sys.modules["proof.seeds"]
-    rng = np.random.default_rng(0)
-    each, images = 60, 4
-    names = [[f"{half}{i // images}" for i in range(each * images)] for half in "AB"]
-
-    def draw() -> tuple[Any, float]:
-        """Scores of two arms both ways: people have a place of their own, arms shift it by a different amount."""
-        places = [rng.normal(0, 1, (each, 3)).repeat(images, 0) + rng.normal(0, 0.5, (each * images, 3)) for _ in "AB"]
-        scores: dict[str, Any] = {}
-        for part, (mine, theirs) in (("", (0, 1)), ("halves exchanged", (1, 0))):
-            ids = np.arange(each * images)
-            bits = np.zeros((len(ids), 2), np.int8)
-            pairs = Pairs(
-                ("a", "b"),
-                ids,
-                ids,
-                bits,
-                bits + np.array([0, 1], np.int8),
-                ids,
-                tuple(names[mine]),
-                ids,
-                tuple(names[theirs]),
-            )
-            arms = {}
-            for arm, shift in (("guided", 0.8), ("unguided", 1.0)):
-                features = frechet(places[mine] * 0.7 + shift, places[theirs])
-                arms[arm] = PairScores(bits == 0, np.zeros(len(ids)), None, None, None, features, None, None)
-            scores |= seeds.scores_of(part, (arms, pairs))
-        found = seeds.over_seeds([scores])
-        one, both = (found[part]["guided vs unguided"]["fd_attr"] for part in ("", "both ways"))
-        assert both["difference"] == pytest.approx(
-            np.mean([found[p]["guided vs unguided"]["fd_attr"]["difference"] for p in ("", "halves exchanged")])
-        )
-        return both, one
-
-    drawn = [draw() for _ in range(200)]
-    spread = [np.std([way[k]["difference"] for way in drawn], ddof=1) for k in (0, 1)]
-    told = [np.mean([np.diff(way[k]["interval"])[0] / (2 * 1.96) for way in drawn]) for k in (0, 1)]
-    assert told == pytest.approx(spread, rel=0.15)
-    assert told[0] != pytest.approx(told[1], rel=0.15)
+    kept = seeds.scores_of("", (there.scores, there.pairs)) | seeds.scores_of(
+        "halves exchanged", (back.scores, back.pairs)
+    )
+    ours = seeds.over_seeds([kept])["both ways"]["guided vs unguided"]
+    theirs = both_ways(there, back, 1000, 0)["comparisons"]["guided vs unguided"]
+    for measure in ("fd_attr", "accuracy_changed", "accuracy_kept"):
+        assert ours[measure]["difference"] == pytest.approx(theirs[measure]["difference"], abs=1e-6)
+        assert ours[measure]["interval"] == pytest.approx(theirs[measure]["interval"], abs=1e-4)

@@ -74,6 +74,12 @@ def jackknife_error(influences: Sequence[tuple[Float, Sequence[str] | None]]) ->
     return float(np.sqrt(variance))
 
 
+def joined(influences: Sequence[Float]) -> Float:
+    """The influence on the mean of several distances of all their rows, given those of each distance by itself."""
+    rows = sum(map(len, influences))
+    return np.concatenate([one * (rows / len(one) / len(influences)) for one in influences])
+
+
 def interval(value: float, error: float) -> tuple[float, float]:
     """95 % interval of a normal estimate."""
     return value - Z95 * error, value + Z95 * error

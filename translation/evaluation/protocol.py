@@ -59,6 +59,11 @@ class Pairs:
         """[n, U]: bits known before and after, and equal."""
         return np.asarray((self.before >= 0) & (self.before == self.target))
 
+    @property
+    def halves(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Whose influence on a distance is told: of the sources [n] and of the reference [m]."""
+        return self.people, self.other_people
+
     def save(self, path: Path) -> None:
         """One JSON line a pair (half A) and one an image of half B, written whole; `load` reads them again.
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from translation.evaluation.distances import Frechet, Resamples, interval, jackknife_error, percentile_interval
-from translation.evaluation.protocol import Pairs
 
 MODELS = ("stage1", "unguided", "random", "guided", "swapped")
 COMPARISONS = (
@@ -38,6 +37,30 @@ INTERVALS = (
     "95 %, people resampled: percentile bootstrap for accuracies, truth, identity, copies and reverse, infinitesimal "
     "jackknife for Fréchet distances; differences between arms are paired"
 )
+
+
+class PairList(Protocol):
+    """What figures and intervals know of the pairs: `protocol.Pairs`, or those of two evaluations (`exchange.py`)."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def changed(self) -> NDArray[np.bool_]: ...
+
+    @property
+    def kept(self) -> NDArray[np.bool_]: ...
+
+    @property
+    def people(self) -> tuple[str, ...]:
+        """Who each pair's source shows."""
+
+    @property
+    def other_people(self) -> tuple[str, ...]:
+        """Who each image of the reference shows."""
+
+    @property
+    def halves(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Whose each row of `Frechet.influence_a` and of `influence_b` is."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +98,7 @@ class Draws:
     others: Resamples
 
     @staticmethod
-    def draw(pairs: Pairs, count: int, seed: int) -> Draws:
+    def draw(pairs: PairList, count: int, seed: int) -> Draws:
         """`count` resamples of each half."""
         return Draws(Resamples.draw(pairs.people, count, seed), Resamples.draw(pairs.other_people, count, seed))
 
@@ -84,7 +107,7 @@ class Draws:
         return (self.others if measure == "reverse" else self.sources).ratio(hits, counts)
 
 
-def figures(arm: PairScores, pairs: Pairs) -> dict[str, float | int | None]:
+def figures(arm: PairScores, pairs: PairList) -> dict[str, float | int | None]:
     """The contract's keys of one arm and the further measures, None where one is missing."""
     ratios, frechets = _ratios(arm, pairs), _frechets(arm)
     shares = {name: float(hits.sum() / counts.sum()) for name, (hits, counts) in ratios.items()}
@@ -107,20 +130,20 @@ def figures(arm: PairScores, pairs: Pairs) -> dict[str, float | int | None]:
     }
 
 
-def intervals(arm: PairScores, pairs: Pairs, draws: Draws) -> dict[str, list[float]]:
+def intervals(arm: PairScores, pairs: PairList, draws: Draws) -> dict[str, list[float]]:
     """{measure: [low, high]} at 95 %."""
     found = {}
     for name, (hits, counts) in _ratios(arm, pairs).items():
         found[name] = list(percentile_interval(draws.ratio(hits, counts, name)[1]))
     for name, value in _frechets(arm).items():
-        sides = [(value.influence_a, pairs.people), (value.influence_b, pairs.other_people)]
+        sides = list(zip((value.influence_a, value.influence_b), pairs.halves, strict=True))
         low, high = interval(value.distance, jackknife_error(sides))
         found[name] = [max(low, 0.0), high]
     return found
 
 
 def comparisons(
-    scores: Mapping[str, PairScores], pairs: Pairs, draws: Draws, which: Sequence[tuple[str, str]] = COMPARISONS
+    scores: Mapping[str, PairScores], pairs: PairList, draws: Draws, which: Sequence[tuple[str, str]] = COMPARISONS
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """{"guided vs unguided": {measure: {difference, interval, verdict}}} for those of `which` that were run."""
     return {
@@ -130,7 +153,7 @@ def comparisons(
     }
 
 
-def _ratios(arm: PairScores, pairs: Pairs) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
+def _ratios(arm: PairScores, pairs: PairList) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
     """Measures that are Σ hits / Σ counts: name → (hits [n], counts [n]) over pairs, `reverse` over half B."""
     changed, kept, ones = pairs.changed, pairs.kept, np.ones(len(pairs))
     ratios: dict[str, tuple[NDArray[Any], NDArray[Any]]] = {
@@ -149,7 +172,7 @@ def _frechets(arm: PairScores) -> dict[str, Frechet]:
     return {name: value for name, value in named.items() if value is not None}
 
 
-def _compare(first: PairScores, second: PairScores, pairs: Pairs, draws: Draws) -> dict[str, dict[str, Any]]:
+def _compare(first: PairScores, second: PairScores, pairs: PairList, draws: Draws) -> dict[str, dict[str, Any]]:
     """{measure: {difference (first − second), interval, verdict "better" | "worse" | "no difference" of first}}.
 
     A better Fréchet distance also says whether it `counts`: not where it was bought with changed bits.
@@ -161,10 +184,8 @@ def _compare(first: PairScores, second: PairScores, pairs: Pairs, draws: Draws) 
         found[name] = _difference(name, here - there, percentile_interval(one - other))
     for name, a in _frechets(first).items():
         b = _frechets(second)[name]
-        sides = [
-            (a.influence_a - b.influence_a, pairs.people),
-            (a.influence_b - b.influence_b, pairs.other_people),
-        ]
+        influences = (a.influence_a - b.influence_a, a.influence_b - b.influence_b)
+        sides = list(zip(influences, pairs.halves, strict=True))
         gap = a.distance - b.distance
         found[name] = _difference(name, gap, interval(gap, jackknife_error(sides)))
         if found[name]["verdict"] == "better":
