@@ -38,7 +38,7 @@ def measure(source: Path, config: Config, run: str | None, steps: int, device: s
     """A row for each of TURNS: arm, seconds a step in the first FIRST steps and after them."""
     with Workspace.open(source) as workspace:
         first = newest(workspace, TRANSLATION, run).id
-        second = [r.id for r in workspace.runs(RETRIEVAL) if r.config["translation_run"] == first]
+        second = [r.id for r in workspace.runs(RETRIEVAL) if r.config["translation_run"] == first and not r.empty]
     if not second:
         raise RgunitError(f"no retrieval was trained on run {first}: `rgunit train retrieval` and `rgunit index build`")
     rows = []

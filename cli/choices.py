@@ -24,8 +24,9 @@ PresetOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="demo, celeba-64 or paper-celeba-128. Default: the newest run's (and its settings; with --config or "
-        "--set its data and networks); for a first run demo where images are at most 48 pixels, else celeba-64.",
+        help="demo, celeba-64 or paper-celeba-128. Default: the settings of the newest run (with --resume of "
+        "the one that goes on), with --config and --set laid over them; for a first run demo where images are at most "
+        "48 pixels, else celeba-64.",
     ),
 ]
 ConfigOption = Annotated[
@@ -49,20 +50,26 @@ MinutesOption = Annotated[
 ]
 
 
-def configuration(workspace: Workspace, preset: str | None, file: Path | None, overrides: Sequence[str]) -> Config:
-    """The settings asked for; without a preset those of the newest run, else of a preset that fits the images.
+def configuration(
+    workspace: Workspace,
+    preset: str | None,
+    file: Path | None,
+    overrides: Sequence[str],
+    goes_on: tuple[str, str | None] | None = None,
+) -> Config:
+    """The settings asked for: a preset, or without one the newest run's settings, with a file and overrides over them.
 
-    With settings but without a preset, its preset, data and networks are the newest run's.
+    `goes_on`: the stage and kind of neighbours of a run that is resumed, whose settings they are then. A first run
+    gets the preset that fits the images.
     """
-    from translation.config import load_config, parse_config
+    from translation.config import load_config
 
     runs = [run for run in workspace.runs() if not run.empty]
+    if goes_on is not None:
+        runs = [run for run in runs if (run.stage, run.config.get("neighbours")) == goes_on] or runs
     base: dict[str, Any] = {}
     if preset is None and runs:
-        newest = runs[-1].config["config"]
-        if file is None and not overrides:
-            return parse_config(newest)
-        preset, base = runs[-1].preset, {section: newest[section] for section in ("data", "networks")}
+        preset, base = runs[-1].preset, runs[-1].config["config"]
     if preset is None:
         preset = _fitting(workspace)
         typer.echo(f"preset {preset}, by the size of the images (--preset names another)", err=True)

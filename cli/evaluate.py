@@ -179,7 +179,7 @@ def translation(
     ] = None,
     classifier: Annotated[
         Classifier | None,
-        typer.Option(help="Network that reads the attributes. Default: as the run's preset, resnet18."),
+        typer.Option(help="Network that reads the attributes. Default: as the run's settings."),
     ] = None,
     classifier_minutes: Annotated[
         float | None,

@@ -103,7 +103,9 @@ def train(
     with settings.open() as workspace:
         used = names_of(attributes_used)
         workspace.schema.indices(used)
-        chosen = configuration(workspace, preset, config, overrides or [])
+        kind = (neighbours.value if neighbours else "retrieved") if stage is Stage.guided else None
+        goes_on = (stage.value, kind) if resume else None
+        chosen = configuration(workspace, preset, config, overrides or [], goes_on)
         common: dict[str, Any] = {
             "seed": settings.seed,
             "device": settings.device,

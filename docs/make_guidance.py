@@ -24,11 +24,12 @@ def tables(folder: Path) -> str:
         seeds = sorted((json.loads(file.read_text()) for file in files), key=lambda one: int(one["seed"]))
         title = seeds[0]["title"]
         for part in dict.fromkeys(part for one in seeds for part in one["parts"]):
-            found = [one["parts"][part] for one in seeds if part in one["parts"]]
+            having = [one for one in seeds if part in one["parts"]]
+            found = [one["parts"][part] for one in having]
             arms = [k for k, v in found[0].items() if isinstance(v, dict) and "accuracy_changed" in v]
             columns = [m for m in SHOWN if any(one.get(arm, {}).get(m) is not None for one in found for arm in arms)]
             heading = f"## {row}. {title}{', ' + part if part else ''}"
-            told = f"seeds {', '.join(str(one['seed']) for one in seeds)}; {seeds[0]['steps']} steps an arm"
+            told = f"seeds {', '.join(str(one['seed']) for one in having)}; {having[0]['steps']} steps an arm"
             lines += [heading, "", told, "", "| arm | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
             for arm in arms:
                 cells = [_cell([one.get(arm, {}).get(measure) for one in found]) for measure in columns]

@@ -130,9 +130,10 @@ def _domains(path: Path) -> LabelTable | None:
     found = tuple(sorted(set(domains)))
     homes = [folder for outer in folders for folder in (outer.iterdir() if split else (outer,)) if folder.is_dir()]
     empty = sorted({folder.name for folder in homes if not folder.name.startswith(".")} - set(found))
-    if empty and len(homes) > 1:
+    if empty and found:
         raise RgunitError(
-            f"{path}: a folder is a domain, and there is no image in {', '.join(empty)}: add some or remove the folder"
+            f"{path}: a folder is a domain, and there is no image in {', '.join(empty)}: add some or remove the folder "
+            "(or pass --attributes FILE, or --origin unlabelled)"
         )
     if len(found) < 2:
         return None

@@ -38,7 +38,7 @@ class RunRecord:
     @property
     def empty(self) -> bool:
         """Whether it failed before anything was kept: there is nothing to go on with or to take settings from."""
-        return self.status == "failed" and self.steps == 0
+        return self.status == "failed" and not any(self.path.glob("checkpoint*"))
 
 
 def add_run(catalog: Catalog, stage: str, preset: str, config: Mapping[str, Any]) -> RunRecord:

@@ -310,8 +310,9 @@ def evaluate_both_ways(workspace: Workspace, *, arms: Arms, **given: Any) -> Eva
     """
     there = evaluate_translation_runs(workspace, arms=arms, **given)
     back = evaluate_translation_runs(workspace, arms=arms, exchanged=True, **{**given, "out": None})
-    config = arms.arms["stage1"].translator.config.evaluation
-    there.summary["both_ways"] = both_ways(there, back, config.bootstrap, given.get("seed", 0))
+    own = given.get("config") or arms.arms["stage1"].translator.config.evaluation
+    bootstrap = (given.get("changes") or {}).get("bootstrap", own.bootstrap)
+    there.summary["both_ways"] = both_ways(there, back, bootstrap, given.get("seed", 0))
     return there
 
 

@@ -227,7 +227,7 @@ def load_config(
     overrides: Sequence[str] = (),
     size: int | None = None,
 ) -> Config:
-    """A preset, with sections `base`, a TOML `file` and `section.key=value` overrides laid over it in this order.
+    """A preset, with settings `base`, a TOML `file` and `section.key=value` overrides laid over it in this order.
 
     Raises UsageError for an unknown preset, key or value, naming the nearest right one.
     """

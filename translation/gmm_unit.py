@@ -214,8 +214,8 @@ class GmmUnit:
     def discriminator_losses(self, discriminator: nn.Module, batch: Batch, fake: Tensor) -> dict[str, Tensor]:
         """Least squares on real and (detached) fake, classification of real images' known attributes, R1.
 
-        The gradient penalty is measured on every fourth image: it costs a second derivative, and changes slowly. So it
-        is of the same images in one process as in several, whose batches are whole fourths of its.
+        The gradient penalty is measured on every fourth image: it costs a second derivative, and changes slowly.
+        Several processes measure it on the images that one would if the batch of each is a multiple of four.
         """
         images, labels = batch.images, batch.labels
         if batch.real_images is not None and batch.real_labels is not None:

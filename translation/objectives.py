@@ -61,29 +61,26 @@ def domain(
     most one member is true and all are known. `shared`: the mean over all processes of what is known in each, so that
     their mean gradient is that of one batch. Columns are taken one by one: a list as index would make a GPU wait.
     """
-    total = logits[0].new_zeros((), dtype=torch.float32)
+    table = torch.cat([scale.float() for scale in logits])  # each scale knows the same bits: one mean over all
+    labels, attributes = labels.repeat(len(logits), 1), labels.shape[1]
+    total = table.new_zeros(())
     grouped = sorted({i for group in groups for i in group})
-    single = [i for i in range(labels.shape[1]) if i not in grouped]
-    for scale in logits:
-        scale = scale.float()
-        if single:
-            alone = _columns(labels, single)
-            known = (alone >= 0).float()
-            losses = F.binary_cross_entropy_with_logits(
-                _columns(scale, single), alone.clamp(min=0).float(), reduction="none"
-            )
-            total = total + (losses * known).sum() / _at_least_one(shared(known.sum())) * (
-                len(single) / labels.shape[1]
-            )
-        for group in groups:
-            members = _columns(labels, group)
-            true = members.clamp(min=0)
-            valid = ((members >= 0).all(1) & (true.sum(1) <= 1)).float()
-            choice = torch.where(true.sum(1) > 0, true.argmax(1), torch.full_like(true[:, 0], len(group)))
-            scores = torch.cat([_columns(scale, group), scale.new_zeros(len(scale), 1)], dim=1)
-            losses = F.cross_entropy(scores, choice.long(), reduction="none")
-            total = total + (losses * valid).sum() / _at_least_one(shared(valid.sum())) * (len(group) / labels.shape[1])
-    return total / len(logits)
+    if single := [i for i in range(attributes) if i not in grouped]:
+        alone = _columns(labels, single)
+        known = (alone >= 0).float()
+        losses = F.binary_cross_entropy_with_logits(
+            _columns(table, single), alone.clamp(min=0).float(), reduction="none"
+        )
+        total = total + (losses * known).sum() / _at_least_one(shared(known.sum())) * (len(single) / attributes)
+    for group in groups:
+        members = _columns(labels, group)
+        true = members.clamp(min=0)
+        valid = ((members >= 0).all(1) & (true.sum(1) <= 1)).float()
+        choice = torch.where(true.sum(1) > 0, true.argmax(1), torch.full_like(true[:, 0], len(group)))
+        scores = torch.cat([_columns(table, group), table.new_zeros(len(table), 1)], dim=1)
+        losses = F.cross_entropy(scores, choice.long(), reduction="none")
+        total = total + (losses * valid).sum() / _at_least_one(shared(valid.sum())) * (len(group) / attributes)
+    return total
 
 
 def _at_least_one(count: Tensor) -> Tensor:

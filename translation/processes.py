@@ -80,19 +80,19 @@ def shared_mean(value: Tensor) -> Tensor:
 
 def mean_of_processes(values: Mapping[str, float]) -> dict[str, float]:
     """The mean of each number over the processes, which all give the same names."""
-    return {name: total / world_size() for name, total in _reduced(values, dist.ReduceOp.SUM).items()}
+    return {name: total / world_size() for name, total in _reduced(values, "SUM").items()}
 
 
 def least_of_processes(values: Mapping[str, float]) -> dict[str, float]:
     """The least of each number in any process; all give the same names."""
-    return _reduced(values, dist.ReduceOp.MIN)
+    return _reduced(values, "MIN")
 
 
-def _reduced(values: Mapping[str, float], how: dist.ReduceOp.RedOpType) -> dict[str, float]:
+def _reduced(values: Mapping[str, float], how: str) -> dict[str, float]:
     if world_size() == 1 or not values:
         return dict(values)
     numbers = torch.tensor(list(values.values()), dtype=torch.float64)
-    dist.all_reduce(numbers, how)
+    dist.all_reduce(numbers, getattr(dist.ReduceOp, how))
     return dict(zip(values, numbers.tolist(), strict=True))
 
 

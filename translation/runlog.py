@@ -50,9 +50,9 @@ class RunLog:
         folder = self.folder / "samples"
         folder.mkdir(exist_ok=True)
         write_image(folder / f"{step:06d}.png", pixels)
-        steps = sorted(int(file.stem) for file in folder.glob("*.png"))
-        for old in thinned(steps, PICTURES):
-            (folder / f"{old:06d}.png").unlink()
+        files = {int(file.stem): file for file in folder.glob("*.png") if file.stem.isdecimal()}
+        for old in thinned(sorted(files), PICTURES):
+            files[old].unlink()
 
     def close(self) -> None:
         if self.writer is not None:

@@ -55,37 +55,34 @@ def _runs(workspace: Workspace, stage: str, neighbours: str | None) -> list[RunR
 
 
 def _find_run(
-    workspace: Workspace,
-    stage: str,
-    settings: Mapping[str, Any],
-    resume: Resume,
-    progress: Progress,
-) -> RunRecord | None:
-    """The run to go on with, as `resume` says: the newest of the stage and arm, or None for a new one."""
-    if resume:
-        runs = _runs(workspace, stage, settings.get("neighbours"))
-        different = _differences(_filled(runs[-1].config), settings, stage) if runs else {}
-        if runs and not different:
-            return runs[-1]
-        told = "; ".join(f"{name}: was {old}, now {new}" for name, (old, new) in different.items())
-        if runs and resume == "changed":
-            fixed = [name for name in different if name.startswith(_FIXED)]
-            if fixed:
-                raise RgunitError(
-                    f"run {runs[-1].id} cannot go on with another {', '.join(fixed)} ({told}): start a new one "
-                    "without --resume"
-                )
-            workspace.update_run(runs[-1].id, config={**runs[-1].config, **settings})
-            progress.note(f"run {runs[-1].id} goes on with other settings ({told})")
-            return workspace.run(runs[-1].id)
-        if runs and resume is True:
-            raise RgunitError(
-                f"run {runs[-1].id} cannot be resumed with other settings ({told}): "
-                "start a new one without --resume, give the old settings, or add --allow-changes"
-            )
-        if resume != "auto":
+    workspace: Workspace, stage: str, settings: Mapping[str, Any], resume: Resume, progress: Progress
+) -> tuple[RunRecord | None, str]:
+    """The run to go on with, as `resume` says: the newest of the stage and arm, or None for a new one.
+
+    And what its settings are to change in, empty where they are the same. Nothing is changed here.
+    """
+    runs = _runs(workspace, stage, settings.get("neighbours")) if resume else []
+    if not runs:
+        if resume and resume != "auto":
             progress.note(f"nothing to resume: no run of stage {stage} yet, starting one")
-    return None
+        return None, ""
+    run = runs[-1]
+    different = _differences(_filled(run.config), settings, stage)
+    told = "; ".join(f"{name}: was {old}, now {new}" for name, (old, new) in different.items())
+    if not different:
+        return run, ""
+    if resume == "auto":
+        return None, ""
+    if resume is True:
+        raise RgunitError(
+            f"run {run.id} cannot be resumed with other settings ({told}): "
+            "start a new one without --resume, give the old settings, or add --allow-changes"
+        )
+    if fixed := [name for name in different if name.startswith(_FIXED) and name != _MOVABLE]:
+        raise RgunitError(
+            f"run {run.id} cannot go on with another {', '.join(fixed)} ({told}): start a new one without --resume"
+        )
+    return run, told
 
 
 # What may change between the sessions of a run: how long, how often to log, where, and what other stages do.
@@ -99,6 +96,7 @@ _FIXED = (
     *("guided.guidance", "guided.fusion", "guided.neighbours"),
     *(f"retrieval.{key}" for key in ("objective", "widths", "hidden", "dim", "norm")),
 )
+_MOVABLE = "networks.perceptual_weights"  # the place of a file
 
 
 def _filled(settings: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -146,11 +144,12 @@ def train_run(
 ) -> StageResult:
     """Find the run to go on with or make a new one, and train it; its row says how it ended, whatever happens.
 
-    A new one is made when its task is: what is refused leaves no run. With `resume="auto"` a run that --minutes ended
+    Only when its task is made a new one is, or another's settings and checkpoint are changed: what is refused leaves
+    everything as it was. With `resume="auto"` a run that --minutes ended
     counts as done, unless more time, more steps than it was planned for, or (`exact`) just so many steps are asked for.
     """
     settings = {"config": config.model_dump(mode="json"), **about}
-    found = from_first(lambda: _find_run(workspace, stage, settings, resume, progress))
+    found, changes = from_first(lambda: _find_run(workspace, stage, settings, resume, progress))
     if found is not None:
         enough = found.steps >= steps
         if minutes is not None:
@@ -159,13 +158,21 @@ def train_run(
             enough = enough or steps <= int(found.config["config"][found.stage]["steps"])
         if resume == "auto" and found.status == "done" and enough:
             return StageResult(found, found.steps, found.seconds, found.summary.get("metrics", {}), stopped=False)
-    if start is not None:
-        if found is None:
-            raise RgunitError(f"there is no run of stage {stage} to go on with from {start}: leave --from out")
-        path = found.path
-        from_first(lambda: restore(path, start))
+    if start is not None and found is None:
+        raise RgunitError(f"there is no run of stage {stage} to go on with from {start}: leave --from out")
     task = first_then_others(make)
-    run = found or from_first(lambda: workspace.add_run(stage, config.preset, settings))
+
+    def opened() -> RunRecord:
+        if found is None:
+            return workspace.add_run(stage, config.preset, settings)
+        if start is not None:
+            restore(found.path, start)
+        if changes:
+            workspace.update_run(found.id, config={**found.config, **settings})
+            progress.note(f"run {found.id} goes on with other settings ({changes})")
+        return workspace.run(found.id)
+
+    run = from_first(opened)
     try:
         trained = train(
             task,

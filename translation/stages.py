@@ -124,7 +124,7 @@ def train_retrieval(
         "translation_run": source.id,
         "encoders_fingerprint": translator.fingerprint,
     }
-    config = fitted(config, translator, progress)
+    config = fitted(config, translator, progress).model_copy(update={"networks": translator.config.networks})
 
     def make() -> RetrievalTask:
         return RetrievalTask(
@@ -323,16 +323,17 @@ def fitted(config: Config, translator: Translator, progress: Progress) -> Config
             f"{config.data.size} px: give --preset {own.preset} --set data.size={own.data.size}, or train translation "
             "with yours first"
         )
-    networks = own.networks.model_copy(update={"perceptual_weights": config.networks.perceptual_weights})
-    asked = {"data": (config.data, own.data), "networks": (config.networks, networks)}
+    asked = {"data": (config.data, own.data), "networks": (config.networks, own.networks)}
     told = [
         f"{section}.{key} {getattr(have, key)}, not {value}"
         for section, (wanted, have) in asked.items()
         for key, value in wanted
-        if value != getattr(have, key) and key != "attributes_used"
+        if value != getattr(have, key) and key not in ("attributes_used", "perceptual_weights")
     ]
     if told:
         progress.note(f"as {run} was trained: {'; '.join(told)}")
+    vgg = config.networks.perceptual_weights or own.networks.perceptual_weights  # a file, which may have moved
+    networks = own.networks.model_copy(update={"perceptual_weights": vgg})
     return config.model_copy(update={"data": own.data, "networks": networks})
 
 

@@ -245,10 +245,11 @@ def train(
         nonlocal lowest
         if broken := [name for name, size in _sizes(task.networks).items() if not math.isfinite(size)]:
             raise diverged(broken, step)  # the last update may have broken weights that no loss has seen
+        unlogged = sums.state()  # of all processes
         if not writes:
             return
         measured = {training.best: metrics[training.best]} if training.best in metrics else {}
-        about = {"step": step, "seconds": clock.seconds, "seed": seed, "measured": measured, "unlogged": sums.state()}
+        about = {"step": step, "seconds": clock.seconds, "seed": seed, "measured": measured, "unlogged": unlogged}
         save_checkpoint(
             path,
             networks=task.networks,
@@ -279,6 +280,7 @@ def train(
                 _update_average(average, task.networks, min(task.average_decay, (1 + step) / (10 + step)))
                 step += 1
                 if tuple(terms) != sums.names:
+                    means(sums)
                     sums = _Sums(tuple(terms))
                     logged_at, logged_time = step - 1, logged_time if logged_at == step - 1 else time.monotonic()
                 sums.add(step, terms.values())
@@ -337,15 +339,17 @@ class _Sums:
 
     def add(self, step: int, values: Iterable[Tensor]) -> None:
         """Those of another step, in the order of `names`; nothing is waited for."""
-        row = torch.stack([value.detach().float().reshape(()) for value in values])
-        first = torch.where(row.isfinite(), math.inf, float(step))
+        total = torch.stack([value.detach().float().reshape(()) for value in values])
         if self.steps:
-            row, first = self.total.to(row.device) + row, self.first.to(row.device).minimum(first)
-        self.total, self.first, self.steps = row, first, self.steps + 1
+            total = total + self.total.to(total.device)
+        first = torch.where(total.isfinite(), math.inf, float(step))  # a sum that is not stays so
+        self.first = self.first.to(total.device).minimum(first) if self.steps else first
+        self.total, self.steps = total, self.steps + 1
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint between two logs; all are finite there."""
-        return {"steps": self.steps, "total": dict(zip(self.names, self.total.cpu().tolist(), strict=True))}
+        """For a checkpoint between two logs, the mean over the processes; all are finite there."""
+        total = mean_of_processes(dict(zip(self.names, self.total.cpu().tolist(), strict=True)))
+        return {"steps": self.steps, "total": total}
 
     @staticmethod
     def restored(state: Mapping[str, Any]) -> _Sums:

@@ -38,8 +38,9 @@ class RowResult:
         return RowResult(path, about, parts, scores)
 
     def has(self, part: str, arms: Sequence[str]) -> bool:
-        """Whether a part was judged and has these arms."""
-        return part in self.parts and all(arm in self.parts[part] for arm in arms)
+        """Whether a part was judged and has these arms, and what intervals are made of."""
+        judged = part in self.parts and f"{part}|people" in self.scores
+        return judged and all(arm in self.parts[part] for arm in arms)
 
     def add(self, part: str, summary: dict[str, Any], judged: Judged, seconds: float) -> None:
         """A part that was judged in so many seconds, in place of what there was of it."""

@@ -49,8 +49,8 @@ def scores_of(part: str, judged: Judged) -> Arrays:
 def over_seeds(seeds: Sequence[Arrays], bootstrap: int = 1000) -> dict[str, dict[str, Any]]:
     """{part: {"guided vs unguided": {measure: {difference, interval}}}}, means over the `scores_of` of each seed.
 
-    Each arm against `unguided` and itself with swapped neighbours, `guided` against `random` and `stage1`. RgunitError
-    where the seeds were not judged on the same pairs.
+    Each arm against `unguided` and itself with swapped neighbours, `guided` against `random` and `stage1`; parts that
+    every seed has. RgunitError where the seeds were not judged on the same pairs.
     """
     found: dict[str, dict[str, Any]] = {}
     parts = list(dict.fromkeys(name.split("|")[0] for name in seeds[0]))

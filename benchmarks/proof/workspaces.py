@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from index_store.errors import RgunitError
 from index_store.workspace import Workspace
 from translation.drawings import GROUPS, make_dataset
 
@@ -24,7 +25,9 @@ def drawn_workspace(path: Path, images: int, size: int) -> Workspace:
 def quarter_workspace(path: Path, source: Workspace) -> Workspace:
     """The images of `source`, the labels of 3 in 4 training images withheld: those are unlabelled ones."""
     workspace = Workspace.ensure(path)
-    if workspace.meta("quarter"):
+    if kept := workspace.meta("quarter"):
+        if len(workspace.images("origin=real")) != int(kept):
+            raise RgunitError(f"{path} has other labels than it began with: give another --out")
         return workspace
     table = source.images("origin=real|unlabelled")
     links = path / "images" / "given"

@@ -450,11 +450,15 @@ def test_images_that_are_enlarged_are_told(workspace: Workspace) -> None:
     assert any("of 32 px, are enlarged to 64 px" in note for note in notes.told)
 
 
-def test_settings_without_a_preset_are_laid_over_the_newest_runs_networks(staged: Workspace) -> None:
+def test_settings_without_a_preset_are_laid_over_those_of_the_run(staged: Workspace) -> None:
     chosen = configuration(staged, None, None, ["guided.steps=7"])
-    assert (chosen.networks.width, chosen.guided.steps) == (0.0625, 7)
-    assert chosen.translation == load_config("demo").translation, "of the preset, as it always was"
+    assert chosen == tiny("guided.steps=7"), "all others are the newest run's"
     assert configuration(staged, "demo", None, ["guided.steps=7"]).networks.width != 0.0625
+    other = tiny("guided.steps=1", "translation.batch=5", "guided.weights.kl=0.2")
+    train_guided(staged, other, neighbours="none", device="cpu")
+    assert configuration(staged, None, None, ["guided.steps=7"]).guided.weights.kl == 0.2
+    resumed = configuration(staged, None, None, ["translation.learning_rate=1e-5"], ("translation", None))
+    assert resumed == tiny("translation.learning_rate=1e-5"), "of the run that goes on, not of the newest"
 
 
 def test_images_that_guidance_looks_up_are_not_judged(staged: Workspace, tmp_path: Path) -> None:

@@ -255,6 +255,34 @@ def test_a_run_of_which_nothing_was_kept_is_in_nobodys_way(workspace: Workspace)
     assert (gone_on.run.id, gone_on.steps) == (good.run.id, 3)
 
 
+def test_a_refused_change_leaves_the_run_as_it_was(workspace: Workspace) -> None:
+    keep = ("training.keep=3", "training.checkpoint_every=2", "translation.steps=4")
+    run = train_translation(workspace, tiny(*keep), attributes_used=USED, device="cpu").run
+    before = run.config, (run.path / CHECKPOINT).read_bytes()
+    too_large = tiny(*keep, "translation.batch=5000")
+    for start in (None, "2"):
+        with pytest.raises(RgunitError, match="a batch of 5000 is larger"):
+            train_translation(workspace, too_large, attributes_used=USED, device="cpu", resume="changed", start=start)
+    now = workspace.run(run.id)
+    assert (now.config, (now.path / CHECKPOINT).read_bytes(), now.status) == (*before, "done")
+
+
+def test_a_failed_run_with_a_checkpoint_is_gone_on_with_whatever_its_row_says(workspace: Workspace) -> None:
+    train_translation(workspace, tiny("translation.steps=2"), attributes_used=USED, device="cpu")
+    workspace.update_run("r1", status="failed", steps=0)
+    again = train_translation(workspace, tiny("translation.steps=3"), attributes_used=USED, device="cpu", resume=True)
+    assert (again.run.id, again.steps) == ("r1", 3)
+
+
+def test_terms_that_add_up_to_no_number_are_named(tmp_path: Path) -> None:
+    class Huge(Line):
+        def step(self, step: int, batch: Tensor) -> dict[str, Tensor]:
+            return super().step(step, batch) | {"other": torch.tensor(2e38)}
+
+    with pytest.raises(RgunitError, match=r"diverged in step 2: other is not finite; nothing was kept"):
+        train(Huge(), folder=tmp_path, training=settings(checkpoint_every=100), steps=20)
+
+
 def test_of_many_pictures_the_newest_and_ever_fewer_of_the_older_stay(tmp_path: Path) -> None:
     log = RunLog(tmp_path, 0, tensorboard=False)
     for step in range(100, 40_100, 100):
