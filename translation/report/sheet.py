@@ -31,7 +31,8 @@ def pair_sheet(rows: Sequence[TranslationRow]) -> NDArray[np.uint8]:
             tiles.append(_tile(output.image, f"{output.arm}   {sum(right)}/{len(right)}", good))
         tiles += [] if row.mask is None else [_tile(mask_pixels(row.mask), "mask")]
         tiles += [] if row.truth is None else [_tile(row.truth, "truth")]
-        shown.append((f"{row.case}: {row.edit}   ({Path(row.path).name})", tiles))
+        edit = row.edit.replace("−", "-")  # the font has no minus sign
+        shown.append((f"{row.case}: {edit}   ({Path(row.path).name})", tiles))
     return contact_sheet(shown)
 
 
