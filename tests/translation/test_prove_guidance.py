@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import sys
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scripts import load
 from small import TINY, filled, tiny
 from ways import two_ways
 
@@ -22,7 +22,6 @@ from translation.evaluation.exchange import both_ways
 from translation.evaluation.protocol import Pairs
 from translation.evaluation.scores import Draws, PairScores, comparisons
 
-ROOT = Path(__file__).parents[2]
 SETTINGS = (
     *TINY,
     "evaluation.classifier_epochs=0.1",
@@ -32,16 +31,6 @@ SETTINGS = (
     "evaluation.diversity_inputs=0",
     "evaluation.bootstrap=100",
 )
-
-
-def load(script: str) -> Any:
-    spec = importlib.util.spec_from_file_location(Path(script).stem, ROOT / script)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    sys.path.insert(0, str(ROOT / "benchmarks"))  # where a script finds its neighbours
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
