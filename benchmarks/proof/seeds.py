@@ -69,12 +69,8 @@ def _compared(seeds: Sequence[Arrays], ways: Sequence[str], bootstrap: int) -> d
     arms = [name.split("|")[1] for name in seeds[0] if name.startswith(f"{ways[0]}|") and name.endswith("|fd_attr")]
     arms = [arm for arm in arms if all(f"{way}|{arm}|fd_attr" in one for one in seeds for way in ways)]
     which = [(arm, "unguided") for arm in arms if arm not in ("unguided", "copy", "neighbour", "stage1")]
-    which += [
-        ("guided", "random"),
-        ("guided", "swapped"),
-        ("guided", "stage1"),
-        *((arm, f"{arm}, swapped") for arm in arms),
-    ]
+    which += [("guided", other) for other in ("random", "swapped", "stage1")] + [("unguided", "stage1")]
+    which += [(arm, f"{arm}, swapped") for arm in arms]
     return {
         f"{first} vs {second}": _gaps(seeds, ways, first, second, bootstrap)
         for first, second in which

@@ -261,7 +261,7 @@ def test_evaluate_names_weights_that_are_absent(rgunit, trained: Trained, tmp_pa
 
 
 def test_arms_are_judged_on_the_pairs_kept_with_their_start(rgunit, trained: Trained) -> None:
-    assert [file.name for file in (trained.path / "runs").glob("r1-*/pairs-*")] == ["pairs-test-8-0.jsonl"]
+    assert [file.name for file in (trained.path / "runs").glob("r1-*/pairs-*-0.jsonl")] == ["pairs-test-8-0.jsonl"]
 
 
 def test_index_is_checked_emptied_and_filled_again(rgunit, trained: Trained, tmp_path: Path) -> None:
