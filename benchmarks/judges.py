@@ -4,7 +4,8 @@
 
 FD-attr is a distance in the features of one classifier, and another one, taught by the same labels from another start
 or in another order, has other features. The arms (stage-3 runs from one stage 1) translate the pairs of the evaluation
-once, both ways; each classifier reads them. Classifiers are files that evaluations left in the `cache` of a workspace.
+once, both ways; each classifier reads them. Classifiers are files that evaluations left in the `cache` of a workspace
+(`rgunit --seed 1 evaluate translation` leaves another one than seed 0).
 Told of each: changed bits and FD-attr of every arm, and guided less unguided and random with the 95 % intervals of
 `both_ways`. `--json FILE` keeps it.
 """

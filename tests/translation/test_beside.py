@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
+from scripts import ROOT, load
 from small import TINY, USED, filled, tiny
-from test_prove_guidance import ROOT, load
 
 from index_store.errors import RgunitError
 from index_store.workspace import Workspace
