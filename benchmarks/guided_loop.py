@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from proof.copies import copy_workspace
+from proof.told import Told
 
 from index_store.errors import RgunitError, UsageError
 from index_store.workspace import Workspace
 from translation.config import Config, load_config
-from translation.progress import Progress
 from translation.runlog import read_metrics
 from translation.sessions import RETRIEVAL
 from translation.stages import newest, train_guided
@@ -70,13 +70,6 @@ def seconds_a_step(rows: Sequence[dict[str, float]], batch: int) -> dict[str, fl
         for name, part in parts.items()
         if part
     }
-
-
-class Told(Progress):
-    """Notes on stderr."""
-
-    def note(self, text: str) -> None:
-        print(f"  note: {text}", file=sys.stderr, flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

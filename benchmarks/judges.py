@@ -25,13 +25,11 @@ from numpy.typing import NDArray
 
 from index_store.errors import RgunitError, UsageError
 from index_store.workspace import Workspace
-from translation.arms import Arm, arms_of_run
+from translation.arms import Arm, arms_of_run, retriever_of
 from translation.evaluation.classifier import AttributeClassifier
-from translation.evaluation.evaluate import Evaluation, copy_arm, evaluate_translation
+from translation.evaluation.evaluate import ArmTranslator, copy_arm, evaluate_translation
 from translation.evaluation.exchange import both_ways
 from translation.evaluation.protocol import kept_pairs
-from translation.sessions import RETRIEVAL
-from translation.stages import open_retriever
 from translation.translator import Translator
 
 SHOWN = ("accuracy_changed", "fd_attr")
@@ -61,8 +59,7 @@ def judged(workspace: Workspace, runs: dict[str, str], files: Sequence[Path], de
         raise UsageError(f"--arms come from several stages 1 ({', '.join(sorted(starts))}): give those of one")
     first = Translator.load(workspace, starts.pop(), device)
     assert first.run is not None
-    second = [r.id for r in workspace.runs(RETRIEVAL) if r.config["translation_run"] == first.run.id and not r.empty]
-    retriever = open_retriever(workspace, second[-1], device) if second else None
+    retriever = retriever_of(workspace, first, first.run, device)
     opened = {n: arms_of_run(workspace, first, record, retriever, device) for n, record in records.items()}
     arms = {name: Remembered(found[name]) for name, found in opened.items()}
     config = first.config.evaluation.model_copy(update={"diversity_inputs": 0})
@@ -72,18 +69,14 @@ def judged(workspace: Workspace, runs: dict[str, str], files: Sequence[Path], de
         for exchanged in (False, True):
             given = {"split": "test", "limit": config.pairs, "seed": 0, "exchanged": exchanged}
             pairs, _ = kept_pairs(first.run.path, workspace, first.schema, **given)
-            every = {**arms, "copy": copy_arm(workspace, first.size)}
-            ways.append(_evaluated(workspace, every, pairs, classifier, config))
+            every: dict[str, ArmTranslator] = {**arms, "copy": copy_arm(workspace, first.size)}
+            ways.append(evaluate_translation(workspace, arms=every, pairs=pairs, classifier=classifier, config=config))
         told = both_ways(ways[0], ways[1], config.bootstrap, 0)
         parts = {name: way.summary for name, way in zip(("there", "back"), ways, strict=True)}
         kept = {"both ways": told, **{name: {k: one[k] for k in told} for name, one in parts.items()}}
         found.append({"classifier": file.stem, "accuracy": classifier.accuracy, **kept})
         print(_line(found[-1]), flush=True)
     return found
-
-
-def _evaluated(workspace: Workspace, arms: dict[str, Any], pairs: Any, classifier: Any, config: Any) -> Evaluation:
-    return evaluate_translation(workspace, arms=arms, pairs=pairs, classifier=classifier, config=config)
 
 
 def _line(one: dict[str, Any]) -> str:

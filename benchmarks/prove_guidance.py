@@ -43,6 +43,7 @@ from proof.beside import Need, train_beside
 from proof.plan import KINDS, TITLES, arms_wanted, parse, places, plan, variants
 from proof.results import RowResult, write_json
 from proof.seeds import EXCHANGED, Judged, beside, over_seeds
+from proof.told import Told
 from proof.workspaces import drawn_workspace, quarter_workspace
 
 from index_store.errors import RgunitError, UsageError
@@ -51,23 +52,12 @@ from translation.arms import Arm, Arms, arms_of_run, evaluate_translation_runs, 
 from translation.config import Config, load_config
 from translation.evaluation.scores import Draws, comparisons
 from translation.neighbours import Neighbours
-from translation.progress import Progress
 from translation.report.sheet import draw_pairs
 from translation.sessions import StageResult
 from translation.stages import fill_index, open_retriever, train_guided, train_retrieval, train_translation
 from translation.translator import Translator
 
 STAGES = {"translation": train_translation, "retrieval": train_retrieval, "guided": train_guided}
-
-
-class Told(Progress):
-    """Stages and notes, a line each, on stderr."""
-
-    def stage(self, name: str) -> None:
-        print(f"  {name}", file=sys.stderr, flush=True)
-
-    def note(self, text: str) -> None:
-        print(f"  note: {text}", file=sys.stderr, flush=True)
 
 
 @dataclass

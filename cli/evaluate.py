@@ -163,7 +163,9 @@ def translation(
             help="Draw the best, some random and the worst pairs with their neighbours and what each arm made of them.",
         ),
     ] = None,
-    cases: Annotated[int, typer.Option(metavar="N", min=1, help="Pairs of each kind in the picture.")] = 3,
+    cases: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Pairs of each kind in the picture. Default: 3.")
+    ] = None,
     judge: Annotated[
         Path | None,
         typer.Option(
@@ -189,7 +191,7 @@ def translation(
         bool,
         typer.Option(
             "--both-ways",
-            help="Judge also from B to A: twice the work, and the mean of both has much smaller intervals.",
+            help="Judge also from B to A: twice the work, and the mean of both has smaller intervals.",
         ),
     ] = False,
     reverse: Annotated[
@@ -224,6 +226,8 @@ def translation(
     settings: Settings = context.obj
     if judge_crop is not None and judge is None:
         raise UsageError("--judge-crop needs --judge FILE.onnx")
+    if cases is not None and grid is None:
+        raise UsageError("--cases is about the picture of --grid FILE.png")
     if grid is not None and grid.suffix.lower() != ".png":
         raise UsageError(f"--grid draws PNG: give it a name that ends in .png, not {grid}")
     given = {
@@ -255,7 +259,7 @@ def translation(
             if grid is not None:
                 from translation.report.sheet import draw_pairs
 
-                draw_pairs(workspace, evaluation, arms, grid, per_case=cases, seed=settings.seed)
+                draw_pairs(workspace, evaluation, arms, grid, per_case=cases or 3, seed=settings.seed)
         found, files = evaluation.summary, [one for one in (out, grid) if one is not None]
         settings.show(found, lambda console: _draw_translation(console, found, files))
 

@@ -133,7 +133,7 @@ def open_arms(workspace: Workspace, run: str | None = None, device: str = "auto"
     else:
         base = newest(workspace, TRANSLATION)
     first = Translator.load(workspace, base.id, device)
-    retriever = _retriever_of(workspace, first, base, device)
+    retriever = retriever_of(workspace, first, base, device)
     arms = {"stage1": Arm(workspace, first, None)}
     k, cache = first.config.guided.neighbours, first.config.guided.feature_cache
     if retriever is not None:
@@ -189,7 +189,7 @@ def used_with(config: Config, use: Mapping[str, Any]) -> Config:
     return parse_config({**settings, "guided": {**settings["guided"], **use}})
 
 
-def _retriever_of(workspace: Workspace, first: Translator, base: RunRecord, device: str) -> Retriever | None:
+def retriever_of(workspace: Workspace, first: Translator, base: RunRecord, device: str) -> Retriever | None:
     """The newest retrieval run on this stage-1 run whose index is filled."""
     for record in reversed(workspace.runs(RETRIEVAL)):
         if record.config.get("translation_run") != base.id or not (record.path / CHECKPOINT).exists():

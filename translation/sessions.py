@@ -6,6 +6,7 @@ Of several processes the first opens and records; the others are told.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -125,48 +126,56 @@ def _differences(
     return found
 
 
+@dataclass(frozen=True)
+class Session:
+    """How one call of a stage trains: see `Resume` for `resume` and `start`."""
+
+    seed: int
+    minutes: float | None
+    resume: Resume
+    start: str | None
+    progress: Progress
+
+
 def train_run(
     workspace: Workspace,
     stage: str,
     config: Config,
     about: Mapping[str, Any],
     make: Callable[[], Task],
-    training: TrainingConfig,
-    steps: int,
-    minutes: float | None,
-    seed: int,
-    resume: Resume,
-    progress: Progress,
-    warmup: int = 0,
-    start: str | None = None,
+    session: Session,
     *,
-    exact: bool = False,
+    training: TrainingConfig | None = None,
+    exactly: int | None = None,
 ) -> StageResult:
     """Find the run to go on with or make a new one, and train it; its row says how it ended, whatever happens.
 
     Only when its task is made a new one is, or another's settings and checkpoint are changed: what is refused leaves
-    everything as it was. With `resume="auto"` a run that --minutes ended
-    counts as done, unless more time, more steps than it was planned for, or (`exact`) just so many steps are asked for.
+    everything as it was. Steps are those of the stage's section, or `exactly` so many; `training` is by default the
+    configuration's. With `resume="auto"` a run that --minutes ended counts as done, unless more time, more steps than
+    it was planned for, or exactly so many are asked for.
     """
+    section = getattr(config, stage)
+    steps, minutes, progress = exactly or section.steps, session.minutes, session.progress
     settings = {"config": config.model_dump(mode="json"), **about}
-    found, changes = from_first(lambda: _find_run(workspace, stage, settings, resume, progress))
+    found, changes = from_first(lambda: _find_run(workspace, stage, settings, session.resume, progress))
     if found is not None:
         enough = found.steps >= steps
         if minutes is not None:
             enough = enough or found.seconds >= 0.9 * 60 * minutes
-        elif not exact:
+        elif exactly is None:
             enough = enough or steps <= int(found.config["config"][found.stage]["steps"])
-        if resume == "auto" and found.status == "done" and enough:
+        if session.resume == "auto" and found.status == "done" and enough:
             return StageResult(found, found.steps, found.seconds, found.summary.get("metrics", {}), stopped=False)
-    if start is not None and found is None:
-        raise RgunitError(f"there is no run of stage {stage} to go on with from {start}: leave --from out")
+    if session.start is not None and found is None:
+        raise RgunitError(f"there is no run of stage {stage} to go on with from {session.start}: leave --from out")
     task = first_then_others(make)
 
     def opened() -> RunRecord:
         if found is None:
             return workspace.add_run(stage, config.preset, settings)
-        if start is not None:
-            restore(found.path, start)
+        if session.start is not None:
+            restore(found.path, session.start)
         if changes:
             workspace.update_run(found.id, config={**found.config, **settings})
             progress.note(f"run {found.id} goes on with other settings ({changes})")
@@ -177,12 +186,12 @@ def train_run(
         trained = train(
             task,
             folder=run.path,
-            training=training,
+            training=training or config.training,
             steps=steps,
             minutes=minutes,
-            seed=seed,
-            warmup=warmup,
-            resume=bool(resume),
+            seed=session.seed,
+            warmup=getattr(section, "warmup", 0),
+            resume=bool(session.resume),
             description={"run": run.id, "stage": run.stage, **run.config},
             progress=progress,
         )
@@ -202,9 +211,9 @@ def train_run(
 
 
 def _kept(run: RunRecord) -> dict[str, Any]:
-    """Steps and seconds of a run's checkpoint, nothing where it has none."""
-    state = read_state(run.path / CHECKPOINT) if (run.path / CHECKPOINT).exists() else {}
-    return {name: kind(state[key]) for name, key, kind in _OF_CHECKPOINT if key in state}
-
-
-_OF_CHECKPOINT = (("steps", "step", int), ("seconds", "seconds", float))
+    """Steps and seconds of a run's checkpoint, nothing where it has none that can be read."""
+    with suppress(RgunitError):
+        if (run.path / CHECKPOINT).exists():
+            state = read_state(run.path / CHECKPOINT)
+            return {"steps": int(state["step"]), "seconds": float(state["seconds"])}
+    return {}

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 
-from index_store.attributes import AttributeSchema
-from index_store.errors import RgunitError, UsageError
+from index_store.errors import RgunitError
 from index_store.workspace import GeneratedImage, RunRecord, Workspace
 from retrieval.content_models import ContentModel, forget_model, keep_model, kept_model
 from retrieval.indexing import build_content, build_index
@@ -27,10 +24,11 @@ from retrieval.train import RetrievalTask
 from translation.batches import Sampler
 from translation.checkpoint import CHECKPOINT, load_networks
 from translation.config import Config
+from translation.fitting import fitted, tell_if_enlarged, tell_what_is_off, used_schema
 from translation.gmm_unit import build_networks
 from translation.neighbours import Neighbours
 from translation.progress import Progress
-from translation.sessions import RETRIEVAL, Resume, StageResult, settled, train_run
+from translation.sessions import RETRIEVAL, Resume, Session, StageResult, settled, train_run
 from translation.styles import STANDARD_DEVIATION, style_mean
 from translation.tasks import GuidedTask, TranslationTask
 from translation.training import make_fabric
@@ -70,28 +68,13 @@ def train_translation(
     about = {"attributes_used": list(schema.names), "seed": seed}
     config = settled(workspace, TRANSLATION, config, resume, device)
     fabric = make_fabric(config.training, device)
-    _tell_if_enlarged(workspace, config, progress)
-    _tell_what_is_off(config, config.translation.weights.perceptual, progress)
+    tell_if_enlarged(workspace, config, progress)
+    tell_what_is_off(config, config.translation.weights.perceptual, progress)
 
     def make() -> TranslationTask:
         return TranslationTask(workspace, config, schema, **_task_arguments(fabric, seed))
 
-    stage = config.translation
-    return train_run(
-        workspace,
-        TRANSLATION,
-        config,
-        about,
-        make,
-        config.training,
-        stage.steps,
-        minutes,
-        seed,
-        resume,
-        progress,
-        stage.warmup,
-        start,
-    )
+    return train_run(workspace, TRANSLATION, config, about, make, Session(seed, minutes, resume, start, progress))
 
 
 def train_retrieval(
@@ -140,10 +123,8 @@ def train_retrieval(
             pool_progress=progress.step,
         )
 
-    steps = config.retrieval.steps
-    return train_run(
-        workspace, RETRIEVAL, config, about, make, training, steps, minutes, seed, resume, progress, start=start
-    )
+    session = Session(seed, minutes, resume, start, progress)
+    return train_run(workspace, RETRIEVAL, config, about, make, session, training=training)
 
 
 def train_guided(
@@ -175,7 +156,7 @@ def train_guided(
         "encoders_fingerprint": source.fingerprint,
     }
     config = fitted(config, source, progress)
-    _tell_what_is_off(config, config.guided.weights.perceptual, progress)
+    tell_what_is_off(config, config.guided.weights.perceptual, progress)
     retriever = None
     if neighbours == "retrieved":
         retriever = Retriever.open(workspace, retrieval_run, encoders=source, device=source.device)
@@ -199,24 +180,8 @@ def train_guided(
         load_networks(source_run.path / CHECKPOINT, {"discriminator": networks["discriminator"]}, prefix="networks")
         return GuidedTask(workspace, config, source, networks["discriminator"], guides, **_task_arguments(fabric, seed))
 
-    stage, training = config.guided, config.training
-    wanted, exact = steps or stage.steps, bool(steps)
-    return train_run(
-        workspace,
-        GUIDED,
-        config,
-        about,
-        make,
-        training,
-        wanted,
-        minutes,
-        seed,
-        resume,
-        progress,
-        stage.warmup,
-        start,
-        exact=exact,
-    )
+    session = Session(seed, minutes, resume, start, progress)
+    return train_run(workspace, GUIDED, config, about, make, session, exactly=steps)
 
 
 def fill_index(
@@ -286,20 +251,6 @@ def require_index(workspace: Workspace, retriever: Retriever) -> None:
         )
 
 
-def used_schema(workspace: Workspace, config: Config, names: Sequence[str]) -> AttributeSchema:
-    """The style's attributes: those named, else the preset's where the workspace has all of them, else all."""
-    if not workspace.schema.names:
-        raise RgunitError(
-            "the workspace has no labelled images: add some with `rgunit add DIR --attributes labels.csv`"
-        )
-    if not names:
-        known = [name for name in config.data.attributes_used if name in workspace.schema.names]
-        names = known if len(known) == len(config.data.attributes_used) and known else workspace.schema.names
-    if len(set(names)) != len(names):
-        raise UsageError(f"--attributes-used names an attribute twice: {', '.join(names)}")
-    return workspace.schema.subset(tuple(names))
-
-
 def newest(workspace: Workspace, stage: str, run_id: str | None = None) -> RunRecord:
     """The run of that id, or the newest of the stage that has a checkpoint."""
     if run_id is not None:
@@ -308,48 +259,6 @@ def newest(workspace: Workspace, stage: str, run_id: str | None = None) -> RunRe
     if not runs:
         raise RgunitError(f"no run of stage {stage} yet: run `rgunit train {stage}` first")
     return runs[-1]
-
-
-def fitted(config: Config, translator: Translator, progress: Progress) -> Config:
-    """The configuration with the translator's own size and networks: a later stage cannot choose others.
-
-    RgunitError where it is for images of another size; what else it would have otherwise is told.
-    """
-    own = translator.config
-    run = "the translator" if translator.run is None else f"run {translator.run.id}"
-    if config.data.size != own.data.size:
-        raise RgunitError(
-            f"{run} translates at {own.data.size} px and the settings, preset {config.preset}, are of "
-            f"{config.data.size} px: give --preset {own.preset} --set data.size={own.data.size}, or train translation "
-            "with yours first"
-        )
-    asked = {"data": (config.data, own.data), "networks": (config.networks, own.networks)}
-    told = [
-        f"{section}.{key} {getattr(have, key)}, not {value}"
-        for section, (wanted, have) in asked.items()
-        for key, value in wanted
-        if value != getattr(have, key) and key not in ("attributes_used", "perceptual_weights")
-    ]
-    if told:
-        progress.note(f"as {run} was trained: {'; '.join(told)}")
-    vgg = config.networks.perceptual_weights or own.networks.perceptual_weights  # a file, which may have moved
-    networks = own.networks.model_copy(update={"perceptual_weights": vgg})
-    return config.model_copy(update={"data": own.data, "networks": networks})
-
-
-def _tell_what_is_off(config: Config, weight: float, progress: Progress) -> None:
-    if weight and not config.networks.perceptual_weights:
-        progress.note("the perceptual term is off: no networks.perceptual_weights given")
-
-
-def _tell_if_enlarged(workspace: Workspace, config: Config, progress: Progress) -> None:
-    """A note where the training images, by nine of them, are smaller than what is trained."""
-    paths, sides = workspace.images("split=train origin=real").paths, []
-    for path in paths[:: max(1, len(paths) // 9)][:9]:
-        with suppress(OSError), Image.open(path) as image:
-            sides.append(min(image.size))
-    if sides and (usual := int(np.median(sides))) < config.data.size:
-        progress.note(f"the images, of {usual} px, are enlarged to {config.data.size} px, the size of the settings")
 
 
 def _task_arguments(fabric: Fabric, seed: int) -> dict[str, Any]:

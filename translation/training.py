@@ -13,7 +13,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -42,14 +42,13 @@ from translation.processes import (
     any_process,
     average_gradients,
     launched,
-    least_of_processes,
     leave_group,
-    mean_of_processes,
     process_rank,
     same_weights,
 )
 from translation.progress import Progress
 from translation.runlog import RunLog
+from translation.sums import Sums, divergence
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -205,7 +204,7 @@ def train(
     path = folder / CHECKPOINT
     scaler = task.scaler if isinstance(task, Scaled) else None
     average = {name: copy.deepcopy(task.networks[name]).requires_grad_(False).eval() for name in task.averaged}
-    first, before, sums = 0, 0.0, _Sums()
+    first, before, sums = 0, 0.0, Sums()
     if resume and path.exists():
         state = read_state(path)
         load_networks(path, task.networks, prefix="networks")
@@ -214,7 +213,7 @@ def train(
         if scaler is not None:
             scaler.load_state_dict(state["scaler"])
         first, before = int(state["step"]), float(state["seconds"])
-        sums = _Sums.restored(state.get("unlogged", {}))
+        sums = Sums.restored(state.get("unlogged", {}))
     same_weights(task.networks.values())
     average_gradients(task.optimizers.values())
     clock = _Clock(before, minutes)
@@ -223,18 +222,10 @@ def train(
     lowest = _best_value(folder / BEST, training.best) if resume else math.inf
 
     def diverged(names: Sequence[str], step: int) -> RgunitError:
-        rate = f"{(description or {}).get('stage', 'translation')}.learning_rate"
-        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         kept = int(read_state(path)["step"]) if path.exists() else 0
-        told = f"training diverged in step {step}: {shown} {'is' if len(names) == 1 else 'are'} not finite"
-        if not kept:
-            return RgunitError(f"{told}; nothing was kept yet: start again with a lower rate (--set {rate}=…)")
-        return RgunitError(
-            f"{told}; the last good checkpoint, of step {kept}, is kept: go on from it with a lower rate "
-            f"(--resume --allow-changes --set {rate}=…)"
-        )
+        return divergence(names, step, kept, str((description or {}).get("stage", "translation")))
 
-    def means(sums: _Sums) -> dict[str, float]:
+    def means(sums: Sums) -> dict[str, float]:
         """The mean of every term since it was last asked for. RgunitError where one is not finite."""
         found = sums.means()
         if not all(map(math.isfinite, found.values())):  # in every process: it is their mean
@@ -281,14 +272,14 @@ def train(
                 step += 1
                 if tuple(terms) != sums.names:
                     means(sums)
-                    sums = _Sums(tuple(terms))
+                    sums = Sums(tuple(terms))
                     logged_at, logged_time = step - 1, logged_time if logged_at == step - 1 else time.monotonic()
                 sums.add(step, terms.values())
                 progress.step(step, steps, clock.left(step, steps, first))
                 if step % training.log_every == 0 or step == steps:
                     metrics = means(sums)  # the one wait for the device
                     if isinstance(task, Watched):
-                        metrics |= means(_Sums.of(step, task.watch(batch)))
+                        metrics |= means(Sums.of(step, task.watch(batch)))
                     if training.best and training.best not in metrics and step > warmup:
                         raise RgunitError(
                             f"training.best={training.best} is not measured here; what is: {', '.join(metrics)}"
@@ -299,7 +290,7 @@ def train(
                     log.write(step, clock.seconds, metrics)
                     if warning := task.health(metrics):
                         progress.note(f"step {step}: {warning}")
-                    sums, logged_at, logged_time = _Sums(), step, time.monotonic()
+                    sums, logged_at, logged_time = Sums(), step, time.monotonic()
                 if step % training.sample_every == 0 and writes:
                     log.picture(step, task.sample_grid(average))
                 if step % training.checkpoint_every == 0 and step < steps:
@@ -320,57 +311,6 @@ def _alone() -> None:
     """Torch in the preparing thread stays on one core: a second team of OpenMP threads, spinning while it waits, halves
     the speed of the step beside it (measured on 2 cores: 0.54 s against 0.31 s)."""
     torch.set_num_threads(1)
-
-
-class _Sums:
-    """Sums of named scalars over steps, on their device, and for each the first step in which it was not finite."""
-
-    def __init__(self, names: tuple[str, ...] = ()) -> None:
-        self.names, self.steps = names, 0
-        self.total = self.first = torch.zeros(0)
-
-    @staticmethod
-    def of(step: int, values: Mapping[str, Tensor]) -> _Sums:
-        """The scalars of one step."""
-        sums = _Sums(tuple(values))
-        if values:
-            sums.add(step, values.values())
-        return sums
-
-    def add(self, step: int, values: Iterable[Tensor]) -> None:
-        """Those of another step, in the order of `names`; nothing is waited for."""
-        total = torch.stack([value.detach().float().reshape(()) for value in values])
-        if self.steps:
-            total = total + self.total.to(total.device)
-        first = torch.where(total.isfinite(), math.inf, float(step))  # a sum that is not stays so
-        self.first = self.first.to(total.device).minimum(first) if self.steps else first
-        self.total, self.steps = total, self.steps + 1
-
-    def state(self) -> dict[str, Any]:
-        """For a checkpoint between two logs, the mean over the processes; all are finite there."""
-        total = mean_of_processes(dict(zip(self.names, self.total.cpu().tolist(), strict=True)))
-        return {"steps": self.steps, "total": total}
-
-    @staticmethod
-    def restored(state: Mapping[str, Any]) -> _Sums:
-        """The sums that a checkpoint kept, so that the next log is of as many steps as without a stop."""
-        if not state.get("steps"):
-            return _Sums()
-        sums = _Sums(tuple(state["total"]))
-        sums.steps, sums.total = int(state["steps"]), torch.tensor(list(state["total"].values()))
-        sums.first = torch.full_like(sums.total, math.inf)
-        return sums
-
-    def means(self) -> dict[str, float]:
-        """Each one's mean over the steps and the processes."""
-        found = (self.total / max(1, self.steps)).cpu().tolist()
-        return mean_of_processes(dict(zip(self.names, found, strict=True)))
-
-    def spoilt(self) -> tuple[list[str], int]:
-        """Those that were the first not to be finite in any process, before it spread to the others, and that step."""
-        firsts = least_of_processes(dict(zip(self.names, self.first.cpu().tolist(), strict=True)))
-        earliest = min(firsts.values(), default=math.inf)
-        return [name for name, step in firsts.items() if step == earliest < math.inf], int(min(earliest, 2**62))
 
 
 def _best_value(path: Path, measure: str) -> float:

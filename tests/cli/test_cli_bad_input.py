@@ -188,6 +188,7 @@ def test_a_second_writer_is_told_who_writes(process, labelled: Path, faces: Path
         (["index", "remove"], 2, "say what to remove"),
         (["index", "remove", "--id", "4711"], 1, "no image has id 4711"),
         (["evaluate", "translation", "--judge-crop", "1,2,3,4@128"], 2, "--judge-crop needs --judge"),
+        (["evaluate", "translation", "--cases", "5"], 2, "--cases is about the picture of --grid"),
         (["evaluate", "translation", "--grid", "pairs.jpg"], 2, "a name that ends in .png, not pairs.jpg"),
         (["evaluate", "translation", "--classifier-minutes", "0"], 2, "'--classifier-minutes'"),
         (["evaluate", "retrieval", "--plane", "plane.png"], 2, "a name that ends in .svg, not plane.png"),

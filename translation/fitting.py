@@ -1,0 +1,72 @@
+"""What a stage takes from the workspace and the stages before it, and what is told where other things were asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+
+import numpy as np
+from PIL import Image
+
+from index_store.attributes import AttributeSchema
+from index_store.errors import RgunitError, UsageError
+from index_store.workspace import Workspace
+from translation.config import Config
+from translation.progress import Progress
+from translation.translator import Translator
+
+
+def used_schema(workspace: Workspace, config: Config, names: Sequence[str]) -> AttributeSchema:
+    """The style's attributes: those named, else the preset's where the workspace has all of them, else all."""
+    if not workspace.schema.names:
+        raise RgunitError(
+            "the workspace has no labelled images: add some with `rgunit add DIR --attributes labels.csv`"
+        )
+    if not names:
+        known = [name for name in config.data.attributes_used if name in workspace.schema.names]
+        names = known if len(known) == len(config.data.attributes_used) and known else workspace.schema.names
+    if len(set(names)) != len(names):
+        raise UsageError(f"--attributes-used names an attribute twice: {', '.join(names)}")
+    return workspace.schema.subset(tuple(names))
+
+
+def fitted(config: Config, translator: Translator, progress: Progress) -> Config:
+    """The configuration with the translator's own size and networks: a later stage cannot choose others.
+
+    RgunitError where it is for images of another size; what else it would have otherwise is told.
+    """
+    own = translator.config
+    run = "the translator" if translator.run is None else f"run {translator.run.id}"
+    if config.data.size != own.data.size:
+        raise RgunitError(
+            f"{run} translates at {own.data.size} px and the settings, preset {config.preset}, are of "
+            f"{config.data.size} px: give --preset {own.preset} --set data.size={own.data.size}, or train translation "
+            "with yours first"
+        )
+    asked = {"data": (config.data, own.data), "networks": (config.networks, own.networks)}
+    told = [
+        f"{section}.{key} {getattr(have, key)}, not {value}"
+        for section, (wanted, have) in asked.items()
+        for key, value in wanted
+        if value != getattr(have, key) and key not in ("attributes_used", "perceptual_weights")
+    ]
+    if told:
+        progress.note(f"as {run} was trained: {'; '.join(told)}")
+    vgg = config.networks.perceptual_weights or own.networks.perceptual_weights  # a file, which may have moved
+    networks = own.networks.model_copy(update={"perceptual_weights": vgg})
+    return config.model_copy(update={"data": own.data, "networks": networks})
+
+
+def tell_what_is_off(config: Config, weight: float, progress: Progress) -> None:
+    if weight and not config.networks.perceptual_weights:
+        progress.note("the perceptual term is off: no networks.perceptual_weights given")
+
+
+def tell_if_enlarged(workspace: Workspace, config: Config, progress: Progress) -> None:
+    """A note where the training images, by nine of them, are smaller than what is trained."""
+    paths, sides = workspace.images("split=train origin=real").paths, []
+    for path in paths[:: max(1, len(paths) // 9)][:9]:
+        with suppress(OSError), Image.open(path) as image:
+            sides.append(min(image.size))
+    if sides and (usual := int(np.median(sides))) < config.data.size:
+        progress.note(f"the images, of {usual} px, are enlarged to {config.data.size} px, the size of the settings")
