@@ -25,9 +25,9 @@ from proof.told import Told
 from index_store.errors import RgunitError, UsageError
 from index_store.workspace import Workspace
 from translation.config import Config, load_config
-from translation.runlog import read_metrics
-from translation.sessions import RETRIEVAL
 from translation.stages import newest, train_guided
+from translation.training.metrics import read_metrics
+from translation.training.sessions import RETRIEVAL
 from translation.translator import TRANSLATION
 
 TURNS = ("none", "retrieved", "random", "none")

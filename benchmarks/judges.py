@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from index_store.errors import RgunitError, UsageError
 from index_store.workspace import Workspace
-from translation.arms import Arm, arms_of_run, retriever_of
+from translation.evaluation.arms import Arm, arms_of_run, retriever_of
 from translation.evaluation.classifier import AttributeClassifier
 from translation.evaluation.evaluate import ArmTranslator, copy_arm, evaluate_translation
 from translation.evaluation.exchange import both_ways

@@ -48,13 +48,13 @@ from proof.workspaces import drawn_workspace, quarter_workspace
 
 from index_store.errors import RgunitError, UsageError
 from index_store.workspace import RunRecord, Workspace
-from translation.arms import Arm, Arms, arms_of_run, evaluate_translation_runs, used_with
 from translation.config import Config, load_config
+from translation.evaluation.arms import Arm, Arms, arms_of_run, evaluate_translation_runs, used_with
+from translation.evaluation.report.sheet import draw_pairs
 from translation.evaluation.scores import Draws, comparisons
 from translation.neighbours import Neighbours
-from translation.report.sheet import draw_pairs
-from translation.sessions import StageResult
 from translation.stages import fill_index, open_retriever, train_guided, train_retrieval, train_translation
+from translation.training.sessions import StageResult
 from translation.translator import Translator
 
 STAGES = {"translation": train_translation, "retrieval": train_retrieval, "guided": train_guided}

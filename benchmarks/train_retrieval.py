@@ -23,7 +23,7 @@ from retrieval.config import RetrievalConfig
 from retrieval.train import RetrievalTask
 from translation.config import load_config
 from translation.drawings import make_dataset
-from translation.gmm_unit import build_networks
+from translation.methods.gmm_unit import build_networks
 from translation.translator import Translator
 
 

@@ -37,12 +37,12 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from retrieval.loading import resolve_device
-from translation.compiling import compile_networks
 from translation.config import Config, load_config, presets
-from translation.gmm_unit import Batch, GmmUnit, build_networks
 from translation.guidance import PIXELS, build_guidance
-from translation.networks import ContentEncoder
-from translation.precision import faster_precision
+from translation.methods.gmm_unit import Batch, GmmUnit, build_networks
+from translation.networks.gmm_unit import ContentEncoder
+from translation.training.compiling import compile_networks
+from translation.training.precision import faster_precision
 
 ATTRIBUTES = 5
 GUIDANCE = {"unguided": "none", "convolution": "convolution", "attention": "attention", "patches": "patches"}

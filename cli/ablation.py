@@ -51,7 +51,7 @@ def run(settings: Settings, protocol: RetrievalProtocol, options: AblationOption
         seeds = range(settings.seed, settings.seed + options.seeds)
         found = run_ablation(plan, rows=rows, seeds=seeds, jobs=options.jobs, progress=tell)
     if plane is not None:
-        from translation.report.plane import Point, draw_plane
+        from translation.evaluation.report.plane import Point, draw_plane
 
         points = [
             Point(

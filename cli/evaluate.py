@@ -119,7 +119,7 @@ def retrieval(
     with settings.open() as workspace:
         with Bars("evaluate") as bars:
             from retrieval.evaluation import RetrievalProtocol
-            from translation.arms import evaluate_retrieval_run
+            from translation.evaluation.arms import evaluate_retrieval_run
 
             protocol = RetrievalProtocol(
                 split=split,
@@ -131,7 +131,7 @@ def retrieval(
             )
             found = evaluate_retrieval_run(workspace, protocol, run=run, device=settings.device, progress=bars).summary
         if plane is not None:
-            from translation.report.plane import draw_plane, points_of
+            from translation.evaluation.report.plane import draw_plane, points_of
 
             draw_plane(points_of(found), found["late_fusion_curve"], plane)
         settings.show(found, lambda console: _draw_retrieval(console, found))
@@ -240,7 +240,7 @@ def translation(
     with settings.open() as workspace:
         with Bars() as bars:
             bars.stage("evaluate")
-            from translation.arms import evaluate_both_ways, evaluate_translation_runs, open_arms
+            from translation.evaluation.arms import evaluate_both_ways, evaluate_translation_runs, open_arms
 
             arms = open_arms(workspace, run, settings.device)
             evaluate = evaluate_both_ways if both_ways else evaluate_translation_runs
@@ -257,7 +257,7 @@ def translation(
                 progress=bars,
             )
             if grid is not None:
-                from translation.report.sheet import draw_pairs
+                from translation.evaluation.report.sheet import draw_pairs
 
                 draw_pairs(workspace, evaluation, arms, grid, per_case=cases or 3, seed=settings.seed)
         found, files = evaluation.summary, [one for one in (out, grid) if one is not None]
@@ -266,7 +266,7 @@ def translation(
 
 def _draw_retrieval(console: Console, found: dict[str, Any]) -> None:
     from cli.drawing import plain, table
-    from translation.report.verdicts import baseline_name, terminal_table
+    from translation.evaluation.report.verdicts import baseline_name, terminal_table
 
     console.print(terminal_table(found, None))
     kept = {name: (row["kept"]["content"], row["flipped"]["content"]) for name, row in found["by_change"].items()}
@@ -289,7 +289,7 @@ def _draw_retrieval(console: Console, found: dict[str, Any]) -> None:
 
 def _draw_translation(console: Console, found: dict[str, Any], files: Sequence[Path]) -> None:
     from cli.drawing import plain
-    from translation.report.verdicts import terminal_table, verdicts
+    from translation.evaluation.report.verdicts import terminal_table, verdicts
 
     for title, part in (("", found), ("both ways", found.get("both_ways"))):
         if part is None:

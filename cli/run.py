@@ -119,7 +119,7 @@ def _end(settings: Settings, folder: Path, result: PipelineResult, command: str)
 
 def _draw(console: Console, folder: Path, told: dict[str, Any]) -> None:
     from cli.drawing import plain, span
-    from translation.report.verdicts import terminal_table
+    from translation.evaluation.report.verdicts import terminal_table
 
     console.print()
     console.print(terminal_table(told["retrieval"], told["translation"]))

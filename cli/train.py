@@ -14,7 +14,7 @@ from index_store.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from translation.sessions import StageResult
+    from translation.training.sessions import StageResult
 
 
 class Stage(StrEnum):

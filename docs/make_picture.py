@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from index_store.workspace import Workspace
-from translation.arms import open_arms, truth_of
+from translation.evaluation.arms import open_arms, truth_of
 from translation.evaluation.protocol import make_pairs
 from translation.translator import to_pixels
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from index_store.errors import RgunitError
 from translation.config import GuidedConfig
-from translation.networks import convolution, instance_norm
+from translation.networks.blocks import convolution, instance_norm
 
 HEADS = 2  # few and wide: on a CPU attention's time goes with heads · queries · keys
 POSITIONS = 32  # patches are looked for in at most 32×32 places, of a content map averaged down where it is larger

@@ -21,8 +21,8 @@ from index_store.errors import RgunitError
 from index_store.workspace import Workspace
 from retrieval.retriever import Retriever
 from translation.guidance import with_pixels
-from translation.networks import STYLE_PER_ATTRIBUTE
-from translation.styles import style_labels
+from translation.networks.gmm_unit import STYLE_PER_ATTRIBUTE
+from translation.objectives.style import style_labels
 from translation.translator import Translator, to_tensor
 
 POOL = "split=train origin=real|unlabelled"

@@ -16,16 +16,16 @@ from typing import Any
 from index_store.errors import RgunitError, UsageError
 from index_store.workspace import RunRecord, Workspace
 from retrieval.evaluation import RetrievalProtocol
-from translation.arms import evaluate_retrieval_run, evaluate_translation_runs, open_arms, truth_of
 from translation.config import Config, load_config
 from translation.drawings import GROUPS, make_dataset
-from translation.processes import launched
+from translation.evaluation.arms import evaluate_retrieval_run, evaluate_translation_runs, open_arms, truth_of
+from translation.evaluation.report.examples import collect
+from translation.evaluation.report.facts import peak_memory
+from translation.evaluation.report.report import write_report
 from translation.progress import Progress
-from translation.report.examples import collect
-from translation.report.facts import peak_memory
-from translation.report.report import write_report
-from translation.sessions import StageResult
 from translation.stages import Arm, fill_index, train_guided, train_retrieval, train_translation
+from translation.training.processes import launched
+from translation.training.sessions import StageResult
 
 EVALUATE = "evaluate"
 ARMS: tuple[Arm, ...] = ("retrieved", "random", "none")  # the slowest first: its steps are the others' too

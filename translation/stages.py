@@ -21,17 +21,17 @@ from retrieval.content_models import ContentModel, forget_model, keep_model, kep
 from retrieval.indexing import build_content, build_index
 from retrieval.retriever import Retriever
 from retrieval.train import RetrievalTask
-from translation.batches import Sampler
-from translation.checkpoint import CHECKPOINT, load_networks
 from translation.config import Config
 from translation.fitting import fitted, tell_if_enlarged, tell_what_is_off, used_schema
-from translation.gmm_unit import build_networks
+from translation.methods.gmm_unit import build_networks
 from translation.neighbours import Neighbours
+from translation.objectives.style import STANDARD_DEVIATION, style_mean
 from translation.progress import Progress
-from translation.sessions import RETRIEVAL, Resume, Session, StageResult, settled, train_run
-from translation.styles import STANDARD_DEVIATION, style_mean
-from translation.tasks import GuidedTask, TranslationTask
-from translation.training import make_fabric
+from translation.sampling import Sampler
+from translation.training.checkpoints import CHECKPOINT, load_networks
+from translation.training.loop import make_fabric
+from translation.training.sessions import RETRIEVAL, Resume, Session, StageResult, settled, train_run
+from translation.training.task import GuidedTask, TranslationTask
 from translation.translator import GUIDED, TRANSLATION, Translator, to_pixels, to_tensor
 
 if TYPE_CHECKING:

@@ -19,13 +19,13 @@ from index_store.attributes import AttributeSchema
 from index_store.errors import RgunitError
 from index_store.workspace import RunRecord, Workspace
 from retrieval.loading import resolve_device
-from translation import styles
-from translation.checkpoint import CHECKPOINT, fingerprint, load_networks
 from translation.config import Config, parse_config
-from translation.gmm_unit import build_networks
 from translation.guidance import Guidance, Guided, build_guidance
-from translation.networks import STYLE_PER_ATTRIBUTE
+from translation.methods.gmm_unit import build_networks
+from translation.networks.gmm_unit import STYLE_PER_ATTRIBUTE
 from translation.objectives import blend
+from translation.objectives import style as styles
+from translation.training.checkpoints import CHECKPOINT, fingerprint, load_networks
 
 GUIDED, TRANSLATION = "guided", "translation"
 ARMS = ("retrieved", "random", "none")  # what stage 3 was guided by

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from index_store.errors import RgunitError
 from index_store.workspace import Workspace
 from proof.copies import copy_workspace
-from translation.checkpoint import CHECKPOINT
+from translation.training.checkpoints import CHECKPOINT
 
 
 def slim_workspace(source: Path, target: Path) -> None:

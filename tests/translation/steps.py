@@ -8,9 +8,9 @@ import torch
 from small import tiny
 from torch import Tensor, nn
 
-from translation.gmm_unit import Batch, GmmUnit, build_networks, sampled
 from translation.guidance import Guidance
-from translation.networks import Generator
+from translation.methods.gmm_unit import Batch, GmmUnit, build_networks, sampled
+from translation.networks.gmm_unit import Generator
 
 A = 3
 ENCODERS = ("content_encoder", "style_encoder")

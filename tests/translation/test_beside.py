@@ -20,9 +20,9 @@ from small import TINY, USED, filled, tiny
 
 from index_store.errors import RgunitError
 from index_store.workspace import Workspace
-from translation.arms import open_arms
-from translation.checkpoint import CHECKPOINT
+from translation.evaluation.arms import open_arms
 from translation.stages import fill_index, train_guided
+from translation.training.checkpoints import CHECKPOINT
 
 WORDS = ["--preset", "demo", "--device", "cpu", "--attributes-used", ",".join(USED), "--rows", "1"]
 WORDS += ["--arms", "guided,unguided", *(word for setting in TINY for word in ("--set", setting))]

@@ -16,11 +16,11 @@ from torch import nn
 
 from index_store.errors import RgunitError
 from index_store.workspace import Workspace
-from translation.checkpoint import BEST, CHECKPOINT, read_state, restore, save_checkpoint
 from translation.config import TrainingConfig
-from translation.sessions import StageResult
 from translation.stages import train_translation
-from translation.training import train
+from translation.training.checkpoints import BEST, CHECKPOINT, read_state, restore, save_checkpoint
+from translation.training.loop import train
+from translation.training.sessions import StageResult
 
 
 def run_line(folder: Path, training: TrainingConfig, steps: int, *, resume: bool = False) -> Line:

@@ -14,13 +14,13 @@ from small import USED, tiny
 from steps import make_batch, make_method
 
 from index_store.workspace import Workspace
-from translation.arms import evaluate_translation_runs
-from translation.checkpoint import CHECKPOINT, read_state
 from translation.config import Config
-from translation.gmm_unit import Batch
+from translation.evaluation.arms import evaluate_translation_runs
 from translation.guidance import PIXELS, AttentionFusion, ConvolutionFusion, Guidance, PatchGuidance, attend
-from translation.networks import instance_norm
+from translation.methods.gmm_unit import Batch
+from translation.networks.blocks import instance_norm
 from translation.stages import fill_index, train_guided, train_retrieval, train_translation
+from translation.training.checkpoints import CHECKPOINT, read_state
 from translation.translator import Translator
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -13,10 +13,10 @@ from steps import ENCODERS, close_mask, forward, gradient, make_batch, make_meth
 from torch import Tensor
 
 from index_store.workspace import Workspace
-from translation.batches import Sampler
-from translation.checkpoint import CHECKPOINT
-from translation.networks import Generator
-from translation.tasks import MASK_CLOSED, TranslationTask
+from translation.networks.gmm_unit import Generator
+from translation.sampling import Sampler
+from translation.training.checkpoints import CHECKPOINT
+from translation.training.task import MASK_CLOSED, TranslationTask
 from translation.translator import Translator
 
 

@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from index_store.errors import RgunitError, UsageError
 from translation import guidance
-from translation.gmm_unit import GmmUnit, sampled
 from translation.guidance import (
     AttentionFusion,
     ConvolutionFusion,
@@ -30,8 +29,9 @@ from translation.guidance import (
     places,
     with_pixels,
 )
+from translation.methods.gmm_unit import GmmUnit, sampled
 from translation.neighbours import agreeing
-from translation.styles import style_mean
+from translation.objectives.style import style_mean
 
 C = 16
 KINDS = ("convolution", "attention", "patches")

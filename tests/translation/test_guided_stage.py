@@ -18,18 +18,18 @@ from torch import Tensor
 from cli.choices import configuration
 from index_store.errors import RgunitError, UsageError
 from index_store.workspace import Workspace
-from translation.arms import evaluate_translation_runs, open_arms
-from translation.batches import Sampler
-from translation.checkpoint import CHECKPOINT
 from translation.config import load_config
-from translation.gmm_unit import build_networks
+from translation.evaluation.arms import evaluate_translation_runs, open_arms
 from translation.guidance import AttentionFusion, ConvolutionFusion, Guidance, PatchGuidance, with_pixels
 from translation.inference import translate_images
+from translation.methods.gmm_unit import build_networks
 from translation.neighbours import Neighbours
-from translation.runlog import read_metrics
+from translation.objectives.style import style_labels
+from translation.sampling import Sampler
 from translation.stages import fill_index, open_retriever, train_guided, train_retrieval, train_translation
-from translation.styles import style_labels
-from translation.tasks import GuidedTask
+from translation.training.checkpoints import CHECKPOINT
+from translation.training.metrics import read_metrics
+from translation.training.task import GuidedTask
 from translation.translator import Translator, to_tensor
 
 EVERYTHING = (

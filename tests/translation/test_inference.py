@@ -13,7 +13,7 @@ from small import USED, tiny
 from index_store.errors import RgunitError, UsageError
 from index_store.workspace import Workspace
 from retrieval import Results, Retriever
-from translation.arms import open_arms
+from translation.evaluation.arms import open_arms
 from translation.inference import translate_images
 from translation.stages import train_guided
 from translation.translator import default_run

@@ -7,18 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from translation.config import load_config
-from translation.gmm_unit import build_networks
 from translation.guidance import ConvolutionFusion
-from translation.networks import (
-    ContentEncoder,
-    Discriminator,
-    Generator,
-    StyleEncoder,
-    adain,
-    initialise,
-    instance_norm,
-    scaled,
-)
+from translation.methods.gmm_unit import build_networks
+from translation.networks.blocks import instance_norm, scaled
+from translation.networks.gmm_unit import ContentEncoder, Discriminator, Generator, StyleEncoder, adain, initialise
 
 
 def count(network: nn.Module) -> int:

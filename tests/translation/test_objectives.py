@@ -12,8 +12,8 @@ from torch import Tensor
 
 from index_store.errors import RgunitError
 from translation import objectives
-from translation.perceptual import VGG
-from translation.styles import sample_style, style_labels, style_mean
+from translation.networks.vgg import VGG
+from translation.objectives.style import sample_style, style_labels, style_mean
 
 WEIGHTS = Path(__file__).parents[3] / "shared" / "weights" / "vgg19_conv3_1.safetensors"
 

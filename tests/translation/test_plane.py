@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from translation.report.plane import Point, draw_plane, plane, points_of
+from translation.evaluation.report.plane import Point, draw_plane, plane, points_of
 
 SVG = "{http://www.w3.org/2000/svg}"
 CURVE = [{"weight": w / 10, "attributes": 0.95 - w / 50, "content": 0.74 + w / 500} for w in range(1, 10)]

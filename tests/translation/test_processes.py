@@ -20,10 +20,10 @@ from torch import Tensor
 
 from index_store.errors import RgunitError
 from index_store.workspace import Workspace
-from translation.checkpoint import CHECKPOINT, read_state
-from translation.gmm_unit import Batch, GmmUnit
-from translation.processes import average_gradients
-from translation.runlog import read_metrics
+from translation.methods.gmm_unit import Batch, GmmUnit
+from translation.training.checkpoints import CHECKPOINT, read_state
+from translation.training.metrics import read_metrics
+from translation.training.processes import average_gradients
 
 IMAGES = 8
 PENALTY = "translation.weights.gradient_penalty=2"
@@ -120,7 +120,7 @@ def test_torchrun_opens_one_run_and_draws_a_double_batch(workspace: Workspace) -
 
 def test_fp16_is_for_one_process_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     from translation.config import TrainingConfig
-    from translation.training import make_fabric
+    from translation.training.loop import make_fabric
 
     with pytest.raises(RgunitError, match="16-mixed needs a GPU: on a CPU take bf16-mixed or 32-true"):
         make_fabric(TrainingConfig(precision="16-mixed"), "cpu")

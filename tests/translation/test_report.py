@@ -17,12 +17,12 @@ from rich.console import Console
 from index_store.workspace import Workspace
 from retrieval.evaluation import RetrievalEvaluation
 from retrieval.sheets import BAD, GAP, GOOD, LINE, TILE
-from translation.arms import truth_of
 from translation.drawings import GROUPS, STYLE_ATTRIBUTES, make_dataset
+from translation.evaluation.arms import truth_of
 from translation.evaluation.distances import frechet
 from translation.evaluation.evaluate import Evaluation, PairScores
 from translation.evaluation.protocol import make_pairs
-from translation.report import (
+from translation.evaluation.report import (
     Neighbour,
     Output,
     ReportData,
@@ -33,12 +33,12 @@ from translation.report import (
     verdicts,
     write_report,
 )
-from translation.report.charts import Dot, Line, dot_chart, line_chart, number, ticks
-from translation.report.curves import charts_of
-from translation.report.examples import cases, edit_words
-from translation.report.report import picture
-from translation.report.sheet import pair_sheet
-from translation.report.verdicts import headlines, plain_words, signed, state_of
+from translation.evaluation.report.charts import Dot, Line, dot_chart, line_chart, number, ticks
+from translation.evaluation.report.curves import charts_of
+from translation.evaluation.report.examples import cases, edit_words
+from translation.evaluation.report.report import picture
+from translation.evaluation.report.sheet import pair_sheet
+from translation.evaluation.report.verdicts import headlines, plain_words, signed, state_of
 from translation.translator import Translation, to_tensor
 
 RETRIEVAL: dict[str, Any] = {

@@ -23,12 +23,12 @@ from index_store import workspace as index_workspace
 from index_store.errors import RgunitError
 from index_store.workspace import Workspace
 from retrieval.train import RetrievalTask
-from translation.checkpoint import CHECKPOINT, read_state
-from translation.compiling import compile_networks
 from translation.guidance import PIXELS, AttentionFusion, ConvolutionFusion, Guidance, PatchGuidance
 from translation.neighbours import Neighbours
-from translation.tasks import TranslationTask
-from translation.training import train
+from translation.training.checkpoints import CHECKPOINT, read_state
+from translation.training.compiling import compile_networks
+from translation.training.loop import train
+from translation.training.task import TranslationTask
 from translation.translator import Translator
 
 # --- no waiting for the device -------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from index_store.errors import RgunitError
 from index_store.workspace import ImageTable, Workspace
 from translation.evaluation.config import EvaluationConfig
-from translation.precision import faster_precision
+from translation.training.precision import faster_precision
 
 RECIPE = 1  # part of the cache key: raise it when training here changes
 WARM_UP = 0.2  # share of the schedule in which the learning rate rises

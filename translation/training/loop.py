@@ -26,7 +26,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from index_store.errors import RgunitError
-from translation.checkpoint import (
+from translation.config import TrainingConfig
+from translation.progress import Progress
+from translation.training.checkpoints import (
     BEST,
     CHECKPOINT,
     keep_best,
@@ -36,9 +38,9 @@ from translation.checkpoint import (
     read_state,
     save_checkpoint,
 )
-from translation.config import TrainingConfig
-from translation.precision import faster_precision
-from translation.processes import (
+from translation.training.metrics import RunLog
+from translation.training.precision import faster_precision
+from translation.training.processes import (
     any_process,
     average_gradients,
     launched,
@@ -46,9 +48,7 @@ from translation.processes import (
     process_rank,
     same_weights,
 )
-from translation.progress import Progress
-from translation.runlog import RunLog
-from translation.sums import Sums, divergence
+from translation.training.sums import Sums, divergence
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from translation import objectives
 from translation.config import Config, StageConfig, Weights
 from translation.guidance import Guidance, Guided, hide
-from translation.networks import ContentEncoder, Discriminator, Generator, StyleEncoder, initialise
-from translation.perceptual import VGG
-from translation.processes import shared_mean
-from translation.styles import STANDARD_DEVIATION, style_labels, style_mean
+from translation.networks.gmm_unit import ContentEncoder, Discriminator, Generator, StyleEncoder, initialise
+from translation.networks.vgg import VGG
+from translation.objectives.style import STANDARD_DEVIATION, style_labels, style_mean
+from translation.training.processes import shared_mean
 
 TINY = 1e-8  # no division by 0
 

@@ -12,11 +12,11 @@ from PIL import Image
 from index_store.images import write_image
 from index_store.workspace import Workspace
 from retrieval.sheets import TILE, Tile, contact_sheet
-from translation.arms import Arms, truth_of
+from translation.evaluation.arms import Arms, truth_of
 from translation.evaluation.evaluate import Evaluation
-from translation.report.data import TranslationRow
-from translation.report.examples import SHOWN_ARMS, translation_rows
-from translation.report.report import mask_pixels
+from translation.evaluation.report.data import TranslationRow
+from translation.evaluation.report.examples import SHOWN_ARMS, translation_rows
+from translation.evaluation.report.report import mask_pixels
 
 
 def pair_sheet(rows: Sequence[TranslationRow]) -> NDArray[np.uint8]:

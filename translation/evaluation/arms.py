@@ -22,7 +22,6 @@ from index_store.workspace import RunRecord, Workspace
 from retrieval.evaluation import RetrievalEvaluation, RetrievalProtocol, evaluate_queries
 from retrieval.onnx import OnnxNetwork
 from retrieval.retriever import Retriever
-from translation.checkpoint import CHECKPOINT
 from translation.config import Config, parse_config
 from translation.drawings import true_translation
 from translation.evaluation.classifier import train_classifier
@@ -40,8 +39,9 @@ from translation.evaluation.inception import Inception, PerceptualDistance
 from translation.evaluation.protocol import LOOKED_UP, kept_pairs
 from translation.neighbours import Neighbours
 from translation.progress import Progress
-from translation.sessions import RETRIEVAL
 from translation.stages import newest, open_retriever, require_index
+from translation.training.checkpoints import CHECKPOINT
+from translation.training.sessions import RETRIEVAL
 from translation.translator import GUIDED, TRANSLATION, Translation, Translator, to_pixels, to_tensor
 
 ARM_OF = {"none": "unguided", "random": "random", "retrieved": "guided"}

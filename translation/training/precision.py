@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch.nn import functional as F
 
-from translation.processes import launched
+from translation.training.processes import launched
 
 Settled = Literal["32-true", "bf16-mixed"]
 GAIN = 0.9  # bf16 is taken where it needs less than this share of the time: rounding should be worth something

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from translation.report.charts import Line, legend, line_chart
+from translation.evaluation.report.charts import Line, legend, line_chart
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from translation.report.data import Case, Labels, Neighbour, Output, ReportData, RetrievalRow, TranslationRow
+from translation.evaluation.report.data import Case, Labels, Neighbour, Output, ReportData, RetrievalRow, TranslationRow
 
 if TYPE_CHECKING:
     from index_store.workspace import ImageTable, Workspace
@@ -24,7 +24,7 @@ Ids = NDArray[np.int64]
 
 
 class Arm(Protocol):
-    """An arm that also tells what it looked at: `translation.arms.Arm`."""
+    """An arm that also tells what it looked at: `translation.evaluation.arms.Arm`."""
 
     def translate(self, source: Ids, target: NDArray[np.int8], seeds: Ids) -> tuple[Any, Ids]:
         """(translation with `image` [n, 3, H, W] in [−1, 1] and `mask` [n, 1, H, W], neighbours int64 [n, k])."""
@@ -52,7 +52,7 @@ def collect(
     Settings and metrics are those of `runs` (ids), by default of the newest run of each stage and of each kind of
     neighbours. `arms` are `open_arms(…).arms`, which make the pictures; `size` is the translator's own.
     """
-    from translation.runlog import read_metrics
+    from translation.training.metrics import read_metrics
 
     newest = {(r.stage, r.config.get("neighbours")): r for r in workspace.runs()}
     chosen = [workspace.run(run) for run in runs] or list(newest.values())

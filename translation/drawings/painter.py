@@ -10,16 +10,13 @@ from __future__ import annotations
 import colorsys
 import math
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 
-if TYPE_CHECKING:
-    from translation.drawings import Content
+from translation.drawings.content import HAIR_COLOURS, Content
 
-HAIR_COLOURS = ("Black_Hair", "Blond_Hair", "Brown_Hair")
 SUPERSAMPLING = 4
 
 Colour = tuple[int, ...]

@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 from index_store.errors import RgunitError, UsageError
 from index_store.workspace import RunRecord, Workspace
-from translation.checkpoint import CHECKPOINT, read_state, restore
 from translation.config import Config, TrainingConfig, parse_config
-from translation.precision import faster_precision
-from translation.processes import first_then_others, from_first, process_rank
 from translation.progress import Progress
-from translation.training import Task, train
+from translation.training.checkpoints import CHECKPOINT, read_state, restore
+from translation.training.loop import Task, train
+from translation.training.precision import faster_precision
+from translation.training.processes import first_then_others, from_first, process_rank
 from translation.translator import GUIDED, TRANSLATION
 
 RETRIEVAL = "retrieval"

@@ -15,15 +15,15 @@ from torch import Tensor, nn
 
 from index_store.attributes import AttributeSchema
 from index_store.workspace import Workspace
-from translation.batches import Draw, Sampler, mirrored_pixels
-from translation.compiling import compile_networks
 from translation.config import Config, StageConfig
-from translation.gmm_unit import Batch, GmmUnit, build_networks
 from translation.guidance import Guidance, Guided, build_guidance, draw_hidden, draw_shown
+from translation.methods.gmm_unit import Batch, GmmUnit, build_networks
 from translation.neighbours import Neighbours
+from translation.networks.vgg import VGG
 from translation.objectives import blend
-from translation.perceptual import VGG
-from translation.styles import sample_style, style_labels
+from translation.objectives.style import sample_style, style_labels
+from translation.sampling import Draw, Sampler, mirrored_pixels
+from translation.training.compiling import compile_networks
 from translation.translator import Autocast, Translator, to_pixels, to_tensor
 
 GRID_SOURCES, GRID_TARGETS = 6, 4

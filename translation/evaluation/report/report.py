@@ -18,12 +18,12 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from translation.report.charts import Dot, dot_chart
-from translation.report.curves import Chart, charts_of
-from translation.report.data import ReportData
-from translation.report.facts import data_facts, duration, machine_facts, memory, settings
-from translation.report.plane import plane, points_of
-from translation.report.verdicts import (
+from translation.evaluation.report.charts import Dot, dot_chart
+from translation.evaluation.report.curves import Chart, charts_of
+from translation.evaluation.report.data import ReportData
+from translation.evaluation.report.facts import data_facts, duration, machine_facts, memory, settings
+from translation.evaluation.report.plane import plane, points_of
+from translation.evaluation.report.verdicts import (
     ARMS,
     CHANCE,
     CONTROLS,

@@ -15,8 +15,8 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from translation.report.charts import number, rule, svg, text, ticks
-from translation.report.verdicts import BASELINES
+from translation.evaluation.report.charts import number, rule, svg, text, ticks
+from translation.evaluation.report.verdicts import BASELINES
 
 _WIDTH, _HEIGHT = 560, 380
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 14, 40

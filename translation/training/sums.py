@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from index_store.errors import RgunitError
-from translation.processes import least_of_processes, mean_of_processes
+from translation.training.processes import least_of_processes, mean_of_processes
 
 
 class Sums:

@@ -1,0 +1,1 @@
+"""The loop of every stage, and what a run keeps."""
