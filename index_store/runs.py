@@ -17,6 +17,8 @@ from index_store.features import TEMPORARY, sync_folder, write_durably
 from index_store.models import RUNS
 
 FILE = "run.json"
+CHECKPOINT = "checkpoint.safetensors"
+"""The file of a run's folder that holds what was trained last."""
 STATUS = ("running", "done", "stopped", "failed")
 
 

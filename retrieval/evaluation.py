@@ -21,9 +21,9 @@ from index_store.workspace import Workspace
 from retrieval.baselines import Vectors, filter_by_labels, simple_retrievals
 from retrieval.content_models import ContentModel, kept_model
 from retrieval.metrics import Floats, Labels, average_precision, mean, number, recall_at_k, squared_distances
-from retrieval.protocol import as_images
 from retrieval.retriever import Retriever
 from retrieval.scoring import BLOCK, Case, Ids, draw_case, forbidden, precisions, rank, score, score_random
+from retrieval.tensors import to_tensor
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def embed_set(
         part = slice(start, start + batch)
         pixels = workspace.load(ids[part], encoders.size)
         hashes.append(perceptual_hash(pixels))
-        images = as_images(pixels, encoders.device)
+        images = to_tensor(pixels, encoders.device)
         content, style = encoders.content(images), encoders.style(images).float()
         wanted = encoders.style_mean(targets[part]).to(encoders.device)
         contents = (

@@ -6,7 +6,6 @@ The one idea: imports go one way, so the model's package announces itself: an en
 
 from __future__ import annotations
 
-import hashlib
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -15,6 +14,7 @@ import torch
 from pydantic import ValidationError
 
 from index_store.errors import RgunitError
+from index_store.runs import CHECKPOINT
 from index_store.workspace import RunRecord, Workspace
 from retrieval.config import RetrievalConfig
 from retrieval.network import Network, make_network, shapes_of
@@ -23,7 +23,6 @@ from retrieval.protocol import Encoders
 if TYPE_CHECKING:
     from retrieval.network import Network
 
-CHECKPOINT = "checkpoint.safetensors"
 PREFIX = "networks.embedding."
 ENTRY_POINTS = "rgunit.encoders"
 
@@ -87,15 +86,6 @@ def check_encoders(record: RunRecord, encoders: Encoders) -> None:
 def trained_on(record: RunRecord) -> str:
     """The fingerprint of the encoders that a retrieval run was trained on."""
     return str(record.config.get("encoders_fingerprint") or record.summary.get("encoders_fingerprint", ""))
-
-
-def fingerprint(network: Network, encoders_fingerprint: str) -> str:
-    """SHA-256 hex of the embedding network's weights and of the encoders' fingerprint."""
-    digest = hashlib.sha256(encoders_fingerprint.encode())
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def load_network(record: RunRecord) -> Network:

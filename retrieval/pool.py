@@ -26,7 +26,8 @@ from torch.nn import functional as F
 
 from index_store.workspace import Workspace
 from retrieval.domains import Domains
-from retrieval.protocol import Encoders, as_images
+from retrieval.protocol import Encoders
+from retrieval.tensors import to_tensor
 
 ITSELF, OWN, FIRST, SECOND, VIEW = 0, 1, 2, 3, -1
 """An image's slots: as it is, translated to its own domain, to one and to another domain, and a changed view of it."""
@@ -257,7 +258,7 @@ def _encode(
 ) -> dict[str, NDArray[Any]]:
     """All slots of images [b] with the label vectors int8 [b, m, A] of their slots."""
     b, each = len(ids), labels.shape[1] - WITHOUT
-    images = as_images(workspace.load(ids, encoders.size), encoders.device)
+    images = to_tensor(workspace.load(ids, encoders.size), encoders.device)
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     asked = np.zeros((*labels.shape[:2], encoders.style_dim), np.float32)
     with torch.autocast(encoders.device.type, torch.bfloat16):

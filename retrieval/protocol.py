@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from index_store.attributes import AttributeSchema
@@ -64,11 +62,3 @@ class Encoders(Protocol):
 
     def translate(self, images: Tensor, content: Tensor, style: Tensor) -> HasImage:
         """G(content, style), blended with its source `images`."""
-
-
-def as_images(pixels: NDArray[np.uint8] | Tensor, device: torch.device | str) -> Tensor:
-    """uint8 [n, H, W, 3] → float32 [n, 3, H, W] in [−1, 1] on `device`; the bytes travel, not the floats."""
-    if isinstance(pixels, np.ndarray):
-        pixels = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))  # a decoded picture may be read-only
-    tensor = pixels.to(device, non_blocking=True)
-    return tensor.permute(0, 3, 1, 2).float().div(127.5).sub(1.0)

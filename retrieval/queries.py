@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from index_store.errors import RgunitError, UsageError
-from retrieval.protocol import Encoders, as_images
+from retrieval.protocol import Encoders
+from retrieval.tensors import to_tensor
 
 if TYPE_CHECKING:
     from index_store.attributes import Edit
@@ -117,7 +118,7 @@ def _tensor(encoders: Encoders, images: NDArray[np.uint8]) -> Tensor:
             f"a query picture must be uint8 [{encoders.size}, {encoders.size}, 3], not {images.dtype} "
             f"{list(images.shape)}: read it with size={encoders.size}"
         )
-    return as_images(several, encoders.device)
+    return to_tensor(several, encoders.device)
 
 
 def _labels(encoders: Encoders, style: Tensor, known: NDArray[np.int8] | None) -> NDArray[np.int8]:

@@ -22,19 +22,12 @@ from torch.nn import functional as F
 from index_store.errors import RgunitError, UsageError
 from index_store.workspace import RunRecord, Workspace
 from retrieval.content_models import ContentModel, kept_model
-from retrieval.loading import (
-    check_encoders,
-    find_run,
-    fingerprint,
-    load_encoders,
-    load_network,
-    resolve_device,
-    trained_on,
-)
+from retrieval.loading import check_encoders, find_run, load_encoders, load_network, resolve_device, trained_on
 from retrieval.pictures import Picture, Results, Source, neighbours_of, with_origin
-from retrieval.protocol import Encoders, as_images
+from retrieval.protocol import Encoders
 from retrieval.queries import compose, descendants, style_edit
 from retrieval.scales import scale_of
+from retrieval.tensors import fingerprint, to_tensor
 
 if TYPE_CHECKING:
     from index_store.store import Found
@@ -60,7 +53,7 @@ class Retriever:
         self.workspace, self.run = workspace, run
         self.device = torch.device(device)
         self.network = network.to(self.device).eval().requires_grad_(False)
-        self.fingerprint = fingerprint(network, encoders_fingerprint)
+        self.fingerprint = fingerprint({"": network}, encoders_fingerprint)
         self._encoders = encoders
         self._owner = False
         self._model: tuple[str | None, ContentModel | None] = (None, None)
@@ -163,7 +156,7 @@ class Retriever:
     def named_vectors(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         """uint8 [n, size, size, 3] → embeddings, content vectors and styles μ, each float32 [n, ·]."""
         encoders = self.encoders
-        tensor = as_images(images, encoders.device)
+        tensor = to_tensor(images, encoders.device)
         content, style = encoders.content(tensor), encoders.style(tensor).float()
         return [part.cpu().numpy() for part in (self.embed(content, style), self.content_vectors(content), style)]
 

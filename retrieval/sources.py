@@ -17,7 +17,8 @@ from index_store.workspace import Workspace
 from retrieval.config import NEGATIVES, NegativeKind
 from retrieval.domains import Domains
 from retrieval.pool import ITSELF, OWN, VIEW, PoolSampler, TripletPool
-from retrieval.protocol import Encoders, as_images
+from retrieval.protocol import Encoders
+from retrieval.tensors import to_tensor
 from retrieval.triplets import EASY, HARD, MEDIUM, OWN_DOMAIN, Pair, make_triplets
 
 
@@ -106,8 +107,8 @@ class MadeAnew:
         assert isinstance(batch, TripletBatch)
         made = make_triplets(
             self.encoders,
-            as_images(batch.images, device),
-            as_images(batch.others, device),
+            to_tensor(batch.images, device),
+            to_tensor(batch.others, device),
             batch.style_target.to(device),
             batch.style_negative.to(device),
             batch.kind,

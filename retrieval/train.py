@@ -22,8 +22,9 @@ from retrieval.domains import Domains
 from retrieval.network import Network, PartsNetwork, make_network
 from retrieval.objectives import labels_loss, make_objective
 from retrieval.pool import open_pool
-from retrieval.protocol import Encoders, as_images
+from retrieval.protocol import Encoders
 from retrieval.sources import Encoded, FromPool, MadeAnew, Source
+from retrieval.tensors import to_tensor
 from retrieval.triplets import Pair
 
 GRID_QUERIES, GRID_IMAGES, GRID_NEIGHBOURS = 6, 96, 5
@@ -219,8 +220,8 @@ class RetrievalTask:
         pixels = self.workspace.load(among, self.encoders.size)
         self.network.eval()
         with self.autocast():
-            candidates = as_images(pixels, self.device)
-            images, style = as_images(batch.images, self.device), batch.style_target.to(self.device)
+            candidates = to_tensor(pixels, self.device)
+            images, style = to_tensor(batch.images, self.device), batch.style_target.to(self.device)
             content = self.encoders.content(images)
             queries = self.network(content, style).float()
             known = self.network(self.encoders.content(candidates), self.encoders.style(candidates)).float()
@@ -256,7 +257,7 @@ def complete_labels(
     for start in range(0, len(rows), batch):
         some = rows[start : start + batch]
         with torch.no_grad():
-            images = as_images(workspace.load(ids[some], encoders.size), encoders.device)
+            images = to_tensor(workspace.load(ids[some], encoders.size), encoders.device)
             read = encoders.style_labels(encoders.style(images).float()).cpu().numpy()
         labels[some] = np.where(labels[some] < 0, read, labels[some])
     return labels

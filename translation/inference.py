@@ -18,9 +18,10 @@ from index_store.images import write_image
 from index_store.workspace import Workspace
 from retrieval.pictures import Picture
 from retrieval.queries import compose, style_edit
+from retrieval.tensors import to_pixels, to_tensor
 from translation.neighbours import Neighbours
 from translation.stages import neighbour_table, open_retriever, require_index
-from translation.translator import Translator, to_pixels, to_tensor
+from translation.translator import Translator
 
 
 def translate_images(

@@ -20,10 +20,11 @@ from torch import Tensor
 from index_store.errors import RgunitError
 from index_store.workspace import Workspace
 from retrieval.retriever import Retriever
+from retrieval.tensors import to_tensor
 from translation.guidance import with_pixels
 from translation.networks.gmm_unit import STYLE_PER_ATTRIBUTE
 from translation.objectives.style import style_labels
-from translation.translator import Translator, to_tensor
+from translation.translator import Translator
 
 POOL = "split=train origin=real|unlabelled"
 STYLES = 1 << 16  # styles that are kept, of some hundred bytes each

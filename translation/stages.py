@@ -16,10 +16,12 @@ import numpy as np
 import torch
 
 from index_store.errors import RgunitError
+from index_store.runs import CHECKPOINT
 from index_store.workspace import GeneratedImage, RunRecord, Workspace
 from retrieval.content_models import ContentModel, forget_model, keep_model, kept_model
 from retrieval.indexing import build_content, build_index
 from retrieval.retriever import Retriever
+from retrieval.tensors import to_pixels, to_tensor
 from retrieval.train import RetrievalTask
 from translation.config import Config
 from translation.fitting import fitted, tell_if_enlarged, tell_what_is_off, used_schema
@@ -28,11 +30,11 @@ from translation.neighbours import Neighbours
 from translation.objectives.style import STANDARD_DEVIATION, style_mean
 from translation.progress import Progress
 from translation.sampling import Sampler
-from translation.training.checkpoints import CHECKPOINT, load_networks
+from translation.training.checkpoints import load_networks
 from translation.training.loop import make_fabric
 from translation.training.sessions import RETRIEVAL, Resume, Session, StageResult, settled, train_run
 from translation.training.task import GuidedTask, TranslationTask
-from translation.translator import GUIDED, TRANSLATION, Translator, to_pixels, to_tensor
+from translation.translator import GUIDED, TRANSLATION, Translator
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

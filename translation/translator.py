@@ -8,24 +8,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from index_store.attributes import AttributeSchema
 from index_store.errors import RgunitError
+from index_store.runs import CHECKPOINT
 from index_store.workspace import RunRecord, Workspace
 from retrieval.loading import resolve_device
+from retrieval.tensors import fingerprint
 from translation.config import Config, parse_config
 from translation.guidance import Guidance, Guided, build_guidance
 from translation.methods.gmm_unit import build_networks
 from translation.networks.gmm_unit import STYLE_PER_ATTRIBUTE
 from translation.objectives import blend
 from translation.objectives import style as styles
-from translation.training.checkpoints import CHECKPOINT, fingerprint, load_networks
+from translation.training.checkpoints import load_networks
 
 GUIDED, TRANSLATION = "guided", "translation"
 ARMS = ("retrieved", "random", "none")  # what stage 3 was guided by
@@ -185,18 +184,6 @@ def default_run(workspace: Workspace, arm: str | None = None) -> RunRecord:
         if runs:
             return runs[-1]
     raise RgunitError("the workspace has no trained translator: run `rgunit train translation` or `rgunit run` first")
-
-
-def to_tensor(pixels: NDArray[np.uint8], device: torch.device | str = "cpu") -> Tensor:
-    """uint8 [n, H, W, 3] → float32 [n, 3, H, W] in [−1, 1], channels last in memory; bytes travel, not floats."""
-    tensor = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).to(device, non_blocking=True)
-    return tensor.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
-
-
-def to_pixels(images: Tensor) -> NDArray[np.uint8]:
-    """float [n, 3, H, W] in [−1, 1] → uint8 [n, H, W, 3], rounded."""
-    pixels: Any = images.detach().float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
-    return pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()  # type: ignore[no-any-return]
 
 
 Autocast = Callable[[], AbstractContextManager[object]]

@@ -17,9 +17,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from index_store.errors import RgunitError
+from index_store.runs import CHECKPOINT
 from index_store.workspace import Workspace
 from proof.copies import copy_workspace
-from translation.training.checkpoints import CHECKPOINT
 
 
 def slim_workspace(source: Path, target: Path) -> None:

@@ -15,9 +15,9 @@ from retrieval.evaluation import evaluate_retrieval
 from retrieval.network import PartsNetwork
 from retrieval.objectives import InfoNCE, Views, labels_loss, make_objective
 from retrieval.pool import FIRST, ITSELF, OWN, SECOND, SLOTS, PoolSampler, TripletPool, changed_view, open_pool
-from retrieval.protocol import as_images
 from retrieval.retriever import Retriever
 from retrieval.sources import PoolBatch
+from retrieval.tensors import to_tensor
 from retrieval.train import RetrievalTask
 
 POOLED = CONFIG.model_copy(update={"pool": 1.0})
@@ -39,7 +39,7 @@ def test_every_slot_holds_what_the_translator_makes_of_the_image(own: Workspace)
     ids, labels = labelled(own)
     pool = open_pool(own, encoders, ids, labels)
     assert pool.content.shape == (len(ids), SLOTS, 4, 8, 8)
-    images = as_images(own.load(ids, 32), "cpu")
+    images = to_tensor(own.load(ids, 32), "cpu")
     with torch.no_grad():
         content = encoders.content(images)
         for slot in (OWN, FIRST, SECOND):
@@ -176,7 +176,7 @@ def test_a_network_of_parts_is_late_fusion_and_is_loaded_as_it_was_saved(own: Wo
     retriever = Retriever.open(own, save_run(own, task, encoders, config), encoders=encoders)
     network = task.network.eval()
     assert isinstance(network, PartsNetwork)
-    images = as_images(own.load(own.images("split=test").ids[:9], 32), "cpu")
+    images = to_tensor(own.load(own.images("split=test").ids[:9], 32), "cpu")
     with torch.no_grad():
         content, style = encoders.content(images), encoders.style(images)
         embedded = network(content, style)

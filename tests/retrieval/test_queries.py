@@ -6,8 +6,8 @@ from numpy.typing import NDArray
 
 from index_store.attributes import AttributeSchema
 from index_store.errors import RgunitError
-from retrieval.protocol import as_images
 from retrieval.queries import compose
+from retrieval.tensors import to_tensor
 
 
 def picture(red: int, green: int) -> NDArray[np.uint8]:
@@ -83,7 +83,7 @@ def test_without_an_edit_the_query_is_the_picture_itself() -> None:
     encoders = ColourEncoders()
     query = compose(encoders, picture(1, 0))
     assert query.target.tolist() == [1, 0]
-    torch.testing.assert_close(query.style, encoders.style(as_images(picture(1, 0)[None], "cpu")))
+    torch.testing.assert_close(query.style, encoders.style(to_tensor(picture(1, 0)[None], "cpu")))
 
 
 def test_of_several_pictures_the_mean_content_and_the_majority_of_labels() -> None:
@@ -91,7 +91,7 @@ def test_of_several_pictures_the_mean_content_and_the_majority_of_labels() -> No
     images = np.stack([picture(1, 0), picture(1, 1), picture(0, 1)])
     query = compose(encoders, images, edit=encoders.schema.edit("+Red"))
     assert query.target.tolist() == [1, 1]
-    torch.testing.assert_close(query.content, encoders.content(as_images(images, "cpu")).mean(0, keepdim=True))
+    torch.testing.assert_close(query.content, encoders.content(to_tensor(images, "cpu")).mean(0, keepdim=True))
     assert query.contents.shape[0] == 3 and numbers(query.style) == [1, 1]
     known = np.array([[-1, 0], [-1, 0], [-1, -1]], np.int8)  # the labels outvote what the last one looks like
     assert compose(encoders, images, edit=encoders.schema.edit("+Red"), known_labels=known).target.tolist() == [1, 0]
@@ -109,7 +109,7 @@ def test_a_query_needs_the_right_size() -> None:
 def test_a_read_only_picture_is_read_like_any_other() -> None:
     image = picture(1, 0)
     image.flags.writeable = False  # as a decoder may hand it out
-    pixels = as_images(image[None, :, ::-1], "cpu")
+    pixels = to_tensor(image[None, :, ::-1], "cpu")
     assert pixels.shape == (1, 3, 32, 32)
     assert (pixels.min() >= -1) and (pixels.max() <= 1)
     np.testing.assert_allclose(pixels[0, 0, 0, 0], image[0, -1, 0] / 127.5 - 1, rtol=1e-5)

@@ -9,11 +9,11 @@ import retrieval.indexing
 from index_store.errors import RgunitError, UsageError
 from index_store.workspace import GeneratedImage, Workspace
 from retrieval.indexing import build_index
-from retrieval.loading import fingerprint
 from retrieval.metrics import smallest, squared_distances
 from retrieval.pictures import Picture
 from retrieval.queries import ComposedQuery, compose, descendants
 from retrieval.retriever import Retriever
+from retrieval.tensors import fingerprint
 from retrieval.train import RetrievalTask
 
 
@@ -45,10 +45,10 @@ def test_the_fingerprint_changes_with_weights_and_with_encoders(trained: tuple[W
     workspace, run = trained
     one = Retriever.open(workspace, run)
     assert Retriever.open(workspace, run).fingerprint == one.fingerprint
-    assert fingerprint(one.network, "other encoders") != one.fingerprint
+    assert fingerprint({"": one.network}, "other encoders") != one.fingerprint
     with torch.no_grad():
         one.network.mlp[0].bias[0] += 1e-3
-    assert fingerprint(one.network, one.run.config["encoders_fingerprint"]) != one.fingerprint
+    assert fingerprint({"": one.network}, one.run.config["encoders_fingerprint"]) != one.fingerprint
 
 
 def test_what_is_indexed_is_found_exactly(indexed: Retriever) -> None:

@@ -19,10 +19,10 @@ from scripts import ROOT, load
 from small import TINY, USED, filled, tiny
 
 from index_store.errors import RgunitError
+from index_store.runs import CHECKPOINT
 from index_store.workspace import Workspace
 from translation.evaluation.arms import open_arms
 from translation.stages import fill_index, train_guided
-from translation.training.checkpoints import CHECKPOINT
 
 WORDS = ["--preset", "demo", "--device", "cpu", "--attributes-used", ",".join(USED), "--rows", "1"]
 WORDS += ["--arms", "guided,unguided", *(word for setting in TINY for word in ("--set", setting))]

@@ -15,10 +15,11 @@ from test_training_loop import Line, assert_same, settings
 from torch import nn
 
 from index_store.errors import RgunitError
+from index_store.runs import CHECKPOINT
 from index_store.workspace import Workspace
 from translation.config import TrainingConfig
 from translation.stages import train_translation
-from translation.training.checkpoints import BEST, CHECKPOINT, read_state, restore, save_checkpoint
+from translation.training.checkpoints import BEST, read_state, restore, save_checkpoint
 from translation.training.loop import train
 from translation.training.sessions import StageResult
 

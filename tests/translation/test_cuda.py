@@ -13,6 +13,7 @@ import torch
 from small import USED, tiny
 from steps import make_batch, make_method
 
+from index_store.runs import CHECKPOINT
 from index_store.workspace import Workspace
 from translation.config import Config
 from translation.evaluation.arms import evaluate_translation_runs
@@ -20,7 +21,7 @@ from translation.guidance import PIXELS, AttentionFusion, ConvolutionFusion, Gui
 from translation.methods.gmm_unit import Batch
 from translation.networks.blocks import instance_norm
 from translation.stages import fill_index, train_guided, train_retrieval, train_translation
-from translation.training.checkpoints import CHECKPOINT, read_state
+from translation.training.checkpoints import read_state
 from translation.translator import Translator
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

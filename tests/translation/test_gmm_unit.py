@@ -12,10 +12,10 @@ from small import USED, tiny
 from steps import ENCODERS, close_mask, forward, gradient, make_batch, make_method, optimizers, weights
 from torch import Tensor
 
+from index_store.runs import CHECKPOINT
 from index_store.workspace import Workspace
 from translation.networks.gmm_unit import Generator
 from translation.sampling import Sampler
-from translation.training.checkpoints import CHECKPOINT
 from translation.training.task import MASK_CLOSED, TranslationTask
 from translation.translator import Translator
 

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from cli.choices import configuration
 from index_store.errors import RgunitError, UsageError
+from index_store.runs import CHECKPOINT
 from index_store.workspace import Workspace
+from retrieval.tensors import to_tensor
 from translation.config import load_config
 from translation.evaluation.arms import evaluate_translation_runs, open_arms
 from translation.guidance import AttentionFusion, ConvolutionFusion, Guidance, PatchGuidance, with_pixels
@@ -27,10 +29,9 @@ from translation.neighbours import Neighbours
 from translation.objectives.style import style_labels
 from translation.sampling import Sampler
 from translation.stages import fill_index, open_retriever, train_guided, train_retrieval, train_translation
-from translation.training.checkpoints import CHECKPOINT
 from translation.training.metrics import read_metrics
 from translation.training.task import GuidedTask
-from translation.translator import Translator, to_tensor
+from translation.translator import Translator
 
 EVERYTHING = (
     "guided.guidance=attention",

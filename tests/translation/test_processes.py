@@ -19,9 +19,10 @@ from steps import A, make_method, optimizers
 from torch import Tensor
 
 from index_store.errors import RgunitError
+from index_store.runs import CHECKPOINT
 from index_store.workspace import Workspace
 from translation.methods.gmm_unit import Batch, GmmUnit
-from translation.training.checkpoints import CHECKPOINT, read_state
+from translation.training.checkpoints import read_state
 from translation.training.metrics import read_metrics
 from translation.training.processes import average_gradients
 

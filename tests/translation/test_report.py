@@ -17,6 +17,7 @@ from rich.console import Console
 from index_store.workspace import Workspace
 from retrieval.evaluation import RetrievalEvaluation
 from retrieval.sheets import BAD, GAP, GOOD, LINE, TILE
+from retrieval.tensors import to_tensor
 from translation.drawings import GROUPS, STYLE_ATTRIBUTES, make_dataset
 from translation.evaluation.arms import truth_of
 from translation.evaluation.distances import frechet
@@ -39,7 +40,7 @@ from translation.evaluation.report.examples import cases, edit_words
 from translation.evaluation.report.report import picture
 from translation.evaluation.report.sheet import pair_sheet
 from translation.evaluation.report.verdicts import headlines, plain_words, signed, state_of
-from translation.translator import Translation, to_tensor
+from translation.translator import Translation
 
 RETRIEVAL: dict[str, Any] = {
     "k": 10,

@@ -21,11 +21,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from index_store import workspace as index_workspace
 from index_store.errors import RgunitError
+from index_store.runs import CHECKPOINT
 from index_store.workspace import Workspace
 from retrieval.train import RetrievalTask
 from translation.guidance import PIXELS, AttentionFusion, ConvolutionFusion, Guidance, PatchGuidance
 from translation.neighbours import Neighbours
-from translation.training.checkpoints import CHECKPOINT, read_state
+from translation.training.checkpoints import read_state
 from translation.training.compiling import compile_networks
 from translation.training.loop import train
 from translation.training.task import TranslationTask

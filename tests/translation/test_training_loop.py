@@ -23,13 +23,14 @@ from small import USED, Notes, tiny
 from torch import Tensor, nn
 
 from index_store.errors import RgunitError
+from index_store.runs import CHECKPOINT
 from index_store.workspace import Workspace
 from translation import objectives
-from translation.training import precision
 from translation.config import TrainingConfig
 from translation.methods.gmm_unit import build_networks
 from translation.stages import fill_index, train_guided, train_retrieval, train_translation
-from translation.training.checkpoints import CHECKPOINT, load_networks, read_state, save_checkpoint
+from translation.training import precision
+from translation.training.checkpoints import load_networks, read_state, save_checkpoint
 from translation.training.loop import Trained, train
 from translation.training.metrics import RunLog, read_metrics
 

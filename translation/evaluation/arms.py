@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from index_store.errors import RgunitError, UsageError
+from index_store.runs import CHECKPOINT
 from index_store.workspace import RunRecord, Workspace
 from retrieval.evaluation import RetrievalEvaluation, RetrievalProtocol, evaluate_queries
 from retrieval.onnx import OnnxNetwork
 from retrieval.retriever import Retriever
+from retrieval.tensors import to_pixels, to_tensor
 from translation.config import Config, parse_config
 from translation.drawings import true_translation
 from translation.evaluation.classifier import train_classifier
@@ -40,9 +42,8 @@ from translation.evaluation.protocol import LOOKED_UP, kept_pairs
 from translation.neighbours import Neighbours
 from translation.progress import Progress
 from translation.stages import newest, open_retriever, require_index
-from translation.training.checkpoints import CHECKPOINT
 from translation.training.sessions import RETRIEVAL
-from translation.translator import GUIDED, TRANSLATION, Translation, Translator, to_pixels, to_tensor
+from translation.translator import GUIDED, TRANSLATION, Translation, Translator
 
 ARM_OF = {"none": "unguided", "random": "random", "retrieved": "guided"}
 CONTRACT_ARMS = ("unguided", "random", "guided", "copy", "neighbour")

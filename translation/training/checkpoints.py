@@ -10,7 +10,6 @@ and the one with the lowest value of a measure (`best`). They are links to one f
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -24,8 +23,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from index_store.errors import RgunitError
+from index_store.runs import CHECKPOINT
 
-CHECKPOINT = "checkpoint.safetensors"
 BEST = "best.safetensors"
 
 
@@ -173,13 +172,3 @@ def load_optimizers(path: Path, optimizers: Mapping[str, torch.optim.Optimizer])
                 for key, value in values.items():
                     if isinstance(value, Tensor) and value.shape == parameter.shape:
                         values[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-
-
-def fingerprint(networks: Mapping[str, nn.Module]) -> str:
-    """SHA-256 (hex) of all weights of the networks, names and shapes included."""
-    digest = hashlib.sha256()
-    for name in sorted(networks):
-        for key, tensor in sorted(networks[name].state_dict().items()):
-            digest.update(f"{name}.{key}:{tuple(tensor.shape)}:{tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -26,11 +26,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from index_store.errors import RgunitError
+from index_store.runs import CHECKPOINT
 from translation.config import TrainingConfig
 from translation.progress import Progress
 from translation.training.checkpoints import (
     BEST,
-    CHECKPOINT,
     keep_best,
     keep_older,
     load_networks,

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from index_store.errors import RgunitError, UsageError
+from index_store.runs import CHECKPOINT
 from index_store.workspace import RunRecord, Workspace
 from translation.config import Config, TrainingConfig, parse_config
 from translation.progress import Progress
-from translation.training.checkpoints import CHECKPOINT, read_state, restore
+from translation.training.checkpoints import read_state, restore
 from translation.training.loop import Task, train
 from translation.training.precision import faster_precision
 from translation.training.processes import first_then_others, from_first, process_rank

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from index_store.attributes import AttributeSchema
 from index_store.workspace import Workspace
+from retrieval.tensors import to_pixels, to_tensor
 from translation.config import Config, StageConfig
 from translation.guidance import Guidance, Guided, build_guidance, draw_hidden, draw_shown
 from translation.methods.gmm_unit import Batch, GmmUnit, build_networks
@@ -24,7 +25,7 @@ from translation.objectives import blend
 from translation.objectives.style import sample_style, style_labels
 from translation.sampling import Draw, Sampler, mirrored_pixels
 from translation.training.compiling import compile_networks
-from translation.translator import Autocast, Translator, to_pixels, to_tensor
+from translation.translator import Autocast, Translator
 
 GRID_SOURCES, GRID_TARGETS = 6, 4
 MASK_CLOSED, MASK_OPEN = 0.02, 0.98

@@ -154,7 +154,7 @@ def translation_rows(
 
     Where no arm is named `guided`, the last of them chooses the pairs, and its mask and neighbours are shown.
     """
-    from translation.translator import to_pixels
+    from retrieval.tensors import to_pixels
 
     pairs = evaluation.pairs
     shown = [arm for arm in shown if arm in arms and arm in evaluation.scores]

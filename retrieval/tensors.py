@@ -1,0 +1,39 @@
+"""Bytes of pictures as tensors and back, and the fingerprint of weights: the same for every model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+
+def to_tensor(pixels: NDArray[np.uint8] | Tensor, device: torch.device | str = "cpu") -> Tensor:
+    """uint8 [n, H, W, 3] → float32 [n, 3, H, W] in [−1, 1], channels last in memory; bytes travel, not floats."""
+    if isinstance(pixels, np.ndarray):
+        pixels = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))  # a decoded picture may be read-only
+    tensor = pixels.to(device, non_blocking=True)
+    return tensor.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
+
+
+def to_pixels(images: Tensor) -> NDArray[np.uint8]:
+    """float [n, 3, H, W] in [−1, 1] → uint8 [n, H, W, 3], rounded."""
+    pixels: Any = images.detach().float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+    return pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()  # type: ignore[no-any-return]
+
+
+def fingerprint(networks: Mapping[str, nn.Module], of: str = "") -> str:
+    """SHA-256 (hex) of the text `of`, then of all weights of the networks, names and shapes included.
+
+    Tensors are named `network.tensor`; those of a network called "" by their own name alone.
+    """
+    digest = hashlib.sha256(of.encode())
+    for name in sorted(networks):
+        for key, tensor in sorted(networks[name].state_dict(prefix=f"{name}." if name else "").items()):
+            digest.update(f"{key}:{tuple(tensor.shape)}:{tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
