@@ -6,6 +6,7 @@ Shapes below: B images, H = W a multiple of 32, C = 256·width content channels,
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +16,13 @@ from translation.networks.blocks import (
     InstanceNorm,
     LayerNorm,
     ResidualBlock,
+    Start,
     convolution,
     instance_norm,
     scaled,
     upsample,
 )
+from translation.networks.blocks import initialise as initialise_layers
 
 STYLE_PER_ATTRIBUTE = 8
 
@@ -49,6 +52,7 @@ class ContentEncoder(nn.Module):
         super().__init__()
         a, b, c = (scaled(n, width) for n in (64, 128, 256))
         self.channels = c
+        self.stage_channels = {"down1": b, "down2": c} | {f"block{i}": c for i in range(1, blocks + 1)}
         layers: list[nn.Module] = []
         for inputs, outputs, kernel, stride in ((3, a, 7, 1), (a, b, 4, 2), (b, c, 4, 2)):
             layers += [
@@ -60,6 +64,14 @@ class ContentEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.layers(images)  # type: ignore[no-any-return]
+
+    def stages(self, images: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """`down1`, `down2` (behind their ReLU) and `block1` …: what PatchNCE may read (`networks.patches`)."""
+        names, h = iter(self.stage_channels), images
+        for i, layer in enumerate(self.layers, start=1):  # three layers a convolution, one a block
+            h = layer(h)
+            if i == 6 or i >= 9:
+                yield next(names), h
 
 
 class StyleEncoder(nn.Module):
@@ -160,16 +172,9 @@ class Discriminator(nn.Module):
         return outputs
 
 
-def initialise(network: nn.Module, kind: str) -> None:
-    """`kaiming` (generator, encoders) or `normal` N(0, 0.02) (discriminator) weights, biases 0."""
-    for module in network.modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
-            if kind == "kaiming":
-                nn.init.kaiming_normal_(module.weight, a=0, mode="fan_in")
-            else:
-                nn.init.normal_(module.weight, 0.0, 0.02)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+def initialise(network: nn.Module, kind: Start) -> None:
+    """`kaiming` (generator, encoders) or `normal` (discriminator) weights; heads of G and E_s start small."""
+    initialise_layers(network, kind)
     if isinstance(network, Generator):
         with torch.no_grad():
             network.mask.weight.mul_(0.1)

@@ -1,4 +1,8 @@
-"""Real or made: what the discriminator and the generator are told, and what keeps the discriminator smooth."""
+"""Real or made: what the discriminator and the generator are told, and what keeps the discriminator smooth.
+
+Maps are [B, 1, h, w] for each scale. `weight` [B] says how much each made image counts (INIT's importance: mean 1, no
+gradient goes through it); the batch is averaged last.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +10,35 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+from translation.objectives.weighting import average
 
 
-def adversarial_discriminator(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
-    """Least squares for D, summed over scales: (D(x) − 1)² + D(x̂)²; maps [B, 1, h, w]."""
-    terms = [(r.float() - 1).square().mean() + f.float().square().mean() for r, f in zip(real, fake, strict=True)]
+def adversarial_discriminator(real: Sequence[Tensor], fake: Sequence[Tensor], weight: Tensor | None = None) -> Tensor:
+    """Least squares for D, summed over scales: (D(x) − 1)² + D(x̂)²; maps [B, 1, h, w], x̂ weighted by `weight` [B]."""
+    terms = [
+        (r.float() - 1).square().mean() + average(f.float().square(), weight) for r, f in zip(real, fake, strict=True)
+    ]
     return torch.stack(terms).sum()
 
 
-def adversarial_generator(fake: Sequence[Tensor]) -> Tensor:
-    """Least squares for G, summed over scales: (D(x̂) − 1)²."""
-    return torch.stack([(f.float() - 1).square().mean() for f in fake]).sum()
+def adversarial_generator(fake: Sequence[Tensor], weight: Tensor | None = None) -> Tensor:
+    """Least squares for G, summed over scales: (D(x̂) − 1)², weighted by `weight` [B]."""
+    return torch.stack([average((f.float() - 1).square(), weight) for f in fake]).sum()
+
+
+def logistic_discriminator(real: Sequence[Tensor], fake: Sequence[Tensor], weight: Tensor | None = None) -> Tensor:
+    """Log loss for D on logits, summed over scales: −log σ(D(x)) − log(1 − σ(D(x̂))), x̂ weighted by `weight` [B]."""
+    terms = [
+        F.softplus(-r.float()).mean() + average(F.softplus(f.float()), weight) for r, f in zip(real, fake, strict=True)
+    ]
+    return torch.stack(terms).sum()
+
+
+def logistic_generator(fake: Sequence[Tensor], weight: Tensor | None = None) -> Tensor:
+    """Nonsaturating log loss for G (Goodfellow et al. 2014), summed over scales: −log σ(D(x̂)), weighted by `weight`."""
+    return torch.stack([average(F.softplus(-f.float()), weight) for f in fake]).sum()
 
 
 def gradient_penalty(real: Sequence[Tensor], images: Tensor) -> Tensor:
