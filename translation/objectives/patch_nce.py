@@ -48,10 +48,10 @@ def patch_nce(query: Tensor, key: Tensor, temperature: float = TEMPERATURE, acro
     if places * (images if across_batch else 1) < 2:
         raise ValueError("one position has nothing to be told from: sample more, or take negatives across the batch")
     with torch.autocast(query.device.type, enabled=False):
-        q, k = query.float(), key.detach().float()
+        q, k = query.float(), key.detach().float() / temperature  # here it costs no pass over the scores
         if across_batch:
             q, k = q.reshape(1, images * places, -1), k.reshape(1, images * places, -1)
-        scores = q @ k.transpose(1, 2) / temperature  # [B, P, P], or [1, B·P, B·P]
+        scores = q @ k.transpose(1, 2)  # [B, P, P], or [1, B·P, B·P]
         right = torch.arange(scores.shape[1], device=scores.device).repeat(len(scores))
         return F.cross_entropy(scores.flatten(0, 1), right, reduction="none").view(images, places).mean(1)
 
