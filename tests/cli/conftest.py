@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from cli.main import main
+from tests.places import ROOT
 from translation.drawings import make_dataset
 
 GROUP = "Black_Hair|Blond_Hair|Brown_Hair"
@@ -69,8 +70,7 @@ def process() -> Command:
 
     def call(*words: object, cwd: Path | None = None) -> Answer:
         command = [sys.executable, "-m", "cli", *(str(word) for word in words)]
-        root = str(Path(__file__).parents[2])
-        environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         environment.pop("RGUNIT_WORKSPACE", None)
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd, env=environment)
         return Answer(done.returncode, done.stdout, done.stderr)

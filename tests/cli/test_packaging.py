@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.places import ROOT
+
 LAYERS = ("index_store", "retrieval", "translation", "cli")  # each may import those before it
 HEAVY = ("torch", "torchvision", "numpy", "sqlalchemy", "pydantic", "rich", "h5py", "faiss", "PIL", "lightning_fabric")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

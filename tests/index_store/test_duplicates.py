@@ -1,5 +1,4 @@
 import io
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from index_store.duplicates import DISTANCE, alike, near_pairs, perceptual_hash, thumbs
+from tests.places import SHARED
 
 
 def pictures(count: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -73,7 +73,7 @@ def test_pairs_of_more_hashes_than_a_block() -> None:
 
 
 def test_real_copies_in_celeba() -> None:
-    archive = Path(__file__).parents[3] / "shared" / "data" / "celeba128_10k.tar"
+    archive = SHARED / "data" / "celeba128_10k.tar"
     if not archive.exists():
         pytest.skip("the CelebA pack is not there")
     import tarfile

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from colours import CONFIG, STEPS, ColourEncoders, make_workspace, save_run, train
 
 from index_store.workspace import Workspace
 from retrieval.train import RetrievalTask
+from tests.retrieval.colours import CONFIG, STEPS, ColourEncoders, make_workspace, save_run, train
 
 
 @pytest.fixture(scope="session")

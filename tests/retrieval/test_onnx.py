@@ -11,8 +11,8 @@ from PIL import Image
 
 from index_store.errors import RgunitError, UsageError
 from retrieval.onnx import OnnxNetwork, parse_crop
+from tests.places import SHARED
 
-SHARED = Path(__file__).resolve().parents[3] / "shared"
 FACE_CROP = "25.84,24.69,76.48,89.23@128"
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from colours import CONFIG, ColourEncoders, make_workspace, save_run, train
 from pydantic import ValidationError
 
 from index_store.errors import RgunitError
@@ -19,6 +18,7 @@ from retrieval.retriever import Retriever
 from retrieval.sources import PoolBatch
 from retrieval.tensors import to_tensor
 from retrieval.train import RetrievalTask
+from tests.retrieval.colours import CONFIG, ColourEncoders, make_workspace, save_run, train
 
 POOLED = CONFIG.model_copy(update={"pool": 1.0})
 ADAM = {"optimizer": "adam", "learning_rate": 1e-3}

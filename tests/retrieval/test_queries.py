@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 import torch
-from colours import ColourEncoders, paint
 from numpy.typing import NDArray
 
 from index_store.attributes import AttributeSchema
 from index_store.errors import RgunitError
 from retrieval.queries import compose
 from retrieval.tensors import to_tensor
+from tests.retrieval.colours import ColourEncoders, paint
 
 
 def picture(red: int, green: int) -> NDArray[np.uint8]:

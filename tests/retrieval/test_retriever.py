@@ -3,7 +3,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from colours import CONFIG, ColourEncoders, make_workspace, untrained
 
 import retrieval.indexing
 from index_store.errors import RgunitError, UsageError
@@ -15,6 +14,7 @@ from retrieval.queries import ComposedQuery, compose, descendants
 from retrieval.retriever import Retriever
 from retrieval.tensors import fingerprint
 from retrieval.train import RetrievalTask
+from tests.retrieval.colours import CONFIG, ColourEncoders, make_workspace, untrained
 
 
 @pytest.fixture(scope="module")

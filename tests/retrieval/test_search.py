@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from colours import ColourEncoders, make_workspace, untrained
 from PIL import Image
 
 from index_store.errors import RgunitError, UsageError
@@ -18,6 +17,7 @@ from retrieval.indexing import build_content, build_index
 from retrieval.loading import load_encoders
 from retrieval.metrics import squared_distances
 from retrieval.scales import scale_of
+from tests.retrieval.colours import ColourEncoders, make_workspace, untrained
 
 
 @pytest.fixture(scope="module")

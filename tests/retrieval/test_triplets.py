@@ -1,9 +1,9 @@
 import pytest
 import torch
-from colours import ColourEncoders
 from torch import Tensor
 
 from retrieval.triplets import EASY, HARD, MEDIUM, OWN_DOMAIN, TripletLoss, Triplets, make_triplets
+from tests.retrieval.colours import ColourEncoders
 
 N = 12
 

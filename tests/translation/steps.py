@@ -5,9 +5,9 @@ from __future__ import annotations
 from contextlib import nullcontext
 
 import torch
-from small import tiny
 from torch import Tensor, nn
 
+from tests.translation.small import tiny
 from translation.guidance import Guidance
 from translation.methods.gmm_unit import Batch, GmmUnit, build_networks, sampled
 from translation.networks.gmm_unit import Generator

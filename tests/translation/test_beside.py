@@ -15,12 +15,13 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
-from scripts import ROOT, load
-from small import TINY, USED, filled, tiny
 
 from index_store.errors import RgunitError
 from index_store.runs import CHECKPOINT
 from index_store.workspace import Workspace
+from tests.places import ROOT
+from tests.scripts import load
+from tests.translation.small import TINY, USED, filled, tiny
 from translation.evaluation.arms import open_arms
 from translation.stages import fill_index, train_guided
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small import USED, tiny
-from steps import make_batch, make_method
 
 from index_store.runs import CHECKPOINT
 from index_store.workspace import Workspace
+from tests.translation.small import USED, tiny
+from tests.translation.steps import make_batch, make_method
 from translation.config import Config
 from translation.evaluation.arms import evaluate_translation_runs
 from translation.guidance import PIXELS, AttentionFusion, ConvolutionFusion, Guidance, PatchGuidance, attend

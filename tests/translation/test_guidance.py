@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from small import tiny
-from steps import forward, gradient, make_batch, make_method, optimizers, weights
 from torch import Tensor
 from torch.nn import functional as F
 
 from index_store.errors import RgunitError, UsageError
+from tests.translation.small import tiny
+from tests.translation.steps import forward, gradient, make_batch, make_method, optimizers, weights
 from translation import guidance
 from translation.guidance import (
     AttentionFusion,
@@ -484,7 +484,7 @@ def test_unguided_and_single_images_have_nothing_to_swap() -> None:
 
 
 def test_a_closed_mask_leaves_guidance_finite() -> None:
-    from steps import close_mask
+    from tests.translation.steps import close_mask
 
     method = guided_method("attention", 0.5)
     close_mask(method)

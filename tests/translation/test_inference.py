@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from small import USED, tiny
 
 from index_store.errors import RgunitError, UsageError
 from index_store.workspace import Workspace
 from retrieval import Results, Retriever
+from tests.translation.small import USED, tiny
 from translation.evaluation.arms import open_arms
 from translation.inference import translate_images
 from translation.stages import train_guided

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from small import TINY
 
 from index_store.errors import RgunitError
 from index_store.workspace import Workspace
+from tests.translation.small import TINY
 from translation.pipeline import PipelineResult, run_demo
 from translation.progress import Progress
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scripts import load
-from small import TINY, filled, tiny
-from ways import two_ways
 
 from index_store.errors import RgunitError, UsageError
 from index_store.workspace import Workspace
+from tests.scripts import load
+from tests.translation.evaluation.ways import two_ways
+from tests.translation.small import TINY, filled, tiny
 from translation.evaluation.distances import frechet
 from translation.evaluation.exchange import both_ways
 from translation.evaluation.protocol import Pairs

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from ways import two_ways
 
+from tests.translation.evaluation.ways import two_ways
 from translation.evaluation.exchange import both_ways
 from translation.evaluation.scores import Draws, comparisons
 

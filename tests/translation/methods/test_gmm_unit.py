@@ -8,12 +8,21 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import USED, tiny
-from steps import ENCODERS, close_mask, forward, gradient, make_batch, make_method, optimizers, weights
 from torch import Tensor
 
 from index_store.runs import CHECKPOINT
 from index_store.workspace import Workspace
+from tests.translation.small import USED, tiny
+from tests.translation.steps import (
+    ENCODERS,
+    close_mask,
+    forward,
+    gradient,
+    make_batch,
+    make_method,
+    optimizers,
+    weights,
+)
 from translation.networks.gmm_unit import Generator
 from translation.sampling import Sampler
 from translation.training.task import MASK_CLOSED, TranslationTask

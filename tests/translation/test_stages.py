@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
-from small import GROUP, USED, Notes, tiny
 from torch import Tensor
 
 from cli.choices import configuration
@@ -20,6 +19,7 @@ from index_store.errors import RgunitError, UsageError
 from index_store.runs import CHECKPOINT
 from index_store.workspace import Workspace
 from retrieval.tensors import to_tensor
+from tests.translation.small import GROUP, USED, Notes, tiny
 from translation.config import load_config
 from translation.evaluation.arms import evaluate_translation_runs, open_arms
 from translation.guidance import AttentionFusion, ConvolutionFusion, Guidance, PatchGuidance, with_pixels

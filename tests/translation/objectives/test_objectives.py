@@ -11,11 +11,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from index_store.errors import RgunitError
+from tests.places import SHARED
 from translation import objectives
 from translation.networks.vgg import VGG
 from translation.objectives.style import sample_style, style_labels, style_mean
 
-WEIGHTS = Path(__file__).parents[3] / "shared" / "weights" / "vgg19_conv3_1.safetensors"
+WEIGHTS = SHARED / "weights" / "vgg19_conv3_1.safetensors"
 
 
 def softplus(x: float) -> float:

@@ -16,6 +16,7 @@ from PIL import Image, ImageEnhance
 
 from cli.main import main
 from index_store.workspace import Workspace
+from tests.places import ROOT
 
 USED = "Black_Hair,Blond_Hair,Brown_Hair,Glasses,Hat"
 TINY = (
@@ -110,7 +111,7 @@ def test_a_query_imports_only_what_it_needs(asked: Path, face: Path) -> None:
         f"assert main(['-w', {str(asked)!r}, 'query', {str(face)!r}, '--to', '+Hat', '--json']) == 0\n"
         "print('modules:', *sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     loaded = {name.split(".")[0] for name in done.stdout.split("modules:")[1].split()}
     slow = {"torchvision", "lightning_fabric", "torchmetrics", "pytorch_metric_learning", "sklearn", "onnxruntime"}

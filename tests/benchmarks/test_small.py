@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from scripts import load
-from small import TINY, tiny
 
 from index_store.errors import UsageError
 from index_store.workspace import Workspace
+from tests.scripts import load
+from tests.translation.small import TINY, tiny
 from translation.evaluation.classifier import train_classifier
 from translation.stages import train_guided, train_translation
 

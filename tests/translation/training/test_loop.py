@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,29 +19,21 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import USED, Notes, tiny
 from torch import Tensor, nn
 
 from index_store.errors import RgunitError
 from index_store.runs import CHECKPOINT
 from index_store.workspace import Workspace
+from tests.places import ROOT
+from tests.translation.small import TINY, USED, Notes, tiny
+from tests.translation.training.line import Line, assert_same, settings
 from translation import objectives
-from translation.config import TrainingConfig
 from translation.methods.gmm_unit import build_networks
 from translation.stages import fill_index, train_guided, train_retrieval, train_translation
 from translation.training import precision
 from translation.training.checkpoints import load_networks, read_state, save_checkpoint
 from translation.training.loop import Trained, train
 from translation.training.metrics import RunLog, read_metrics
-
-
-def assert_same(first: Path, second: Path) -> None:
-    """Every tensor of two checkpoints is equal bit for bit."""
-    a, b = load_file(first / CHECKPOINT), load_file(second / CHECKPOINT)
-    assert a.keys() == b.keys()
-    different = [name for name in a if not torch.equal(a[name], b[name])]
-    assert different == []
-
 
 # --- resume -------------------------------------------------------------------------------------------------
 
@@ -164,51 +156,6 @@ def test_a_done_run_is_not_trained_again_but_lengthened_by_more_steps(workspace:
 
 
 # --- a task small enough to see through ----------------------------------------------------------------------
-
-
-class Line:
-    """A task of one weight matrix; its loss is not a number from step `bad` on, its weights from step `broken` on."""
-
-    averaged = ("line",)
-    average_decay = 0.9
-    images_per_step = 1
-
-    def __init__(self, bad: int | None = None, broken: int | None = None, at: Callable[[int], None] | None = None):
-        torch.manual_seed(0)
-        self.networks: dict[str, nn.Module] = {"line": nn.Linear(3, 2)}
-        self.optimizers: dict[str, torch.optim.Optimizer] = {
-            "line": torch.optim.Adam(self.networks["line"].parameters())
-        }
-        self.bad, self.broken, self.at = bad, broken, at
-
-    def learning_rates(self, step: int) -> dict[str, float]:
-        return {"line": 0.1 * 0.5 ** (step // 4)}
-
-    def prepare(self, step: int) -> Tensor:
-        return torch.randn(4, 3, generator=torch.Generator().manual_seed(step))
-
-    def step(self, step: int, batch: Tensor) -> dict[str, Tensor]:
-        if self.at:
-            self.at(step)
-        loss = self.networks["line"](batch).square().mean()
-        self.optimizers["line"].zero_grad()
-        loss.backward()
-        self.optimizers["line"].step()
-        if self.broken is not None and step >= self.broken:
-            with torch.no_grad():
-                self.networks["line"].weight.fill_(math.nan)  # type: ignore[union-attr, operator]
-        wrong = self.bad is not None and step >= self.bad
-        return {"loss": loss.detach(), "other": loss.detach() * (math.nan if wrong else 1)}
-
-    def sample_grid(self, networks: Mapping[str, nn.Module]) -> None:
-        return None
-
-    def health(self, metrics: Mapping[str, float]) -> str | None:
-        return None
-
-
-def settings(**changes: int) -> TrainingConfig:
-    return TrainingConfig(**{"log_every": 20, "checkpoint_every": 5, "tensorboard": False, **changes})  # type: ignore[arg-type]
 
 
 def run_line(folder: Path, line: Line, steps: int, *, resume: bool = False, minutes: float | None = None) -> Trained:
@@ -403,15 +350,13 @@ with Workspace.open(path) as workspace:
 
 @contextmanager
 def session(path: Path, resume: str, *overrides: str) -> Iterator[subprocess.Popen[str]]:
-    from small import TINY
-
     endless = ("translation.steps=100000", "training.checkpoint_every=3", *overrides)
     process = subprocess.Popen(
         [sys.executable, "-c", SESSION.format(used=list(USED)), str(path), resume, *TINY, *endless],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
     )
     try:
         yield process

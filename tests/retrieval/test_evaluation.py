@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from colours import ColourEncoders, fill, make_workspace, untrained
 from PIL import Image
 
 from index_store.duplicates import near_pairs, perceptual_hash
@@ -26,6 +25,7 @@ from retrieval.metrics import precision_at_k
 from retrieval.queries import descendants
 from retrieval.retriever import Retriever
 from retrieval.scoring import rank, score
+from tests.retrieval.colours import ColourEncoders, fill, make_workspace, untrained
 
 
 @pytest.fixture(scope="module")

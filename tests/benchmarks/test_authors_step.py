@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "authors_step.py"
+from tests.places import ROOT
+
+SCRIPT = ROOT / "benchmarks" / "authors_step.py"
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from colours import CONFIG, ColourEncoders, make_workspace, train
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -13,6 +12,7 @@ from index_store.workspace import Workspace
 from retrieval.config import NEGATIVES, RetrievalConfig
 from retrieval.domains import Domains
 from retrieval.train import RetrievalTask, learning_rate
+from tests.retrieval.colours import CONFIG, ColourEncoders, make_workspace, train
 
 
 @settings(max_examples=60, deadline=None)

@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small import TINY, USED
-from steps import A, make_method, optimizers
 from torch import Tensor
 
 from index_store.errors import RgunitError
 from index_store.runs import CHECKPOINT
 from index_store.workspace import Workspace
+from tests.places import ROOT
+from tests.translation.small import TINY, USED
+from tests.translation.steps import A, make_method, optimizers
 from translation.methods.gmm_unit import Batch, GmmUnit
 from translation.training.checkpoints import read_state
 from translation.training.metrics import read_metrics
@@ -100,7 +101,7 @@ def torchrun(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         timeout=300,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
     )
 
 

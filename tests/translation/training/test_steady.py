@@ -12,9 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small import USED, tiny
-from steps import make_batch, make_method
-from test_training_loop import Line, settings
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -24,6 +21,9 @@ from index_store.errors import RgunitError
 from index_store.runs import CHECKPOINT
 from index_store.workspace import Workspace
 from retrieval.train import RetrievalTask
+from tests.translation.small import USED, tiny
+from tests.translation.steps import make_batch, make_method
+from tests.translation.training.line import Line, settings
 from translation.guidance import PIXELS, AttentionFusion, ConvolutionFusion, Guidance, PatchGuidance
 from translation.neighbours import Neighbours
 from translation.training.checkpoints import read_state

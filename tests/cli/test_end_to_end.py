@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from cli.main import main
+from tests.places import ROOT
 
 GROUP = "Black_Hair|Blond_Hair|Brown_Hair"
 USED = "Black_Hair,Blond_Hair,Brown_Hair,Glasses,Hat"
@@ -326,8 +327,7 @@ def test_the_python_of_the_documents_asks_a_trained_workspace(
     (tmp_path / "workspace").mkdir()
     (tmp_path / "workspace" / "demo").symlink_to(trained.path)
     monkeypatch.chdir(tmp_path)
-    root = Path(__file__).parents[2]
-    for document, place, lines in ((root / "README.md", 2, 5), (root / "docs" / "guide.md", 1, 11)):
+    for document, place, lines in ((ROOT / "README.md", 2, 5), (ROOT / "docs" / "guide.md", 1, 11)):
         block = document.read_text().split("```python\n")[place].split("```")[0]
         exec(compile(block, document.name, "exec"), {})
         assert len(capsys.readouterr().out.splitlines()) == lines

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import USED, filled, tiny
-from test_training_loop import Line, assert_same, settings
 from torch import nn
 
 from index_store.errors import RgunitError
 from index_store.runs import CHECKPOINT
 from index_store.workspace import Workspace
+from tests.translation.small import USED, filled, tiny
+from tests.translation.training.line import Line, assert_same, settings
 from translation.config import TrainingConfig
 from translation.stages import train_translation
 from translation.training.checkpoints import BEST, read_state, restore, save_checkpoint

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +11,8 @@ from PIL import Image
 
 from cli.main import main
 from index_store.workspace import GeneratedImage, Workspace
+from tests.places import ROOT
 
-ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "torchvision", "faiss", "sqlalchemy.orm", "alembic")
 TELL = "import sys, json; from cli.main import main; status = main(sys.argv[1:]); "
 TELL += f"print(json.dumps([name for name in {HEAVY} if name in sys.modules]), file=sys.stderr); sys.exit(status)"
