@@ -84,7 +84,7 @@ def _draw(console: Console, found: dict[str, Any], folder: Path) -> None:
         f"{found['queries']} queries; mean ± standard deviation over seeds; {found['steps']} steps",
         style="dim",
     )
-    plain(console, f"every row's file: {folder}", style="dim")
+    plain(console, f"one file for each row: {folder}", style="dim")
 
 
 def _number(value: float | None, spread: float | None) -> str:

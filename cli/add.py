@@ -47,11 +47,12 @@ def add(
             dir_okay=False,
             help="CSV or JSON lines of labels: the image's name in a column image, file_name or path (else the first), "
             "relative to PATH; columns of 0/1, -1/1 or true/false are attributes, an empty cell is unknown, split is "
-            "train, val or test, every other column is kept as text. Default: what PATH itself tells.",
+            "train, val or test, every other column is kept as text. Default: the labels in PATH itself.",
         ),
     ] = None,
     origin: Annotated[
-        Origin, typer.Option(help="unlabelled: images without labels, which can be found and guide translations.")
+        Origin,
+        typer.Option(help="unlabelled: images without labels. They can be found, and they can guide translations."),
     ] = Origin.real,
     split: Annotated[
         str | None, typer.Option(metavar="NAME", help="Put all these images into one split, whatever the CSV says.")
@@ -60,7 +61,8 @@ def add(
         str | None,
         typer.Option(
             metavar="FIELD",
-            help="Text column whose values stay on one side (a person): without a split column, 20 % become test.",
+            help="Text column, such as identity: all images with the same value go to the same split. Without a split "
+            "column, 20 % become test.",
         ),
     ] = None,
     groups: Annotated[
@@ -68,13 +70,13 @@ def add(
         typer.Option(metavar="'A|B|C'", help="Attributes of which at most one is true. May be given several times."),
     ] = None,
 ) -> None:
-    """Register images where they lie; nothing is copied, and the same images again change nothing.
+    """Register images where they are. Nothing is copied, and adding the same images again changes nothing.
 
     Labels come from --attributes, else from PATH itself: metadata.csv or .jsonl (Hugging Face imagefolder, also below
     train, test), CelebA's own list_attr_celeba.txt, or one folder a domain, which become an exclusive group.
 
-    A file that is no image, broken, larger than 64 megapixels or smaller than 16 pixels is refused with its reason
-    and the rest goes on.
+    A file that is no image, is broken, or has more than 64 megapixels or fewer than 16 pixels a side is refused with
+    the reason; the others are added.
     """
     from cli.progress import Bars
     from index_store.workspace import Workspace
@@ -112,7 +114,7 @@ def add(
 
 
 def _leave_nothing(workspace: Workspace) -> None:
-    """Take away a folder that this command made and put no image into."""
+    """Remove a folder that this command made and put no image into."""
     import shutil
 
     if len(workspace.images()) == 0:
@@ -162,7 +164,7 @@ class _Drawing:
         told = self.payload
         plain(
             console,
-            f"{count(told['added'], 'image')} added, {told['duplicates']} there already, "
+            f"{count(told['added'], 'image')} added, {told['duplicates']} already there, "
             f"{len(told['rejected'])} refused: {count(told['total'], 'image')} in {self.workspace.path}",
         )
         listed(console, [f"{one['path']}: {one['reason']}" for one in told["rejected"]])

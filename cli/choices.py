@@ -24,29 +24,34 @@ PresetOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="demo, celeba-64 or paper-celeba-128. Default: the settings of the newest run (with --resume of "
-        "the one that goes on), with --config and --set laid over them; for a first run demo where images are at most "
-        "48 pixels, else celeba-64.",
+        help="demo, celeba-64 or paper-celeba-128. Default: the settings of the newest run (with --resume: of the run "
+        "that is resumed); for a first run demo where images are at most 48 pixels, else celeba-64. --config and --set "
+        "override single settings.",
     ),
 ]
 ConfigOption = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", exists=True, dir_okay=False, help="TOML file with settings laid over the preset."),
+    typer.Option(
+        metavar="FILE", exists=True, dir_okay=False, help="TOML file with settings that override the preset's."
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting laid over all others. May be repeated."),
+    typer.Option(
+        "--set", metavar="SECTION.KEY=VALUE", help="One setting, which overrides all others. May be repeated."
+    ),
 ]
 AttributesOption = Annotated[
     str | None,
     typer.Option(
         metavar="A,B,…",
-        help="Attributes that are the style, in this order; the others only serve evaluation. Default: the preset's "
-        "where the workspace has them, else all.",
+        help="Attributes that make up the style, in this order; the others serve evaluation only. Default: the "
+        "preset's where the workspace has them, else all.",
     ),
 ]
 MinutesOption = Annotated[
-    float | None, typer.Option(metavar="M", min=0.01, help="Fit the work to this time instead of the preset's steps.")
+    float | None,
+    typer.Option(metavar="M", min=0.01, help="Fit the work to this time, instead of the preset's number of steps."),
 ]
 
 
@@ -72,7 +77,7 @@ def configuration(
         preset, base = runs[-1].preset, runs[-1].config["config"]
     if preset is None:
         preset = _fitting(workspace)
-        typer.echo(f"preset {preset}, by the size of the images (--preset names another)", err=True)
+        typer.echo(f"preset {preset}, chosen by the size of the images (--preset chooses another)", err=True)
     return load_config(preset, base=base, file=file, overrides=overrides)
 
 

@@ -40,12 +40,12 @@ def duplicates(
     ] = None,
     where: WhereOption = None,
     picture: Annotated[
-        Path | None, typer.Option(metavar="OUT.png", dir_okay=False, help="Also draw the groups, a row each.")
+        Path | None, typer.Option(metavar="OUT.png", dir_okay=False, help="Also draw the groups, one in each row.")
     ] = None,
 ) -> None:
-    """Find images that are the same picture re-encoded, resized, brightened or cropped by a hair, in groups.
+    """Find images that are the same picture re-encoded, resized, brightened or slightly cropped, in groups.
 
-    In a group each image is that near to at least one other. A mirrored picture is another picture. Needs no training.
+    Each image of a group is that near to at least one other. A mirrored picture is another picture. Needs no training.
     """
     from cli.progress import Bars
     from index_store.duplicates import DISTANCE

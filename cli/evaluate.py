@@ -59,43 +59,45 @@ def retrieval(
         str | None,
         typer.Option(
             metavar="COLUMN",
-            help="A text column that was added with the images (identity, class): also ask for the query's own.",
+            help="Text column of the images (identity, class): also count neighbours with the query's own value.",
         ),
     ] = None,
     unlabelled: Annotated[
-        bool, typer.Option("--unlabelled", help="Search images with unknown labels too; they count where known.")
+        bool, typer.Option("--unlabelled", help="Also search images with unknown labels; only known labels count.")
     ] = False,
     generated: Annotated[
-        bool, typer.Option("--generated", help="Search generated images too; their labels are those asked for.")
+        bool,
+        typer.Option("--generated", help="Also search generated images; their labels are those they were made for."),
     ] = False,
     plane: Annotated[
         Path | None,
         typer.Option(metavar="FILE.svg", dir_okay=False, help="Draw attributes against content, with the baselines."),
     ] = None,
     hide_labels: Annotated[
-        float, typer.Option(metavar="SHARE", min=0.0, max=1.0, help="Images whose labels the label filter cannot see.")
+        float,
+        typer.Option(metavar="SHARE", min=0.0, max=1.0, help="Share of images whose labels are hidden from filters."),
     ] = 0.0,
     ablation: Annotated[
         bool,
         typer.Option(
             "--ablation",
-            help="Train and compare the paper's Table 1 and the ways beyond it, from one translator. Rows that are "
-            "there are kept: run it again to go on.",
+            help="Train and compare the rows of the paper's Table 1 and further ones, all on one translator. Finished "
+            "rows are kept: run it again to continue.",
         ),
     ] = False,
     rows: Annotated[
         str | None, typer.Option(metavar="A,B", help="Rows of the ablation. Default: all, in order of importance.")
     ] = None,
-    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Seeds a row of the ablation, from --seed on.")] = 3,
-    steps: Annotated[int, typer.Option(metavar="N", min=1, help="Steps a row of the ablation.")] = 600,
+    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Seeds for each row, starting at --seed.")] = 3,
+    steps: Annotated[int, typer.Option(metavar="N", min=1, help="Training steps for each row.")] = 600,
     jobs: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Rows at once, a thread each. Default: one a core.")
+        int | None, typer.Option(metavar="N", min=1, help="Rows trained at once. Default: one for each core.")
     ] = None,
 ) -> None:
-    """P@10 as the paper: one query an image of the split, among the images of that split, against random ones.
+    """Measure P@10 as the paper does: one query for each image of the split, answered from the images of that split.
 
-    attributes: the share of neighbours with the labels asked for; content: with the query's own other labels. Both:
-    neighbours with all labels asked for and, with --relevance, the query's own value in that column.
+    attributes: share of neighbours with the labels asked for; content: with the query's own other labels; both: with
+    all labels asked for and, with --relevance, the query's own value in that column. Compared with random images.
     """
     from cli.progress import Bars
     from index_store.errors import UsageError
@@ -105,7 +107,7 @@ def retrieval(
         raise UsageError(f"--plane draws SVG: give it a name that ends in .svg, not {plane}")
     if ablation:
         if run is not None or unlabelled or generated or hide_labels:
-            raise UsageError("--ablation goes with --split, --relevance, --rows, --seeds, --steps, --jobs and --plane")
+            raise UsageError("--ablation takes only --split, --relevance, --rows, --seeds, --steps, --jobs and --plane")
         from cli.ablation import AblationOptions
         from cli.ablation import run as run_rows
         from retrieval.evaluation import RetrievalProtocol
@@ -138,7 +140,7 @@ def retrieval(
 
 
 @group.command(
-    short_help="The arms side by side.",
+    short_help="Compare guided, unguided and random translation.",
     epilog="\b\nExamples:\n"
     "  rgunit -w faces evaluate translation --out compared --grid compared.png\n"
     "  rgunit -w faces evaluate translation --reverse --inception-weights cache --lpips-weights alexnet.pth\n"
@@ -149,7 +151,7 @@ def translation(
     split: SplitOption = "test",
     run: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="A run whose arms are compared. Default: those of the newest guided run."),
+        typer.Option(metavar="ID", help="Run whose arms are compared. Default: the newest guided run."),
     ] = None,
     out: Annotated[
         Path | None,
@@ -172,7 +174,7 @@ def translation(
             metavar="FILE.onnx",
             exists=True,
             dir_okay=False,
-            help="A network that no training here ever saw, image to features: adds fd_judge and identity.",
+            help="Network that was not used in training, image to features: adds fd_judge and identity.",
         ),
     ] = None,
     judge_crop: Annotated[
@@ -181,24 +183,24 @@ def translation(
     ] = None,
     classifier: Annotated[
         Classifier | None,
-        typer.Option(help="Network that reads the attributes. Default: as the run's settings."),
+        typer.Option(help="Network that reads the attributes. Default: the one in the run's settings."),
     ] = None,
     classifier_minutes: Annotated[
         float | None,
-        typer.Option(metavar="MINUTES", min=0.001, help="Its training takes at most so long. Default: as the preset."),
+        typer.Option(metavar="MINUTES", min=0.001, help="Time limit of its training. Default: the preset's."),
     ] = None,
     both_ways: Annotated[
         bool,
         typer.Option(
             "--both-ways",
-            help="Judge also from B to A: twice the work, and the mean of both has smaller intervals.",
+            help="Also judge with the halves exchanged: takes twice as long, and the mean has smaller intervals.",
         ),
     ] = False,
     reverse: Annotated[
         bool,
         typer.Option(
             "--reverse",
-            help="Also train a classifier on each arm's translations and test it on real images: a minute an arm.",
+            help="Also train a classifier on each arm's translations and test it on real images (about a minute each).",
         ),
     ] = False,
     inception_weights: Annotated[
@@ -214,11 +216,12 @@ def translation(
         ),
     ] = None,
 ) -> None:
-    """Compare the arms on the same pairs: unguided, random neighbours, guided, and two controls, copy and neighbour.
+    """Compare trained variants (arms) on the same pairs: guided, random neighbours, unguided; and two controls.
 
-    Test people are split in halves A and B; images of A are translated to label vectors of B with at least one bit
-    changed, and Fréchet distances are to B, so that copying does not win (--both-ways: from B to A too). The pairs are
-    kept with the stage-1 run: arms that are trained later are judged on the same.
+    The controls are copy (the input itself) and neighbour (the nearest image found). The test people are divided into
+    halves A and B. Images of A are translated to label vectors of B that differ in at least one attribute, and Fréchet
+    distances are to B: copying cannot win. The pairs are kept with the stage-1 run (translation), so arms trained
+    later are judged on the same pairs.
     """
     from cli.progress import Bars
     from index_store.errors import UsageError
@@ -227,7 +230,7 @@ def translation(
     if judge_crop is not None and judge is None:
         raise UsageError("--judge-crop needs --judge FILE.onnx")
     if cases is not None and grid is None:
-        raise UsageError("--cases is about the picture of --grid FILE.png")
+        raise UsageError("--cases needs --grid FILE.png")
     if grid is not None and grid.suffix.lower() != ".png":
         raise UsageError(f"--grid draws PNG: give it a name that ends in .png, not {grid}")
     given = {

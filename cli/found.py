@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from retrieval.pictures import Results
     from retrieval.retriever import Retriever
 
-SHOWN = 6  # sought labels up to which each has a column of its own
+SHOWN = 6  # wanted labels up to which each has a column of its own
 
 ImagesArgument = Annotated[
     list[Path],
@@ -26,7 +26,7 @@ ImagesArgument = Annotated[
         metavar="IMAGE…",
         exists=True,
         dir_okay=False,
-        help="The image whose content is sought, from anywhere; of several, their mean content.",
+        help="Image whose content to look for, from anywhere; with several, their mean content.",
     ),
 ]
 KOption = Annotated[int, typer.Option("-k", metavar="N", min=1, help="How many neighbours.")]
@@ -48,8 +48,8 @@ WeightOption = Annotated[
         metavar="W",
         min=0,
         max=1,
-        help="Weigh content by W and style by 1 − W, each distance divided by its mean over the collection: 0 style "
-        "alone, 1 content alone. Default: the learned embedding of both.",
+        help="Weight of content against style: 0 style alone, 1 content alone. Both distances are divided by their "
+        "mean over the collection. Default: the learned embedding of both.",
     ),
 ]
 RunOption = Annotated[str | None, typer.Option(metavar="ID", help="Retrieval run to use. Default: the newest.")]
@@ -58,7 +58,7 @@ CsvOption = Annotated[
     typer.Option("--csv", metavar="OUT.csv", dir_okay=False, help="Also write paths, distances and labels as a CSV."),
 ]
 GridOption = Annotated[
-    Path | None, typer.Option(metavar="OUT.png", dir_okay=False, help="Also draw the query and what it found.")
+    Path | None, typer.Option(metavar="OUT.png", dir_okay=False, help="Also draw the query and its neighbours.")
 ]
 
 
@@ -122,22 +122,22 @@ def _write(
     if grid is not None:
         asked = [Picture(path) for path in images]
         other = None if style_of is None else Picture(style_of)
-        write_grid(grid, asked, other, found, heading=_sought(found))
+        write_grid(grid, asked, other, found, heading=_wanted(found))
 
 
-def _sought(found: Results) -> str:
+def _wanted(found: Results) -> str:
     told = " ".join(f"{'+' if bit else '-'}{name}" for name, bit in found.target.items() if bit is not None)
-    return f"sought: {told}"
+    return f"wanted: {told}"
 
 
 def _draw(console: Console, found: Results, columns: Sequence[str], files: Sequence[Path]) -> None:
-    """A row a neighbour: which labels are as sought, how many of all, which are not, and where the image is."""
+    """A row a neighbour: which labels are as wanted, how many of all, which are not, and where the image is."""
     from cli.drawing import plain, shortest, table
     from retrieval.sheets import agreement
 
-    plain(console, _sought(found), style="bold")
+    plain(console, _wanted(found), style="bold")
     shown = table(
-        "", "distance", *columns, "labels", "not as sought", "origin", "image", right=["", "distance", "labels"]
+        "", "distance", *columns, "labels", "not as wanted", "origin", "image", right=["", "distance", "labels"]
     )
     for one in found:
         agree, known = agreement(one.attributes, found.target)
@@ -162,7 +162,7 @@ def _draw(console: Console, found: Results, columns: Sequence[str], files: Seque
 
 
 def _mark(bit: int | None, wanted: int | None) -> Text:
-    """✓ where a label is as sought, ✗ where it is not, ? where it is unknown."""
+    """✓ where a label is as wanted, ✗ where it is not, ? where it is unknown."""
     from rich.text import Text
 
     if bit is None or wanted is None:

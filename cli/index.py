@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from index_store.workspace import Workspace
 
-group = typer.Typer(rich_markup_mode=None, help="Fill, check and mend the vectors to search in.")
+group = typer.Typer(rich_markup_mode=None, help="Build, check and repair the vectors that are searched.")
 
 
 def register(app: typer.Typer) -> None:
@@ -36,7 +36,7 @@ def build(
         typer.Option(
             metavar="N",
             min=0,
-            help="Have N translations by that run's translator among the images. Default: the preset's number.",
+            help="Also index N translations, made by the run's translator. Default: the preset's number.",
         ),
     ] = None,
     run: Annotated[
@@ -46,18 +46,18 @@ def build(
         Path | None,
         typer.Option(
             metavar="FILE.onnx",
-            help="Take the content of --content-weight from this network (face identity, CLIP, …). It is copied into "
-            "the workspace and also used later. `none`: from the run again.",
+            help="Network that gives the content for --content-weight (face identity, CLIP, …). It is copied into the "
+            "workspace and used from now on. `none`: the run's own content again.",
         ),
     ] = None,
     content_crop: Annotated[
         str | None,
-        typer.Option(metavar="L,T,W,H@SIDE", help="Box that it sees, in pixels of an image of that side."),
+        typer.Option(metavar="L,T,W,H@SIDE", help="Box that the network sees, in pixels of an image of that side."),
     ] = None,
 ) -> None:
-    """Embed every real, unlabelled and generated image that has no vector yet. Interrupted, it goes on from there.
+    """Embed every real, unlabelled and generated image that has no vector yet. If interrupted, run it again.
 
-    An image gets an embedding, which `vectors` counts, and beside it a content and a style vector for --content-weight.
+    An image gets an embedding (counted as `vectors`), and a content and a style vector for --content-weight.
     """
     from cli.progress import Bars
 
@@ -86,7 +86,7 @@ def build(
 
 @group.command(short_help="Count vectors and encoders.", epilog="\b\nExample:\n  rgunit -w faces index info")
 def info(context: typer.Context) -> None:
-    """Show how many vectors there are, of which encoders. Nothing is checked (`ok` is null): that is `verify`."""
+    """Show how many vectors there are, and of which encoders. Nothing is checked (`ok` is null): use `verify`."""
     settings: Settings = context.obj
     with settings.open() as workspace:
         _show(settings, workspace, check=False)
@@ -96,7 +96,7 @@ def info(context: typer.Context) -> None:
 def verify(
     context: typer.Context,
     images: Annotated[
-        bool, typer.Option("--images", help="Read your own images too and compare them; else they are only looked for.")
+        bool, typer.Option("--images", help="Also read your own images and compare them; else only look for them.")
     ] = False,
 ) -> None:
     """Check every file against its digest and the catalog against the files. Exit status 1 if something is wrong.
@@ -108,11 +108,9 @@ def verify(
         _show(settings, workspace, check=True, pictures="all" if images else "made")
 
 
-@group.command(
-    short_help="Mend the catalog from the sealed files.", epilog="\b\nExample:\n  rgunit -w faces index rebuild"
-)
+@group.command(short_help="Repair files and catalog.", epilog="\b\nExample:\n  rgunit -w faces index rebuild")
 def rebuild(context: typer.Context) -> None:
-    """Mend damaged files from their seals and the catalog from the files, make derived indexes again; then check."""
+    """Repair damaged files from their own parity data and the catalog from the files, remake indexes; then check."""
     settings: Settings = context.obj
     with settings.open() as workspace:
         mended = workspace.store().rebuild()
@@ -123,7 +121,7 @@ def rebuild(context: typer.Context) -> None:
 def compact(context: typer.Context) -> None:
     """Merge the sealed files into one with the rows and one for each encoder, without what was removed; ids stay.
 
-    Many small additions stay fast to open and search. A damaged workspace is refused: `index rebuild` mends it first.
+    After many small additions the workspace opens and searches faster. A damaged one is refused: `index rebuild` first.
     """
     settings: Settings = context.obj
     with settings.open() as workspace:
@@ -139,7 +137,7 @@ def compact(context: typer.Context) -> None:
 def remove(
     context: typer.Context,
     where: Annotated[
-        str | None, typer.Option(metavar="FILTER", help="Those that pass: '+A -B ?C split=test origin=generated'.")
+        str | None, typer.Option(metavar="FILTER", help="Images that pass: '+A -B ?C split=test origin=generated'.")
     ] = None,
     ids: Annotated[list[int] | None, typer.Option("--id", metavar="N", help="One image. May be repeated.")] = None,
 ) -> None:
@@ -159,12 +157,12 @@ def _show(settings: Settings, workspace: Workspace, *, check: bool, pictures: st
     """Show the state of the vectors; raises where the check finds problems (`pictures`: made or all, looked at too)."""
     report = workspace.store().verify() if check else None
     problems = list(report.problems) if report else []
-    remedy = ": `rgunit index rebuild` mends what can be mended" if problems else ""
+    remedy = ": `rgunit index rebuild` repairs what can be repaired" if problems else ""
     if pictures:
-        with suppress(RgunitError):  # of a damaged catalog, which is named already
+        with suppress(RgunitError):  # of a damaged catalog, which is already named
             problems += workspace.check_images(every=pictures == "all")
     counts: dict[str, Any] = {"vectors": 0, "shards": 0, "images": 0, "encoders": []}
-    with suppress(RgunitError) if problems else nullcontext():  # a damaged catalog may not tell
+    with suppress(RgunitError) if problems else nullcontext():  # a damaged catalog may not be readable
         counts = _counts(workspace)
     payload = {
         "vectors": counts.pop("vectors"),

@@ -68,17 +68,18 @@ def settings(
             help="Folder that holds images, labels, vectors and runs. Default: ./workspace.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Decides every random draw.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of every random draw.")] = 0,
     device: Annotated[Device, typer.Option(help="Where to compute; auto: a GPU if there is one.")] = Device.auto,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else there; progress on stderr.")
+        bool,
+        typer.Option("--json", help="Print one JSON object on stdout and nothing else there; progress goes to stderr."),
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
     ] = False,
 ) -> None:
-    """Index a picture collection by content and style, find images, translate them guided by what was found."""
+    """Index a picture collection by content and style, search it, and translate images guided by what is found."""
     source = context.get_parameter_source("workspace")
     chosen_here = source is not None and source.name == "COMMANDLINE"
     out = context.obj if context.obj is not None else sys.stdout

@@ -52,20 +52,20 @@ def draw_map(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Attribute, origin or split. A page lets you choose; a picture without it shows the images.",
+            help="Attribute, origin or split to colour by. A page lets you choose; a PNG without it shows the images.",
         ),
     ] = None,
-    by: Annotated[MapBy, typer.Option(help="What brings images together.")] = MapBy.both,
+    by: Annotated[MapBy, typer.Option(help="What makes images similar.")] = MapBy.both,
     method: Annotated[
-        MapMethod, typer.Option(help="tsne keeps neighbours together; pca is instant and keeps large distances.")
+        MapMethod, typer.Option(help="tsne keeps neighbours together; pca is faster and keeps large distances.")
     ] = MapMethod.tsne,
     images: Annotated[
-        int, typer.Option(metavar="N", min=10, max=20000, help="At most so many, drawn by --seed.")
+        int, typer.Option(metavar="N", min=10, max=20000, help="Images on the map at most, drawn by --seed.")
     ] = 4000,
     where: WhereOption = None,
     run: RunOption = None,
 ) -> None:
-    """Lay out the indexed images in the plane, like ones together, and draw them."""
+    """Draw the indexed images as a map, similar ones close together."""
     from cli.progress import Bars
     from index_store.attributes import ORIGINS
 

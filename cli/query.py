@@ -24,14 +24,14 @@ ToOption = Annotated[
     str | None,
     typer.Option(
         metavar="EDIT",
-        help="Attributes to set and clear: '+Blond_Hair -Male' or 'Blond_Hair=1,Male=0'. What is not named stays as it "
-        "is. Setting one of a group clears the others.",
+        help="Attributes to set and clear: '+Blond_Hair -Male' or 'Blond_Hair=1,Male=0'. Other attributes stay as they "
+        "are. Setting one of a group clears the others.",
     ),
 ]
 StyleOption = Annotated[
     Path | None,
     typer.Option(
-        metavar="IMAGE", exists=True, dir_okay=False, help="Take the style of this image; --to then changes its bits."
+        metavar="IMAGE", exists=True, dir_okay=False, help="Take the style of this image; --to then edits it."
     ),
 ]
 
@@ -68,7 +68,7 @@ def query(
     if to is None and style_of is None:
         raise UsageError(
             "say what to change: --to '+Blond_Hair -Male', or --style-of IMAGE, or both "
-            "(`rgunit similar` finds what is like an image)"
+            "(`rgunit similar` finds images like an image)"
         )
     ask(
         context.obj,

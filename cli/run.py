@@ -43,7 +43,7 @@ def run(
 ) -> None:
     """Do the whole job: train the three stages, fill the index, evaluate, write report.html.
 
-    A stage that is done is skipped and one that is half done is resumed, so that the same command again goes on.
+    Finished stages are skipped and a half-finished one is resumed: the same command again continues.
     """
     from cli.choices import command_line, configuration, names_of
     from cli.progress import Bars
@@ -81,8 +81,8 @@ def demo(
 ) -> None:
     """Do the whole job on built-in drawn faces, whose true translations and neighbours are known.
 
-    Nothing is downloaded. The workspace is workspace/demo unless -w names another (RGUNIT_WORKSPACE is left alone: it
-    is for your own images).
+    Nothing is downloaded. The workspace is workspace/demo unless -w names another (RGUNIT_WORKSPACE, which is for your
+    own images, is ignored).
     """
     from cli.choices import command_line
     from cli.progress import Bars
@@ -113,7 +113,7 @@ def _end(settings: Settings, folder: Path, result: PipelineResult, command: str)
         "report": None if result.report is None else str(Path(result.report).absolute()),
     }
     if result.stopped:
-        raise Failed(f"stopped, checkpoints kept: go on with the same command: {command}", payload)
+        raise Failed(f"stopped, checkpoints saved: continue with the same command: {command}", payload)
     settings.show(payload, lambda console: _draw(console, folder, payload))
 
 

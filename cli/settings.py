@@ -1,4 +1,4 @@
-"""What every command is told: the workspace, the seed, the device, and where its answer goes.
+"""What every command gets: the workspace, the seed, the device, and where its answer goes.
 
 The one idea: a command computes a JSON object and hands it over with a way to draw it; `Settings.show` prints one or
 the other, so that no command knows about `--json`.

@@ -26,7 +26,7 @@ class Stage(StrEnum):
 
 
 class Neighbours(StrEnum):
-    """What guides stage 3."""
+    """What guides stage 3 (guided)."""
 
     retrieved = "retrieved"
     random = "random"
@@ -62,17 +62,19 @@ def train(
     attributes_used: AttributesOption = None,
     neighbours: Annotated[
         Neighbours | None,
-        typer.Option(help="guided only: retrieved ones, or random ones or none to compare with. Default: retrieved."),
+        typer.Option(
+            help="guided only: retrieved neighbours, or random ones or none for comparison. Default: retrieved."
+        ),
     ] = None,
     minutes: MinutesOption = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the newest run of this stage; its settings must be the same.")
+        bool, typer.Option("--resume", help="Resume the newest run of this stage, with the same settings.")
     ] = False,
     allow_changes: Annotated[
         bool,
         typer.Option(
             "--allow-changes",
-            help="With --resume: go on with other settings (but the same network and data), which the run keeps.",
+            help="With --resume: continue with other settings (but the same network and data), which the run keeps.",
         ),
     ] = False,
     start: Annotated[
@@ -80,11 +82,11 @@ def train(
         typer.Option(
             "--from",
             metavar="best|STEP",
-            help="With --resume: go on from the best checkpoint (training.best) or an older one (training.keep).",
+            help="With --resume: start from the best checkpoint (training.best) or an older one (training.keep).",
         ),
     ] = None,
 ) -> None:
-    """Train one stage and keep it as a run. Ctrl-C saves a checkpoint; --resume goes on from there."""
+    """Train one stage and keep it as a run. Ctrl-C saves a checkpoint; --resume continues from there."""
     from contextlib import AbstractContextManager, nullcontext
 
     from cli.choices import configuration, names_of
@@ -95,11 +97,13 @@ def train(
     if neighbours is not None and stage is not Stage.guided:
         raise UsageError(f"--neighbours belongs to `train guided`, not to `train {stage.value}`")
     if attributes_used is not None and stage is not Stage.translation:
-        raise UsageError(f"--attributes-used is decided by `train translation`: `train {stage.value}` takes that run's")
+        raise UsageError(
+            f"--attributes-used belongs to `train translation`; `train {stage.value}` takes it from that run"
+        )
     if start is not None and not resume:
-        raise UsageError("--from says where to go on: it needs --resume")
+        raise UsageError("--from needs --resume")
     if allow_changes and not resume:
-        raise UsageError("--allow-changes is about the settings of a run that is gone on with: it needs --resume")
+        raise UsageError("--allow-changes needs --resume")
     with settings.open() as workspace:
         used = names_of(attributes_used)
         workspace.schema.indices(used)
@@ -136,7 +140,7 @@ def train(
         if result.stopped:
             extra = f" --neighbours {neighbours.value}" if neighbours else ""
             raise Failed(
-                f"stopped after {result.steps} steps, checkpoint kept: go on with "
+                f"stopped after {result.steps} steps, checkpoint saved: continue with "
                 f"`rgunit -w {settings.folder} train {stage.value}{extra} --resume` and the same settings",
                 payload | {"stopped": True},
             )

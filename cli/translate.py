@@ -40,7 +40,7 @@ def translate(
             metavar="0…1",
             min=0.0,
             max=1.0,
-            help="How much the neighbours say: 0 none, 1 as trained. Default: 1 with a guided run, else 0.",
+            help="Strength of the guidance: 0 none, 1 as in training. Default: 1 with a guided run, else 0.",
         ),
     ] = None,
     k: Annotated[
@@ -49,13 +49,13 @@ def translate(
             "-k",
             metavar="N",
             min=1,
-            help="Neighbours that guide. Default: as in training; other numbers need guidance by attention or patches.",
+            help="Number of neighbours. Default: as in training; other numbers need guidance by attention or patches.",
         ),
     ] = None,
     run: Annotated[
         str | None,
         typer.Option(
-            metavar="ID", help="Run of stage guided or translation. Default: the newest guided, else translation."
+            metavar="ID", help="Guided or translation run. Default: the newest guided run, else the newest translation."
         ),
     ] = None,
     out: Annotated[
@@ -63,9 +63,9 @@ def translate(
         typer.Option(metavar="DIR", file_okay=False, help="Folder for the images. Default: WORKSPACE/translations."),
     ] = None,
 ) -> None:
-    """Translate images and keep each with its mask, and with the neighbours that guided it in the answer.
+    """Translate images. Each is written with its mask, and the answer names the neighbours that guided it.
 
-    The style is drawn by --seed. IMAGE is cropped to its centre square and resized to what the run was trained on.
+    The style is drawn at random (by --seed). IMAGE is cropped to its centre square and resized to the run's size.
     """
     from cli.choices import check_composed
     from cli.progress import Bars

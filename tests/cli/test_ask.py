@@ -73,8 +73,8 @@ def test_the_answer_as_json_as_csv_and_as_a_picture(rgunit, asked: Path, face: P
 
 def test_the_table_says_what_matched_and_what_did_not(rgunit, asked: Path, face: Path) -> None:
     answer = rgunit("-w", asked, "query", face, "--to", "+Blond_Hair +Glasses", "-k", 60)
-    assert answer.out.startswith("sought: -Black_Hair +Blond_Hair -Brown_Hair +Glasses")
-    assert "not as sought" in answer.out and "✓" in answer.out and "-Glasses" in answer.out
+    assert answer.out.startswith("wanted: -Black_Hair +Blond_Hair -Brown_Hair +Glasses")
+    assert "not as wanted" in answer.out and "✓" in answer.out and "-Glasses" in answer.out
     found = rgunit("-w", asked, "query", face, "--to", "+Blond_Hair", "-k", 60, "--where", "+Glasses", "--json").json
     assert all(one["attributes"]["Glasses"] == 1 for one in found["neighbours"])
 
