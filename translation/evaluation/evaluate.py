@@ -286,8 +286,8 @@ def _measure(
             and (judged := np.isin(neighbours, np.concatenate([pairs.source, pairs.others]))).any()
         ):
             raise RgunitError(
-                f"{name} was guided by image {neighbours[judged][0]}, which is judged itself: guidance may look things "
-                "up outside the judged split only"
+                f"{name} was guided by image {neighbours[judged][0]}, which is judged itself: guidance may only "
+                "retrieve images outside the judged split"
             )
         read.add(images, neighbours, None if real.goal is None else real.goal[rows], real)
         if keep is not None:

@@ -1,6 +1,6 @@
 """Judged both ways: each half of the test people once as the sources and once as what translations are compared with.
 
-How two halves happen to differ moves every distance between them, and with exchanged roles it moves it back. So the
+The two halves differ by chance, which shifts every distance between them; with exchanged roles it shifts back. So the
 mean of both ways is surer than two evaluations of other people would be: on 400 people of CelebA the intervals of
 differences in FD-attr were a third to a half as wide, those of FD by an independent network about six tenths; those of
 accuracies seven tenths, as twice as many people give.

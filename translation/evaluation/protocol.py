@@ -51,12 +51,12 @@ class Pairs:
 
     @property
     def changed(self) -> NDArray[np.bool_]:
-        """[n, U]: bits known before and after, and different."""
+        """[n, U]: attributes known before and after, and different."""
         return np.asarray((self.before >= 0) & (self.target >= 0) & (self.before != self.target))
 
     @property
     def kept(self) -> NDArray[np.bool_]:
-        """[n, U]: bits known before and after, and equal."""
+        """[n, U]: attributes known before and after, and equal."""
         return np.asarray((self.before >= 0) & (self.before == self.target))
 
     @property
@@ -110,7 +110,7 @@ class Pairs:
             )
         except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
             raise RgunitError(
-                f"{path} is no list of pairs ({type(error).__name__}: {error}): delete it, then a new one is made"
+                f"{path} is not a list of pairs ({type(error).__name__}: {error}): delete it, and a new one is made"
             ) from None
 
 
@@ -122,7 +122,7 @@ def _bits(attributes: Sequence[str], rows: Sequence[dict[str, int | None]]) -> N
     """int8 [n, U]; ValueError for anything but 1, 0 and null."""
     bits = np.array([[-1 if row[name] is None else row[name] for name in attributes] for row in rows])
     if bits.size == 0 or not np.isin(bits, (1, 0, -1)).all():
-        raise ValueError("a bit is none of 1, 0 and null")
+        raise ValueError("an attribute is not 1, 0 or null")
     return bits.astype(np.int8)
 
 
@@ -180,7 +180,7 @@ def make_pairs(
     if len(a) < 2 or len(b) < 2:
         raise RgunitError(
             f"split {split} has {len(table)} labelled real images of {len(set(people))} people: evaluating a "
-            f"translation takes 2 images in each of two halves that share nobody; add more with --split {split}"
+            f"translation needs 2 images in each of two halves with nobody in common; add more with --split {split}"
         )
     labels = table.labels[:, columns]
     rng = np.random.default_rng(seed)
@@ -247,8 +247,8 @@ def check_neighbours(
     for key, where, origin in zip(table.ids, table.split, table.origin, strict=True):
         if where == split or origin not in ("real", "unlabelled"):
             raise RgunitError(
-                f"image {key} ({origin}, split {where}) was retrieved in an evaluation: guidance may use real and "
-                f"unlabelled images outside split {split} only"
+                f"image {key} ({origin}, split {where}) was retrieved in an evaluation: guidance may use only real and "
+                f"unlabelled images outside split {split}"
             )
 
 

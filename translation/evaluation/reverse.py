@@ -1,9 +1,9 @@
 """Reverse classification: what a classifier learns from translations, measured on real images of other people.
 
-A ResNet-18 is trained from scratch on an arm's translations of half A with the labels they were to get, and asked for
-the used attributes of half B's real images. A translator that changes too little, breaks its pictures or makes all of
-them alike teaches less. Every arm's classifier takes the same steps from the same start over the same order of pairs;
-the first is trained on the real images of half A with their own labels, the floor that translations are compared to.
+A ResNet-18 is trained from scratch on an arm's translations of half A with the labels they were to get, and reads the
+used attributes of half B's real images. If a translator changes too little, breaks its pictures or makes all of them
+alike, fewer are read right. Every arm's classifier takes the same steps from the same start over the same order of
+pairs; the first is trained on the real images of half A with their own labels, the floor to compare with.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class ReverseMeter:
     steps: int | None = None
 
     def score(self, images: NDArray[np.uint8], labels: NDArray[np.int8]) -> NDArray[np.int64]:
-        """int64 [m, 2]: for each real image the bits read right and the bits known, after images [n, S, S, 3] taught.
+        """int64 [m, 2]: for each real image the attributes read right and those known, after training on [n, S, S, 3].
 
-        `labels` int8 [n, U] in {1, 0, −1 = teaches nothing}.
+        `labels` int8 [n, U] in {1, 0, −1 = unknown, not trained on}.
         """
         size = images.shape[1]
         with torch.random.fork_rng(devices=[]):

@@ -32,7 +32,7 @@ HIGHER_IS_BETTER = {
     "neighbour_copies": False,
     "reverse": True,
 }
-TOLERATED_LOSS = 0.01  # a gain in Fréchet distance counts while the accuracy of changed bits falls by at most this
+TOLERATED_LOSS = 0.01  # a gain in Fréchet distance counts if the accuracy of changed attributes falls by at most this
 INTERVALS = (
     "95 %, people resampled: percentile bootstrap for accuracies, truth, identity, copies and reverse, infinitesimal "
     "jackknife for Fréchet distances; differences between arms are paired"
@@ -67,11 +67,12 @@ class PairList(Protocol):
 class PairScores:
     """One arm, pair by pair; None where it could not be measured.
 
-    `right` bool [n, U]: the classifier sees the target's bit. `likeness` float64 [n] in [0, 1]: mean probability that
-    it gives to the changed bits' targets. `other` [n]: share of unused attributes read as in the source. `truth` [n]
-    in [0, 1], `identity` [n] in [0, 2], `copies` bool [n] (`copies.py`), `reverse` int [m, 2]: bits of each image of
-    half B that a classifier taught by the translations reads right, and known bits (`reverse.py`). `fid` … `lpips` are
-    of `inception.py`; `diversity` and `lpips` are means over several translations of one input.
+    `right` bool [n, U]: the classifier reads the target's value. `likeness` float64 [n] in [0, 1]: mean probability
+    that it gives to the targets of the attributes to change. `other` [n]: share of unused attributes read as in the
+    source. `truth` [n] in [0, 1], `identity` [n] in [0, 2], `copies` bool [n] (`copies.py`). `reverse` int [m, 2]: how
+    many attributes of each image of half B a classifier trained on the translations reads right, and how many are
+    known (`reverse.py`). `fid` … `lpips` are of `inception.py`; `diversity` and `lpips` are means over several
+    translations of one input.
     """
 
     right: NDArray[np.bool_]
@@ -175,7 +176,7 @@ def _frechets(arm: PairScores) -> dict[str, Frechet]:
 def _compare(first: PairScores, second: PairScores, pairs: PairList, draws: Draws) -> dict[str, dict[str, Any]]:
     """{measure: {difference (first − second), interval, verdict "better" | "worse" | "no difference" of first}}.
 
-    A better Fréchet distance also says whether it `counts`: not where it was bought with changed bits.
+    A better Fréchet distance also says whether it `counts`: not where the accuracy of changed attributes fell too far.
     """
     found: dict[str, dict[str, Any]] = {}
     ratios, others = _ratios(first, pairs), _ratios(second, pairs)

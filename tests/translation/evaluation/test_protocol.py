@@ -139,7 +139,7 @@ def test_a_kept_list_outlives_new_images_but_not_the_loss_of_its_own(tmp_path):
 def test_a_file_that_is_no_list_of_pairs_says_to_delete_it(tmp_path):
     for text in ("", "nonsense\n", '{"half": "A"}\n', "[1]\n"):
         (tmp_path / "pairs.jsonl").write_text(text)
-        with pytest.raises(RgunitError, match=r"is no list of pairs .* delete it"):
+        with pytest.raises(RgunitError, match=r"is not a list of pairs .* delete it"):
             Pairs.load(tmp_path / "pairs.jsonl")
 
 

@@ -34,7 +34,7 @@ class Curves:
 ABSOLUTE, SHARE = "mean absolute difference", (0.0, 1.0)
 KINDS = {"easy": "easy", "medium": "medium", "hard": "hard", "own_domain": "own domain"}
 CURVES = (
-    Curves("Way back", ABSOLUTE, {"generator/reconstruction": "reconstruction", "generator/cycle": "cycle"}),
+    Curves("Reconstruction", ABSOLUTE, {"generator/reconstruction": "reconstruction", "generator/cycle": "cycle"}),
     Curves(
         "Attributes in D", "cross-entropy", {"discriminator/domain": "real images", "generator/domain": "translations"}
     ),
@@ -43,11 +43,11 @@ CURVES = (
         "least squares",
         {"discriminator/adversarial": "discriminator", "generator/adversarial": "generator"},
     ),
-    Curves("Given back", ABSOLUTE, {"generator/style": "style", "generator/content": "content"}),
+    Curves("Style and content recovered", ABSOLUTE, {"generator/style": "style", "generator/content": "content"}),
     Curves("Style encoder", "KL, summed", {"generator/kl": "KL"}),
     Curves(
         "Labels read from style",
-        "share right",
+        "accuracy",
         {"style_accuracy": "held-out images", "style_accuracy_train": "training images"},
         SHARE,
     ),
@@ -55,11 +55,11 @@ CURVES = (
     Curves(
         "Use of neighbours",
         "relative norm",
-        {"neighbour_share": "their part of the content", "neighbour_swap": "effect of others' neighbours"},
+        {"neighbour_share": "their part of the content", "neighbour_swap": "change with others' neighbours"},
     ),
     Curves("Further terms", "unweighted", {"generator/perceptual": "perceptual", "generator/isometry": "isometry"}),
     Curves("Triplet loss", "", {"loss": "all", **{f"loss_{kind}": name for kind, name in KINDS.items()}}),
-    Curves("Triplets that still teach", "share with a loss", {"active": "active"}, SHARE),
+    Curves("Active triplets", "share with a loss", {"active": "active"}, SHARE),
     Curves(
         "Distance from the anchor",
         "Euclidean",

@@ -39,7 +39,7 @@ class RetrievalRow:
     case: Case
     query: Pixels
     path: str
-    edit: str  # "+Blond_Hair −Hat": the bits that differ from the query's own labels
+    edit: str  # "+Blond_Hair −Hat": the attributes that differ from the query's own labels
     target: Labels
     neighbours: Sequence[Neighbour]
     score: float
@@ -48,7 +48,7 @@ class RetrievalRow:
 
 @dataclass(frozen=True)
 class Output:
-    """One arm's picture of a pair [S, S, 3]; `right` says for each bit to change whether the classifier sees it."""
+    """One arm's picture of a pair [S, S, 3]; `right`: for each attribute to change, whether the classifier sees it."""
 
     arm: str
     image: Pixels

@@ -224,7 +224,7 @@ def _translation(translation: Mapping[str, Any] | None, found: Sequence[Verdict]
 
 
 def _dots(translation: Mapping[str, Any] | None) -> list[Chart]:
-    """Arms side by side with their intervals: changed bits, kept bits, distance to the truth."""
+    """Arms side by side with their intervals: changed and kept attributes, distance to the truth."""
     if not translation:
         return []
     charts = []
@@ -238,7 +238,7 @@ def _dots(translation: Mapping[str, Any] | None) -> list[Chart]:
             continue
         highest = max(max(dot.interval or (dot.value,)) for dot in dots)
         x_range = (0.0, 1.1 * highest) if measure == "truth" else (0.0, 1.0)
-        marks = {"a coin": CHANCE} if measure == "accuracy_changed" else None
+        marks = {"chance": CHANCE} if measure == "accuracy_changed" else None
         title = MEASURES[measure].capitalize()
         better = "lower is better" if measure == "truth" else "higher is better"
         charts.append(Chart(title, better, dot_chart(dots, label=title, x_range=x_range, marks=marks), Markup("")))

@@ -20,7 +20,7 @@ from translation.evaluation.report.report import mask_pixels
 
 
 def pair_sheet(rows: Sequence[TranslationRow]) -> NDArray[np.uint8]:
-    """uint8 [H, W, 3]: a row a pair, below what is asked; green where an arm has every bit that changes, else red."""
+    """uint8 [H, W, 3]: a row for each pair, under its edit; green where an arm changed all that was asked, else red."""
     shown = []
     for row in rows:
         tiles = [_tile(row.source, "source")]

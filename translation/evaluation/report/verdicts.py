@@ -18,8 +18,8 @@ State = Literal["learned", "not learned", "better", "worse", "no difference"]
 Numbers = Mapping[str, Any]
 
 MARGIN = 0.05  # above chance or copying, in accuracy and in P@10, before anything counts as learned
-CHANCE = 0.5  # of one bit
-TOLERATED_LOSS = 0.01  # of changed bits, up to which a gain in Fréchet distance counts
+CHANCE = 0.5  # of one attribute
+TOLERATED_LOSS = 0.01  # of the accuracy of changed attributes, up to which a gain in Fréchet distance counts
 RELIABLE = 0.8  # accuracy on real images that a classifier needs for its reading of translations to mean much
 MODELS = ("stage1", "unguided", "random", "guided", "swapped")
 CONTROLS = ("copy", "neighbour")
@@ -34,8 +34,8 @@ SHOWN = (
 LOWER_IS_BETTER = {"fd_attr", "fd_judge", "identity", "truth", "fid"}
 FRECHET = ("fd_attr", "fd_judge", "fid")
 MEASURES = {
-    "accuracy_changed": "accuracy of changed bits",
-    "accuracy_kept": "accuracy of kept bits",
+    "accuracy_changed": "accuracy of changed attributes",
+    "accuracy_kept": "accuracy of kept attributes",
     "accuracy_other": "agreement in all other attributes",
     "fd_attr": "FD-attr",
     "fd_judge": "FD-judge",
@@ -50,8 +50,8 @@ MEASURES = {
     "lpips": "LPIPS",
 }
 SHORT = {
-    "accuracy_changed": "changed bits",
-    "accuracy_kept": "kept bits",
+    "accuracy_changed": "changed",
+    "accuracy_kept": "kept",
     "fd_attr": "FD-attr",
     "fd_judge": "FD-judge",
     "truth": "to truth",
@@ -67,7 +67,7 @@ ARMS = {
     "unguided": "unguided",
     "random": "random neighbours",
     "guided": "guided",
-    "swapped": "swapped neighbours",
+    "swapped": "guided with random neighbours",
     "copy": "copy of the input",
     "neighbour": "top neighbour itself",
 }
@@ -134,7 +134,7 @@ def compared(translation: Numbers, arm: str, other: str) -> list[Verdict]:
         verb = "no difference from" if state == "no difference" else f"{state} than"
         text = f"{ARMS[arm].capitalize()}: {verb} {ARMS[other]} in {MEASURES[measure]}, {words}."
         if state == "better" and measure in FRECHET and _bought(translation, arm, other):
-            text += " It does not count: it was bought with changed bits."
+            text += " It does not count: fewer attributes were changed."
         found.append(Verdict(f"{arm} against {other}", measure, state, text, gap))
     return found
 
@@ -155,7 +155,7 @@ def headlines(translation: Numbers | None, retrieval: Numbers | None) -> tuple[V
         if len(failed) > 1:
             numbers = [f"{ARMS[v.subject]} {value_of(translation or {}, v.subject, measure):.3f}" for v in failed]
             told = {
-                "accuracy_changed": "Not clearly more of the bits to change were changed than by a coin or by copying",
+                "accuracy_changed": "Not clearly more of the attributes changed than by chance or copying",
                 "truth": "Not nearer to the true translation than the input itself "
                 f"({_three(value_of(translation or {}, 'copy', 'truth'))})",
             }[measure]
@@ -178,12 +178,12 @@ def headlines(translation: Numbers | None, retrieval: Numbers | None) -> tuple[V
 
 
 def classifier_warning(translation: Numbers | None) -> str:
-    """A sentence where the classifier that reads the bits is too poor to trust, else empty."""
+    """A sentence where the classifier that reads the attributes is too poor to trust, else empty."""
     accuracy = ((translation or {}).get("classifier") or {}).get("accuracy")
     if accuracy is None or accuracy >= RELIABLE:
         return ""
     share = f"{100 * accuracy:.0f} %"
-    return f"The classifier that reads the bits is right in only {share} of real images: its numbers say little."
+    return f"The classifier that reads the attributes is right in only {share} of real images: its numbers say little."
 
 
 def plain_words(translation: Numbers | None, retrieval: Numbers | None) -> str:
@@ -246,7 +246,7 @@ def _and(names: Sequence[str]) -> str:
 
 
 def _bought(translation: Numbers, arm: str, other: str) -> bool:
-    """Whether a better Fréchet distance came with changed bits lost: the accuracy fell by more than one point."""
+    """Whether a better Fréchet distance came with fewer changed attributes: an accuracy more than a point lower."""
     gap = difference(translation, arm, other, "accuracy_changed")
     return gap is not None and gap[0] < -TOLERATED_LOSS
 
@@ -304,8 +304,8 @@ def _changed(translation: Numbers, arm: str) -> Verdict | None:
     ends = interval_of(translation, arm, "accuracy_changed")
     learned = (ends[0] if ends else value) > base + MARGIN
     sure = f" ({ends[0]:.3f} to {ends[1]:.3f})" if ends else ""
-    told = f"{ARMS[arm].capitalize()}: {value:.3f}{sure} of the bits to change were changed"
-    tail = f", copying gets {copy:.3f}." if learned else f": not learned, a coin gets {base:.3f}."
+    told = f"{ARMS[arm].capitalize()}: {value:.3f}{sure} of the attributes to change were changed"
+    tail = f", copying gets {copy:.3f}." if learned else f": not learned, chance gets {base:.3f}."
     return Verdict(arm, "accuracy_changed", "learned" if learned else "not learned", told + tail)
 
 
