@@ -20,6 +20,7 @@ import typer
 from cli import add, duplicates, evaluate, index, info, map, query, run, similar, train, translate
 from cli.settings import Failed, Settings, globals_first
 from index_store.errors import RgunitError, UsageError
+from index_store.lifetimes import end_with_parent
 
 INTERRUPTED = 130
 
@@ -95,6 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not debug:
             _quiet()
         try:
+            end_with_parent()
             status = app(globals_first(words), prog_name="rgunit", standalone_mode=False, obj=out)
             return _stopped(out, as_json) if status == INTERRUPTED else int(status or 0)
         except (KeyboardInterrupt, typer.Abort):

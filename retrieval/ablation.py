@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from index_store.duplicates import perceptual_hash
 from index_store.errors import RgunitError, UsageError
+from index_store.lifetimes import end_with_parent
 from index_store.workspace import Workspace
 from retrieval.baselines import WEIGHTS, Vectors, late_fusion
 from retrieval.config import RetrievalConfig
@@ -141,7 +142,8 @@ def run_ablation(
     done = len(rows) * len(seeds) - len(todo)
     jobs = jobs or (1 if plan.device.startswith("cuda") else max(1, len(os.sched_getaffinity(0))))
     tell("rows", done, len(rows) * len(seeds))
-    with ProcessPoolExecutor(min(jobs, max(1, len(todo))), get_context("spawn")) as executor:
+    at_once = min(jobs, max(1, len(todo)))
+    with ProcessPoolExecutor(at_once, get_context("spawn"), end_with_parent, (os.getpid(),)) as executor:
         running = [executor.submit(_one, plan, row, seed) for row, seed in todo]
         try:
             for finished in as_completed(running):

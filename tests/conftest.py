@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from index_store.lifetimes import PARENT, end_with_parent
 from index_store.workspace import Workspace
+
+
+def pytest_configure() -> None:
+    """Every process that a test starts ends with this one, which ends with the one that started it."""
+    end_with_parent()
+    os.environ[PARENT] = str(os.getpid())
 
 
 @pytest.fixture(scope="session")

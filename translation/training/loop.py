@@ -43,6 +43,7 @@ from translation.training.precision import faster_precision
 from translation.training.processes import (
     any_process,
     average_gradients,
+    end_with_starter,
     launched,
     leave_group,
     process_rank,
@@ -198,6 +199,7 @@ def train(
     others); the last good checkpoint stays. So does a measure of `training.best` that is not logged after `warmup`
     steps. Of several processes the first writes.
     """
+    end_with_starter()
     rank = process_rank()
     writes = rank == 0
     progress = progress if progress and writes else Progress()

@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from index_store.lifetimes import end_with_parent
+
 T = TypeVar("T")
 
 
@@ -32,6 +34,13 @@ def launched() -> tuple[int, int]:
         return 1, 1
     here = int(os.environ["LOCAL_WORLD_SIZE"])
     return here, int(os.environ["WORLD_SIZE"]) // here
+
+
+def end_with_starter() -> None:
+    """End this training soon after the program that started it: the one in RGUNIT_PARENT, and `torchrun`."""
+    end_with_parent()
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        end_with_parent(os.getppid())
 
 
 def leave_group() -> None:
