@@ -44,13 +44,13 @@ def as_vectors(vectors: npt.ArrayLike, dim: int, *, one: bool = False) -> npt.ND
     try:
         matrix = np.ascontiguousarray(vectors, np.float32)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"vectors must be numbers, as many in each row: {error}") from error
+        raise UsageError(f"vectors must be numbers, the same number in each row: {error}") from error
     if one and matrix.ndim == 1:
         matrix = matrix[None]
     if matrix.size == 0 and matrix.ndim <= 2:
         return np.zeros((0, dim), np.float32)
     if matrix.ndim != 2 or matrix.shape[1] != dim:
-        raise UsageError(f"vectors have shape {list(matrix.shape)}: needed is [n, {dim}]")
+        raise UsageError(f"vectors have shape {list(matrix.shape)}, not [n, {dim}]")
     if not np.einsum("nd,nd->", matrix, matrix) <= LONGEST:  # all rows together: one quick look
         if not np.isfinite(matrix).all():
             raise UsageError("vectors must be finite: there is a NaN or an infinity among them")
@@ -60,7 +60,7 @@ def as_vectors(vectors: npt.ArrayLike, dim: int, *, one: bool = False) -> npt.ND
 
 
 def as_ids(ids: npt.ArrayLike, what: str = "ids") -> npt.NDArray[np.int64]:
-    """Return int64 [n]; UsageError for what are no whole numbers."""
+    """Return int64 [n]; UsageError for anything but whole numbers."""
     array = np.asarray(ids).ravel()
     if array.size and array.dtype.kind not in "iu":
         raise UsageError(f"{what} must be whole numbers, not {array[0]!r}")
@@ -68,22 +68,22 @@ def as_ids(ids: npt.ArrayLike, what: str = "ids") -> npt.NDArray[np.int64]:
 
 
 def encodable(texts: Sequence[str], what: str) -> None:
-    """Raise UsageError for a text that is no Unicode text (half of a surrogate pair)."""
+    """Raise UsageError for a text that is not valid Unicode (half of a surrogate pair)."""
     try:
         "".join(texts).encode()
     except UnicodeEncodeError as error:
-        raise UsageError(f"{what}: a text that is not valid Unicode ({error.reason})") from error
+        raise UsageError(f"{what}: not valid Unicode text ({error.reason})") from error
 
 
 def text_column(value: str | Sequence[str], count: int, what: str) -> str | list[str]:
-    """Return one text for all rows, or one a row."""
+    """Return one text for all rows, or one for each row."""
     if isinstance(value, str):
         encodable([value], what)
         return value
     try:
         column = [str(entry) for entry in value]
     except TypeError as error:
-        raise UsageError(f"{what} must be one text, or one a row, not {value!r}") from error
+        raise UsageError(f"{what} must be one text, or one for each row, not {value!r}") from error
     encodable(column, what)
     if len(column) != count:
         raise UsageError(f"{count} vectors but {len(column)} entries of {what}")

@@ -174,7 +174,7 @@ class Catalog:
     # Writing
 
     def begin(self) -> None:
-        """Become the writer: take the lock; right after taking it, mend what a killed writer left. Raises Locked."""
+        """Become the writer: take the lock, then repair what a killed writer left. Raises Locked."""
         if self.lock.acquire():
             self.recover()
 

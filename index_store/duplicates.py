@@ -1,4 +1,4 @@
-"""Near-duplicates: one picture kept twice, re-encoded, resized, brightened or cropped by a hair.
+"""Near-duplicates: one picture kept twice, re-encoded, resized, brightened or slightly cropped.
 
 A picture is known by the signs of its 8×8 coarsest waves about their median, 64 bits; two pictures are
 near-duplicates where few bits differ. A mirrored picture is another picture. The bits know no colour and little of

@@ -1,7 +1,7 @@
-"""What can go wrong in a way that a user can mend.
+"""What can go wrong in a way that a user can put right.
 
 The one idea: every expected failure is an `RgunitError` whose text is one line that names the thing, the
-limit and the remedy; the command line prints it and leaves with status 1 (2 for `UsageError`).
+limit and the remedy; the command line prints it and ends with status 1 (2 for `UsageError`).
 """
 
 

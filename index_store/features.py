@@ -39,7 +39,7 @@ class ShardMissing(ShardDamaged):
 class Record:
     """One change: `kind` says what it does, arrays and texts are its columns, the header is small JSON.
 
-    A text column is a list with one entry a row, or one str for all rows.
+    A text column is a list with one entry for each row, or one str for all rows.
     """
 
     kind: str
@@ -53,7 +53,7 @@ class Record:
         return len(self.arrays["ids"]) if "ids" in self.arrays else 0
 
     def text(self, name: str) -> Texts:
-        """Return a text column as a list with one entry a row (all None where the record lacks it)."""
+        """Return a text column as a list with one entry for each row (all None where the record lacks it)."""
         column = self.texts.get(name)
         return [column] * self.rows if column is None or isinstance(column, str) else column
 
@@ -79,7 +79,7 @@ def shard_seq(name: str) -> int | None:
 
 
 def seal(folder: Path, seq: int, record: Record, step: Step) -> Sealed:
-    """Write a record durably and return what the catalog must keep; `step` is told each step before it is taken.
+    """Write a record durably and return what the catalog must keep; `step` is called before each step with its name.
 
     On failure nothing is left behind, and the error is raised again (OSError where the disk is full).
     """

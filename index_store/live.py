@@ -75,7 +75,9 @@ class Live:
             except features.ShardMissing:  # merged by a compaction after the state was read
                 if self.state() is state:
                     raise
-        raise RgunitError(f"{self.catalog.folder} is compacted again and again: try when its writer has finished")
+        raise RgunitError(
+            f"{self.catalog.folder} is being compacted again and again: try again when its writer has finished"
+        )
 
     def table(self, state: State, info: EncoderInfo) -> Table:
         """Return the vectors of an encoder in a state."""

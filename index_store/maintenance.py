@@ -1,7 +1,7 @@
 """Checking a store, mending it, and merging its shards.
 
 The one idea: the sealed shards replayed in order must give exactly the catalog's tables. Where they do not, the
-catalog is damaged and is made again from the shards; a damaged shard is mended from its own seal.
+catalog is damaged and is made again from the shards; a damaged shard is repaired from its own seal.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ def verify(catalog: Catalog) -> Report:
 def rebuild(catalog: Catalog) -> list[str]:
     """Mend damaged shards from their seals, then the catalog from the shards; return what was wrong.
 
-    Vectors that cannot be mended but were attached to images are dropped, to be embedded again. RgunitError names
-    files that hold the only copy of something and cannot be mended; nothing else is lost then.
+    Vectors that cannot be repaired but were attached to images are dropped, to be embedded again. RgunitError names
+    files that hold the only copy of something and cannot be repaired; nothing else is lost then.
     """
     catalog.lock.acquire()
     catalog.clean()
@@ -114,7 +114,7 @@ def rebuild(catalog: Catalog) -> list[str]:
     dropped = [file for file in lost if file.endswith(f"-vectors{features.SUFFIX}")]
     if len(dropped) < len(lost):
         names = ", ".join(sorted(set(lost) - set(dropped)))
-        raise RgunitError(f"{catalog.shards}: {names} cannot be mended: put a copy from a backup in its place")
+        raise RgunitError(f"{catalog.shards}: {names} cannot be repaired: put a copy from a backup in its place")
     for file in dropped:
         (catalog.shards / file).unlink(missing_ok=True)
     report = verify(catalog)
@@ -130,7 +130,7 @@ def rebuild(catalog: Catalog) -> list[str]:
 def compact(catalog: Catalog, *, check: bool = True) -> str:
     """Merge all shards into one with the rows and one an encoder, without what was removed; ids stay.
 
-    Returns a line on it. With `check` a damaged store is refused (RgunitError): its seals are what could mend it.
+    Returns a line on it. With `check` a damaged store is refused (RgunitError): its seals could repair it.
     """
     catalog.begin()
     with catalog.guard:
@@ -280,7 +280,7 @@ def _header(path: Path) -> dict[str, Any]:
 
 
 def _mend_files(catalog: Catalog, known: dict[str, _Row]) -> tuple[list[str], list[str]]:
-    """Mend the shards that are damaged; return lines about those mended, and the files that are lost.
+    """Repair the damaged shards; return lines about those repaired, and the files that are lost.
 
     A shard that fits its own seal is left alone, whatever the catalog says of it: the catalog may be what is damaged.
     """
@@ -305,7 +305,7 @@ def _mend_files(catalog: Catalog, known: dict[str, _Row]) -> tuple[list[str], li
         features.write_durably(temporary, whole)
         temporary.rename(path)
         features.sync_folder(catalog.shards)
-        mended.append(f"{file}: mended")
+        mended.append(f"{file}: repaired")
     return mended, lost
 
 

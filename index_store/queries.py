@@ -1,4 +1,4 @@
-"""Answering one call: what a caller may ask (one filter or one a query, ids to leave out for all or for each).
+"""Answering one call: what a caller may ask (one filter or one for each query, ids to leave out for all or for each).
 
 The one idea: queries with the same filter are one search; what each leaves out is asked for in addition and dropped.
 """
@@ -115,11 +115,11 @@ def whole(k: int) -> int:
 
 
 def per_query_filters(schema: AttributeSchema, where: str | Sequence[str | None] | None, count: int) -> list[Filter]:
-    """Return one filter a query."""
+    """Return one filter for each query."""
     if where is None or isinstance(where, str):
         return [schema.filter(where)] * count
     if not isinstance(where, Sequence) or not all(text is None or isinstance(text, str) for text in where):
-        raise UsageError(f"where must be one filter, or a list of one a query, not {where!r}")
+        raise UsageError(f"where must be one filter, or a list with one for each query, not {where!r}")
     if len(where) != count:
         raise UsageError(f"{count} queries but {len(where)} filters")
     parsed = {text: schema.filter(text) for text in set(where)}
@@ -127,11 +127,11 @@ def per_query_filters(schema: AttributeSchema, where: str | Sequence[str | None]
 
 
 def per_query_ids(exclude: Any, count: int) -> list[Ids]:
-    """Return the ids to leave out, one sorted array a query: a 1-D array is for all, a list of arrays for each."""
+    """Return the ids to leave out, a sorted array for each query: a 1-D array is for all, a list of arrays for each."""
     if exclude is None:
         return [np.zeros(0, np.int64)] * count
     if np.ndim(exclude) == 0 if isinstance(exclude, np.ndarray) else not isinstance(exclude, Sequence):
-        raise UsageError(f"exclude must be a list of ids, or one a query, not {exclude!r}")
+        raise UsageError(f"exclude must be a list of ids, or one list for each query, not {exclude!r}")
     if all(np.ndim(entry) == 0 for entry in exclude):
         return [np.unique(as_ids(exclude, "ids to leave out"))] * count
     if len(exclude) != count:

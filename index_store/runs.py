@@ -162,7 +162,7 @@ def mend_files(catalog: Catalog) -> list[str]:
         if _read(folder / FILE) is None:
             folder.mkdir(parents=True, exist_ok=True)
             _write(folder, row)
-            mended.append(f"{folder.name}/{FILE}: mended")
+            mended.append(f"{folder.name}/{FILE}: repaired")
     return mended
 
 

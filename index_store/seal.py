@@ -1,4 +1,4 @@
-"""Sealing a file: a trailer behind its content that finds every flipped byte and mends what it finds.
+"""Sealing a file: a trailer behind its content that finds every flipped byte and repairs what it finds.
 
 The one idea: the trailer holds the content's sha-256, a checksum of every 4 KiB block, and one parity block for
 each 64 blocks (interleaved). A damaged block is found by its checksum and is the XOR of the others of its group.

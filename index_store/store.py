@@ -70,7 +70,7 @@ class IndexStore:
         return cls(Catalog.open(Path(path), wait))
 
     def close(self) -> None:
-        """Let go of files and of the writer's lock."""
+        """Close files and release the writer's lock."""
         self._live.forget()
         if self._owner:
             self.catalog.close()
@@ -127,7 +127,7 @@ class IndexStore:
             count = len(matrix)
             given = np.full((count, len(state.schema)), -1, np.int8) if labels is None else np.asarray(labels)
             if given.ndim != 2 or len(given) != count:
-                raise UsageError(f"{count} vectors but labels of shape {list(given.shape)}: one row each is needed")
+                raise UsageError(f"{count} vectors but labels of shape {list(given.shape)}: each vector needs one row")
             known, value = state.schema.pack(given)
             splits, origins = text_column(split or "", count, "split"), text_column(origin, count, "origin")
             for name in {origins} if isinstance(origins, str) else set(origins):
@@ -210,7 +210,7 @@ class IndexStore:
     ) -> Found:
         """Find the k nearest rows of queries [dim] or [q, dim] among those that pass `where`, less `exclude`.
 
-        `where` is one filter or one a query; `exclude` ids for every query, or a list of one array a query.
+        `where` is one filter or one for each query; `exclude` ids for all queries, or a list with an array for each.
         Never fewer than min(k, matches) results a query.
         """
         return answer(self._live, self._subsets, queries, k, where, exclude, encoder, exact)
@@ -255,7 +255,9 @@ class IndexStore:
                 return ids[find(state.ids, ids) >= 0]
             except ShardMissing:  # merged by a compaction after the state was read
                 continue
-        raise RgunitError(f"{self.catalog.folder} is compacted again and again: try when its writer has finished")
+        raise RgunitError(
+            f"{self.catalog.folder} is being compacted again and again: try again when its writer has finished"
+        )
 
     def blocks(
         self, encoder: str, fingerprint: str, rows: int = 8192
@@ -280,17 +282,17 @@ class IndexStore:
         return verify(self.catalog)
 
     def rebuild(self) -> list[str]:
-        """Mend what is damaged, and make the derived indexes of large shards again; return a line on each."""
+        """Repair what is damaged, and remake the derived indexes of large shards; return a line on each."""
         told = rebuild(self.catalog)
         self._live.forget()
         self._subsets = Subsets()
         return told + self._build_cells()
 
     def compact(self) -> list[str]:
-        """Merge all shards into one an encoder, without what was removed: many small adds become one file.
+        """Merge all shards into one for each encoder, without removed rows: many small adds become one file.
 
         Derived indexes are made again if there were some; returns a line on what was done. RgunitError where `verify`
-        finds problems: they are mended by `rebuild` first.
+        finds problems: `rebuild` repairs them first.
         """
         derived = any((self.catalog.folder / ann.FOLDER).glob("*" + ann.SUFFIX))
         told = [compact(self.catalog)]
@@ -340,7 +342,7 @@ class IndexStore:
             if (first := seen.setdefault(key, row)) == row:
                 fresh.append(row)
             elif not batch.same(row, first):
-                raise DuplicateKey(f"key {key!r} is twice in the batch with different data: give each row its own")
+                raise DuplicateKey(f"key {key!r} appears twice in the batch with different data: give each row its own")
         encodable(list(seen), "keys")
         there = self._ids_of(list(seen))
         if there:
@@ -380,7 +382,7 @@ def _width(vectors: npt.ArrayLike) -> int:
     """Return the dimension of vectors [n, d] of an encoder that is not known yet."""
     shape = np.shape(vectors)
     if len(shape) != 2 or not shape[1]:
-        raise UsageError(f"vectors of a new encoder have shape {list(shape)}: needed is [n, d], d at least 1")
+        raise UsageError(f"vectors of a new encoder have shape {list(shape)}, not [n, d] with d at least 1")
     return int(shape[1])
 
 

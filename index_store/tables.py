@@ -46,7 +46,7 @@ def read_labels(file: Path, schema: AttributeSchema, fields: Sequence[str] = ())
     columns = {name: [row[place] for row in rows] for place, name in enumerate(header)}
     if len(columns) < len(header):
         twice = next(name for name in header if header.count(name) > 1)
-        raise RgunitError(f"{file}: column {twice!r} is there twice")
+        raise RgunitError(f"{file}: column {twice!r} appears twice")
     name_column = next((name for name in NAME_COLUMNS if name in columns), header[0])
     names = columns.pop(name_column)
     return classify(file, names, columns, schema, fields)

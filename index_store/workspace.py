@@ -83,7 +83,7 @@ class Workspace:
         return Workspace.open(folder, wait=wait) if Catalog.exists(folder) else Workspace.create(folder)
 
     def close(self) -> None:
-        """Let go of files and of the writer's lock."""
+        """Close files and release the writer's lock."""
         self._store.close()
         self.catalog.close()
 

@@ -89,7 +89,7 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Results(Sequence[Neighbour]):
-    """The neighbours, nearest first, with what was sought (`target`, the style's labels) and what was done."""
+    """The neighbours, nearest first, with what was asked for (`target`, the style's labels) and what was done."""
 
     neighbours: tuple[Neighbour, ...]
     target: dict[str, int | None]

@@ -55,7 +55,7 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[Tile]]]) -> Pixels:
 def write_grid(
     path: Path, images: Sequence[Picture], style_of: Picture | None, results: Results, *, heading: str = ""
 ) -> None:
-    """Draw a query and what it found: a green frame where every known label is as sought, a red one where not."""
+    """Draw a query and its neighbours: a green frame where every known label is as wanted, a red one where not."""
     asked = [Tile(picture.at(TILE), "query" if style_of is None else "content") for picture in images]
     if style_of is not None:
         asked.append(Tile(style_of.at(TILE), "style"))
@@ -89,7 +89,7 @@ def write_csv(path: Path, results: Results) -> None:
 
 
 def agreement(attributes: dict[str, int | None], target: dict[str, int | None]) -> tuple[int, int]:
-    """How many labels that are known are as sought, and how many are known."""
+    """How many of the known labels are as wanted, and how many are known."""
     known = [
         attributes[name] == bit for name, bit in target.items() if bit is not None and attributes[name] is not None
     ]

@@ -27,7 +27,7 @@ def store(tmp_path):
         ({"queries": [{}]}, "must be numbers"),
         ({"queries": [np.nan, 0, 0]}, "finite"),
         ({"queries": [1e20, 0, 0]}, "must be shorter"),
-        ({"queries": [1, 2]}, "needed is"),
+        ({"queries": [1, 2]}, "have shape"),
         ({"where": 3}, "where must be"),
         ({"where": [3]}, "where must be"),
         ({"where": ["+a", "+b"]}, "1 queries but 2 filters"),
@@ -46,7 +46,7 @@ def test_a_search_that_cannot_be_meant(store, given, told):
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"vectors": 3.0}, "needed is"),
+        ({"vectors": 3.0}, "have shape"),
         ({"vectors": 3.0, "encoder": "new"}, "new encoder"),
         ({"vectors": "a"}, "must be numbers"),
         ({"vectors": [[1e30, 0, 0]]}, "must be shorter"),
