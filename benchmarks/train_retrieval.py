@@ -23,7 +23,7 @@ from retrieval.config import RetrievalConfig
 from retrieval.train import RetrievalTask
 from translation.config import load_config
 from translation.drawings import make_dataset
-from translation.methods.gmm_unit import build_networks
+from translation.methods import find_method
 from translation.translator import Translator
 
 
@@ -42,8 +42,8 @@ def main() -> None:
         with Workspace.create(Path(folder) / "workspace") as workspace:
             workspace.add_images(faces, attributes=labels)
             schema = workspace.schema.subset(workspace.schema.names[:5])
-            networks = build_networks(config, len(schema.names), discriminator=False)
-            translator = Translator(networks, config=config, schema=schema, device=torch.device("cpu"))
+            made = find_method(config.method).build(config, schema, "translation", inference=True)
+            translator = Translator(made, config=config, schema=schema, device=torch.device("cpu"))
 
             def task(pool: float) -> RetrievalTask:
                 return RetrievalTask(

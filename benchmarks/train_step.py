@@ -39,10 +39,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from retrieval.loading import resolve_device
 from translation.config import Config, load_config, presets
 from translation.guidance import PIXELS, build_guidance
-from translation.methods.gmm_unit import Batch, GmmUnit, build_networks
+from translation.methods.gmm_unit import GmmUnit, Networks, build_networks
 from translation.networks.gmm_unit import ContentEncoder
+from translation.sampling import Batch, Guides
 from translation.training.compiling import compile_networks
 from translation.training.precision import faster_precision
+from translation.training.task import Engine
 
 ATTRIBUTES = 5
 GUIDANCE = {"unguided": "none", "convolution": "convolution", "attention": "attention", "patches": "patches"}
@@ -57,11 +59,13 @@ HEAD = (
 
 def make(
     config: Config, precision: str, device: torch.device, guidance: str | None = None
-) -> tuple[GmmUnit, Batch, dict[str, torch.optim.Optimizer]]:
+) -> tuple[GmmUnit, Batch, Engine]:
     """The update rule of stage 1 (or of stage 3, with a guidance) and its optimisers, and one random batch."""
     torch.manual_seed(0)
     form = torch.channels_last if config.training.channels_last else torch.contiguous_format
-    networks = {k: n.to(device, memory_format=form) for k, n in build_networks(config, ATTRIBUTES).items()}
+    assert isinstance(config.networks, Networks)
+    fresh = build_networks(config.networks, config.data.size, ATTRIBUTES)
+    networks = {k: n.to(device, memory_format=form) for k, n in fresh.items()}
     stage, size = config.guided if guidance else config.translation, config.data.size
     kind = config.guided.model_copy(update={"guidance": guidance or "none"})
     fusion = build_guidance(kind, _channels(networks))
@@ -80,13 +84,13 @@ def make(
     }
     images = torch.rand(stage.batch, 3, size, size).mul(2).sub(1).to(device, memory_format=torch.channels_last)
     labels, target = torch.randint(0, 2, (2, stage.batch, ATTRIBUTES)).to(device)
-    batch = Batch(images, labels, target, *torch.randn(3, stage.batch, 8 * ATTRIBUTES).to(device))
+    batch = Batch(images, labels, target, torch.randn(3, stage.batch, 8 * ATTRIBUTES).to(device))
     half = precision == "bf16-mixed"
 
     def autocast() -> contextlib.AbstractContextManager[object]:
         return torch.autocast(device.type, torch.bfloat16) if half else contextlib.nullcontext()
 
-    method = GmmUnit(networks, stage, autocast, fusion=networks.get("fusion"), train_encoders=not guidance)  # type: ignore[arg-type]
+    method = GmmUnit(networks, stage, train_encoders=not guidance)  # type: ignore[arg-type]
     if guidance:
         content, mean, log_variance = method.encode(images)
         batch = replace(batch, encoded=(content, mean, log_variance))
@@ -94,16 +98,18 @@ def make(
             k = config.guided.neighbours
             channels = content.shape[1] + (PIXELS if fusion.pixels else 0)
             neighbours = torch.randn(2, len(images), k, channels, *content.shape[2:], device=device)
-            batch = replace(batch, neighbours=neighbours[0], source_neighbours=None if fusion.pixels else neighbours[1])
-    return method, batch, optimizers
+            maps = tuple(neighbours[: 1 if fusion.pixels else 2])
+            batch = replace(batch, guides=Guides(maps=maps))
+    return method, batch, Engine(optimizers, autocast)
 
 
 def update_of(config: Config, precision: str, device: torch.device, method: str) -> Callable[[], object]:
     """One step of a method, to be called again and again."""
-    made, batch, optimizers = make(config, precision, device, GUIDANCE.get(method))
+    made, batch, engine = make(config, precision, device, GUIDANCE.get(method))
     if config.training.compile:
         compile_networks(made.networks)
-    return partial(made.warm_up if method == "warm-up" else made.step, batch, optimizers, 0.1)
+    steps = partial(made.warm_up, batch, 0.1) if method == "warm-up" else partial(made.step, batch, 10**9)
+    return lambda: engine.run(steps())
 
 
 def make_limit(precision: str, device: torch.device) -> Callable[[], object]:

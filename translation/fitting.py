@@ -13,6 +13,7 @@ from index_store.errors import RgunitError, UsageError
 from index_store.workspace import Workspace
 from translation.config import Config
 from translation.progress import Progress
+from translation.sections import StageConfig
 from translation.translator import Translator
 
 
@@ -52,13 +53,15 @@ def fitted(config: Config, translator: Translator, progress: Progress) -> Config
     ]
     if told:
         progress.note(f"as {run} was trained: {'; '.join(told)}")
-    vgg = config.networks.perceptual_weights or own.networks.perceptual_weights  # a file, which may have moved
-    networks = own.networks.model_copy(update={"perceptual_weights": vgg})
+    networks = own.networks
+    if moved := getattr(config.networks, "perceptual_weights", ""):  # a file, which may lie elsewhere now
+        networks = networks.model_copy(update={"perceptual_weights": moved})
     return config.model_copy(update={"data": own.data, "networks": networks})
 
 
-def tell_what_is_off(config: Config, weight: float, progress: Progress) -> None:
-    if weight and not config.networks.perceptual_weights:
+def tell_what_is_off(config: Config, stage: StageConfig, progress: Progress) -> None:
+    weighs = getattr(stage.weights, "perceptual", 0)
+    if weighs and not getattr(config.networks, "perceptual_weights", ""):
         progress.note("the perceptual term is off: no networks.perceptual_weights given")
 
 

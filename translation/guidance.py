@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -17,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from index_store.errors import RgunitError
-from translation.config import GuidedConfig
 from translation.networks.blocks import convolution, instance_norm
+from translation.sections import GuidedConfig
 
 HEADS = 2  # few and wide: on a CPU attention's time goes with heads · queries · keys
 POSITIONS = 32  # patches are looked for in at most 32×32 places, of a content map averaged down where it is larger
@@ -38,6 +39,16 @@ class Guided(NamedTuple):
 
     content: Tensor
     look: Tensor | None = None
+    shown: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Guide:
+    """What one translation is shown: neighbours' content [B, k, C, h, w] (C + 48 where guidance wants pixels), how much
+    they count, in [0, 1], and the images [B] that see theirs (None: all)."""
+
+    neighbours: Tensor
+    strength: float = 1.0
     shown: Tensor | None = None
 
 
@@ -297,6 +308,26 @@ def build_guidance(guided: GuidedConfig, channels: int) -> Guidance | None:
     if guided.guidance == "attention":
         return AttentionFusion(channels, start=guided.neighbour_start)
     return ConvolutionFusion(channels, guided.neighbours, paper=guided.fusion == "paper", start=guided.neighbour_start)
+
+
+def fuse(guidance: Guidance | None, content: Tensor, guide: Guide | None) -> Guided:
+    """The generator's input: (1 − g)·E_c(x) + g·c_total, g = the guide's strength; E_c(x) without guidance or guide."""
+    if guidance is None or guide is None:
+        return Guided(content)
+    guided: Guided = guidance(content, guide.neighbours, guide.shown)
+    if guide.strength == 1:
+        return guided
+    return guided._replace(content=torch.lerp(content.float(), guided.content.float(), guide.strength))
+
+
+def paint(
+    guidance: Guidance | None, prediction: Tensor, mask: Tensor, guided: Guided, images: Tensor, strength: float = 1.0
+) -> Tensor:
+    """The generator's prediction [B, 3, H, W] with `strength` of what guidance takes over from its look."""
+    if guidance is None or guided.look is None:
+        return prediction
+    painted = guidance.paint(prediction, mask, guided, images)
+    return painted if strength == 1 else torch.lerp(prediction.float(), painted.float(), strength)
 
 
 def draw_shown(images: int, dropout: float, rng: np.random.Generator) -> NDArray[np.bool_]:

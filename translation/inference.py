@@ -101,14 +101,15 @@ def translate_images(
             images = to_tensor(pixels[None], translator.device)
             own = np.array([-1 if picture.image_id is None else picture.image_id], np.int64)
             ids = np.empty((1, 0), np.int64)
-            content, style = None, query.style
+            guide, style = None, query.style
             if guides is not None:
                 ids = guides.find(query.content, query.style, own, [np.random.default_rng([seed, number, sample])])
-                content, style = guides.guide(translator, ids, style, strength)
-            made = translator.translate(images, query.content, style, neighbour_content=content, guidance=strength)
+                guide, style = guides.guide(translator, ids, style, strength)
+            made = translator.translate(images, query.content, style, guide=guide)
             made_path, mask_path = out / f"{name}-{sample}.png", out / f"{name}-{sample}-mask.png"
             write_image(made_path, to_pixels(made.image)[0])
-            write_image(mask_path, to_pixels(made.mask.mul(2).sub(1).expand(-1, 3, -1, -1))[0])
+            if made.mask is not None:
+                write_image(mask_path, to_pixels(made.mask.mul(2).sub(1).expand(-1, 3, -1, -1))[0])
             known = neighbour_table(workspace, ids)
             rows.append(
                 {
@@ -116,7 +117,7 @@ def translate_images(
                     "target": translator.schema.describe(query.target),
                     "path": str(made_path.absolute()),
                     "neighbours": [known[int(i)] for i in ids[0]],
-                    "mask": str(mask_path.absolute()),
+                    "mask": None if made.mask is None else str(mask_path.absolute()),
                 }
             )
     return rows

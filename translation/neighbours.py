@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from itertools import repeat
 
 import numpy as np
 import torch
@@ -21,9 +23,10 @@ from index_store.errors import RgunitError
 from index_store.workspace import Workspace
 from retrieval.retriever import Retriever
 from retrieval.tensors import to_tensor
-from translation.guidance import with_pixels
-from translation.networks.gmm_unit import STYLE_PER_ATTRIBUTE
-from translation.objectives.style import style_labels
+from translation.guidance import Guide, draw_hidden, draw_shown, with_pixels
+from translation.methods import Guidable
+from translation.sampling import Batch, Guides
+from translation.sections import GuidedConfig
 from translation.translator import Translator
 
 POOL = "split=train origin=real|unlabelled"
@@ -43,10 +46,12 @@ class Neighbours:
         cache_mib: int = 512,
         pixels: bool = False,
         pool: int = 0,
+        where: str = "",
     ) -> None:
         self.workspace, self.translator, self.retriever, self.k = workspace, translator, retriever, k
         self.pixels = pixels
-        table = workspace.images(POOL)
+        self.where = f"{POOL} {where}".strip()
+        table = workspace.images(self.where)
         self.pool: NDArray[np.int64] = table.ids
         self._labels = table.labels[:, workspace.schema.indices(translator.schema.names)]
         if len(self.pool) <= k:
@@ -74,7 +79,7 @@ class Neighbours:
         found = self.retriever.nearest(
             vectors,
             k=self._among,
-            where=POOL,
+            where=self.where,
             exclude=[np.array([i]) if i >= 0 else np.array([], np.int64) for i in own],
         )
         if (found.ids < 0).any():
@@ -141,19 +146,19 @@ class Neighbours:
             while len(self._styles) > STYLES:  # the oldest first
                 self._styles.pop(next(iter(self._styles)))
         theirs = torch.stack([styles[int(i)] for i in ids.reshape(-1)]).view(*ids.shape, -1)
-        return torch.lerp(style, agreeing(theirs, style), share)
+        return torch.lerp(style, agreeing(theirs, style, self.translator.style_labels), share)
 
     def guide(
         self, translator: Translator, ids: NDArray[np.int64], style: Tensor, strength: float = 1.0
-    ) -> tuple[Tensor | None, Tensor]:
-        """What a translator takes from neighbours [B, k]: their content, if it fuses any, and the style [B, 8·A].
+    ) -> tuple[Guide | None, Tensor]:
+        """What a translator takes from neighbours [B, k]: their content, if it fuses any, and the style [B, S].
 
         Of the way to their style that it was trained with, `strength` in [0, 1] is gone.
         """
-        content = self.content(ids) if "fusion" in translator.networks else None
+        guide = Guide(self.content(ids), strength) if "fusion" in translator.networks else None
         if share := translator.config.guided.neighbour_style:
             style = self.style(ids, style, share * strength)
-        return content, style
+        return guide, style
 
     def _images(self, ids: NDArray[np.int64]) -> Tensor:
         """Images to encode [n, 3, H, W]; on a GPU some of them again at the end, up to a power of two.
@@ -175,9 +180,80 @@ class Neighbours:
         self._bytes += size
 
 
-def agreeing(theirs: Tensor, style: Tensor) -> Tensor:
-    """Mean [B, 8·A] over those of `theirs` [B, k, 8·A] that have each attribute as `style` [B, 8·A]; that, if none."""
-    bits = style_labels(theirs.flatten(0, 1)).view(*theirs.shape[:2], -1)
-    right = (bits == style_labels(style)[:, None]).repeat_interleave(STYLE_PER_ATTRIBUTE, dim=2)
+def agreeing(theirs: Tensor, style: Tensor, labels_of: Callable[[Tensor], Tensor]) -> Tensor:
+    """Mean [B, S] over those of `theirs` [B, k, S] that have each attribute as `style` [B, S]; that, where none has.
+
+    `labels_of` reads labels [n, A] off styles [n, S], of which each attribute has S / A numbers.
+    """
+    wanted = labels_of(style)
+    bits = labels_of(theirs.flatten(0, 1)).view(*theirs.shape[:2], -1)
+    right = (bits == wanted[:, None]).repeat_interleave(style.shape[1] // wanted.shape[1], dim=2)
     count = right.sum(1)
     return torch.where(count > 0, (theirs * right).sum(1) / count.clamp(min=1), style)
+
+
+class Guiding:
+    """Shows the batches of stage 3 their neighbours.
+
+    What a step shows of them (`neighbour_dropout`, `random_k`, `content_dropout`) is drawn on the host from (seed,
+    step, process), like everything else. `fused`: whether the method has a guidance that takes their content. Without
+    `neighbours` (the ablation “none”) the batch is encoded only.
+    """
+
+    def __init__(
+        self,
+        method: Guidable,
+        neighbours: Neighbours | None,
+        settings: GuidedConfig,
+        *,
+        fused: bool,
+        seed: int = 0,
+        rank: int = 0,
+    ) -> None:
+        self.method, self.neighbours, self.settings, self.fused = method, neighbours, settings, fused
+        self.seed, self.rank = seed, rank
+
+    @torch.no_grad()
+    def __call__(self, step: int, batch: Batch, ids: NDArray[np.int64]) -> Batch:
+        """The batch with what the frozen encoders give, made once for search and step in full precision, as the index
+        was filled, and with its neighbours."""
+        batch = replace(batch, encoded=self.method.encode(batch.images))
+        if self.neighbours is None:
+            return batch
+        g, size, neighbours = self.settings, len(ids), self.neighbours
+        queries = self.method.queries(batch)[: None if self.fused else 1]
+        found = neighbours.find(
+            torch.cat([query.content for query in queries]) if len(queries) > 1 else queries[0].content,
+            torch.cat([query.style for query in queries]) if len(queries) > 1 else queries[0].style,
+            np.concatenate([ids] * len(queries)),
+            repeat(np.random.default_rng([self.seed, 5, step, self.rank])),
+        )
+        rng = np.random.default_rng([self.seed, 8, step, self.rank])
+        if g.random_k:
+            found = found[:, : rng.integers(1, g.neighbours + 1)]
+        drawn = draw_shown(size, g.neighbour_dropout, rng)
+        shown = torch.from_numpy(drawn).to(batch.images.device) if g.neighbour_dropout else None
+        guides = Guides(shown=shown)
+        if g.neighbour_as_real:
+            guides = replace(guides, real=neighbours.real(found[:size, 0]))
+        if g.neighbour_style:
+            wanted = queries[0].style
+            style = neighbours.style(found[:size], wanted, g.neighbour_style)
+            guides = replace(guides, style=style if shown is None else torch.where(shown[:, None], style, wanted))
+        if not self.fused:
+            return replace(batch, guides=replace(guides, shown=None))
+        guides = replace(guides, maps=torch.split(neighbours.content(found), size))
+        if g.content_dropout:  # an image that sees no neighbours sees all of itself
+            side = queries[0].content.shape[2]
+            hidden = draw_hidden(size, side, g.content_dropout, rng) & drawn[:, None, None, None]
+            guides = replace(guides, hidden=torch.from_numpy(hidden).to(batch.images.device))
+        return replace(batch, guides=guides)
+
+    def guide(self, content: Tensor, style: Tensor, ids: NDArray[np.int64]) -> tuple[Guide | None, Tensor]:
+        """For a sample picture of images with these ids."""
+        if self.neighbours is None:
+            return None, style
+        found = self.neighbours.find(content, style, ids, repeat(np.random.default_rng([self.seed, 6])))
+        if share := self.settings.neighbour_style:
+            style = self.neighbours.style(found, style, share)
+        return (Guide(self.neighbours.content(found)) if self.fused else None), style

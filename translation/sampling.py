@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,11 +21,48 @@ from index_store.workspace import Workspace
 
 
 @dataclass(frozen=True)
+class Guides:
+    """What a batch is shown of its neighbours.
+
+    maps: of each of the method's queries, content [B, k, C, h, w] (C + 48 where guidance wants pixels); shown bool [B],
+    which images see theirs (None: all); hidden bool [B, 1, h, w], what a reconstruction does not see of the source's
+    content; real: further real images for D [B, 3, H, W] with their labels [B, A]; style [B, S], the neighbours' in
+    place of the drawn one.
+    """
+
+    maps: tuple[Tensor, ...] = ()
+    shown: Tensor | None = None
+    hidden: Tensor | None = None
+    real: tuple[Tensor, Tensor] | None = None
+    style: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's inputs on the device: B images, A attributes, S numbers of style.
+
+    images [B, 3, H, W] in [−1, 1]; labels and target [B, A] in {1, 0, −1 = unknown} (a target knows all); noise
+    [n, B, S] ~ N(0, 1), as many as the method asks for; references [B, 3, H, W], images of the target domain, for a
+    method that draws domains. `encoded`: what frozen encoders gave for the images. held_out: images with their labels
+    that nothing is learned from.
+    """
+
+    images: Tensor
+    labels: Tensor
+    target: Tensor
+    noise: Tensor
+    references: Tensor | None = None
+    encoded: Any = None
+    guides: Guides = Guides()
+    held_out: tuple[Tensor, Tensor] | None = None
+
+
+@dataclass(frozen=True)
 class Draw:
     """One step's choice, on the host: B images, A used attributes.
 
     ids int64 [B]; mirrored bool [B]; labels int8 [B, A] as known (−1 unknown); target int8 [B, A] without unknowns;
-    noise three float32 [B, 8·A] ~ N(0, 1) (target style, a second target style, the source's own style).
+    noise float32 [n, B, S] ~ N(0, 1); of domains also references int64 [B] and whether they are mirrored.
     """
 
     ids: NDArray[np.int64]
@@ -32,10 +70,23 @@ class Draw:
     labels: NDArray[np.int8]
     target: NDArray[np.int8]
     noise: Tensor
+    references: NDArray[np.int64] | None = None
+    references_mirrored: NDArray[np.bool_] | None = None
 
 
-class Sampler:
-    """Draws training batches from the labelled real images of the training split."""
+class Draws(Protocol):
+    """Where the batches of a training come from."""
+
+    @property
+    def labels(self) -> NDArray[np.int8]:
+        """int8 [n, A] of the images that are drawn."""
+
+    def draw(self, step: int) -> Draw:
+        """The batch of a step; the same for every call, whatever was drawn before."""
+
+
+class LabelSampler:
+    """Draws batches from the labelled real images of the training split; `noise`: how many vectors, how long."""
 
     def __init__(
         self,
@@ -48,13 +99,14 @@ class Sampler:
         world: int = 1,
         mirror: bool = True,
         groups: Sequence[Sequence[int]] = (),
+        noise: tuple[int, int],
     ) -> None:
         table = workspace.images("split=train origin=real")
         labels = table.labels[:, workspace.schema.indices(attributes)]
         known = (labels >= 0).any(axis=1)
         self.ids, self.labels = table.ids[known], labels[known]
         self.batch, self.seed, self.rank, self.world, self.mirror = batch, seed, rank, world, mirror
-        self.groups = groups
+        self.groups, self.noise = groups, noise
         if len(self.ids) < 2:
             raise RgunitError(
                 f"training needs at least 2 labelled images in the split train, the workspace has {len(self.ids)}: "
@@ -97,7 +149,7 @@ class Sampler:
         guessed = (rng.random(target.shape) < self.prior).astype(np.int8)
         target = exclusive(np.where(target < 0, guessed, target), target, self.groups)
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        noise = torch.randn(3, self.batch, 8 * target.shape[1], generator=generator)
+        noise = torch.randn(self.noise[0], self.batch, self.noise[1], generator=generator)
         mirrored = (rng.random(self.batch) < 0.5) & self.mirror
         return Draw(self.ids[rows], mirrored, self.labels[rows], target, noise)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from index_store.attributes import AttributeSchema
 from index_store.errors import RgunitError
 from index_store.runs import CHECKPOINT
 from index_store.workspace import GeneratedImage, RunRecord, Workspace
@@ -25,15 +26,16 @@ from retrieval.tensors import to_pixels, to_tensor
 from retrieval.train import RetrievalTask
 from translation.config import Config
 from translation.fitting import fitted, tell_if_enlarged, tell_what_is_off, used_schema
-from translation.methods.gmm_unit import build_networks
-from translation.neighbours import Neighbours
-from translation.objectives.style import STANDARD_DEVIATION, style_mean
+from translation.guidance import build_guidance
+from translation.methods import Guidable, Method, find_method
+from translation.neighbours import Guiding, Neighbours
 from translation.progress import Progress
-from translation.sampling import Sampler
+from translation.sampling import Draws, LabelSampler
+from translation.sections import StageConfig
 from translation.training.checkpoints import load_networks
-from translation.training.loop import make_fabric
+from translation.training.loop import make_fabric, seed_of
 from translation.training.sessions import RETRIEVAL, Resume, Session, StageResult, settled, train_run
-from translation.training.task import GuidedTask, TranslationTask
+from translation.training.task import MethodTask, first_weights
 from translation.translator import GUIDED, TRANSLATION, Translator
 
 if TYPE_CHECKING:
@@ -64,17 +66,18 @@ def train_translation(
     start: str | None = None,
     progress: Progress | None = None,
 ) -> StageResult:
-    """Stage 1: GMM-UNIT on the attributes used; see `used_schema` for the default."""
+    """Stage 1: the configuration's method on the attributes used; see `used_schema` for the default."""
     progress = progress or Progress()
     schema = used_schema(workspace, config, attributes_used)
     about = {"attributes_used": list(schema.names), "seed": seed}
     config = settled(workspace, TRANSLATION, config, resume, device)
     fabric = make_fabric(config.training, device)
     tell_if_enlarged(workspace, config, progress)
-    tell_what_is_off(config, config.translation.weights.perceptual, progress)
+    tell_what_is_off(config, config.translation, progress)
 
-    def make() -> TranslationTask:
-        return TranslationTask(workspace, config, schema, **_task_arguments(fabric, seed))
+    def make() -> MethodTask:
+        method = first_weights(seed, lambda: find_method(config.method).build(config, schema, TRANSLATION))
+        return _task(workspace, config, schema, method, config.translation, fabric, seed)
 
     return train_run(workspace, TRANSLATION, config, about, make, Session(seed, minutes, resume, start, progress))
 
@@ -158,17 +161,16 @@ def train_guided(
         "encoders_fingerprint": source.fingerprint,
     }
     config = fitted(config, source, progress)
-    tell_what_is_off(config, config.guided.weights.perceptual, progress)
+    tell_what_is_off(config, config.guided, progress)
     retriever = None
     if neighbours == "retrieved":
         retriever = Retriever.open(workspace, retrieval_run, encoders=source, device=source.device)
         about["retrieval_run"] = retriever.run.id
         require_index(workspace, retriever)
 
-    def make() -> GuidedTask:
-        guides = None
+    def make() -> MethodTask:
+        g, guides = config.guided, None
         if neighbours != "none":
-            g = config.guided
             guides = Neighbours(
                 workspace,
                 source,
@@ -178,9 +180,11 @@ def train_guided(
                 pixels=g.guidance == "patches",
                 pool=g.neighbour_pool,
             )
-        networks = build_networks(config, len(source.schema.names))
-        load_networks(source_run.path / CHECKPOINT, {"discriminator": networks["discriminator"]}, prefix="networks")
-        return GuidedTask(workspace, config, source, networks["discriminator"], guides, **_task_arguments(fabric, seed))
+        method = first_weights(seed, lambda: _guided_method(config, source, source_run, guided=guides is not None))
+        assert isinstance(method, Guidable)
+        fused = "fusion" in method.networks
+        shown = Guiding(method, guides, g, fused=fused, seed=seed, rank=fabric.global_rank)
+        return _task(workspace, config, source.schema, method, g, fabric, seed, shown)
 
     session = Session(seed, minutes, resume, start, progress)
     return train_run(workspace, GUIDED, config, about, make, session, exactly=steps)
@@ -263,14 +267,69 @@ def newest(workspace: Workspace, stage: str, run_id: str | None = None) -> RunRe
     return runs[-1]
 
 
-def _task_arguments(fabric: Fabric, seed: int) -> dict[str, Any]:
-    return {
-        "seed": seed,
-        "rank": fabric.global_rank,
-        "world": fabric.world_size,
-        "device": fabric.device,
-        "autocast": fabric.autocast,
-    }
+def _guided_method(config: Config, source: Translator, source_run: RunRecord, *, guided: bool) -> Method:
+    """The method of stage 3 with stage 1's networks, and a fresh guidance where it is guided; its encoders frozen.
+
+    RgunitError where the method cannot be guided.
+    """
+    method: Method = find_method(config.method).build(config, source.schema, GUIDED)
+    if not isinstance(method, Guidable):
+        raise RgunitError(f"the method {config.method} takes no guidance: `rgunit methods` says which do")
+    for name, network in method.networks.items():
+        if name in source.networks:
+            network.load_state_dict(source.networks[name].state_dict())
+        else:  # no part of inference, so without a moving average
+            load_networks(source_run.path / CHECKPOINT, {name: network}, prefix="networks")
+    fusion = build_guidance(config.guided, source.content_channels) if guided else None
+    if fusion is not None:
+        method.networks["fusion"] = fusion
+    for name in method.encoders:
+        method.networks[name].requires_grad_(False).eval()
+    return method
+
+
+def _draws(
+    workspace: Workspace,
+    schema: AttributeSchema,
+    method: Method,
+    batch: int,
+    seed: int,
+    *,
+    mirror: bool,
+    **process: int,
+) -> Draws:
+    """Where a method's batches come from, by what it draws."""
+    groups = [schema.indices(group) for group in schema.groups]
+    return LabelSampler(
+        workspace, schema.names, batch=batch, seed=seed, mirror=mirror, groups=groups, noise=method.noise, **process
+    )
+
+
+def _task(
+    workspace: Workspace,
+    config: Config,
+    schema: AttributeSchema,
+    method: Method,
+    stage: StageConfig,
+    fabric: Fabric,
+    seed: int,
+    guiding: Guiding | None = None,
+) -> MethodTask:
+    process = {"rank": fabric.global_rank, "world": fabric.world_size}
+    return MethodTask(
+        workspace,
+        schema,
+        method,
+        _draws(workspace, schema, method, stage.batch, seed, mirror=config.data.mirror, **process),
+        stage=stage,
+        data=config.data,
+        training=config.training,
+        guiding=guiding,
+        seed=seed,
+        device=fabric.device,
+        autocast=fabric.autocast,
+        **process,
+    )
 
 
 def _generate(
@@ -288,14 +347,20 @@ def _generate(
     labels_of = {int(i): row for i, row in zip(known.ids, known.labels, strict=True)}
     # One image a draw: the n-th translation is the same whatever the batch, so a second call never repeats one.
     groups = [translator.schema.indices(group) for group in translator.schema.groups]
-    sampler = Sampler(workspace, names, batch=1, seed=seed + 1, mirror=False, groups=groups)
+    sampler = LabelSampler(workspace, names, batch=1, seed=seed + 1, mirror=False, groups=groups, noise=(0, 0))
     made = 0
     for first in range(have, wanted, batch):
         draws = [sampler.draw(i) for i in range(first, min(first + batch, wanted))]
         ids, bits = np.concatenate([d.ids for d in draws]), np.concatenate([d.target for d in draws])
         images = to_tensor(workspace.load(ids, translator.size), translator.device)
-        noise = torch.cat([draw.noise[0] for draw in draws])
-        style = style_mean(torch.from_numpy(bits)) + STANDARD_DEVIATION * noise
+        style = torch.cat(
+            [
+                translator.sample_style(
+                    torch.from_numpy(draw.target), torch.Generator().manual_seed(seed_of(seed, 9, first + place))
+                )
+                for place, draw in enumerate(draws)
+            ]
+        )
         pixels = to_pixels(translator.translate(images, translator.content(images), style.to(translator.device)).image)
         items = []
         for image, target, picture in zip(ids, bits, pixels, strict=True):

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from index_store.attributes import AttributeSchema
 from index_store.errors import RgunitError
@@ -19,48 +18,42 @@ from index_store.workspace import RunRecord, Workspace
 from retrieval.loading import resolve_device
 from retrieval.tensors import fingerprint
 from translation.config import Config, parse_config
-from translation.guidance import Guidance, Guided, build_guidance
-from translation.methods.gmm_unit import build_networks
-from translation.networks.gmm_unit import STYLE_PER_ATTRIBUTE
-from translation.objectives import blend
-from translation.objectives import style as styles
+from translation.guidance import Guidance, Guide, build_guidance
+from translation.methods import Encodes, Method, Stage, Translation, find_method
 from translation.training.checkpoints import load_networks
 
 GUIDED, TRANSLATION = "guided", "translation"
 ARMS = ("retrieved", "random", "none")  # what stage 3 was guided by
 
 
-@dataclass(frozen=True)
-class Translation:
-    """image [B, 3, H, W] in [−1, 1] as shown (blended), raw x̃ unblended, mask [B, 1, H, W] in [0, 1]."""
-
-    image: Tensor
-    raw: Tensor
-    mask: Tensor
-
-
 class Translator:
-    """Frozen E_c, E_s and G (their moving averages) of a run of stage 1 or 3, with the fusion if it was guided."""
+    """A method's frozen networks (their moving averages) of a run of stage 1 or 3, with its guidance if it was guided.
+
+    It encodes where the method does (`Encodes`), and so implements `retrieval.protocol.Encoders`.
+    """
 
     def __init__(
         self,
-        networks: dict[str, nn.Module],
+        method: Method,
         *,
         config: Config,
         schema: AttributeSchema,
         device: torch.device,
         run: RunRecord | None = None,
     ) -> None:
-        self.networks = {name: net.to(device).eval().requires_grad_(False) for name, net in networks.items()}
-        if config.training.channels_last:
-            for network in self.networks.values():
+        if not isinstance(method, Encodes):
+            raise RgunitError(f"the method {config.method} does not translate images (`rgunit methods` says what does)")
+        self.method: Encodes = method
+        self.networks = method.networks
+        for network in self.networks.values():
+            network.to(device).eval().requires_grad_(False)
+            if config.training.channels_last:
                 network.to(memory_format=torch.channels_last)
         self.config, self.schema, self.device, self.run = config, schema, device, run
         self.size = config.data.size
-        self.style_dim = STYLE_PER_ATTRIBUTE * len(schema.names)
-        self.content_channels: int = self.networks["content_encoder"].channels  # type: ignore[assignment]
+        self.style_dim, self.content_channels = method.style_dim, method.content_channels
         # Stage 3 keeps stage 1's encoders, so its vectors stay valid: only what makes vectors counts.
-        self.fingerprint = fingerprint({k: self.networks[k] for k in ("content_encoder", "style_encoder")})
+        self.fingerprint = fingerprint({name: self.networks[name] for name in method.encoders})
 
     @staticmethod
     def load(workspace: Workspace, run_id: str | None = None, device: str = "cpu") -> Translator:
@@ -80,15 +73,14 @@ class Translator:
                 f"{', '.join(missing)}: use the workspace it was trained in, or train again"
             )
         schema = workspace.schema.subset(names)
-        networks = build_networks(config, len(names), discriminator=False)
-        if run.config.get("neighbours") in ("retrieved", "random"):
-            channels = networks["content_encoder"].channels
-            assert isinstance(channels, int)
-            fusion = build_guidance(config.guided, channels)
+        stage: Stage = "guided" if run.stage == GUIDED else "translation"
+        method: Method = find_method(config.method).build(config, schema, stage, inference=True)
+        if run.config.get("neighbours") in ("retrieved", "random") and isinstance(method, Encodes):
+            fusion = build_guidance(config.guided, method.content_channels)
             if fusion is not None:
-                networks["fusion"] = fusion
-        load_networks(run.path / CHECKPOINT, networks)
-        return Translator(networks, config=config, schema=schema, device=resolve_device(device), run=run)
+                method.networks["fusion"] = fusion
+        load_networks(run.path / CHECKPOINT, method.networks)
+        return Translator(method, config=config, schema=schema, device=resolve_device(device), run=run)
 
     @property
     def guided(self) -> bool:
@@ -122,54 +114,37 @@ class Translator:
 
     @torch.no_grad()
     def content(self, images: Tensor) -> Tensor:
-        """E_c: images [B, 3, H, W] → content [B, C, H/4, W/4]."""
-        return self.networks["content_encoder"](images)  # type: ignore[no-any-return]
+        """Images [B, 3, H, W] → content [B, C, h, w]."""
+        return self.method.content(images)
 
     @torch.no_grad()
     def style(self, images: Tensor) -> Tensor:
-        """μ of E_s: images → style [B, 8·A]."""
-        return self.networks["style_encoder"](images)[0]  # type: ignore[no-any-return]
+        """Images → style [B, S]."""
+        return self.method.style(images)
 
     def sample_style(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Styles [B, 8·A] drawn from the components of labels [B, A]."""
-        return styles.sample_style(labels, generator)
+        """Styles [B, S] drawn for labels [B, A]."""
+        return self.method.sample_style(labels, generator)
 
     def style_mean(self, labels: Tensor) -> Tensor:
-        """The components' means [B, 8·A]."""
-        return styles.style_mean(labels)
+        """The middle of what `sample_style` draws, [B, S]."""
+        return self.method.style_mean(labels)
 
     def style_labels(self, style: Tensor) -> Tensor:
-        """int8 [B, A] by the sign of each attribute's mean coordinate."""
-        return styles.style_labels(style)
+        """int8 [B, A] read off styles; −1 where the style does not tell."""
+        return self.method.style_labels(style)
 
     @torch.no_grad()
-    def translate(
-        self,
-        images: Tensor,
-        content: Tensor,
-        style: Tensor,
-        *,
-        neighbour_content: Tensor | None = None,
-        guidance: float = 1.0,
-    ) -> Translation:
-        """Images [B, 3, H, W] with content [B, C, h, w] in style [B, 8·A].
+    def translate(self, images: Tensor, content: Tensor, style: Tensor, *, guide: Guide | None = None) -> Translation:
+        """Images [B, 3, H, W] with content [B, C, h, w] in style [B, S], guided by neighbours or not.
 
-        With neighbour_content [B, k, C, h, w] (C + 48 channels where `pixels`) the generator's input is
-        (1 − g)·E_c(x) + g·c_total, and g of what guidance paints on the prediction is taken, g = `guidance` in [0, 1].
+        RgunitError for a guide where the run was trained without neighbours' content.
         """
-        if neighbour_content is not None and guidance > 0:
-            if "fusion" not in self.networks:
-                raise RgunitError(
-                    f"run {self.run.id if self.run else '?'} was not trained with neighbours: no --guidance"
-                )
-            fusion = self.networks["fusion"]
-            assert isinstance(fusion, Guidance)
-            guided: Guided = fusion(content, neighbour_content)
-            raw, mask = self.networks["generator"](torch.lerp(content.float(), guided.content.float(), guidance), style)
-            raw = torch.lerp(raw.float(), fusion.paint(raw, mask, guided, images).float(), guidance)
-        else:
-            raw, mask = self.networks["generator"](content, style)
-        return Translation(blend(raw, mask, images), raw, mask)
+        if guide is not None and guide.strength == 0:
+            guide = None
+        if guide is not None and "fusion" not in self.networks:
+            raise RgunitError(f"run {self.run.id if self.run else '?'} was not trained with neighbours: no --guidance")
+        return self.method.decode(content, style, images, guide)
 
 
 def default_run(workspace: Workspace, arm: str | None = None) -> RunRecord:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from index_store.runs import CHECKPOINT
 from index_store.workspace import Workspace
 from tests.translation.small import USED, tiny
-from tests.translation.steps import make_batch, make_method
+from tests.translation.steps import make_batch, make_method, shown_to, step
 from translation.config import Config
 from translation.evaluation.arms import evaluate_translation_runs
 from translation.guidance import PIXELS, AttentionFusion, ConvolutionFusion, Guidance, PatchGuidance, attend
@@ -38,8 +38,10 @@ def _full_precision() -> Iterator[None]:
 
 
 def on(batch: Batch, device: str) -> Batch:
-    values = {f.name: getattr(batch, f.name) for f in fields(batch)}
-    return Batch(**{k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in values.items()})
+    moved = {k: v.to(device) for k, v in vars(batch).items() if isinstance(v, torch.Tensor)}
+    shown = {k: v.to(device) for k, v in vars(batch.guides).items() if isinstance(v, torch.Tensor)}
+    maps = tuple(one.to(device) for one in batch.guides.maps)
+    return replace(batch, **moved, guides=replace(batch.guides, **shown, maps=maps))
 
 
 def fusion_of(kind: str) -> Guidance | None:
@@ -60,8 +62,7 @@ def made(kind: str, device: str) -> tuple[Any, Batch, dict[str, torch.optim.Opti
     if fusion is not None:
         shape = (2, 2, 16 + (PIXELS if fusion.pixels else 0), 8, 8)
         neighbours = torch.randn(shape, generator=torch.Generator().manual_seed(6))
-        batch = replace(batch, neighbours=neighbours, source_neighbours=None if fusion.pixels else neighbours)
-        batch = replace(batch, shown=torch.tensor([True, False]))
+        batch = shown_to(batch, neighbours, alone=fusion.pixels, shown=torch.tensor([True, False]))
     optimizers: dict[str, torch.optim.Optimizer] = {
         name: torch.optim.Adam(method.networks[name].parameters(), 1e-3, fused=True)
         for name in ("generator", "discriminator", *(["fusion"] if fusion is not None else []))
@@ -74,18 +75,18 @@ def test_a_step_gives_the_numbers_of_a_cpu(kind: str) -> None:
     found = []
     for device in ("cpu", "cuda"):
         method, batch, optimizers = made(kind, device)
-        found.append({name: float(value) for name, value in method.step(batch, optimizers, 0.1).items()})
+        found.append({name: float(value) for name, value in step(method, batch, optimizers).items()})
     assert found[0] == pytest.approx(found[1], rel=2e-3, abs=2e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_step_never_waits_for_the_gpu(kind: str) -> None:
     method, batch, optimizers = made(kind, "cuda")
-    method.step(batch, optimizers, 0.1)  # the first one may set things up
+    step(method, batch, optimizers)  # the first one may set things up
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        method.step(batch, optimizers, 0.1)
+        step(method, batch, optimizers)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

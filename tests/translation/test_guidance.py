@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from index_store.errors import RgunitError, UsageError
 from tests.translation.small import tiny
-from tests.translation.steps import forward, gradient, make_batch, make_method, optimizers, weights
+from tests.translation.steps import forward, gradient, make_batch, make_method, optimizers, shown_to, step, weights
 from translation import guidance
 from translation.guidance import (
     AttentionFusion,
@@ -31,7 +31,8 @@ from translation.guidance import (
 )
 from translation.methods.gmm_unit import GmmUnit, sampled
 from translation.neighbours import agreeing
-from translation.objectives.style import style_mean
+from translation.objectives.style import style_labels, style_mean
+from translation.sampling import Batch, Guides
 
 C = 16
 KINDS = ("convolution", "attention", "patches")
@@ -62,7 +63,10 @@ def predict(method: GmmUnit, neighbours: Tensor | None, shown: Tensor | None = N
     """x̃ and M of `make_batch`'s first images, as one tensor."""
     batch = make_batch(size)
     content, _, _ = method.encode(batch.images)
-    prediction, mask = method.generate(method.generator_input(content, neighbours, shown), batch.style, batch.images)
+    if neighbours is not None:
+        batch = shown_to(batch, neighbours, shown=shown)
+    guided = method.generator_input(content, batch)
+    prediction, mask = method.generate(guided, method.target_style(batch), batch.images)
     return torch.cat([prediction, mask], dim=1)
 
 
@@ -76,9 +80,9 @@ def guided_method(kind: str, start: float = 0.0) -> GmmUnit:
 @pytest.mark.parametrize("kind", KINDS)
 def test_at_gate_0_the_first_step_is_that_of_stage_1(kind: str) -> None:
     neighbours, shut, open_ = seen(kind, 2, 3), guided_method(kind), guided_method(kind, 0.3)
-    assert shut.fusion is not None and shut.fusion.gate() == 0
+    assert shut.guidance is not None and shut.guidance.gate() == 0
     assert torch.equal(predict(shut, neighbours), predict(shut, None))
-    assert open_.fusion is not None and open_.fusion.gate() > 0
+    assert open_.guidance is not None and open_.guidance.gate() > 0
     assert not torch.equal(predict(open_, neighbours), predict(open_, None))
 
 
@@ -236,28 +240,28 @@ def test_an_opened_gate_paints_between_prediction_and_look() -> None:
 @torch.no_grad()
 def test_a_look_in_half_precision_is_nearly_the_full_one() -> None:
     method, neighbours = guided_method("patches", 0.5), seen("patches", 2, 2)
-    batch = make_batch()
+    batch = make_batch(neighbours=neighbours)
     content, _, _ = method.encode(batch.images)
-    full = method.generator_input(content, neighbours)
+    full = method.generator_input(content, batch)
     with torch.autocast("cpu", torch.bfloat16):
-        half = method.generator_input(content.bfloat16(), neighbours)
-        prediction, _ = method.generate(half, batch.style, batch.images)
+        half = method.generator_input(content.bfloat16(), batch)
+        prediction, _ = method.generate(half, method.target_style(batch), batch.images)
     assert full.look is not None and half.look is not None and half.look.dtype == torch.float32
     assert (half.look - full.look).abs().mean() < 0.05 and prediction.isfinite().all()
-    exact, _ = method.generate(full, batch.style, batch.images)
+    exact, _ = method.generate(full, method.target_style(batch), batch.images)
     assert (prediction - exact).abs().mean() < 0.05
 
 
 def test_patches_learn_from_the_last_layer_back() -> None:
     """From the painter's last layer back to query and key."""
     method = guided_method("patches")
-    fusion = method.fusion
+    fusion = method.guidance
     assert isinstance(fusion, PatchGuidance)
-    batch, both = replace(make_batch(neighbours=seen("patches", 2, 3)), source_neighbours=None), optimizers(method, 0.1)
+    batch, both = shown_to(make_batch(), seen("patches", 2, 3), alone=True), optimizers(method, 0.1)
     moved = []
     for _ in range(3):
         before = {name: p.detach().clone() for name, p in fusion.named_parameters()}
-        method.step(batch, both, 0.1)
+        step(method, batch, both)
         moved.append({name for name, p in fusion.named_parameters() if not torch.equal(p, before[name])})
     assert moved[0] == {"painted.weight", "painted.bias"}
     assert moved[1] >= {"query.weight", "key.weight", "sharpness", "place", "painter.0.weight", "painter.2.weight"}
@@ -315,28 +319,28 @@ def test_patches_go_with_random_k_and_without_the_convolutions_form() -> None:
 def test_fusion_learns_though_its_neighbours_are_given() -> None:
     """After one step the merge looks at the neighbours; after two the convolution over them has gradient too."""
     method = guided_method("convolution")
-    fusion = method.fusion
+    fusion = method.guidance
     assert isinstance(fusion, ConvolutionFusion)
     batch, both = make_batch(neighbours=maps(2, 3)), optimizers(method)
     assert fusion.merge.weight[:, C:].abs().sum() == 0
-    method.step(batch, both, 0.1)
+    step(method, batch, both)
     assert fusion.merge.weight.grad is not None and fusion.merge.weight.grad[:, C:].abs().sum() > 0
     assert fusion.gate() > 0
     gather = fusion.gather.weight.detach().clone()
-    method.step(batch, both, 0.1)
+    step(method, batch, both)
     assert not torch.equal(fusion.gather.weight, gather)
     assert gradient(method.networks["content_encoder"]) == 0
 
 
 def test_attention_learns_the_gate_first_then_everything() -> None:
     method = guided_method("attention")
-    fusion = method.fusion
+    fusion = method.guidance
     assert isinstance(fusion, AttentionFusion)
     batch, both = make_batch(neighbours=maps(2, 3)), optimizers(method, 0.1)
-    method.step(batch, both, 0.1)
+    step(method, batch, both)
     assert fusion.gate() != 0
     before = {name: p.detach().clone() for name, p in fusion.named_parameters()}
-    method.step(batch, both, 0.1)
+    step(method, batch, both)
     assert [name for name, p in fusion.named_parameters() if torch.equal(p, before[name])] == []
     assert all(gradient(method.networks[name]) == 0 for name in ("content_encoder", "style_encoder"))
 
@@ -350,7 +354,7 @@ def test_each_optimiser_moves_its_own_networks_alone(kind: str) -> None:
         parts = {name: method.networks[name] for name in ("generator", "discriminator", "fusion")}
         each = {name: torch.optim.SGD(p.parameters(), 0.01 if name == mover else 0.0) for name, p in parts.items()}
         before = {name: weights(network) for name, network in method.networks.items()}
-        method.step(batch, each, 0.1)
+        step(method, batch, each)
         moved = {name for name, network in method.networks.items() if not torch.equal(weights(network), before[name])}
         assert moved == {mover}
 
@@ -361,14 +365,14 @@ def test_neighbours_that_nobody_is_shown_equal_no_guidance(kind: str) -> None:
     guided, plain = guided_method(kind, 0.5), make_method(train_encoders=False)
     for name, network in plain.networks.items():
         network.load_state_dict(guided.networks[name].state_dict())
-    assert guided.fusion is not None
-    before = weights(guided.fusion)
-    batch = replace(make_batch(neighbours=seen(kind, 2, 3)), shown=torch.zeros(2, dtype=torch.bool))
-    ours = guided.step(batch, optimizers(guided), 0.1)
-    theirs = plain.step(make_batch(), optimizers(plain), 0.1)
+    assert guided.guidance is not None
+    before = weights(guided.guidance)
+    batch = shown_to(make_batch(), seen(kind, 2, 3), shown=torch.zeros(2, dtype=torch.bool))
+    ours = step(guided, batch, optimizers(guided))
+    theirs = step(plain, make_batch(), optimizers(plain))
     for name, network in plain.networks.items():
         assert torch.equal(weights(network), weights(guided.networks[name]))
-    assert torch.equal(weights(guided.fusion), before)
+    assert torch.equal(weights(guided.guidance), before)
     assert {name: float(value) for name, value in ours.items()} == {name: float(v) for name, v in theirs.items()}
 
 
@@ -389,8 +393,8 @@ def test_guidance_enters_the_generators_input_alone() -> None:
     terms, mask = forward(method, batch)
     hook.remove()
     content, _, _ = method.encode(batch.images)
-    fused = method.generator_input(content, batch.neighbours).content
-    prediction, _ = method.networks["generator"](fused, batch.style)
+    fused = method.generator_input(content, batch).content
+    prediction, _ = method.networks["generator"](fused, method.target_style(batch))
     recovered = method.networks["content_encoder"](batch.images + mask * (prediction - batch.images))
     torch.testing.assert_close(terms["content"], (recovered - content).abs().mean())
     forth, reconstruction, back, second = given
@@ -404,21 +408,24 @@ def test_hidden_content_is_hidden_from_the_reconstruction_alone() -> None:
     method = guided_method("attention", 0.5)
     hidden = torch.zeros(2, 1, 8, 8, dtype=torch.bool)
     hidden[0] = True
-    batch = replace(make_batch(neighbours=maps(2, 3)), hidden=hidden)
+    batch = shown_to(make_batch(), maps(2, 3), hidden=hidden)
     given: list[Tensor] = []
     hook = method.networks["generator"].register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
     terms, _ = forward(method, batch)
     hook.remove()
     content, _, _ = method.encode(batch.images)
     forth, reconstruction, _, _ = given
-    assert batch.source_neighbours is not None
-    torch.testing.assert_close(forth, method.generator_input(content, batch.neighbours).content)
-    assert method.fusion is not None
-    expected = method.fusion(content.masked_fill(hidden, 0), batch.source_neighbours).content
+    torch.testing.assert_close(forth, method.generator_input(content, batch).content)
+    assert method.guidance is not None
+    expected = method.guidance(content.masked_fill(hidden, 0), batch.guides.maps[1]).content
     torch.testing.assert_close(reconstruction, expected)
     assert not torch.allclose(reconstruction[0], forth[0]) and torch.allclose(reconstruction[1], forth[1], atol=1e-5)
     (to_values,) = torch.autograd.grad(terms["reconstruction"], method.networks["fusion"].out.weight)  # type: ignore[union-attr, arg-type]
     assert to_values.abs().sum() > 0
+
+
+def also_real(batch: Batch, images: Tensor, labels: Tensor) -> Batch:
+    return replace(batch, guides=Guides(real=(images, labels)))
 
 
 def test_neighbours_as_real_images_need_no_labels() -> None:
@@ -430,15 +437,15 @@ def test_neighbours_as_real_images_need_no_labels() -> None:
     with torch.no_grad():
         for weight in discriminator.parameters():
             weight.mul_(20)  # as it starts, a narrow one gives next to nothing for any image
-    plain = method.discriminator_losses(discriminator, batch, fake)
-    shown = method.discriminator_losses(discriminator, replace(batch, real_images=more, real_labels=unknown), fake)
+    plain = method.discriminator_losses(batch, fake)
+    shown = method.discriminator_losses(also_real(batch, more, unknown), fake)
     torch.testing.assert_close(shown["domain"], plain["domain"])
     assert not torch.allclose(shown["adversarial"], plain["adversarial"])
-    known = replace(batch, real_images=batch.images, real_labels=batch.labels)
-    for name, value in method.discriminator_losses(discriminator, known, fake).items():
+    known = also_real(batch, batch.images, batch.labels)
+    for name, value in method.discriminator_losses(known, fake).items():
         torch.testing.assert_close(value, plain[name], msg="the same images again change no mean")
-    labelled = replace(batch, real_images=more, real_labels=batch.labels)
-    assert not torch.allclose(method.discriminator_losses(discriminator, labelled, fake)["domain"], plain["domain"])
+    labelled = also_real(batch, more, batch.labels)
+    assert not torch.allclose(method.discriminator_losses(labelled, fake)["domain"], plain["domain"])
 
 
 # --- what is logged ------------------------------------------------------------------------------------------
@@ -449,14 +456,7 @@ def test_what_is_watched_says_whether_neighbours_are_used(kind: str) -> None:
     batch, share = make_batch(neighbours=seen(kind, 2, 3)), kind != "patches"
     shut, open_ = guided_method(kind), guided_method(kind, 0.5)
     for method in (shut, open_):
-        method.step(
-            batch,
-            {
-                name: torch.optim.SGD(optimizer.param_groups[0]["params"], 0.0)
-                for name, optimizer in optimizers(method).items()
-            },
-            0.1,
-        )
+        step(method, batch, optimizers(method, 0.0))
     before, after = shut.watch(batch), open_.watch(batch)
     assert before["neighbour_gate"] == before["neighbour_swap"] == 0
     assert ("neighbour_share" in before) == share, "patches have no part in the content"
@@ -464,7 +464,7 @@ def test_what_is_watched_says_whether_neighbours_are_used(kind: str) -> None:
     assert before["fusion_gradient"] > 0, "closed, but pulled at"
     for name in before:
         assert after[name] > 0 and after[name].shape == () and not after[name].requires_grad
-    same = replace(batch, neighbours=seen(kind, 1, 3).expand(2, -1, -1, -1, -1))
+    same = shown_to(batch, seen(kind, 1, 3).expand(2, -1, -1, -1, -1))
     assert open_.watch(same)["neighbour_swap"] < 1e-6, "a neighbour swapped for the same one"
 
 
@@ -472,7 +472,7 @@ def test_the_share_is_that_of_the_parts_norms() -> None:
     method = guided_method("attention", 0.5)
     batch = make_batch(neighbours=maps(2, 3))
     content, _, _ = method.encode(batch.images)
-    fused = method.generator_input(content, batch.neighbours).content
+    fused = method.generator_input(content, batch).content
     expected = (fused - content).norm() / content.norm()
     torch.testing.assert_close(method.watch(batch)["neighbour_share"], expected)
 
@@ -496,7 +496,7 @@ def test_a_closed_mask_leaves_guidance_finite() -> None:
     assert gradient(twin.networks["fusion"]) > 0, "the reconstruction is not blended: guidance learns all the same"
     assert all(value.isfinite() for value in method.watch(batch).values())
     mean, log_variance = method.encode(batch.images)[1:]
-    assert sampled(mean, log_variance, batch.source_noise).isfinite().all()
+    assert sampled(mean, log_variance, batch.noise[2]).isfinite().all()
 
 
 # --- style ---------------------------------------------------------------------------------------------------
@@ -505,10 +505,10 @@ def test_a_closed_mask_leaves_guidance_finite() -> None:
 def test_a_neighbours_style_counts_where_it_has_the_attribute_as_asked() -> None:
     wanted = style_mean(torch.tensor([[1, 0]])) + 0.1
     one, other = style_mean(torch.tensor([[1, 1]])) * 2, style_mean(torch.tensor([[1, 1]])) * 4
-    style = agreeing(torch.stack([one, other], 1), wanted)
+    style = agreeing(torch.stack([one, other], 1), wanted, style_labels)
     assert torch.equal(style[0, :8], torch.full((8,), 3.0)), "both are true: their mean"
     assert torch.equal(style[0, 8:], wanted[0, 8:]), "none is false: as it was asked for"
-    alone = agreeing(torch.stack([one, -one], 1), wanted)
+    alone = agreeing(torch.stack([one, -one], 1), wanted, style_labels)
     assert torch.equal(alone[0], torch.cat([one[0, :8], -one[0, 8:]])), "of each the attribute that fits"
 
 
@@ -517,7 +517,7 @@ def test_the_gradient_penalty_reaches_the_discriminator_alone() -> None:
     plain, flat = make_method(), make_method("translation.weights.gradient_penalty=50")
     before = weights(flat.networks["discriminator"])
     rates = {name: torch.optim.SGD(o.param_groups[0]["params"], 0.0) for name, o in optimizers(flat).items()}
-    terms = flat.step(batch, rates, 0.1)
+    terms = step(flat, batch, rates)
     assert terms["discriminator/gradient_penalty"] > 0
     assert torch.equal(weights(flat.networks["discriminator"]), before)
-    assert "discriminator/gradient_penalty" not in plain.step(batch, optimizers(plain), 0.1)
+    assert "discriminator/gradient_penalty" not in step(plain, batch, optimizers(plain))

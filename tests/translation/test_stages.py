@@ -20,17 +20,18 @@ from index_store.runs import CHECKPOINT
 from index_store.workspace import Workspace
 from retrieval.tensors import to_tensor
 from tests.translation.small import GROUP, USED, Notes, tiny
+from translation import stages
 from translation.config import load_config
 from translation.evaluation.arms import evaluate_translation_runs, open_arms
-from translation.guidance import AttentionFusion, ConvolutionFusion, Guidance, PatchGuidance, with_pixels
+from translation.guidance import AttentionFusion, ConvolutionFusion, Guidance, Guide, PatchGuidance, with_pixels
 from translation.inference import translate_images
-from translation.methods.gmm_unit import build_networks
-from translation.neighbours import Neighbours
+from translation.methods.gmm_unit import GmmUnit
+from translation.neighbours import Guiding, Neighbours
 from translation.objectives.style import style_labels
-from translation.sampling import Sampler
+from translation.sampling import LabelSampler
 from translation.stages import fill_index, open_retriever, train_guided, train_retrieval, train_translation
 from translation.training.metrics import read_metrics
-from translation.training.task import GuidedTask
+from translation.training.task import MethodTask, first_weights
 from translation.translator import Translator
 
 EVERYTHING = (
@@ -46,26 +47,41 @@ PATCHES = ("guided.guidance=patches", "guided.content_dropout=0")
 EXPECTED = {"convolution": ConvolutionFusion, "attention": AttentionFusion, "patches": PatchGuidance}
 
 
-def guided_task(staged: Workspace, *overrides: str, at_random: bool = False) -> tuple[GuidedTask, Translator]:
+def guided_task(staged: Workspace, *overrides: str, at_random: bool = False) -> tuple[MethodTask, Translator]:
     config = tiny(*overrides)
     source = Translator.load(staged, "r1")
     retriever = None if at_random else open_retriever(staged, None, "cpu")
-    torch.manual_seed(0)
-    discriminator = build_networks(config, len(USED))["discriminator"]
     patches = config.guided.guidance == "patches"
     guides = Neighbours(staged, source, retriever, k=config.guided.neighbours, pixels=patches)
-    return GuidedTask(staged, config, source, discriminator, guides), source
+    run = staged.run("r1")
+    method = first_weights(0, lambda: stages._guided_method(config, source, run, guided=True))
+    assert isinstance(method, GmmUnit)
+    guiding = Guiding(method, guides, config.guided, fused=True)
+    groups = [source.schema.indices(group) for group in source.schema.groups]
+    draws = LabelSampler(
+        staged,
+        USED,
+        batch=config.guided.batch,
+        seed=0,
+        noise=method.noise,
+        groups=groups,
+        mirror=config.data.mirror,
+    )
+    parts = {"stage": config.guided, "data": config.data, "training": config.training}
+    return MethodTask(staged, source.schema, method, draws, guiding=guiding, **parts), source  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", EXPECTED)
 def test_stage_3_starts_as_stage_1_and_keeps_the_encoders_bit_for_bit(staged: Workspace, kind: str) -> None:
     task, source = guided_task(staged, f"guided.guidance={kind}")
-    batch, _, _ = task.prepare(0)
-    assert batch.neighbours is not None and batch.neighbours.shape == (3, 3, 64 if kind == "patches" else 16, 8, 8)
-    assert (batch.source_neighbours is None) == (kind == "patches"), "another's pixels do not reconstruct one's own"
+    batch = task.prepare(0)
+    method, maps = task.method, batch.guides.maps
+    assert isinstance(method, GmmUnit) and maps[0].shape == (3, 3, 64 if kind == "patches" else 16, 8, 8)
+    assert len(maps) == (1 if kind == "patches" else 2), "another's pixels do not reconstruct one's own"
     content = source.content(batch.images)
-    unguided = source.translate(batch.images, content, batch.style)
-    raw, mask = task.method.generate(task.method.generator_input(content, batch.neighbours), batch.style, batch.images)
+    unguided = source.translate(batch.images, content, method.target_style(batch))
+    guided = method.generator_input(content, batch)
+    raw, mask = method.generate(guided, method.target_style(batch), batch.images)
     assert torch.equal(raw, unguided.raw) and torch.equal(mask, unguided.mask)
     result = train_guided(staged, tiny(f"guided.guidance={kind}"), device="cpu")
     saved, first = load_file(result.run.path / CHECKPOINT), load_file(staged.run("r1").path / CHECKPOINT)
@@ -86,11 +102,12 @@ def test_what_the_step_is_given_is_what_the_encoders_give(staged: Workspace) -> 
     steps = []
     for encoded in (True, False):
         task, _ = guided_task(staged)
-        batch, _, _ = task.prepare(0)
+        batch = task.prepare(0)
         assert batch.encoded is not None
+        assert isinstance(task.method, GmmUnit)
         content, mean, _ = task.method.encode(batch.images)
         assert torch.equal(batch.encoded[0], content) and torch.equal(batch.encoded[1], mean)
-        steps.append(task.method.step(batch if encoded else replace(batch, encoded=None), task.optimizers, 0.1))
+        steps.append(task.engine.run(task.method.step(batch if encoded else replace(batch, encoded=None), 0)))
     assert {k: float(v) for k, v in steps[0].items()} == {k: float(v) for k, v in steps[1].items()}
 
 
@@ -120,20 +137,21 @@ def test_what_a_step_shows_is_drawn_from_seed_and_step(staged: Workspace) -> Non
     again, _ = guided_task(staged, *EVERYTHING)
     seen = []
     for step in range(12):
-        batch, same = task.prepare(step)[0], again.prepare(step)[0]
-        assert batch.neighbours is not None and batch.shown is not None and batch.hidden is not None
-        assert same.neighbours is not None and same.shown is not None and same.hidden is not None
-        assert torch.equal(batch.neighbours, same.neighbours) and torch.equal(batch.shown, same.shown)
-        assert torch.equal(batch.hidden, same.hidden)
-        assert not (batch.hidden & ~batch.shown[:, None, None, None]).any(), "no neighbours: all of the source"
-        assert batch.real_images is not None and batch.real_labels is not None
-        assert batch.real_images.shape == batch.images.shape and batch.real_labels.shape == batch.labels.shape
-        seen.append((batch.neighbours.shape[1], int(batch.shown.sum()), bool(batch.hidden.any())))
+        batch, same = task.prepare(step), again.prepare(step)
+        one, other = batch.guides, same.guides
+        assert one.shown is not None and one.hidden is not None
+        assert other.shown is not None and other.hidden is not None
+        assert torch.equal(one.maps[0], other.maps[0]) and torch.equal(one.shown, other.shown)
+        assert torch.equal(one.hidden, other.hidden)
+        assert not (one.hidden & ~one.shown[:, None, None, None]).any(), "no neighbours: all of the source"
+        assert one.real is not None
+        assert one.real[0].shape == batch.images.shape and one.real[1].shape == batch.labels.shape
+        seen.append((one.maps[0].shape[1], int(one.shown.sum()), bool(one.hidden.any())))
     assert {k for k, _, _ in seen} == {1, 2, 3}
     assert len({shown for _, shown, _ in seen}) > 1 and any(hidden for *_, hidden in seen)
     plain, _ = guided_task(staged)
-    batch = plain.prepare(0)[0]
-    assert batch.shown is batch.hidden is batch.real_images is None
+    guides = plain.prepare(0).guides
+    assert guides.shown is guides.hidden is guides.real is None
 
 
 # --- whose content -------------------------------------------------------------------------------------------
@@ -205,17 +223,18 @@ def test_an_unlabelled_image_guides_where_it_is_the_nearest(staged: Workspace, t
     assert near is not None
     fill_index(staged, tiny(), generated=0, device="cpu")
     task, source = guided_task(staged, "guided.neighbour_as_real=true", "data.mirror=false", "guided.batch=8")
-    step = next(s for s in range(99) if image in task.sampler.draw(s).ids)
-    draw, (batch, _, _) = task.sampler.draw(step), task.prepare(step)
+    step = next(s for s in range(99) if image in task.draws.draw(s).ids)
+    draw, batch = task.draws.draw(step), task.prepare(step)
     place = draw.ids.tolist().index(image)
-    assert batch.source_neighbours is not None
-    assert torch.equal(batch.source_neighbours[place, 0], task._neighbours.content(np.array([near]))[0])  # type: ignore[union-attr]
+    guiding = task.guiding
+    assert isinstance(guiding, Guiding) and guiding.neighbours is not None
+    assert torch.equal(batch.guides.maps[1][place, 0], guiding.neighbours.content(np.array([near]))[0])
     neighbours = Neighbours(staged, source, open_retriever(staged, None, "cpu"), k=1)
     shown, labels = neighbours.real(np.array([near, image]))
     assert (labels[0] == -1).all(), "as a real image for D its labels count as unknown"
     assert labels[1].tolist() == labelled.labels[0, staged.schema.indices(USED)].tolist()
     torch.testing.assert_close(shown, to_tensor(staged.load([near, image], 32)))
-    assert near not in Sampler(staged, USED, batch=1, seed=0).ids
+    assert near not in LabelSampler(staged, USED, batch=1, seed=0, noise=(0, 0)).ids
     assert near in Neighbours(staged, source, None, k=1).at_random(
         np.repeat(image, 400), repeat(np.random.default_rng(0))
     )
@@ -234,7 +253,7 @@ def test_a_quarter_of_the_labels_is_two_adds_of_the_same_folder(tmp_path: Path, 
         first = workspace.add_images(drawn / "labelled", attributes=table, groups=[GROUP])
         second = workspace.add_images(drawn / "labelled", origin="unlabelled")
         assert first.added == len(kept) and second.added == len(rows) - 1 - len(kept)
-        sampler = Sampler(workspace, USED, batch=1, seed=0)
+        sampler = LabelSampler(workspace, USED, batch=1, seed=0, noise=(0, 0))
         assert len(sampler.ids) == len([row for row in kept if row in train])
         pool = workspace.images("split=train origin=real|unlabelled")
         assert len(pool) == len(train), "all training images can be looked up"
@@ -280,7 +299,7 @@ def test_guidance_goes_from_unguided_to_guided(staged: Workspace, option: str) -
     neighbours = torch.randn(2, 3, 64 if model.pixels else 16, 8, 8).clamp(-1, 1)
 
     def image(guidance: float) -> Tensor:
-        return model.translate(images, content, style, neighbour_content=neighbours, guidance=guidance).image
+        return model.translate(images, content, style, guide=Guide(neighbours, guidance)).image
 
     assert torch.equal(image(0.0), model.translate(images, content, style).image)
     fusion = model.networks["fusion"]
@@ -288,9 +307,9 @@ def test_guidance_goes_from_unguided_to_guided(staged: Workspace, option: str) -
     guided = fusion(content, neighbours)
     plain, mask = model.networks["generator"]((content + guided.content) / 2, style)
     half = (plain + fusion.paint(plain, mask, guided, images)) / 2
-    raw = model.translate(images, content, style, neighbour_content=neighbours, guidance=0.5).raw
+    raw = model.translate(images, content, style, guide=Guide(neighbours, 0.5)).raw
     torch.testing.assert_close(raw, half, atol=1e-5, rtol=1e-4)
-    assert torch.equal(model.translate(images, content, style, neighbour_content=neighbours).image, image(1.0))
+    assert torch.equal(model.translate(images, content, style, guide=Guide(neighbours)).image, image(1.0))
     assert not torch.equal(image(0.0), image(1.0))
     full = image(0.5)
     with torch.autocast("cpu", torch.bfloat16):  # as on a GPU
@@ -360,9 +379,15 @@ def test_style_alone_guides_too(staged: Workspace, drawn: Path, tmp_path: Path) 
     assert (pixels[0] != pixels[1]).any()
 
 
+def style_of(task: MethodTask) -> Tensor:
+    """What the first step's translations are to have."""
+    assert isinstance(task.method, GmmUnit)
+    return task.method.target_style(task.prepare(0))
+
+
 def test_a_share_of_the_way_to_the_neighbours_style(staged: Workspace) -> None:
     drawn, half, whole = (
-        guided_task(staged, f"guided.neighbour_style={share}")[0].prepare(0)[0].style for share in (0, 0.5, "true")
+        style_of(guided_task(staged, f"guided.neighbour_style={share}")[0]) for share in (0, 0.5, "true")
     )
     torch.testing.assert_close(half, (drawn + whole) / 2)
     assert not torch.equal(drawn, whole)
@@ -391,11 +416,10 @@ def test_images_that_only_fill_a_batch_change_nothing(staged: Workspace, monkeyp
 def test_neighbour_dropout_leaves_the_drawn_style_too(staged: Workspace) -> None:
     task, _ = guided_task(staged, "guided.neighbour_style=true", "guided.neighbour_dropout=1")
     plain, _ = guided_task(staged)
-    assert torch.equal(task.prepare(0)[0].style, plain.prepare(0)[0].style)
+    assert torch.equal(style_of(task), style_of(plain))
     task, _ = guided_task(staged, "guided.neighbour_style=true")
-    batch = task.prepare(0)[0]
-    assert not torch.equal(batch.style, plain.prepare(0)[0].style)
-    assert torch.equal(style_labels(batch.style), style_labels(plain.prepare(0)[0].style))
+    assert not torch.equal(style_of(task), style_of(plain))
+    assert torch.equal(style_labels(style_of(task)), style_labels(style_of(plain)))
 
 
 def test_a_training_that_fails_says_why_and_is_marked(staged: Workspace) -> None:

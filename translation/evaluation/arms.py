@@ -39,11 +39,12 @@ from translation.evaluation.evaluate import (
 from translation.evaluation.exchange import both_ways
 from translation.evaluation.inception import Inception, PerceptualDistance
 from translation.evaluation.protocol import LOOKED_UP, kept_pairs
+from translation.methods import Translation
 from translation.neighbours import Neighbours
 from translation.progress import Progress
 from translation.stages import newest, open_retriever, require_index
 from translation.training.sessions import RETRIEVAL
-from translation.translator import GUIDED, TRANSLATION, Translation, Translator
+from translation.translator import GUIDED, TRANSLATION, Translator
 
 ARM_OF = {"none": "unguided", "random": "random", "retrieved": "guided"}
 CONTRACT_ARMS = ("unguided", "random", "guided", "copy", "neighbour")
@@ -87,8 +88,8 @@ class Arm:
         if self.neighbours is None:
             return translator.translate(images, content, style), np.empty((len(source), 0), np.int64)
         ids = self.find(content, style, source, seeds)
-        guides, style = self.neighbours.guide(translator, ids, style)
-        return translator.translate(images, content, style, neighbour_content=guides), ids
+        guide, style = self.neighbours.guide(translator, ids, style)
+        return translator.translate(images, content, style, guide=guide), ids
 
     def find(self, content: Tensor, style: Tensor, source: Ids, seeds: Ids) -> Ids:
         """Neighbours [n, k]; what is drawn is drawn by each pair's own seed."""

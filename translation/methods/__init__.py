@@ -1,1 +1,221 @@
-"""The methods, one file each."""
+"""What a method is: the protocol that training, stages, evaluation and report know, and the list of methods.
+
+A method is one file here (its networks' settings, its losses' weights, one training step) and one TOML preset.
+`METHODS` is the only list; a method's module is imported when it is asked for.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, Self, runtime_checkable
+
+from index_store.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from index_store.attributes import AttributeSchema
+    from translation.config import Config
+    from translation.guidance import Guide
+    from translation.sampling import Batch
+    from translation.sections import GuidedConfig, Section, StageConfig
+
+METHODS = {
+    "gmm_unit": "translation.methods.gmm_unit:GmmUnit",
+}
+DEFAULT = "gmm_unit"  # of runs and presets that name no method
+
+Stage = Literal["translation", "guided"]
+Draws = Literal["labels", "domains"]
+"""What a step is given. labels: labelled images, and label vectors to translate them to. domains: images of a source
+domain and of a target domain."""
+
+
+@dataclass(frozen=True)
+class About:
+    """What `rgunit methods` tells. `needs`: of the collection; the next three: which parts the method takes.
+
+    `measured`: where its measurement stands, a place in docs/.
+    """
+
+    title: str
+    paper: str
+    year: int
+    needs: tuple[str, ...]
+    guidance: tuple[str, ...] = ()
+    sampling: tuple[str, ...] = ()
+    objectives: tuple[str, ...] = ()
+    measured: str = ""
+
+
+class Sections(NamedTuple):
+    """The sections of the configuration that a method brings: their defaults are its own."""
+
+    networks: type[Section]
+    translation: type[StageConfig]
+    guided: type[GuidedConfig]
+
+
+@dataclass(frozen=True)
+class Player:
+    """One optimiser: the networks that it updates, its rate, and the factor on the rate at a step (from 0)."""
+
+    networks: tuple[str, ...]
+    learning_rate: float
+    betas: tuple[float, float]
+    decay: Callable[[int], float]
+
+
+class Loss(NamedTuple):
+    """Σ weight·term, which the `players` descend. A loss of no players is only logged: its terms as they are named.
+
+    `terms`: scalars by name; one without a weight counts once. They are logged as `PLAYER/NAME`, by the first player.
+    """
+
+    players: tuple[str, ...]
+    terms: Mapping[str, Tensor]
+    weights: Mapping[str, float] = {}
+
+
+Steps = Generator[Loss, None, "Tensor"]
+"""A step as the paper's algorithm: yields each loss, which is descended before it goes on, and returns the fakes."""
+
+
+@dataclass(frozen=True)
+class Translation:
+    """image [B, 3, H, W] in [−1, 1] as shown; raw, the unblended prediction; mask [B, 1, H, W] in [0, 1], or None."""
+
+    image: Tensor
+    raw: Tensor
+    mask: Tensor | None = None
+
+
+class Query(NamedTuple):
+    """What neighbours are sought for: content [B, C, h, w] in style [B, S]."""
+
+    content: Tensor
+    style: Tensor
+
+
+class Method(Protocol):
+    """One paper: its networks, and one training step on drawn batches."""
+
+    name: ClassVar[str]
+    about: ClassVar[About]
+    draws: ClassVar[Draws]
+    sections: ClassVar[Sections]
+
+    networks: dict[str, nn.Module]
+    """What a checkpoint keeps; state that is no weight is a buffer. `fusion` is the guidance, where there is one."""
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """Raises ValueError where settings do not fit together."""
+
+    @classmethod
+    def build(cls, config: Config, schema: AttributeSchema, stage: Stage, *, inference: bool = False) -> Self:
+        """Freshly initialised networks; for inference only those that it needs."""
+
+    @property
+    def players(self) -> Mapping[str, Player]: ...
+
+    @property
+    def averaged(self) -> tuple[str, ...]:
+        """Networks whose moving average serves inference."""
+
+    @property
+    def noise(self) -> tuple[int, int]:
+        """How many standard normal vectors an image is given in each step, and of what length."""
+
+    def step(self, batch: Batch, t: int) -> Steps: ...
+
+
+@runtime_checkable
+class Encodes(Protocol):
+    """A method with a content map and a style vector (of length 0 where it has none): what retrieval asks for."""
+
+    encoders: ClassVar[tuple[str, ...]]
+    """Networks that make content and style: their weights decide whether vectors may be compared."""
+
+    @property
+    def content_channels(self) -> int: ...
+
+    @property
+    def style_dim(self) -> int: ...
+
+    def content(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, W] → content [B, C, h, w]."""
+
+    def style(self, images: Tensor) -> Tensor:
+        """Images → styles [B, S]."""
+
+    def sample_style(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Styles [B, S] drawn for labels [B, A]."""
+
+    def style_mean(self, labels: Tensor) -> Tensor:
+        """The middle of what `sample_style` draws, [B, S]."""
+
+    def style_labels(self, style: Tensor) -> Tensor:
+        """Labels int8 [B, A] read off styles; −1 where the style does not tell."""
+
+    def decode(self, content: Tensor, style: Tensor, images: Tensor, guide: Guide | None = None) -> Translation:
+        """Images [B, 3, H, W] with content [B, C, h, w] translated to style [B, S], guided by neighbours or not."""
+
+
+@runtime_checkable
+class Guidable(Encodes, Protocol):
+    """A method that stage 3 can guide: frozen encoders, and a generator that takes neighbours' content."""
+
+    def encode(self, images: Tensor) -> Any:
+        """What the frozen encoders give for images; a batch carries it as `encoded`, for the search and the step."""
+
+    def target_style(self, batch: Batch) -> Tensor:
+        """The style [B, S] that a batch's translations are to have."""
+
+    def queries(self, batch: Batch) -> Sequence[Query]:
+        """What neighbours are sought for in a step: the translation's first, then what else is guided."""
+
+
+@runtime_checkable
+class Watches(Protocol):
+    """A method that measures more than its losses."""
+
+    def measure(self, batch: Batch) -> dict[str, Tensor]:
+        """Named scalars after each step, without gradient."""
+
+    def watch(self, batch: Batch) -> dict[str, Tensor]:
+        """Named scalars where metrics are logged, right after the step: its gradients are still there."""
+
+    def health(self, metrics: Mapping[str, float]) -> str | None:
+        """A warning about logged metrics, or None."""
+
+
+def find_method(name: str) -> type[Any]:
+    """The class of a method, a `Method`. UsageError names the nearest right ones."""
+    if name not in METHODS:
+        near = difflib.get_close_matches(name, METHODS, n=3, cutoff=0.5)
+        told = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(METHODS)}"
+        raise UsageError(f"unknown method {name!r}: {told}")
+    return _load(METHODS[name])
+
+
+@cache
+def _load(place: str) -> type[Any]:
+    module, _, name = place.partition(":")
+    found: type[Any] = getattr(import_module(module), name)
+    return found
+
+
+def halved(every: int) -> Callable[[int], float]:
+    """The factor that halves a rate every so many steps."""
+    return lambda step: 0.5 ** (step // every)
+
+
+def linear(steps: int, start: int) -> Callable[[int], float]:
+    """The factor that falls in a line from 1 at step `start` to 0 at `steps`."""
+    return lambda step: 1.0 if step <= start else max(0.0, (steps - step) / max(1, steps - start))

@@ -6,119 +6,211 @@ uses it with gradient. RG-UNIT is the same step with a fused content as the gene
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
+from index_store.attributes import AttributeSchema
 from translation import objectives
-from translation.config import Config, StageConfig, Weights
-from translation.guidance import Guidance, Guided, hide
-from translation.networks.gmm_unit import ContentEncoder, Discriminator, Generator, StyleEncoder, initialise
+from translation.guidance import Guidance, Guide, Guided, fuse, hide, paint
+from translation.methods import About, Draws, Loss, Player, Query, Sections, Stage, Steps, Translation, halved
+from translation.networks.gmm_unit import (
+    ContentEncoder,
+    Discriminator,
+    Generator,
+    StyleEncoder,
+    initialise,
+)
 from translation.networks.vgg import VGG
-from translation.objectives.style import STANDARD_DEVIATION, style_labels, style_mean
+from translation.objectives import style as styles
+from translation.objectives.style import STANDARD_DEVIATION
+from translation.sampling import Batch
+from translation.sections import GuidedConfig, Section, StageConfig
 from translation.training.processes import shared_mean
 
+if TYPE_CHECKING:
+    from translation.config import Config
+
 TINY = 1e-8  # no division by 0
+MASK_CLOSED, MASK_OPEN = 0.02, 0.98
 
 
-@dataclass(frozen=True)
-class Batch:
-    """One step's inputs on the device. A attributes, k neighbours, C×h×w content.
+class Networks(Section):
+    """Table 8, scaled: `width` multiplies every channel count of encoders and generator."""
 
-    images [B, 3, H, W] in [−1, 1]; labels and target [B, A] in {1, 0, −1 = unknown} (target has no unknown); noise and
-    second_noise [B, 8·A] ~ N(0, 1) for the target's style, source_noise for E_s's sample. `encoded`: what frozen
-    encoders gave for the images: content [B, C, h, w], style mean and log variance [B, 8·A].
+    width: float = Field(1.0, gt=0)
+    content_blocks: int = Field(4, ge=1)
+    generator_blocks: int = Field(4, ge=1)
+    discriminator_width: float = Field(1.0, gt=0)
+    discriminator_scales: int = Field(1, ge=1, le=3)
+    discriminator_slope: float = Field(0.1, ge=0, lt=1)
+    perceptual_weights: str = Field("", description="safetensors file of a VGG; empty: the perceptual term is off")
 
-    With guidance: neighbours retrieved for the target's style and for the source's own, [B, k, C, h, w]; shown bool
-    [B], which images see theirs (None: all); hidden bool [B, 1, h, w], what reconstruction does not see of the
-    source's content; further real images for D [B, 3, H, W] with their labels [B, A].
+
+class Weights(Section):
+    """Weight of each term (RG-UNIT, Section 4.1); 0 leaves the term out, also of the arithmetic."""
+
+    adversarial: float = Field(1.0, ge=0)
+    domain: float = Field(1.0, ge=0)
+    content: float = Field(1.0, ge=0)
+    style: float = Field(10.0, ge=0)
+    reconstruction: float = Field(1.0, ge=0)
+    cycle: float = Field(10.0, ge=0)
+    kl: float = Field(0.1, ge=0)
+    isometry: float = Field(0.1, ge=0)
+    perceptual: float = Field(0.1, ge=0)
+    gradient_penalty: float = Field(0.0, ge=0, description="R1 on the discriminator; not in the paper")
+
+
+class TranslationConfig(StageConfig):
+    """Stage 1, GMM-UNIT."""
+
+    warmup: int = Field(
+        0, ge=0, description="first steps with reconstruction, KL and classification alone: cheap, and no mask to close"
+    )
+    kl_warmup: int = Field(0, ge=0, description="steps over which the KL's weight rises from 0")
+    domain_softmax: bool = Field(False, description="softmax within exclusive groups instead of a sigmoid a bit")
+    weights: Weights = Weights()
+
+
+class RgUnitConfig(GuidedConfig, TranslationConfig):
+    """Stage 3, RG-UNIT."""
+
+    weights: Weights = Weights()
+
+
+class GmmUnit:
+    """The update rule: one discriminator step, one generator step, on a `Batch` (labels drawn, three noises an image:
+    the target's style, a second one for the isometry, E_s's sample of the source).
+
+    `networks`: content_encoder, style_encoder, generator, in training discriminator; `fusion`, a guidance, makes it
+    RG-UNIT. `train_encoders=False` (stage 3) keeps E_c and E_s as they are.
     """
 
-    images: Tensor
-    labels: Tensor
-    target: Tensor
-    noise: Tensor
-    second_noise: Tensor
-    source_noise: Tensor
-    neighbours: Tensor | None = None
-    source_neighbours: Tensor | None = None
-    shown: Tensor | None = None
-    hidden: Tensor | None = None
-    real_images: Tensor | None = None
-    real_labels: Tensor | None = None
-    neighbour_style: Tensor | None = None
-    encoded: tuple[Tensor, Tensor, Tensor] | None = None
+    name: ClassVar[str] = "gmm_unit"
+    about: ClassVar[About] = About(
+        title="GMM-UNIT; guided: RG-UNIT",
+        paper="Retrieval Guided Unsupervised Multi-domain Image-to-Image Translation (Gomez et al.)",
+        year=2020,
+        needs=("labels",),
+        guidance=("convolution", "attention", "patches"),
+        measured="results.md",
+    )
+    draws: ClassVar[Draws] = "labels"
+    encoders: ClassVar[tuple[str, ...]] = ("content_encoder", "style_encoder")
+    sections: ClassVar[Sections] = Sections(Networks, TranslationConfig, RgUnitConfig)
+
+    def __init__(
+        self,
+        networks: dict[str, nn.Module],
+        stage: TranslationConfig | RgUnitConfig,
+        *,
+        groups: Sequence[Sequence[int]] = (),
+        train_encoders: bool = True,
+        vgg: VGG | None = None,
+    ) -> None:
+        self.networks, self.stage, self.groups = networks, stage, groups
+        self.train_encoders, self.vgg = train_encoders, vgg
+
+    # What the method is made of
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        networks, size = config.networks, config.data.size
+        assert isinstance(networks, Networks)
+        scales = networks.discriminator_scales
+        if size >> (scales - 1) < 16:
+            raise ValueError(
+                f"networks.discriminator_scales={scales} leaves {size >> (scales - 1)} of {size} pixels: at least 16"
+            )
+
+    @classmethod
+    def build(cls, config: Config, schema: AttributeSchema, stage: Stage, *, inference: bool = False) -> Self:
+        chosen = config.guided if stage == "guided" else config.translation
+        n = config.networks
+        assert isinstance(chosen, TranslationConfig | RgUnitConfig) and isinstance(n, Networks)
+        networks = build_networks(n, config.data.size, len(schema.names), discriminator=not inference)
+        wanted = n.perceptual_weights and chosen.weights.perceptual and not inference
+        return cls(
+            networks,
+            chosen,
+            groups=[schema.indices(group) for group in schema.groups],
+            train_encoders=stage == "translation",
+            vgg=VGG(Path(n.perceptual_weights).expanduser()) if wanted else None,
+        )
 
     @property
-    def style(self) -> Tensor:
-        """The target's [B, 8·A]: its neighbours', or a draw."""
-        if self.neighbour_style is not None:
-            return self.neighbour_style
-        return style_mean(self.target) + STANDARD_DEVIATION * self.noise
+    def helpers(self) -> tuple[nn.Module, ...]:
+        return () if self.vgg is None else (self.vgg,)
 
+    @property
+    def guidance(self) -> Guidance | None:
+        fusion = self.networks.get("fusion")
+        assert fusion is None or isinstance(fusion, Guidance)
+        return fusion
 
-def build_networks(config: Config, attributes: int, *, discriminator: bool = True) -> dict[str, nn.Module]:
-    """Freshly initialised content_encoder, style_encoder, generator and (unless inference only) discriminator."""
-    n = config.networks
-    networks: dict[str, nn.Module] = {
-        "content_encoder": ContentEncoder(n.width, n.content_blocks),
-        "style_encoder": StyleEncoder(attributes, n.width),
-        "generator": Generator(attributes, n.width, n.generator_blocks),
-    }
-    for network in networks.values():
-        initialise(network, "kaiming")
-    if discriminator:
-        networks["discriminator"] = Discriminator(
-            config.data.size, attributes, n.discriminator_width, n.discriminator_scales, n.discriminator_slope
-        )
-        initialise(networks["discriminator"], "normal")
-    return networks
+    @property
+    def players(self) -> dict[str, Player]:
+        s = self.stage
+        decay = halved(s.halve_every)
+        generator = (*self.encoders, "generator") if self.train_encoders else ("generator",)
+        other = s.discriminator_learning_rate or s.learning_rate
+        found = {
+            "generator": Player(generator, s.learning_rate, s.betas, decay),
+            "discriminator": Player(("discriminator",), other, s.betas, decay),
+        }
+        if self.guidance is not None and isinstance(s, RgUnitConfig):
+            found["fusion"] = Player(("fusion",), s.fusion_learning_rate or s.learning_rate, s.betas, decay)
+        return found
 
+    @property
+    def averaged(self) -> tuple[str, ...]:
+        return tuple(name for name in self.networks if name != "discriminator")
 
-@contextmanager
-def frozen(network: nn.Module) -> Iterator[None]:
-    """Gradients pass through the network but stop at its weights."""
-    flags = [p.requires_grad for p in network.parameters()]
-    network.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter, flag in zip(network.parameters(), flags, strict=True):
-            parameter.requires_grad_(flag)
+    @property
+    def noise(self) -> tuple[int, int]:
+        return 3, self.style_dim
 
+    # In use: `Encodes`
 
-@dataclass
-class GmmUnit:
-    """The update rule: one discriminator step, one generator step, on a `Batch`.
+    @property
+    def content_channels(self) -> int:
+        channels: int = self.networks["content_encoder"].channels  # type: ignore[assignment]
+        return channels
 
-    `fusion` makes it RG-UNIT; an optimiser of that name updates it at its own rate. `train_encoders=False` (stage 3)
-    keeps E_c and E_s as they are. `scaler` keeps gradients in the range of fp16.
-    """
+    @property
+    def style_dim(self) -> int:
+        encoder = self.networks["style_encoder"]
+        assert isinstance(encoder, StyleEncoder)
+        return encoder.mean.out_features
 
-    networks: Mapping[str, nn.Module]
-    stage: StageConfig
-    autocast: Callable[[], AbstractContextManager[object]]
-    groups: Sequence[Sequence[int]] = ()
-    fusion: Guidance | None = None
-    train_encoders: bool = True
-    vgg: VGG | None = None
-    scaler: torch.amp.GradScaler | None = None
+    def content(self, images: Tensor) -> Tensor:
+        """E_c: content [B, C, H/4, W/4]."""
+        return self.networks["content_encoder"](images)  # type: ignore[no-any-return]
 
-    def generator_input(self, content: Tensor, neighbours: Tensor | None, shown: Tensor | None = None) -> Guided:
-        """c_total where neighbours are `shown`, else E_c(x): the only place where guidance enters (Eq. 2–7)."""
-        if self.fusion is None or neighbours is None:
-            return Guided(content)
-        return self.fusion(content, neighbours, shown)  # type: ignore[no-any-return]
+    def style(self, images: Tensor) -> Tensor:
+        """μ of E_s: [B, 8·A]."""
+        return self.networks["style_encoder"](images)[0]  # type: ignore[no-any-return]
 
-    def generate(self, guided: Guided, style: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-        """x̃ [B, 3, H, W] (with what guidance copies into it) and mask M [B, 1, H, W]."""
-        prediction, mask = self.networks["generator"](guided.content, style)
-        if self.fusion is not None:
-            prediction = self.fusion.paint(prediction, mask, guided, images)
-        return prediction, mask
+    def sample_style(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return styles.sample_style(labels, generator)
+
+    def style_mean(self, labels: Tensor) -> Tensor:
+        return styles.style_mean(labels)
+
+    def style_labels(self, style: Tensor) -> Tensor:
+        return styles.style_labels(style)
+
+    def decode(self, content: Tensor, style: Tensor, images: Tensor, guide: Guide | None = None) -> Translation:
+        guided = fuse(self.guidance, content, guide)
+        raw, mask = self.generate(guided, style, images, 1.0 if guide is None else guide.strength)
+        return Translation(objectives.blend(raw, mask, images), raw, mask)
+
+    # In stage 3: `Guidable`
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """content [B, C, h, w], style mean and log variance [B, 8·A] of the source, with gradient in stage 1 only."""
@@ -127,99 +219,80 @@ class GmmUnit:
             mean, log_variance = self.networks["style_encoder"](images)
         return content, mean, log_variance
 
-    def step(
-        self,
-        batch: Batch,
-        optimizers: Mapping[str, torch.optim.Optimizer],
-        kl_weight: float,
-    ) -> dict[str, Tensor]:
-        """Update discriminator, then generator (and encoders, fusion); named terms, detached."""
-        weights = self.stage.weights
-        discriminator = self.networks["discriminator"]
-        with self.autocast():
-            content, mean, log_variance = batch.encoded or self.encode(batch.images)
-            source_style = sampled(mean, log_variance, batch.source_noise)
-            guided = self.generator_input(content, batch.neighbours, batch.shown)
-            prediction, mask = self.generate(guided, batch.style, batch.images)
-            fake = objectives.blend(prediction, mask, batch.images)
-            d_terms = self.discriminator_losses(discriminator, batch, fake.detach())
-        d_loss = weighted(d_terms, weights, kl_weight)
-        self._update([optimizers["discriminator"]], d_loss)
+    def target_style(self, batch: Batch) -> Tensor:
+        """The target's [B, 8·A]: its neighbours', or a draw."""
+        if batch.guides.style is not None:
+            return batch.guides.style
+        return styles.style_mean(batch.target) + STANDARD_DEVIATION * batch.noise[0]
 
-        with frozen(discriminator), self.autocast():
-            g_terms = self.generator_losses(batch, content, guided, mean, log_variance, source_style, fake)
-        g_loss = weighted(g_terms, weights, kl_weight)
-        self._update([optimizers[name] for name in ("generator", "fusion") if name in optimizers], g_loss)
+    def queries(self, batch: Batch) -> list[Query]:
+        """For the target's style, then for E_s(x), by which reconstruction is guided: not where pixels are copied, as
+        another's are no help to give back one's own and would only be punished."""
+        content, mean, _ = batch.encoded
+        wanted = [Query(content, self.target_style(batch))]
+        return [*wanted, Query(content, mean)] if self.guidance is not None and not self.guidance.pixels else wanted
 
-        terms = _named(d_terms, g_terms)
-        terms |= {"mask_mean": mask.detach().float().mean(), "kl_weight": torch.full((), kl_weight, device=mask.device)}
-        return terms | self._style_accuracy(mean, batch.labels)
+    def generate(self, guided: Guided, style: Tensor, images: Tensor, strength: float = 1.0) -> tuple[Tensor, Tensor]:
+        """x̃ [B, 3, H, W] (with what guidance copies into it) and mask M [B, 1, H, W]."""
+        prediction, mask = self.networks["generator"](guided.content, style)
+        return paint(self.guidance, prediction, mask, guided, images, strength), mask
 
-    @torch.no_grad()
-    def watch(self, batch: Batch) -> dict[str, Tensor]:
-        """Whether guidance is used, right after a step on the batch; nothing without it.
+    def generator_input(self, content: Tensor, batch: Batch, query: int = 0) -> Guided:
+        """c_total where neighbours are shown, else E_c(x): the only place where guidance enters (Eq. 2–7)."""
+        guides = batch.guides
+        if query >= len(guides.maps):
+            return Guided(content)
+        return fuse(self.guidance, content, Guide(guides.maps[query], shown=guides.shown))
 
-        neighbour_gate: how far its way is open. neighbour_share: ‖neighbours' part‖ / ‖source's part‖ of c_total, where
-        they enter there.
-        fusion_gradient: norm of the step's gradient. neighbour_swap (batches of 2 or more): how much the translation
-        changes when each image is given another's neighbours, ‖x̂(r) − x̂(r′)‖ / ‖x̂(r) − x‖.
-        """
-        if self.fusion is None or batch.neighbours is None:
-            return {}
-        images = []
-        with self.autocast():
-            content = batch.encoded[0] if batch.encoded else self.encode(batch.images)[0]
-            for neighbours in (batch.neighbours, batch.neighbours.roll(1, 0))[: len(batch.images)]:
-                prediction, mask = self.generate(self.fusion(content, neighbours), batch.style, batch.images)
-                images.append(objectives.blend(prediction, mask, batch.images))
-        gradients = [p.grad.float().norm() for p in self.fusion.parameters() if p.grad is not None]
-        measured = {
-            "neighbour_gate": self.fusion.gate().float(),
-            "fusion_gradient": torch.stack(gradients).norm() if gradients else content.new_zeros(()),
-        }
-        if not self.fusion.pixels:
-            source, theirs = (part.float() for part in self.fusion.branches(content, batch.neighbours))
-            measured["neighbour_share"] = theirs.norm() / source.norm().clamp(min=TINY)
-        if len(images) > 1:
-            change = (images[0] - batch.images).norm().clamp(min=TINY)
-            measured["neighbour_swap"] = (images[0] - images[1]).norm() / change
-        return measured
+    # Training
 
-    def warm_up(
-        self, batch: Batch, optimizers: Mapping[str, torch.optim.Optimizer], kl_weight: float
-    ) -> dict[str, Tensor]:
+    def step(self, batch: Batch, t: int) -> Steps:
+        """Discriminator, then generator (and encoders, fusion); a warm-up first."""
+        kl_weight = self.stage.weights.kl * ramp(t, self.stage.kl_warmup)
+        if t < self.stage.warmup:
+            return (yield from self.warm_up(batch, kl_weight))
+        weights = {**self.stage.weights.model_dump(), "kl": kl_weight}
+        content, mean, log_variance = batch.encoded or self.encode(batch.images)
+        source_style = sampled(mean, log_variance, batch.noise[2])
+        guided = self.generator_input(content, batch)
+        prediction, mask = self.generate(guided, self.target_style(batch), batch.images)
+        fake = objectives.blend(prediction, mask, batch.images)
+        yield Loss(("discriminator",), self.discriminator_losses(batch, fake.detach()), weights)
+        terms = self.generator_losses(batch, content, guided, mean, log_variance, source_style, fake)
+        players = ("generator", "fusion") if self.guidance is not None else ("generator",)
+        yield Loss(players, terms, weights)
+        yield self._told(mask, kl_weight, mean, batch.labels)
+        return fake
+
+    def warm_up(self, batch: Batch, kl_weight: float) -> Steps:
         """A cheap first step: reconstruct, classify real images, read their styles; nothing is translated.
 
         From scratch the mask closes at once: E_s and D cannot tell styles apart yet, so the only gradient it feels is
         that of the content and adversarial terms, which copying satisfies. It is not trained here and stays open.
         """
-        weights, discriminator = self.stage.weights, self.networks["discriminator"]
-        with self.autocast():
-            content, mean, log_variance = self.encode(batch.images)
-            own, mask = self.networks["generator"](content, sampled(mean, log_variance, batch.source_noise))
-            d_terms = {"domain": self._domain(discriminator(batch.images), batch.labels)}
-            g_terms = {
-                "reconstruction": objectives.absolute_difference(own, batch.images),
-                "kl": objectives.kl_to_component(mean, log_variance, batch.labels),
-            }
-        for name, loss in (
-            ("discriminator", weights.domain * d_terms["domain"]),
-            ("generator", weighted(g_terms, weights, kl_weight)),
-        ):
-            self._update([optimizers[name]], loss)
-        terms = _named(d_terms, g_terms)
-        terms |= {"mask_mean": mask.detach().float().mean(), "kl_weight": torch.full((), kl_weight, device=mask.device)}
-        return terms | self._style_accuracy(mean, batch.labels)
+        weights = {**self.stage.weights.model_dump(), "kl": kl_weight}
+        content, mean, log_variance = self.encode(batch.images)
+        own, mask = self.networks["generator"](content, sampled(mean, log_variance, batch.noise[2]))
+        real = self._domain(self.networks["discriminator"](batch.images), batch.labels)
+        yield Loss(("discriminator",), {"domain": real}, weights)
+        terms = {
+            "reconstruction": objectives.absolute_difference(own, batch.images),
+            "kl": objectives.kl_to_component(mean, log_variance, batch.labels),
+        }
+        yield Loss(("generator",), terms, weights)
+        yield self._told(mask, kl_weight, mean, batch.labels)
+        return own  # type: ignore[no-any-return]
 
-    def discriminator_losses(self, discriminator: nn.Module, batch: Batch, fake: Tensor) -> dict[str, Tensor]:
+    def discriminator_losses(self, batch: Batch, fake: Tensor) -> dict[str, Tensor]:
         """Least squares on real and (detached) fake, classification of real images' known attributes, R1.
 
         The gradient penalty is measured on every fourth image: it costs a second derivative, and changes slowly.
         Several processes measure it on the images that one would if the batch of each is a multiple of four.
         """
-        images, labels = batch.images, batch.labels
-        if batch.real_images is not None and batch.real_labels is not None:
-            images, labels = torch.cat([images, batch.real_images]), torch.cat([labels, batch.real_labels])
+        images, labels, discriminator = batch.images, batch.labels, self.networks["discriminator"]
+        if batch.guides.real is not None:
+            more, theirs = batch.guides.real
+            images, labels = torch.cat([images, more]), torch.cat([labels, theirs])
         real, made = discriminator(images), discriminator(fake)
         terms = {
             "adversarial": objectives.adversarial_discriminator([r for r, _ in real], [f for f, _ in made]),
@@ -246,7 +319,7 @@ class GmmUnit:
 
         Reconstruction and cycle are measured on the *unblended* prediction: blended, M = 0 would make both 0.
         """
-        weights, generator = self.stage.weights, self.networks["generator"]
+        weights, generator, style = self.stage.weights, self.networks["generator"], self.target_style(batch)
         judged = self.networks["discriminator"](fake)
         recovered = self.networks["content_encoder"](fake)
         recovered_style, _ = self.networks["style_encoder"](fake)
@@ -254,10 +327,10 @@ class GmmUnit:
             "adversarial": objectives.adversarial_generator([realness for realness, _ in judged]),
             "domain": self._domain(judged, batch.target),
             "content": objectives.absolute_difference(recovered, content),
-            "style": objectives.absolute_difference(recovered_style, batch.style),
+            "style": objectives.absolute_difference(recovered_style, style),
         }
         if weights.reconstruction:
-            seen = self.generator_input(hide(content, batch.hidden), batch.source_neighbours, batch.shown)
+            seen = self.generator_input(hide(content, batch.guides.hidden), batch, 1)
             own, _ = self.generate(seen, source_style, batch.images)
             terms["reconstruction"] = objectives.absolute_difference(own, batch.images)
         if weights.cycle or weights.perceptual:
@@ -270,31 +343,70 @@ class GmmUnit:
         if self.train_encoders and weights.kl:
             terms["kl"] = objectives.kl_to_component(mean, log_variance, batch.labels)
         if weights.isometry:
-            second = style_mean(batch.target) + STANDARD_DEVIATION * batch.second_noise
+            second = styles.style_mean(batch.target) + STANDARD_DEVIATION * batch.noise[1]
             prediction, mask = self.generate(guided, second, batch.images)
             other, _ = self.networks["style_encoder"](objectives.blend(prediction, mask, batch.images))
-            terms["isometry"] = objectives.isometry(batch.style, second, recovered_style, other)
+            terms["isometry"] = objectives.isometry(style, second, recovered_style, other)
         return terms
 
-    def _update(self, optimizers: Sequence[torch.optim.Optimizer], loss: Tensor) -> None:
-        scaler = self.scaler
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss if scaler is None else scaler.scale(loss))
-        for optimizer in optimizers:
-            if scaler is None:
-                optimizer.step()
-            else:
-                scaler.unscale_(optimizer)
-                scaler.step(optimizer)
-        if scaler is not None:
-            scaler.update()
+    @torch.no_grad()
+    def measure(self, batch: Batch) -> dict[str, Tensor]:
+        """How many known labels of held-out images E_s tells."""
+        if batch.held_out is None:
+            return {}
+        images, labels = batch.held_out
+        known = labels >= 0
+        right = (styles.style_labels(self.style(images)) == labels) & known
+        return {"style_accuracy": right.sum() / known.sum().clamp(min=1)}
 
     @torch.no_grad()
-    def _style_accuracy(self, mean: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def watch(self, batch: Batch) -> dict[str, Tensor]:
+        """Whether guidance is used, right after a step on the batch; nothing without it.
+
+        neighbour_gate: how far its way is open. neighbour_share: ‖neighbours' part‖ / ‖source's part‖ of c_total, where
+        they enter there.
+        fusion_gradient: norm of the step's gradient. neighbour_swap (batches of 2 or more): how much the translation
+        changes when each image is given another's neighbours, ‖x̂(r) − x̂(r′)‖ / ‖x̂(r) − x‖.
+        """
+        if self.guidance is None or not batch.guides.maps:
+            return {}
+        images, neighbours = [], batch.guides.maps[0]
+        content = batch.encoded[0] if batch.encoded else self.encode(batch.images)[0]
+        for shown in (neighbours, neighbours.roll(1, 0))[: len(batch.images)]:
+            prediction, mask = self.generate(self.guidance(content, shown), self.target_style(batch), batch.images)
+            images.append(objectives.blend(prediction, mask, batch.images))
+        gradients = [p.grad.float().norm() for p in self.guidance.parameters() if p.grad is not None]
+        measured = {
+            "neighbour_gate": self.guidance.gate().float(),
+            "fusion_gradient": torch.stack(gradients).norm() if gradients else content.new_zeros(()),
+        }
+        if not self.guidance.pixels:
+            source, theirs = (part.float() for part in self.guidance.branches(content, neighbours))
+            measured["neighbour_share"] = theirs.norm() / source.norm().clamp(min=TINY)
+        if len(images) > 1:
+            change = (images[0] - batch.images).norm().clamp(min=TINY)
+            measured["neighbour_swap"] = (images[0] - images[1]).norm() / change
+        return measured
+
+    def health(self, metrics: Mapping[str, float]) -> str | None:
+        mask = metrics["mask_mean"]
+        if mask < MASK_CLOSED:
+            return f"the mask has closed (mean {mask:.3f}): the input is copied and nothing is learned"
+        if mask > MASK_OPEN:
+            return f"the mask is wide open (mean {mask:.3f}): the source's pixels are not used"
+        return None
+
+    @torch.no_grad()
+    def _told(self, mask: Tensor, kl_weight: float, mean: Tensor, labels: Tensor) -> Loss:
+        """What is logged beside the losses."""
         known = labels >= 0
-        right = (style_labels(mean) == labels) & known
-        return {"style_accuracy_train": right.sum() / known.sum().clamp(min=1)}
+        right = (styles.style_labels(mean) == labels) & known
+        told = {
+            "mask_mean": mask.detach().float().mean(),
+            "kl_weight": torch.full((), kl_weight, device=mask.device),
+            "style_accuracy_train": right.sum() / known.sum().clamp(min=1),
+        }
+        return Loss((), told)
 
     def _domain(self, judged: Sequence[tuple[Tensor, Tensor]], labels: Tensor) -> Tensor:
         """The classification of what D [(realness, logits) a scale] says of images with these labels."""
@@ -302,17 +414,28 @@ class GmmUnit:
         return objectives.domain([logits for _, logits in judged], labels, groups, shared_mean)
 
 
+def build_networks(n: Networks, size: int, attributes: int, *, discriminator: bool = True) -> dict[str, nn.Module]:
+    """Freshly initialised content_encoder, style_encoder, generator and (unless inference only) discriminator."""
+    networks: dict[str, nn.Module] = {
+        "content_encoder": ContentEncoder(n.width, n.content_blocks),
+        "style_encoder": StyleEncoder(attributes, n.width),
+        "generator": Generator(attributes, n.width, n.generator_blocks),
+    }
+    for network in networks.values():
+        initialise(network, "kaiming")
+    if discriminator:
+        networks["discriminator"] = Discriminator(
+            size, attributes, n.discriminator_width, n.discriminator_scales, n.discriminator_slope
+        )
+        initialise(networks["discriminator"], "normal")
+    return networks
+
+
 def sampled(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
     """E_s's sample μ + σ·noise [B, 8·A], in full precision: exp() overflows early in half."""
     return mean.float() + (0.5 * log_variance.float()).exp() * noise
 
 
-def _named(discriminator: Mapping[str, Tensor], generator: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    terms = {f"discriminator/{name}": value.detach() for name, value in discriminator.items()}
-    return terms | {f"generator/{name}": value.detach() for name, value in generator.items()}
-
-
-def weighted(terms: Mapping[str, Tensor], weights: Weights, kl_weight: float) -> Tensor:
-    """Σ weight·term over the terms that are there."""
-    factors = {**weights.model_dump(), "kl": kl_weight}
-    return torch.stack([factors[name] * value for name, value in terms.items()]).sum()
+def ramp(step: int, steps: int) -> float:
+    """From 0 to 1 over the first `steps` steps; 1 where there are none."""
+    return min(1.0, step / steps) if steps else 1.0

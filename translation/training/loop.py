@@ -27,8 +27,8 @@ from torch import Tensor, nn
 
 from index_store.errors import RgunitError
 from index_store.runs import CHECKPOINT
-from translation.config import TrainingConfig
 from translation.progress import Progress
+from translation.sections import TrainingConfig
 from translation.training.checkpoints import (
     BEST,
     keep_best,

@@ -13,8 +13,9 @@ from typing import Any, Literal
 from index_store.errors import RgunitError, UsageError
 from index_store.runs import CHECKPOINT
 from index_store.workspace import RunRecord, Workspace
-from translation.config import Config, TrainingConfig, parse_config
+from translation.config import Config, parse_config
 from translation.progress import Progress
+from translation.sections import TrainingConfig
 from translation.training.checkpoints import read_state, restore
 from translation.training.loop import Task, train
 from translation.training.precision import faster_precision

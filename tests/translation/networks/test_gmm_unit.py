@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.translation.steps import networks_of
 from translation.config import load_config
 from translation.guidance import ConvolutionFusion
-from translation.methods.gmm_unit import build_networks
 from translation.networks.blocks import instance_norm, scaled
 from translation.networks.gmm_unit import ContentEncoder, Discriminator, Generator, StyleEncoder, adain, initialise
 
@@ -24,7 +24,7 @@ def conv(inputs: int, outputs: int, kernel: int) -> int:
 @pytest.fixture(scope="module")
 def paper() -> dict[str, nn.Module]:
     torch.manual_seed(0)
-    return build_networks(load_config("paper-celeba-128"), 5)
+    return networks_of(load_config("paper-celeba-128"), 5)
 
 
 @torch.no_grad()
@@ -104,7 +104,7 @@ def test_the_style_moves_the_picture() -> None:
 
 def test_first_weights_are_the_papers() -> None:
     torch.manual_seed(0)
-    networks = build_networks(load_config("paper-celeba-128"), 5)
+    networks = networks_of(load_config("paper-celeba-128"), 5)
     for layer in networks["discriminator"].modules():
         if isinstance(layer, nn.Conv2d) and layer.weight.numel() > 10_000:
             assert layer.weight.std().item() == pytest.approx(0.02, rel=0.05)

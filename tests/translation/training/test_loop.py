@@ -26,9 +26,9 @@ from index_store.runs import CHECKPOINT
 from index_store.workspace import Workspace
 from tests.places import ROOT
 from tests.translation.small import TINY, USED, Notes, tiny
+from tests.translation.steps import networks_of
 from tests.translation.training.line import Line, assert_same, settings
 from translation import objectives
-from translation.methods.gmm_unit import build_networks
 from translation.stages import fill_index, train_guided, train_retrieval, train_translation
 from translation.training import precision
 from translation.training.checkpoints import load_networks, read_state, save_checkpoint
@@ -317,12 +317,12 @@ def test_a_broken_checkpoint_is_told_in_one_line(tmp_path: Path, content: bytes)
 
 def test_a_checkpoint_of_another_schema_or_size_is_refused_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / CHECKPOINT
-    save_checkpoint(path, networks=build_networks(tiny(), 3), average={}, optimizers={}, state={"step": 1})
+    save_checkpoint(path, networks=networks_of(tiny(), 3), average={}, optimizers={}, state={"step": 1})
     others = {
-        "attributes": build_networks(tiny(), 4),
-        "width": build_networks(tiny("networks.width=0.125"), 3),
-        "size": build_networks(tiny("data.size=64"), 3),
-        "configuration": build_networks(tiny("networks.content_blocks=2"), 3),
+        "attributes": networks_of(tiny(), 4),
+        "width": networks_of(tiny("networks.width=0.125"), 3),
+        "size": networks_of(tiny("data.size=64"), 3),
+        "configuration": networks_of(tiny("networks.content_blocks=2"), 3),
     }
     for networks in others.values():
         with pytest.raises(RgunitError, match=r"another configuration|other attributes, width or size") as refused:

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,8 +20,9 @@ from index_store.runs import CHECKPOINT
 from index_store.workspace import Workspace
 from tests.places import ROOT
 from tests.translation.small import TINY, USED
-from tests.translation.steps import A, make_method, optimizers
-from translation.methods.gmm_unit import Batch, GmmUnit
+from tests.translation.steps import A, make_method, optimizers, step
+from translation.methods.gmm_unit import GmmUnit
+from translation.sampling import Batch
 from translation.training.checkpoints import read_state
 from translation.training.metrics import read_metrics
 from translation.training.processes import average_gradients
@@ -37,11 +37,11 @@ def batch() -> Batch:
     images = torch.rand(IMAGES, 3, 32, 32, generator=g) * 2 - 1
     labels, target = torch.randint(0, 2, (2, IMAGES, A), generator=g)
     labels[0, :2], labels[1], labels[2, 1] = -1, -1, -1
-    return Batch(images, labels, target, *torch.randn(3, IMAGES, 8 * A, generator=g))
+    return Batch(images, labels, target, torch.randn(3, IMAGES, 8 * A, generator=g))
 
 
 def part(whole: Batch, rows: slice) -> Batch:
-    return replace(whole, **{name: value[rows] for name, value in vars(whole).items() if isinstance(value, Tensor)})
+    return Batch(whole.images[rows], whole.labels[rows], whole.target[rows], whole.noise[:, rows])
 
 
 def gradients(method: GmmUnit) -> dict[str, Tensor]:
@@ -69,7 +69,7 @@ def step_in_a_process(rank: int, folder: Path, settings: Sequence[str]) -> None:
     ours = optimizers(method, rate=1e-4)
     average_gradients(ours.values())
     half = IMAGES // 2
-    method.step(part(batch(), slice(rank * half, rank * half + half)), ours, 0.1)
+    step(method, part(batch(), slice(rank * half, rank * half + half)), ours)
     save_file({name: value.contiguous() for name, value in gradients(method).items()}, folder / f"{rank}.safetensors")
     torch.distributed.destroy_process_group()
 
@@ -81,7 +81,7 @@ def test_two_processes_have_the_gradients_of_one_with_the_double_batch(tmp_path:
     for worker in workers:
         worker.start()
     method = started(settings)
-    method.step(batch(), optimizers(method, rate=1e-4), 0.1)  # the second loss sees what the first has moved
+    step(method, batch(), optimizers(method, rate=1e-4))  # the second loss sees what the first has moved
     for worker in workers:
         worker.join(120)
         assert worker.exitcode == 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +20,14 @@ from index_store.errors import RgunitError
 from index_store.runs import CHECKPOINT
 from index_store.workspace import Workspace
 from retrieval.train import RetrievalTask
-from tests.translation.small import USED, tiny
-from tests.translation.steps import make_batch, make_method
+from tests.translation.small import tiny
+from tests.translation.steps import make_batch, make_method, shown_to, step, task_of
 from tests.translation.training.line import Line, settings
 from translation.guidance import PIXELS, AttentionFusion, ConvolutionFusion, Guidance, PatchGuidance
 from translation.neighbours import Neighbours
 from translation.training.checkpoints import read_state
 from translation.training.compiling import compile_networks
 from translation.training.loop import train
-from translation.training.task import TranslationTask
 from translation.translator import Translator
 
 # --- no waiting for the device -------------------------------------------------------------------------------
@@ -73,7 +71,7 @@ def test_what_waits_is_seen() -> None:
 @pytest.mark.parametrize("warmup", [0, 10])
 def test_a_step_of_stage_1_never_waits(workspace: Workspace, warmup: int) -> None:
     config = tiny(f"translation.warmup={warmup}", "translation.domain_softmax=true")
-    task = TranslationTask(workspace, config, workspace.schema.subset(USED))
+    task = task_of(workspace, config)
     batch = task.prepare(0)
     with recorded() as found:
         task.step(0, batch)
@@ -97,14 +95,14 @@ def test_a_step_of_stage_3_never_waits(fusion: Guidance) -> None:
     shown, hidden = torch.tensor([True, False]), torch.zeros(2, 1, 8, 8, dtype=torch.bool)
     images = make_batch()
     neighbours = torch.randn(2, 2, 16 + (PIXELS if fusion.pixels else 0), 8, 8)
-    batch = replace(make_batch(neighbours=neighbours), shown=shown, hidden=hidden)
-    batch = replace(batch, real_images=images.images, real_labels=images.labels)
+    real = (images.images, images.labels)
+    batch = shown_to(make_batch(), neighbours, shown=shown, hidden=hidden, real=real)  # type: ignore[arg-type]
     parts = {"generator": "generator", "discriminator": "discriminator", "fusion": "fusion"}
     optimizers: dict[str, torch.optim.Optimizer] = {
         name: torch.optim.Adam(method.networks[part].parameters(), fused=True) for name, part in parts.items()
     }
     with recorded() as found:
-        method.step(batch, optimizers, 0.1)
+        step(method, batch, optimizers)
     assert found == []
 
 
@@ -113,12 +111,11 @@ def test_a_step_of_stage_3_never_waits(fusion: Guidance) -> None:
 
 def step_with(scaler: torch.amp.GradScaler | None) -> dict[str, torch.Tensor]:
     method = make_method()
-    method.scaler = scaler
     optimizers: dict[str, torch.optim.Optimizer] = {
         "generator": torch.optim.Adam(method.networks["generator"].parameters(), 1e-3, fused=True),
         "discriminator": torch.optim.Adam(method.networks["discriminator"].parameters(), 1e-3, fused=True),
     }
-    method.step(make_batch(), optimizers, 0.1)
+    step(method, make_batch(), optimizers, scaler)
     return {f"{name}.{k}": v for name, network in method.networks.items() for k, v in network.state_dict().items()}
 
 
@@ -170,7 +167,7 @@ def test_a_compiled_step_is_the_eager_one() -> None:
             "generator": torch.optim.SGD(method.networks["generator"].parameters(), 1e-3),
             "discriminator": torch.optim.SGD(method.networks["discriminator"].parameters(), 1e-3),
         }
-        return [method.step(make_batch(), optimizers, 0.1) for _ in range(2)][1]
+        return [step(method, make_batch(), optimizers) for _ in range(2)][1]
 
     eager, compiled = terms(False), terms(True)
     assert eager.keys() == compiled.keys()
@@ -183,15 +180,15 @@ def test_a_compiled_step_is_the_eager_one() -> None:
 def test_the_loader_holds_no_more_pixels_than_its_cache(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     image = 3 * 32 * 32
     monkeypatch.setattr(index_workspace, "CACHE_BYTES", 8 * image)
-    task = TranslationTask(workspace, tiny(), workspace.schema.subset(USED))
-    for step in range(4):
-        task.prepare(step)
+    task = task_of(workspace, tiny())
+    for number in range(4):
+        task.prepare(number)
     tracemalloc.start()
-    for step in range(4, 60):
-        task.prepare(step)  # about two epochs
+    for number in range(4, 60):
+        task.prepare(number)  # about two epochs
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert held < 30 * image < len(task.sampler.ids) * image
+    assert held < 30 * image < len(task.draws.labels) * image
 
 
 def test_neighbours_hold_no_more_maps_than_their_cache(staged: Workspace) -> None:

@@ -169,7 +169,8 @@ def translation_rows(
     source, target, seeds = pairs.source[rows], pairs.target[rows], pairs.seeds[rows]
     made = {name: arms[name].translate(source, target, seeds) for name in shown}
     pictures = {name: to_pixels(translation.image) for name, (translation, _) in made.items()}
-    masks = made[main][0].mask.detach().float().cpu().numpy()[:, 0]
+    mask = made[main][0].mask
+    masks = None if mask is None else mask.detach().float().cpu().numpy()[:, 0]
     guides = made[main][1]
     neighbours = workspace.load(guides.reshape(-1), size).reshape(*guides.shape, size, size, 3) if guides.size else None
     known = truth(source, target) if truth is not None else None
@@ -194,7 +195,7 @@ def translation_rows(
                 edit=edit_words(pairs.before[row], pairs.target[row], pairs.attributes),
                 outputs=outputs,
                 neighbours=() if neighbours is None else list(neighbours[place]),
-                mask=masks[place],
+                mask=None if masks is None else masks[place],
                 truth=None if known is None else known[place],
                 score=float(badness[row]),
             )

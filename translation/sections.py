@@ -1,0 +1,144 @@
+"""The sections of a configuration that every method shares, and what a method's own sections start from.
+
+A method brings three of its own (`translation/methods/__init__.py`): `networks`, and the two adversarial stages
+`translation` and `guided` with the weights of its losses. `config.py` puts the whole together.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(Section):
+    """What images look like to the networks, and which attributes are the style."""
+
+    size: int = Field(128, ge=32, description="side of the square images, pixels; a multiple of 32")
+    attributes_used: tuple[str, ...] = Field(
+        (),
+        description="the style's attributes, used where the workspace has them; none: all of the workspace's",
+    )
+    mirror: bool = Field(True, description="mirror half of the training images at random")
+
+    @model_validator(mode="after")
+    def _multiple_of_32(self) -> DataConfig:
+        if self.size % 32:
+            raise ValueError(f"data.size must be a multiple of 32, not {self.size}")
+        return self
+
+
+class StageConfig(Section):
+    """What the adversarial stages of every method share; a method adds its own and its `weights`."""
+
+    steps: int = Field(540_000, ge=1, description="updates of each network; --minutes ends a stage earlier")
+    batch: int = Field(1, ge=1)
+    learning_rate: float = Field(1e-4, gt=0)
+    discriminator_learning_rate: float | None = Field(None, gt=0, description="none: as learning_rate")
+    halve_every: int = Field(200_000, ge=1, description="steps after which the learning rate is halved")
+    betas: tuple[float, float] = (0.5, 0.999)
+    average: float = Field(0.999, ge=0, lt=1, description="decay of the moving average used for inference")
+    warmup: int = Field(0, ge=0, description="first steps with a part of the losses alone, as the method says")
+    weights: SerializeAsAny[Section] = Field(default_factory=Section, description="of each term; 0 leaves it out")
+
+
+class GuidedConfig(StageConfig):
+    """What stage 3 of every method that can be guided shares."""
+
+    neighbours: int = Field(3, ge=1, description="k: images retrieved to guide one translation")
+    guidance: Literal["none", "convolution", "attention", "patches"] = Field(
+        "convolution",
+        description="convolution: the paper's, of exactly k; attention: any k, in any order; patches: likewise, but "
+        "brings the neighbours' own pixels to where they fit",
+    )
+    fusion: Literal["identity", "paper"] = Field(
+        "identity",
+        description="the convolution's form: identity starts as stage 1, signed; paper ends in a ReLU, random start",
+    )
+    neighbour_start: float = Field(
+        0.0, ge=0, lt=1, description="weight of the neighbours' way at the start; 0: step 0 equals stage 1"
+    )
+    fusion_learning_rate: float | None = Field(None, gt=0, description="none: as learning_rate")
+    neighbour_dropout: float = Field(0.0, ge=0, le=1, description="share of images that are shown no neighbours")
+    random_k: bool = Field(
+        False, description="each step shows 1 … k neighbours, drawn at random; needs attention or patches"
+    )
+    content_dropout: float = Field(
+        0.0, ge=0, lt=1, description="share of the source's content hidden, in blocks, where it is reconstructed"
+    )
+    neighbour_pool: int = Field(
+        0, ge=0, description="draw the neighbours from so many nearest images: a search has favourites; 0: the nearest"
+    )
+    neighbour_style: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="how far to go from the style drawn to that of the neighbours, where they agree with it; true: 1",
+    )
+    neighbour_as_real: bool = Field(False, description="the discriminator sees each first neighbour as a real image")
+    feature_cache: int = Field(512, ge=0, description="MiB kept of neighbours' content maps")
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> GuidedConfig:
+        if self.random_k and self.guidance not in ("attention", "patches"):
+            raise ValueError(
+                f"random_k needs guidance=attention or patches: {self.guidance} takes a fixed number of neighbours"
+            )
+        if 0 < self.neighbour_pool < self.neighbours:
+            raise ValueError(
+                f"neighbour_pool={self.neighbour_pool} is too few to draw {self.neighbours} neighbours from: "
+                "give at least as many, or 0 for the nearest"
+            )
+        if self.content_dropout and self.guidance == "patches":
+            raise ValueError(
+                "content_dropout has no meaning for guidance=patches, which does not reconstruct: leave it 0"
+            )
+        if self.neighbour_start and self.fusion == "paper" and self.guidance == "convolution":
+            raise ValueError("neighbour_start has no meaning for fusion=paper, which starts at random: leave it 0")
+        return self
+
+
+class IndexConfig(Section):
+    generated: int = Field(500, ge=0, description="translations made, kept and indexed with the real images")
+    batch: int = Field(64, ge=1)
+
+
+class TrainingConfig(Section):
+    """How to train, whatever is trained."""
+
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
+        "32-true", description="auto: bf16-mixed where it is quicker; 16-mixed: GPUs only"
+    )
+    channels_last: bool = True
+    compile: bool = Field(False, description="torch.compile the networks of stages 1 and 3; needs a C++ compiler")
+    log_every: int = Field(20, ge=1)
+    sample_every: int = Field(500, ge=1)
+    checkpoint_every: int = Field(500, ge=1)
+    keep: int = Field(1, ge=1, description="how many of the last checkpoints are kept")
+    best: str = Field(
+        "", description="a logged measure: the checkpoint of stages 1 and 3 with its lowest value is kept too"
+    )
+    tensorboard: bool = True
+
+
+class Shares(Section):
+    """How `run --minutes` divides the time; evaluation and the index take what is left."""
+
+    translation: float = Field(0.60, gt=0, lt=1)
+    retrieval: float = Field(0.07, gt=0, lt=1)
+    guided: float = Field(0.18, gt=0, lt=1, description="the three arms together")
+
+    @model_validator(mode="after")
+    def _within_one(self) -> Shares:
+        if self.translation + self.retrieval + self.guided > 0.97:
+            raise ValueError("shares of translation, retrieval and guided must leave 0.03 for index and evaluation")
+        return self
+
+
+class DemoConfig(Section):
+    images: int = Field(1500, ge=60)
+    unlabelled: float = Field(0.15, ge=0, lt=1, description="share of further images without labels")
