@@ -1,4 +1,4 @@
-"""Checking a store, mending it, and merging its shards.
+"""Checking a store, repairing it, and merging its shards.
 
 The one idea: the sealed shards replayed in order must give exactly the catalog's tables. Where they do not, the
 catalog is damaged and is made again from the shards; a damaged shard is repaired from its own seal.
@@ -99,7 +99,7 @@ def verify(catalog: Catalog) -> Report:
 
 
 def rebuild(catalog: Catalog) -> list[str]:
-    """Mend damaged shards from their seals, then the catalog from the shards; return what was wrong.
+    """Repair damaged shards from their seals, then the catalog from the shards; return what was wrong.
 
     Vectors that cannot be repaired but were attached to images are dropped, to be embedded again. RgunitError names
     files that hold the only copy of something and cannot be repaired; nothing else is lost then.
@@ -128,7 +128,7 @@ def rebuild(catalog: Catalog) -> list[str]:
 
 
 def compact(catalog: Catalog, *, check: bool = True) -> str:
-    """Merge all shards into one with the rows and one an encoder, without what was removed; ids stay.
+    """Merge all shards into one with the rows and one for each encoder, without removed rows; ids stay.
 
     Returns a line on it. With `check` a damaged store is refused (RgunitError): its seals could repair it.
     """

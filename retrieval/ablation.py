@@ -1,8 +1,8 @@
 """The ablation of the paper's Table 1, and what was tried beyond it: rows of one table, under one protocol.
 
 The one idea: one frozen translator serves all rows. Its encodings of the training and of the judged images are made
-once (`pool`), every row trains from them, and each row's scores are a file of their own: a run that was stopped goes
-on with the rows that are missing.
+once (`pool`), every row trains from them, and each row's scores are a file of their own: a run that was stopped
+continues with the missing rows.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def run_ablation(
 ) -> dict[str, Any]:
     """Train and judge every row with every seed that is not there yet; the table as JSON (see `table`).
 
-    `jobs` processes of one thread each, by default one a core (on a GPU one in all). `progress(what, done, total)`.
+    `jobs` processes of one thread each, one per core by default (on a GPU one in all). `progress(what, done, total)`.
     """
     strange = [row for row in rows if row not in ROWS]
     if strange:
@@ -161,7 +161,7 @@ def table(plan: Plan, rows: Sequence[str] = tuple(ROWS)) -> dict[str, Any]:
     told: dict[str, Any] = {"steps": plan.steps, "batch": plan.base.batch, "translation_run": plan.translation_run}
     there = plan.folder / "baselines.json"
     if not there.is_file():
-        raise RgunitError(f"{plan.folder} holds no ablation yet: run `rgunit evaluate retrieval --ablation`")
+        raise RgunitError(f"there is no ablation in {plan.folder} yet: run `rgunit evaluate retrieval --ablation`")
     told.update(json.loads(there.read_text()))
     told["rows"] = []
     for row in rows:
@@ -198,7 +198,7 @@ class _Bench:
         self.workspace, self.encoders, self.plan = workspace, encoders, plan
         images, case = choose(workspace, encoders.schema.names, plan.protocol)
         if len(case.rows) != len(images):
-            raise RgunitError("an ablation judges labelled real images only")
+            raise RgunitError("an ablation is judged on labelled real images only")
         hashes = perceptual_hash(workspace.load(images.ids, encoders.size))
         self.case: Case = replace(case, duplicates=duplicates_of(case, hashes))
         # Encoded apart from the labels that the case counts by: only the translations' domains, for bridges, need some.

@@ -44,7 +44,7 @@ class Duplicate:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Groups of near-duplicates, the nearest first; to each image of one another is within the distance.
+    """Groups of near-duplicates, the nearest first; each image of a group is within the distance of another.
 
     `images` is how many were compared; `unreadable` says why others were not.
     """

@@ -1,4 +1,4 @@
-"""A map of the collection: every image a point of the plane, like ones together.
+"""A map of the collection: every image is a point of the plane, similar images lie close together.
 
 The one idea: the vectors that searches use are laid out by t-SNE (van der Maaten and Hinton, 2008), so that the map
 shows what the index knows.

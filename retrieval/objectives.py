@@ -1,4 +1,4 @@
-"""What the embedding network is trained for: the paper's triplets, and the field's ways of asking for more.
+"""Losses of the embedding network: the paper's triplets, InfoNCE, distance mining, and those of a content vector.
 
 All read the same embeddings float [B, d] of anchors and positives, and [m, B, d] of m kinds of negatives.
 """
@@ -41,7 +41,7 @@ class ExplicitTriplets(nn.Module):
 
 
 class InfoNCE(nn.Module):
-    """Cross-entropy of telling an anchor's positive from its own negatives and everything else in the batch.
+    """Cross-entropy that picks an anchor's positive out of its own negatives and everything else in the batch.
 
     Logits are −‖a − x‖²/τ (`squared`), or cosines/τ of normalised embeddings. (van den Oord et al., 2018.)
     """

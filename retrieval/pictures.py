@@ -1,4 +1,4 @@
-"""The pictures of a question and of its answer: what is asked with, from anywhere, and what was found, as records.
+"""The pictures of a query and of its answer: query pictures from anywhere, and the neighbours found, as records.
 
 A picture that is in the workspace (by path or bytes) keeps its known labels and is never its own neighbour; a foreign
 one works like it, its labels read off its style.
