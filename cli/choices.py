@@ -99,7 +99,8 @@ def names_of(text: str | None) -> tuple[str, ...]:
 
 def check_composed(workspace: Workspace, images: Sequence[Path], to: str | None, style_of: Path | None) -> None:
     """Refuse a translation that cannot be meant, before a model is loaded."""
-    if to is None and style_of is None:
+    directed = any("target" in run.config for run in workspace.runs("translation"))  # such a run needs no words
+    if to is None and style_of is None and not directed:
         raise UsageError("say what to change: --to '+Blond_Hair -Male', or --style-of IMAGE, or both")
     check_query(workspace, images, to, style_of)
 

@@ -60,6 +60,17 @@ def train(
     config: ConfigOption = None,
     overrides: SetOption = None,
     attributes_used: AttributesOption = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILTER",
+            help="translation, of a method that learns one direction (cut): images to translate. Default with --target: "
+            "the first and the second of two folders, else images without and with the first attribute used.",
+        ),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(metavar="FILTER", help="Images that translations are to look like; with --source.")
+    ] = None,
     neighbours: Annotated[
         Neighbours | None,
         typer.Option(
@@ -100,6 +111,8 @@ def train(
         raise UsageError(
             f"--attributes-used belongs to `train translation`; `train {stage.value}` takes it from that run"
         )
+    if (source is not None or target is not None) and stage is not Stage.translation:
+        raise UsageError(f"--source and --target belong to `train translation`, not to `train {stage.value}`")
     if start is not None and not resume:
         raise UsageError("--from needs --resume")
     if allow_changes and not resume:
@@ -123,7 +136,9 @@ def train(
 
             if stage is Stage.translation:
                 bars.stage("translation")
-                result = stages.train_translation(workspace, chosen, attributes_used=used, progress=bars, **common)
+                result = stages.train_translation(
+                    workspace, chosen, attributes_used=used, source=source, target=target, progress=bars, **common
+                )
             elif stage is Stage.retrieval:
                 bars.stage("retrieval")
                 result = stages.train_retrieval(workspace, chosen, progress=bars, **common)

@@ -65,7 +65,7 @@ def translate(
 ) -> None:
     """Translate images. Each is written with its mask, and the answer names the neighbours that guided it.
 
-    The style is drawn at random (by --seed). IMAGE is cropped to its centre square and resized to the run's size.
+    The style is drawn at random (by --seed); a run that learned one direction (cut) needs no --to. IMAGE is cropped to its centre square and resized to the run's size.
     """
     from cli.choices import check_composed
     from cli.progress import Bars
@@ -90,7 +90,7 @@ def translate(
                 seed=settings.seed,
                 device=settings.device,
             )
-    told = " ".join(part for part in (to, f"in the style of {style_of}" if style_of else None) if part)
+    told = " ".join(part for part in (to, f"in the style of {style_of}" if style_of else None) if part) or "its target"
     settings.show({"outputs": outputs}, lambda console: _draw(console, outputs, told))
 
 

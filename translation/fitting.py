@@ -12,6 +12,7 @@ from index_store.attributes import AttributeSchema
 from index_store.errors import RgunitError, UsageError
 from index_store.workspace import Workspace
 from translation.config import Config
+from translation.methods import find_method
 from translation.progress import Progress
 from translation.sections import StageConfig
 from translation.translator import Translator
@@ -29,6 +30,37 @@ def used_schema(workspace: Workspace, config: Config, names: Sequence[str]) -> A
     if len(set(names)) != len(names):
         raise UsageError(f"--attributes-used names an attribute twice: {', '.join(names)}")
     return workspace.schema.subset(tuple(names))
+
+
+def used_domains(
+    schema: AttributeSchema, config: Config, source: str | None, target: str | None
+) -> tuple[str, str] | None:
+    """The filters of source and target of a method that learns one direction; None for others.
+
+    By default the two members of the group in use, where it is all that is used (two folders: the first to the second);
+    else images without and with the first attribute. UsageError where they are given for a method that learns no
+    direction, or only one of them.
+    """
+    if find_method(config.method).draws != "domains":
+        if source is not None or target is not None:
+            raise UsageError(
+                f"--source and --target are for methods that learn one direction, and {config.method} learns all: "
+                "leave them out"
+            )
+        return None
+    if (source is None) != (target is None):
+        raise UsageError("--source and --target are two filters: give both, or none")
+    if source is not None and target is not None:
+        return source, target
+    first = schema.names[0]
+    if len(schema.names) == 2 and any(set(group) == set(schema.names) for group in schema.groups):
+        return f"+{quoted(first)}", f"+{quoted(schema.names[1])}"
+    return f"-{quoted(first)}", f"+{quoted(first)}"
+
+
+def quoted(name: str) -> str:
+    """An attribute's name as filters take it."""
+    return name if name.isidentifier() else f'"{name}"'
 
 
 def fitted(config: Config, translator: Translator, progress: Progress) -> Config:

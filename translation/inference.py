@@ -7,12 +7,14 @@ one works like it, its labels read off its style.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from index_store.attributes import Edit
 from index_store.errors import RgunitError, UsageError
 from index_store.images import write_image
 from index_store.workspace import Workspace
@@ -45,20 +47,24 @@ def translate_images(
     for a guided translator, 0 for others. `k` neighbours guide: by default as many as in training; another number is
     for guidance by attention or patches. All pictures are read before any is written.
     """
-    if to is None and style_of is None:
+    translator = Translator.load(workspace, run, device)
+    if not translator.style_dim:
+        _check_direction(translator, to, style_of)
+        to = None
+    elif to is None and style_of is None:
         raise UsageError(
             "a translation needs an edit (--to '+Blond_Hair') or a picture to take the style of (--style-of)"
         )
     if samples < 1:
         raise UsageError(f"--samples must be at least 1, not {samples}")
-    if to is None and samples > 1:
+    if to is None and samples > 1 and translator.style_dim:
         raise UsageError("--style-of alone gives one style, so --samples must be 1: add --to to sample")
     if guidance is not None and not 0 <= guidance <= 1:
         raise UsageError(f"--guidance must lie in 0 … 1, not {guidance:g}")
     if k is not None and k < 1:
         raise UsageError(f"-k must be at least 1, not {k}: --guidance 0 translates without neighbours")
-    translator = Translator.load(workspace, run, device)
     edit = style_edit(workspace, translator, to) if to is not None else None
+    goal = _goal(translator)
     strength = (1.0 if translator.neighbours else 0.0) if guidance is None else guidance
     assert translator.run is not None
     if strength and not translator.neighbours:
@@ -114,13 +120,34 @@ def translate_images(
             rows.append(
                 {
                     "source": str(path.absolute()),
-                    "target": translator.schema.describe(query.target),
+                    "target": translator.schema.describe(query.target if goal is None else goal.apply(query.target)),
                     "path": str(made_path.absolute()),
                     "neighbours": [known[int(i)] for i in ids[0]],
                     "mask": None if made.mask is None else str(mask_path.absolute()),
                 }
             )
     return rows
+
+
+def _check_direction(translator: Translator, to: str | None, style_of: Path | None) -> None:
+    """UsageError where what is asked for is not the one direction that the run has learned."""
+    assert translator.run is not None
+    target = str(translator.run.config["target"])
+    if style_of is not None or (to is not None and to.strip() != target):
+        asked = "--style-of" if style_of is not None else f"--to {to!r}"
+        raise UsageError(
+            f"run {translator.run.id} ({translator.config.method}) translates {translator.run.config['source']!r} to "
+            f"{target!r} and nothing else, so {asked} cannot be done: leave it out"
+        )
+
+
+def _goal(translator: Translator) -> Edit | None:
+    """What a run of one direction does to labels, as far as its target domain says so."""
+    if translator.style_dim or translator.run is None:
+        return None
+    with suppress(UsageError):
+        return translator.schema.edit(str(translator.run.config["target"]))
+    return None
 
 
 def _guides(workspace: Workspace, translator: Translator, device: str, k: int) -> Neighbours:

@@ -154,6 +154,68 @@ class LabelSampler:
         return Draw(self.ids[rows], mirrored, self.labels[rows], target, noise)
 
 
+class DomainSampler:
+    """Draws batches of real training images of a source domain, and of a target domain beside them.
+
+    `source` and `target` are filters (`+Glasses`, `-Glasses`). RgunitError for an empty domain, an image in both, or a
+    batch larger than a domain.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        attributes: tuple[str, ...],
+        source: str,
+        target: str,
+        *,
+        batch: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        mirror: bool = True,
+    ) -> None:
+        self.batch, self.seed, self.rank, self.world, self.mirror = batch, seed, rank, world, mirror
+        columns = workspace.schema.indices(attributes)
+        self.ids: list[NDArray[np.int64]] = []
+        tables = []
+        for name, where in (("source", source), ("target", target)):
+            table = workspace.images(f"split=train origin=real {where}")
+            if len(table) < max(2, batch * world):
+                raise RgunitError(
+                    f"the {name} domain {where!r} has {len(table)} training images, and a batch takes "
+                    f"{max(2, batch * world)}: add images, lower --set translation.batch, or choose --{name} otherwise"
+                )
+            self.ids.append(table.ids)
+            tables.append(table.labels[:, columns])
+        if shared := np.intersect1d(self.ids[0], self.ids[1]).size:
+            raise RgunitError(
+                f"{shared} training images are in both domains, {source!r} and {target!r}: choose --source and "
+                "--target that exclude each other"
+            )
+        self.labels, self._targets = tables
+        self._permutation = lru_cache(maxsize=8)(
+            lambda domain, epoch: np.random.default_rng([seed, 1, domain, epoch]).permutation(len(self.ids[domain]))
+        )
+
+    def draw(self, step: int) -> Draw:
+        """The batch of a step; the same for every call, whatever was drawn before."""
+        positions = (step * self.world + self.rank) * self.batch + np.arange(self.batch)
+        rows = []
+        for domain, ids in enumerate(self.ids):
+            n = len(ids)
+            rows.append(np.array([self._permutation(domain, int(p // n))[p % n] for p in positions]))
+        mirrored = (np.random.default_rng([self.seed, 2, step, self.rank]).random((2, self.batch)) < 0.5) & self.mirror
+        return Draw(
+            self.ids[0][rows[0]],
+            mirrored[0],
+            self.labels[rows[0]],
+            self._targets[rows[1]],
+            torch.zeros(0, self.batch, 0),
+            self.ids[1][rows[1]],
+            mirrored[1],
+        )
+
+
 def exclusive(labels: NDArray[np.int8], known: NDArray[np.int8], groups: Sequence[Sequence[int]]) -> NDArray[np.int8]:
     """labels int8 [B, A] in which a guessed bit (known −1) is no second member of its exclusive group.
 

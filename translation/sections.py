@@ -39,10 +39,8 @@ class StageConfig(Section):
     batch: int = Field(1, ge=1)
     learning_rate: float = Field(1e-4, gt=0)
     discriminator_learning_rate: float | None = Field(None, gt=0, description="none: as learning_rate")
-    halve_every: int = Field(200_000, ge=1, description="steps after which the learning rate is halved")
     betas: tuple[float, float] = (0.5, 0.999)
     average: float = Field(0.999, ge=0, lt=1, description="decay of the moving average used for inference")
-    warmup: int = Field(0, ge=0, description="first steps with a part of the losses alone, as the method says")
     weights: SerializeAsAny[Section] = Field(default_factory=Section, description="of each term; 0 leaves it out")
 
 

@@ -25,12 +25,12 @@ from retrieval.retriever import Retriever
 from retrieval.tensors import to_pixels, to_tensor
 from retrieval.train import RetrievalTask
 from translation.config import Config
-from translation.fitting import fitted, tell_if_enlarged, tell_what_is_off, used_schema
+from translation.fitting import fitted, tell_if_enlarged, tell_what_is_off, used_domains, used_schema
 from translation.guidance import build_guidance
 from translation.methods import Guidable, Method, find_method
 from translation.neighbours import Guiding, Neighbours
 from translation.progress import Progress
-from translation.sampling import Draws, LabelSampler
+from translation.sampling import DomainSampler, Draws, LabelSampler
 from translation.sections import StageConfig
 from translation.training.checkpoints import load_networks
 from translation.training.loop import make_fabric, seed_of
@@ -59,6 +59,8 @@ def train_translation(
     config: Config,
     *,
     attributes_used: Sequence[str] = (),
+    source: str | None = None,
+    target: str | None = None,
     seed: int = 0,
     device: str = "auto",
     minutes: float | None = None,
@@ -66,10 +68,18 @@ def train_translation(
     start: str | None = None,
     progress: Progress | None = None,
 ) -> StageResult:
-    """Stage 1: the configuration's method on the attributes used; see `used_schema` for the default."""
+    """Stage 1: the configuration's method on the attributes used; see `used_schema` for the default.
+
+    `source` and `target` are filters, for a method that learns one direction; see `used_domains` for the default.
+    """
     progress = progress or Progress()
     schema = used_schema(workspace, config, attributes_used)
-    about = {"attributes_used": list(schema.names), "seed": seed}
+    about: dict[str, Any] = {"attributes_used": list(schema.names), "seed": seed}
+    domains = used_domains(schema, config, source, target)
+    if domains is not None:
+        workspace.schema.filter(domains[0])
+        workspace.schema.filter(domains[1])
+        about |= {"source": domains[0], "target": domains[1]}
     config = settled(workspace, TRANSLATION, config, resume, device)
     fabric = make_fabric(config.training, device)
     tell_if_enlarged(workspace, config, progress)
@@ -77,7 +87,7 @@ def train_translation(
 
     def make() -> MethodTask:
         method = first_weights(seed, lambda: find_method(config.method).build(config, schema, TRANSLATION))
-        return _task(workspace, config, schema, method, config.translation, fabric, seed)
+        return _task(workspace, config, schema, method, config.translation, fabric, seed, domains=domains)
 
     return train_run(workspace, TRANSLATION, config, about, make, Session(seed, minutes, resume, start, progress))
 
@@ -106,6 +116,7 @@ def train_retrieval(
     fabric = make_fabric(training, device)
     source = newest(workspace, TRANSLATION, translation_run)
     translator = Translator.load(workspace, source.id, str(fabric.device))
+    require_style(translator)
     about = {
         "attributes_used": list(translator.schema.names),
         "seed": seed,
@@ -153,6 +164,7 @@ def train_guided(
     fabric = make_fabric(config.training, device)
     source_run = newest(workspace, TRANSLATION, translation_run)
     source = Translator.load(workspace, source_run.id, str(fabric.device))
+    require_style(source)
     about: dict[str, Any] = {
         "attributes_used": list(source.schema.names),
         "seed": seed,
@@ -257,6 +269,16 @@ def require_index(workspace: Workspace, retriever: Retriever) -> None:
         )
 
 
+def require_style(translator: Translator) -> None:
+    """Raises RgunitError for a translator of a method without a style: retrieval and guidance ask for one so far."""
+    if not translator.style_dim:
+        run = "the translator" if translator.run is None else f"run {translator.run.id}"
+        raise RgunitError(
+            f"{run} is of method {translator.config.method}, which has no style: retrieval and guidance need one; "
+            "train translation with --method gmm_unit for them"
+        )
+
+
 def newest(workspace: Workspace, stage: str, run_id: str | None = None) -> RunRecord:
     """The run of that id, or the newest of the stage that has a checkpoint."""
     if run_id is not None:
@@ -296,12 +318,25 @@ def _draws(
     seed: int,
     *,
     mirror: bool,
-    **process: int,
+    domains: tuple[str, str] | None,
+    rank: int,
+    world: int,
 ) -> Draws:
     """Where a method's batches come from, by what it draws."""
-    groups = [schema.indices(group) for group in schema.groups]
+    if domains is not None:
+        return DomainSampler(
+            workspace, schema.names, *domains, batch=batch, seed=seed, mirror=mirror, rank=rank, world=world
+        )
     return LabelSampler(
-        workspace, schema.names, batch=batch, seed=seed, mirror=mirror, groups=groups, noise=method.noise, **process
+        workspace,
+        schema.names,
+        batch=batch,
+        seed=seed,
+        mirror=mirror,
+        groups=[schema.indices(group) for group in schema.groups],
+        noise=method.noise,
+        rank=rank,
+        world=world,
     )
 
 
@@ -314,13 +349,14 @@ def _task(
     fabric: Fabric,
     seed: int,
     guiding: Guiding | None = None,
+    domains: tuple[str, str] | None = None,
 ) -> MethodTask:
     process = {"rank": fabric.global_rank, "world": fabric.world_size}
     return MethodTask(
         workspace,
         schema,
         method,
-        _draws(workspace, schema, method, stage.batch, seed, mirror=config.data.mirror, **process),
+        _draws(workspace, schema, method, stage.batch, seed, mirror=config.data.mirror, domains=domains, **process),
         stage=stage,
         data=config.data,
         training=config.training,

@@ -263,9 +263,17 @@ def evaluate_translation_runs(
     config = (config or first.config.evaluation).model_copy(update=dict(changes or {}))
     inception = Inception(config.inception_weights, str(first.device)) if config.inception_weights else None
     lpips = PerceptualDistance(config.lpips_weights, str(first.device)) if config.lpips_weights else None
-    kept = found.translation_run.path
+    kept, settings = found.translation_run.path, found.translation_run.config
+    direction = (str(settings["source"]), str(settings["target"])) if "target" in settings else None
     pairs, stale = kept_pairs(
-        kept, workspace, first.schema, split=split, limit=config.pairs, seed=seed, exchanged=exchanged
+        kept,
+        workspace,
+        first.schema,
+        split=split,
+        limit=config.pairs,
+        seed=seed,
+        exchanged=exchanged,
+        direction=direction,
     )
     if stale:
         progress.note("images of the kept list of pairs are gone: a new list, not comparable with what was measured")

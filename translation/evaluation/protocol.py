@@ -135,6 +135,7 @@ def kept_pairs(
     limit: int,
     seed: int,
     exchanged: bool = False,
+    direction: tuple[str, str] | None = None,
 ) -> tuple[Pairs, bool]:
     """The list of pairs kept in `folder` for this split, number, seed and order of halves; made where there is none.
 
@@ -151,7 +152,9 @@ def kept_pairs(
         if pairs.attributes == attributes.names and np.isin(wanted, there).all():
             return pairs, False
         stale = True
-    pairs = make_pairs(workspace, attributes, split=split, limit=limit, seed=seed, exchanged=exchanged)
+    pairs = make_pairs(
+        workspace, attributes, split=split, limit=limit, seed=seed, exchanged=exchanged, direction=direction
+    )
     pairs.save(path)
     return pairs, stale
 
@@ -164,12 +167,14 @@ def make_pairs(
     limit: int = 1000,
     seed: int = 0,
     exchanged: bool = False,
+    direction: tuple[str, str] | None = None,
 ) -> Pairs:
     """Pairs over the real images of `split`, `attributes` being the used ones; the same for the same images and seed.
 
     Bits that the reference does not know stay as the source has them. No image of B lends its labels a second time
     before all have. `exchanged`: the halves change their roles; of two evaluations, one so, everyone is source and
-    reference. RgunitError where a half is empty or too few images differ in a used bit.
+    reference. `direction`: filters of the domains that sources and references are of, for a translator that learned
+    one direction. RgunitError where a half is empty or too few images differ in a used bit.
     """
     table = workspace.images(f"split={split} origin=real")
     columns = workspace.schema.indices(attributes.names)
@@ -177,6 +182,11 @@ def make_pairs(
     people = people_of(table)
     half = halves(people, seed) ^ exchanged
     a, b = np.flatnonzero(~half), np.flatnonzero(half)
+    if direction is not None:
+        domains = [
+            np.isin(table.ids, workspace.images(f"split={split} origin=real {where}").ids) for where in direction
+        ]
+        a, b = a[domains[0][a]], b[domains[1][b]]
     if len(a) < 2 or len(b) < 2:
         raise RgunitError(
             f"split {split} has {len(table)} labelled real images of {len(set(people))} people: evaluating a "

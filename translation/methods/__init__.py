@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 METHODS = {
     "gmm_unit": "translation.methods.gmm_unit:GmmUnit",
+    "cut": "translation.methods.cut:Cut",
 }
 DEFAULT = "gmm_unit"  # of runs and presets that name no method
 

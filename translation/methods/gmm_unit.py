@@ -72,6 +72,7 @@ class TranslationConfig(StageConfig):
     warmup: int = Field(
         0, ge=0, description="first steps with reconstruction, KL and classification alone: cheap, and no mask to close"
     )
+    halve_every: int = Field(200_000, ge=1, description="steps after which the learning rate is halved")
     kl_warmup: int = Field(0, ge=0, description="steps over which the KL's weight rises from 0")
     domain_softmax: bool = Field(False, description="softmax within exclusive groups instead of a sigmoid a bit")
     weights: Weights = Weights()

@@ -1,0 +1,209 @@
+"""CUT and FastCUT: one direction between two domains, kept on the source by contrasting patches (`methods.md`, 5).
+
+Park et al. 2020. The discriminator learns first; then generator and patch heads descend adversarial + NCE(x, G(x)) +
+NCE(y, G(y)). One-sided: there is no way back and no second generator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from index_store.attributes import AttributeSchema
+from translation.guidance import Guide
+from translation.methods import About, Draws, Loss, Player, Sections, Stage, Steps, Translation, linear
+from translation.networks.blocks import initialise
+from translation.networks.patches import PAPER_LAYERS, PatchProjector, features, layer_channels, usable_layers
+from translation.networks.resnet import PatchDiscriminator, ResnetDecoder, ResnetEncoder
+from translation.objectives import adversarial_discriminator, adversarial_generator
+from translation.objectives.patch_nce import gather_positions, mirrored, patch_nce_over_layers, sample_positions
+from translation.sampling import Batch
+from translation.sections import GuidedConfig, Section, StageConfig
+
+if TYPE_CHECKING:
+    from translation.config import Config
+
+WON, LOST = 0.02, 0.9  # losses of discriminator and generator by which the one has won: least squares
+
+
+class Networks(Section):
+    """ResNet generator and 70×70 discriminator; `width` multiplies every channel count."""
+
+    width: float = Field(1.0, gt=0)
+    blocks: int = Field(9, ge=1, description="residual blocks")
+    discriminator_width: float = Field(1.0, gt=0)
+    discriminator_layers: int = Field(3, ge=1, le=5, description="halvings; at small sizes fewer are in use")
+    projection: int = Field(256, ge=1, description="numbers of a vector that stands for a patch")
+
+
+class Weights(Section):
+    """Weight of each term; 0 leaves it out, also of the arithmetic. FastCUT: nce 10, identity 0."""
+
+    adversarial: float = Field(1.0, ge=0)
+    nce: float = Field(1.0, ge=0, description="patches of the source and its translation")
+    identity: float = Field(1.0, ge=0, description="patches of a target image and what the generator makes of it")
+
+
+class CutConfig(StageConfig):
+    """Stage 1, CUT: the rate is constant, then falls in a line to 0 at `steps`."""
+
+    learning_rate: float = Field(2e-4, gt=0)
+    constant: float = Field(0.5, ge=0, le=1, description="share of `steps` before the rate falls")
+    patches: int = Field(256, ge=2, description="positions compared in each layer")
+    temperature: float = Field(0.07, gt=0)
+    across_batch: bool = Field(False, description="other images' patches are negatives too")
+    flip: bool = Field(False, description="FastCUT: every other step translates mirrored sources")
+    weights: Weights = Weights()
+
+
+class Cut:
+    """networks: encoder (two halvings), decoder (residual blocks, upsampling), in training discriminator and projector.
+
+    `draws` domains: `images` of the source, `references` of the target. It has a content, the encoder's map, and no
+    style.
+    """
+
+    name: ClassVar[str] = "cut"
+    about: ClassVar[About] = About(
+        title="CUT, FastCUT",
+        paper="Contrastive Learning for Unpaired Image-to-Image Translation (Park et al.)",
+        year=2020,
+        needs=("two domains",),
+        objectives=("patch_nce",),
+    )
+    draws: ClassVar[Draws] = "domains"
+    encoders: ClassVar[tuple[str, ...]] = ("encoder",)
+    sections: ClassVar[Sections] = Sections(Networks, CutConfig, GuidedConfig)
+
+    def __init__(
+        self, networks: dict[str, nn.Module], stage: CutConfig, *, attributes: int, layers: tuple[str, ...]
+    ) -> None:
+        self.networks, self.stage, self.attributes, self.layers = networks, stage, attributes, layers
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """Nothing beyond what each setting says."""
+
+    @classmethod
+    def build(cls, config: Config, schema: AttributeSchema, stage: Stage, *, inference: bool = False) -> Self:
+        n, chosen = config.networks, config.translation
+        assert isinstance(n, Networks) and isinstance(chosen, CutConfig)
+        encoder, decoder = ResnetEncoder(n.width), ResnetDecoder(n.width, n.blocks)
+        layers = usable_layers((encoder, decoder), PAPER_LAYERS)
+        networks: dict[str, nn.Module] = {"encoder": encoder, "decoder": decoder}
+        if not inference:
+            networks["projector"] = PatchProjector(layer_channels((encoder, decoder), layers), n.projection)
+            networks["discriminator"] = PatchDiscriminator(
+                n.discriminator_width, n.discriminator_layers, config.data.size
+            )
+        for network in networks.values():
+            initialise(network, "normal")
+        return cls(networks, chosen, attributes=len(schema.names), layers=layers)
+
+    @property
+    def players(self) -> dict[str, Player]:
+        s = self.stage
+        decay = linear(s.steps, round(s.constant * s.steps))
+        other = s.discriminator_learning_rate or s.learning_rate
+        return {
+            "generator": Player(("encoder", "decoder", "projector"), s.learning_rate, s.betas, decay),
+            "discriminator": Player(("discriminator",), other, s.betas, decay),
+        }
+
+    @property
+    def averaged(self) -> tuple[str, ...]:
+        return "encoder", "decoder"
+
+    @property
+    def noise(self) -> tuple[int, int]:
+        return 0, 0
+
+    # In use: `Encodes`
+
+    @property
+    def content_channels(self) -> int:
+        channels: int = self.networks["encoder"].channels  # type: ignore[assignment]
+        return channels
+
+    @property
+    def style_dim(self) -> int:
+        return 0
+
+    def content(self, images: Tensor) -> Tensor:
+        """The encoder's map [B, C, H/4, W/4]."""
+        return self.networks["encoder"](images)  # type: ignore[no-any-return]
+
+    def style(self, images: Tensor) -> Tensor:
+        return images.new_zeros(len(images), 0)
+
+    def sample_style(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return torch.zeros(len(labels), 0, device=labels.device)
+
+    def style_mean(self, labels: Tensor) -> Tensor:
+        return self.sample_style(labels)
+
+    def style_labels(self, style: Tensor) -> Tensor:
+        return torch.full((len(style), self.attributes), -1, dtype=torch.int8, device=style.device)
+
+    def decode(self, content: Tensor, style: Tensor, images: Tensor, guide: Guide | None = None) -> Translation:
+        made: Tensor = self.networks["decoder"](content)
+        return Translation(made, made)
+
+    # Training
+
+    def step(self, batch: Batch, t: int) -> Steps:
+        """Discriminator, then generator with the patch heads."""
+        s, target = self.stage, batch.references
+        assert target is not None
+        flip = s.flip and bool(torch.initial_seed() >> 7 & 1)  # the loop seeds each step: a coin without waiting
+        source = batch.images.flip(3) if flip else batch.images
+        *keys, fake = features(self._generator, source, (*self.layers, "image"))
+        if flip:  # keys are of the source as it is; the output is read in the mirrored places
+            keys = features(self._generator, batch.images, self.layers)
+        discriminator = self.networks["discriminator"]
+        judged = adversarial_discriminator([discriminator(target)], [discriminator(fake.detach())])
+        yield Loss(("discriminator",), {"adversarial": judged}, {"adversarial": 0.5 * s.weights.adversarial})
+
+        terms = {"adversarial": adversarial_generator([discriminator(fake)])}
+        if s.weights.nce:
+            terms["nce"] = self._nce(keys, fake, flip)
+        if s.weights.identity:
+            *own, same = features(self._generator, target, (*self.layers, "image"))
+            terms["identity"] = self._nce(own, same)
+        yield Loss(("generator",), terms, s.weights.model_dump())
+        return fake
+
+    def measure(self, batch: Batch) -> dict[str, Tensor]:
+        return {}
+
+    def watch(self, batch: Batch) -> dict[str, Tensor]:
+        return {}
+
+    def health(self, metrics: Mapping[str, float]) -> str | None:
+        if metrics["discriminator/adversarial"] < WON and metrics["generator/adversarial"] > LOST:
+            return (
+                f"the discriminator has won (its loss {metrics['discriminator/adversarial']:.3f}): the "
+                "generator learns nothing from it; lower translation.discriminator_learning_rate"
+            )
+        return None
+
+    @property
+    def _generator(self) -> tuple[ResnetEncoder, ResnetDecoder]:
+        encoder, decoder = self.networks["encoder"], self.networks["decoder"]
+        assert isinstance(encoder, ResnetEncoder) and isinstance(decoder, ResnetDecoder)
+        return encoder, decoder
+
+    def _nce(self, keys: list[Tensor], output: Tensor, flip: bool = False) -> Tensor:
+        """PatchNCE of an output against the maps of its source, which carry no gradient."""
+        s, projector = self.stage, self.networks["projector"]
+        queries = features(self._generator, output, self.layers)
+        places = [sample_positions(map_.shape[2] * map_.shape[3], s.patches) for map_ in keys]
+        at = [mirrored(p, q.shape[3]) for p, q in zip(places, queries, strict=True)] if flip else places
+        with torch.no_grad():
+            known = projector([gather_positions(map_, p) for map_, p in zip(keys, places, strict=True)])
+        found = projector([gather_positions(map_, p) for map_, p in zip(queries, at, strict=True)])
+        return patch_nce_over_layers(found, known, s.temperature, s.across_batch)
