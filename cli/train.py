@@ -64,8 +64,8 @@ def train(
         str | None,
         typer.Option(
             metavar="FILTER",
-            help="translation, of a method that learns one direction (cut): images to translate. Default with --target: "
-            "the first and the second of two folders, else images without and with the first attribute used.",
+            help="translation, of a method that learns one direction (cut): images to translate. Default with "
+            "--target: the first and the second of two folders, else images without and with the first attribute used.",
         ),
     ] = None,
     target: Annotated[

@@ -65,7 +65,8 @@ def translate(
 ) -> None:
     """Translate images. Each is written with its mask, and the answer names the neighbours that guided it.
 
-    The style is drawn at random (by --seed); a run that learned one direction (cut) needs no --to. IMAGE is cropped to its centre square and resized to the run's size.
+    The style is drawn at random (by --seed); a run that learned one direction (cut) needs no --to. IMAGE is cropped to
+    its centre square and resized to the run's size.
     """
     from cli.choices import check_composed
     from cli.progress import Bars

@@ -1,0 +1,181 @@
+"""CUT on drawn faces: who learns from what, what is drawn, how it goes on, what it translates and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from index_store.errors import RgunitError, UsageError
+from index_store.runs import CHECKPOINT
+from index_store.workspace import Workspace
+from tests.translation.small import USED
+from translation.config import Config, load_config, parse_config
+from translation.evaluation.protocol import make_pairs
+from translation.inference import translate_images
+from translation.methods.cut import Cut, CutConfig
+from translation.sampling import Batch, DomainSampler
+from translation.stages import train_guided, train_retrieval, train_translation
+from translation.training.task import Engine
+from translation.translator import Translator
+
+TINY = (
+    *("networks.width=0.0625", "networks.discriminator_width=0.0625", "networks.blocks=2", "networks.projection=8"),
+    *("translation.batch=3", "translation.steps=4", "translation.patches=16"),
+    *("training.tensorboard=false", "training.log_every=2", "training.sample_every=1000"),
+)
+
+
+def tiny(*overrides: str, preset: str = "cut") -> Config:
+    return load_config(preset, overrides=[*TINY, "data.size=32", *overrides])
+
+
+def make(workspace: Workspace, *overrides: str) -> Cut:
+    torch.manual_seed(0)
+    return Cut.build(tiny(*overrides), workspace.schema.subset(USED), "translation")
+
+
+def batch() -> Batch:
+    g = torch.Generator().manual_seed(1)
+    images, target = torch.rand(2, 3, 3, 32, 32, generator=g) * 2 - 1
+    none = torch.zeros(3, 3, dtype=torch.int8)
+    return Batch(images, none, none, torch.zeros(0, 3, 0), references=target)
+
+
+def weights(network: nn.Module) -> Tensor:
+    return torch.cat([p.detach().reshape(-1).clone() for p in network.parameters()])
+
+
+@pytest.mark.parametrize("mover", ["generator", "discriminator"])
+def test_each_loss_moves_its_own_networks_alone(workspace: Workspace, mover: str) -> None:
+    method = make(workspace)
+    optimizers: dict[str, torch.optim.Optimizer] = {
+        name: torch.optim.SGD(
+            [p for n in player.networks for p in method.networks[n].parameters()], 1.0 if name == mover else 0.0
+        )
+        for name, player in method.players.items()
+    }
+    before = {name: weights(network) for name, network in method.networks.items()}
+    terms = Engine(optimizers).run(method.step(batch(), 0))
+    moved = {name for name, network in method.networks.items() if not torch.equal(weights(network), before[name])}
+    assert moved == set(method.players[mover].networks)
+    assert set(terms) == {
+        "discriminator/adversarial",
+        "generator/adversarial",
+        "generator/nce",
+        "generator/identity",
+    }
+    assert all(value.isfinite() and not value.requires_grad for value in terms.values())
+
+
+def test_fastcut_mirrors_and_has_no_identity_term(workspace: Workspace) -> None:
+    config = load_config("fastcut")
+    assert isinstance(config.translation, CutConfig) and config.translation.flip
+    assert (config.translation.weights.nce, config.translation.weights.identity) == (10, 0)
+    method = make(workspace, "translation.flip=true", "translation.weights.identity=0")
+    seen = set()
+    for seed in range(16):
+        torch.manual_seed(seed << 7)
+        steps = method.step(batch(), 0)
+        next(steps)
+        loss = next(steps)
+        seen.add(bool(seed & 1))
+        assert set(loss.terms) == {"adversarial", "nce"} and loss.terms["nce"].isfinite()
+    assert seen == {True, False}
+
+
+def test_a_draw_is_of_both_domains_and_of_seed_step_and_process_alone(workspace: Workspace) -> None:
+    def sampler(**how: int) -> DomainSampler:
+        return DomainSampler(workspace, USED, "-Glasses", "+Glasses", **{"batch": 4, "seed": 1, **how})  # type: ignore[arg-type]
+
+    one, again = sampler(), sampler()
+    one.draw(0)
+    first, second = one.draw(9), again.draw(9)
+    assert first.references is not None and second.references is not None
+    assert first.ids.tolist() == second.ids.tolist() and first.references.tolist() == second.references.tolist()
+    without, having = (set(workspace.images(f"split=train {w}Glasses").ids.tolist()) for w in "-+")
+    assert set(first.ids.tolist()) <= without and set(first.references.tolist()) <= having
+    ranks = [sampler(rank=rank, world=2).draw(3).ids for rank in (0, 1)]
+    assert np.concatenate(ranks).tolist() == sampler(batch=8).draw(3).ids.tolist()
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "batch", "said"),
+    [
+        ("+Glasses", "+Hat", 3, "are in both domains"),
+        ("-Glasses", "split=train id_", 3, "unknown"),
+        ("-Glasses", "+Glasses", 999, "a batch takes 999"),
+    ],
+)
+def test_domains_that_cannot_be_meant_are_refused_in_one_line(
+    workspace: Workspace, source: str, target: str, batch: int, said: str
+) -> None:
+    with pytest.raises((RgunitError, UsageError)) as refused:
+        train_translation(workspace, tiny(f"translation.batch={batch}"), source=source, target=target, device="cpu")
+    assert "\n" not in str(refused.value)
+    assert said in str(refused.value) or said == "unknown"
+    assert workspace.runs() == []
+
+
+def test_it_trains_resumes_bit_for_bit_and_translates_its_one_direction(workspace: Workspace, tmp_path: Path) -> None:
+    def run(steps: int, resume: bool) -> Path:
+        config = tiny(f"translation.steps={steps}", "translation.constant=1")
+        glasses = {"attributes_used": ("Glasses",), "device": "cpu", "resume": resume}
+        return train_translation(workspace, config, **glasses).run.path  # type: ignore[arg-type]
+
+    whole, half = run(6, False), run(3, False)
+    assert run(6, True) == half
+    a, b = load_file(whole / CHECKPOINT), load_file(half / CHECKPOINT)
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+    record = workspace.runs()[-1]
+    assert (record.config["source"], record.config["target"]) == ("-Glasses", "+Glasses")
+    assert parse_config(record.config["config"]).method == "cut"
+
+    picture = Path(workspace.images("-Glasses").paths[0])
+    (row,) = translate_images(workspace, [picture], out=tmp_path / "out", device="cpu")
+    assert np.asarray(Image.open(row["path"])).shape == (32, 32, 3)
+    assert row["target"] == {"Glasses": 1} and row["mask"] is None and row["neighbours"] == []
+    with pytest.raises(UsageError, match=r"translates '-Glasses' to '\+Glasses' and nothing else"):
+        translate_images(workspace, [picture], to="-Glasses", out=tmp_path / "no", device="cpu")
+    assert not (tmp_path / "no").exists()
+    for stage in (train_retrieval, train_guided):
+        with pytest.raises(RgunitError, match="has no style"):
+            stage(workspace, tiny(), device="cpu")
+    translator = Translator.load(workspace)
+    assert translator.style(torch.zeros(2, 3, 32, 32)).shape == (2, 0)
+    pairs = make_pairs(workspace, translator.schema, direction=("-Glasses", "+Glasses"))
+    assert (pairs.before == 0).all() and (pairs.target == 1).all()
+
+
+def test_a_discriminator_that_has_won_is_told(workspace: Workspace) -> None:
+    method = make(workspace)
+    told = method.health({"discriminator/adversarial": 0.001, "generator/adversarial": 0.99})
+    assert told is not None and "the discriminator has won" in told
+    assert method.health({"discriminator/adversarial": 0.4, "generator/adversarial": 0.4}) is None
+
+
+def test_the_rate_is_constant_and_then_falls_to_nothing(workspace: Workspace) -> None:
+    decay = make(workspace, "translation.steps=100").players["generator"].decay
+    assert [decay(step) for step in (0, 50, 75, 100)] == [1, 1, 0.5, 0]
+
+
+def test_any_preset_trains_it_with_its_own_rates_and_losses() -> None:
+    config = load_config("demo", method="cut")
+    assert (config.method, config.data.size, config.translation.batch) == ("cut", 32, 8)
+    assert config.translation.learning_rate == 2e-4 and config.networks.width == 0.25  # type: ignore[attr-defined]
+    with pytest.raises(UsageError, match=r"unknown setting translation\.kl_warmup"):
+        load_config("demo", method="cut", overrides=["translation.kl_warmup=3"])
+    with pytest.raises(UsageError, match="unknown method 'kut': did you mean cut"):
+        load_config("demo", method="kut")
+
+
+def test_source_and_target_are_for_methods_of_one_direction(workspace: Workspace) -> None:
+    with pytest.raises(UsageError, match="gmm_unit learns all"):
+        train_translation(workspace, load_config("demo"), source="-Hat", target="+Hat", device="cpu")
+    with pytest.raises(UsageError, match="give both"):
+        train_translation(workspace, tiny(), source="-Hat", device="cpu")
