@@ -24,9 +24,18 @@ PresetOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="demo, celeba-64 or paper-celeba-128. Default: the settings of the newest run (with --resume: of the run "
+        help="demo, celeba-64, paper-celeba-128, cut or fastcut. Default: the settings of the newest run "
+        "(with --resume: of the run "
         "that is resumed); for a first run demo where images are at most 48 pixels, else celeba-64. --config and --set "
         "override single settings.",
+    ),
+]
+MethodOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Train this method on the preset's data, sizes and steps (`rgunit methods` lists them). Default: the "
+        "preset's own.",
     ),
 ]
 ConfigOption = Annotated[
@@ -61,6 +70,7 @@ def configuration(
     file: Path | None,
     overrides: Sequence[str],
     goes_on: tuple[str, str | None] | None = None,
+    method: str | None = None,
 ) -> Config:
     """The settings asked for: a preset, or without one the newest run's settings, with a file and overrides over them.
 
@@ -78,7 +88,7 @@ def configuration(
     if preset is None:
         preset = _fitting(workspace)
         typer.echo(f"preset {preset}, chosen by the size of the images (--preset chooses another)", err=True)
-    return load_config(preset, base=base, file=file, overrides=overrides)
+    return load_config(preset, method=method, base=base, file=file, overrides=overrides)
 
 
 def _fitting(workspace: Workspace) -> str:

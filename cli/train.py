@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.choices import AttributesOption, ConfigOption, MinutesOption, PresetOption, SetOption
+from cli.choices import AttributesOption, ConfigOption, MethodOption, MinutesOption, PresetOption, SetOption
 from cli.settings import Failed, Settings
 from index_store.errors import UsageError
 
@@ -57,6 +57,7 @@ def train(
         ),
     ],
     preset: PresetOption = None,
+    method: MethodOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
     attributes_used: AttributesOption = None,
@@ -107,6 +108,8 @@ def train(
     settings: Settings = context.obj
     if neighbours is not None and stage is not Stage.guided:
         raise UsageError(f"--neighbours belongs to `train guided`, not to `train {stage.value}`")
+    if method is not None and stage is not Stage.translation:
+        raise UsageError(f"--method is decided by `train translation`: `train {stage.value}` takes that run's")
     if attributes_used is not None and stage is not Stage.translation:
         raise UsageError(
             f"--attributes-used belongs to `train translation`; `train {stage.value}` takes it from that run"
@@ -122,7 +125,7 @@ def train(
         workspace.schema.indices(used)
         kind = (neighbours.value if neighbours else "retrieved") if stage is Stage.guided else None
         goes_on = (stage.value, kind) if resume else None
-        chosen = configuration(workspace, preset, config, overrides or [], goes_on)
+        chosen = configuration(workspace, preset, config, overrides or [], goes_on, method)
         common: dict[str, Any] = {
             "seed": settings.seed,
             "device": settings.device,

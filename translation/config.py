@@ -77,6 +77,12 @@ def presets() -> list[str]:
     return sorted(file.stem for file in PRESETS.glob("*.toml"))
 
 
+def presets_of(method: str) -> list[str]:
+    """Names of the presets of a method."""
+    methods = {name: tomllib.loads((PRESETS / f"{name}.toml").read_text()).get("method", DEFAULT) for name in presets()}
+    return [name for name, own in methods.items() if own == method]
+
+
 def load_config(
     preset: str,
     *,
@@ -95,7 +101,9 @@ def load_config(
     if preset not in presets():
         raise UsageError(f"unknown preset {preset!r}: {_did_you_mean(preset, presets())}")
     settings = tomllib.loads((PRESETS / f"{preset}.toml").read_text())
-    settings = _merged({**settings, "preset": preset}, base or {})
+    if base:
+        settings = _merged(switched(settings, str(base.get("method", DEFAULT))), base)
+    settings["preset"] = preset
     given: dict[str, Any] = {}
     if file is not None:
         try:

@@ -70,6 +70,11 @@ def fitted(config: Config, translator: Translator, progress: Progress) -> Config
     """
     own = translator.config
     run = "the translator" if translator.run is None else f"run {translator.run.id}"
+    if config.method != own.method:
+        raise RgunitError(
+            f"{run} is of method {own.method} and the settings, preset {config.preset}, are of {config.method}: "
+            f"give --preset {own.preset}, or train translation with yours first"
+        )
     if config.data.size != own.data.size:
         raise RgunitError(
             f"{run} translates at {own.data.size} px and the settings, preset {config.preset}, are of "

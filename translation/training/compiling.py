@@ -12,7 +12,7 @@ from index_store.errors import RgunitError
 
 def compile_networks(networks: Mapping[str, nn.Module]) -> None:
     """Compile each forward in place, on its first call. RgunitError where a trial on the networks' device fails."""
-    device = next(next(iter(networks.values())).parameters()).device
+    device = next((p.device for network in networks.values() for p in network.parameters()), torch.device("cpu"))
     try:
         torch.compile(torch.sin)(torch.zeros(8, device=device))
     except Exception as error:

@@ -272,11 +272,7 @@ def train(
                 terms = task.step(step, batch)
                 _update_average(average, task.networks, min(task.average_decay, (1 + step) / (10 + step)))
                 step += 1
-                if tuple(terms) != sums.names:
-                    means(sums)
-                    sums = Sums(tuple(terms))
-                    logged_at, logged_time = step - 1, logged_time if logged_at == step - 1 else time.monotonic()
-                sums.add(step, terms.values())
+                sums.add(step, terms)
                 progress.step(step, steps, clock.left(step, steps, first))
                 if step % training.log_every == 0 or step == steps:
                     metrics = means(sums)  # the one wait for the device
@@ -327,6 +323,7 @@ def _sizes(networks: Mapping[str, nn.Module]) -> dict[str, float]:
     return {
         f"the weights of {name}": float(torch.stack([p.abs().max().float() for p in network.parameters()]).max())
         for name, network in networks.items()
+        if any(p.numel() for p in network.parameters())
     }
 
 
@@ -335,7 +332,10 @@ def _update_average(average: Mapping[str, nn.Module], networks: Mapping[str, nn.
     for name, network in average.items():
         ours: list[Tensor] = list(network.parameters())
         theirs: list[Tensor] = list(networks[name].parameters())
-        torch._foreach_lerp_(ours, theirs, 1 - decay)
+        if ours:
+            torch._foreach_lerp_(ours, theirs, 1 - decay)
+        for kept, now in zip(network.buffers(), networks[name].buffers(), strict=True):
+            kept.copy_(now)  # running statistics are averages already, counts are none
 
 
 @contextmanager

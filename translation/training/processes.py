@@ -118,12 +118,23 @@ def same_weights(networks: Iterable[nn.Module]) -> None:
 
 
 def average_gradients(optimizers: Iterable[torch.optim.Optimizer]) -> None:
-    """From now on each step of the optimisers uses the mean gradient of all processes; one all-reduce a step."""
+    """From now on each step of the optimisers uses the mean gradient of all processes; one all-reduce a step.
+
+    A parameter that has a gradient in some processes only counts as 0 in the others.
+    """
     if world_size() == 1:
         return
 
     def average(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        ours = [p for group in optimizer.param_groups for p in group["params"]]
+        there = torch.tensor([int(p.grad is not None) for p in ours])
+        dist.all_reduce(there, dist.ReduceOp.MAX)  # on the host: which have a gradient anywhere
+        for parameter, wanted in zip(ours, there.tolist(), strict=True):
+            if wanted and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [p.grad for p in ours if p.grad is not None]
+        if not gradients:
+            return
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
         dist.all_reduce(flat)
         parts = torch.split_with_sizes(flat / world_size(), [gradient.numel() for gradient in gradients])
