@@ -30,7 +30,8 @@ def register(app: typer.Typer) -> None:
         short_help="Register images and their labels.",
         epilog="\b\nExamples:\n"
         "  rgunit -w faces add photos --attributes labels.csv --split-by identity --groups 'Black_Hair|Blond_Hair'\n"
-        "  rgunit -w faces add more_photos --origin unlabelled",
+        "  rgunit -w faces add more_photos --origin unlabelled\n"
+        "  rgunit -w horses add horse2zebra",
     )(add)
 
 
@@ -73,7 +74,9 @@ def add(
     """Register images where they are. Nothing is copied, and adding the same images again changes nothing.
 
     Labels come from --attributes, else from PATH itself: metadata.csv or .jsonl (Hugging Face imagefolder, also below
-    train, test), CelebA's own list_attr_celeba.txt, or one folder a domain, which become an exclusive group.
+    train, test), CelebA's own list_attr_celeba.txt, two domains A and B in trainA, trainB, testA, testB (as CycleGAN
+    and CUT read them), or one folder a domain. Domains become an exclusive group; folders inside one become the text
+    column `folder`.
 
     A file that is no image, is broken, or has more than 64 megapixels or fewer than 16 pixels a side is refused with
     the reason; the others are added.

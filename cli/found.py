@@ -34,8 +34,8 @@ WhereOption = Annotated[
     str | None,
     typer.Option(
         metavar="FILTER",
-        help="Only images that pass: '+A -B ?C split=test origin=generated'. Generated images are found only where "
-        "the filter or --origin names them.",
+        help="Only images that pass: '+A -B ?C split=test origin=generated id=17|18'. Generated images are found only "
+        "where the filter or --origin names them.",
     ),
 ]
 OriginOption = Annotated[
@@ -137,7 +137,15 @@ def _draw(console: Console, found: Results, columns: Sequence[str], files: Seque
 
     plain(console, _wanted(found), style="bold")
     shown = table(
-        "", "distance", *columns, "labels", "not as wanted", "origin", "image", right=["", "distance", "labels"]
+        "",
+        "id",
+        "distance",
+        *columns,
+        "labels",
+        "not as wanted",
+        "origin",
+        "image",
+        right=["", "id", "distance", "labels"],
     )
     for one in found:
         agree, known = agreement(one.attributes, found.target)
@@ -148,6 +156,7 @@ def _draw(console: Console, found: Results, columns: Sequence[str], files: Seque
         ]
         shown.add_row(
             str(one.rank),
+            str(one.image_id),
             f"{one.distance:.3f}",
             *(_mark(one.attributes.get(name), found.target.get(name)) for name in columns),
             f"{agree}/{known}" if known else "?",

@@ -1,7 +1,7 @@
 """Attribute names, exclusive groups, and the small language of edits and filters.
 
 The one idea: labels are int8 in {1 true, 0 false, -1 unknown}, and a row of labels packs into two bit masks
-(known, value). This module is the only place that knows the syntax `+Blond_Hair -Male split=test`.
+(known, value). This module is the only place that knows the syntax `+Blond_Hair -Male split=test id=17|18`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from index_store.errors import UnknownAttribute, UsageError
 
 ORIGINS = ("real", "unlabelled", "generated")
 RESERVED = ("split", "origin")
+KEYS = (*RESERVED, "id")
+"""What a filter asks for as `name=value` beside attributes. `id` is no reserved name: older workspaces may have it."""
 
 Labels = npt.NDArray[np.int8]
 Bits = npt.NDArray[np.uint8]
@@ -45,17 +47,21 @@ class Edit:
 
 @dataclass(frozen=True)
 class Filter:
-    """Which rows to keep: `bits` maps attribute index to 1 (known true), 0 (known false) or -1 (unknown)."""
+    """Which rows to keep: `bits` maps attribute index to 1 (known true), 0 (known false) or -1 (unknown).
+
+    `split`, `origin` and `ids` name the values that are kept; None keeps all.
+    """
 
     bits: Mapping[int, int] = field(default_factory=dict)
     split: frozenset[str] | None = None
     origin: frozenset[str] | None = None
+    ids: frozenset[int] | None = None
     text: str = ""
 
     @property
     def everything(self) -> bool:
         """Whether every row passes."""
-        return not self.bits and self.split is None and self.origin is None
+        return not self.bits and self.split is None and self.origin is None and self.ids is None
 
     def masks(self, width: int) -> tuple[Bits, Bits, Bits]:
         """Return uint8 [width] byte masks (bits that must be known, their values, bits that must be unknown)."""
@@ -71,7 +77,7 @@ class Filter:
         return known, value, unknown
 
     def match_bits(self, known: Bits, value: Bits) -> npt.NDArray[np.bool_]:
-        """Return bool [n]: which rows of the packed labels uint8 [n, B] pass (split and origin not looked at)."""
+        """Return bool [n]: which rows of the packed labels uint8 [n, B] pass (by their labels alone)."""
         keep = np.ones(len(known), np.bool_)
         for byte, (must, truth, unknown) in enumerate(zip(*self.masks(known.shape[1]), strict=True)):
             if must or unknown:
@@ -82,11 +88,18 @@ class Filter:
         return keep
 
     def match_labels(self, labels: Labels) -> npt.NDArray[np.bool_]:
-        """Return bool [n]: which rows of labels int8 [n, A] pass (split and origin not looked at)."""
+        """Return bool [n]: which rows of labels int8 [n, A] pass (by their labels alone)."""
         keep = np.ones(len(labels), np.bool_)
         for index, bit in self.bits.items():
             keep &= labels[:, index] == bit
         return keep
+
+    def match_ids(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Return bool [n]: which of the ids int64 [n] pass (by `ids` alone)."""
+        if self.ids is None:
+            return np.ones(len(ids), np.bool_)
+        largest = np.iinfo(np.int64).max
+        return np.isin(ids, np.array(sorted(one for one in self.ids if one <= largest), np.int64))
 
 
 @dataclass(frozen=True)
@@ -185,26 +198,36 @@ class AttributeSchema:
         return Edit(bits, tuple(sorted(cleared - set(bits))), text)
 
     def filter(self, text: str | None) -> Filter:
-        """Parse `+A -B ?C split=test origin=real|unlabelled`; empty keeps everything, a contradiction raises."""
+        """Parse `+A -B ?C split=test origin=real|unlabelled id=17|18`; empty keeps everything.
+
+        Raises UsageError for a contradiction, an unknown origin, an id that is no number; an id that no image has
+        keeps nothing.
+        """
         bits: dict[int, int] = {}
         choices: dict[str, frozenset[str]] = {}
         for sign, name, value in _terms(text or "", "filter"):
-            if name in RESERVED and not sign and value is not None:
-                wanted = frozenset(part for part in value.split("|") if part)
+            if name in KEYS and not sign and value is not None:
+                wanted = frozenset(part.strip() for part in value.split("|") if part.strip())
                 if not wanted:
                     raise UsageError(f"filter {text!r}: {name}= needs a value")
                 strange = sorted(wanted - set(ORIGINS)) if name == "origin" else []
                 if strange:
                     raise UsageError(f"filter {text!r}: unknown origin {strange[0]!r}, there are {', '.join(ORIGINS)}")
+                if name == "id":
+                    wanted = frozenset(str(_id(text or "", part)) for part in wanted)
                 if not (wanted := choices.get(name, wanted) & wanted):
                     raise UsageError(f"filter {text!r} contradicts itself: two values of {name}")
                 choices[name] = wanted
                 continue
+            if "id" in choices and not sign and value is None and name.isdecimal():
+                several = "|".join((*sorted(choices["id"]), name))
+                raise UsageError(f"filter {text!r}: several ids are written id={several}")
             bit = -1 if sign == "?" or (not sign and value == "?") else _bit(text or "", sign, name, value, "filter")
             index = self.index(name)
             if bits.setdefault(index, bit) != bit:
                 raise UsageError(f"filter {text!r} contradicts itself: two values of {name}")
-        return Filter(bits, choices.get("split"), choices.get("origin"), (text or "").strip())
+        ids = frozenset(map(int, choices["id"])) if "id" in choices else None
+        return Filter(bits, choices.get("split"), choices.get("origin"), ids, (text or "").strip())
 
     def pack(self, labels: npt.ArrayLike) -> tuple[Bits, Bits]:
         """Pack int8 [n, A] in {1, 0, -1} into (known, value), each uint8 [n, ceil(A / 8)], low bit first."""
@@ -264,6 +287,13 @@ def _terms(text: str, what: str) -> list[tuple[str, str, str | None]]:
         value = match["quoted_value"] if match["quoted_value"] is not None else match["value"]
         terms.append((match["sign"], name, value))
         position = end
+
+
+def _id(text: str, value: str) -> int:
+    """Return the number of an image that a filter names."""
+    if not (value.isascii() and value.isdecimal()):
+        raise UsageError(f"filter {text!r}: {value!r} is no image id: an id is a whole number, as in id=17 or id=17|18")
+    return int(value.lstrip("0")[:20] or "0")  # 20 digits are more than any id has
 
 
 def _bit(text: str, sign: str, name: str, value: str | None, what: str) -> int:

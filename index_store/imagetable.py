@@ -53,7 +53,7 @@ class ImageTable:
 
     def mask(self, wanted: Filter) -> npt.NDArray[np.bool_]:
         """Return bool [n]: which images pass a filter."""
-        keep = wanted.match_labels(self.labels)
+        keep = wanted.match_labels(self.labels) & wanted.match_ids(self.ids)
         if wanted.split is not None:
             keep &= np.isin(self.split.astype(str), sorted(wanted.split))
         if wanted.origin is not None:

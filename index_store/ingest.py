@@ -23,7 +23,7 @@ from index_store.catalog import Catalog
 from index_store.errors import ImageRefused, RgunitError, UsageError
 from index_store.features import Record
 from index_store.images import Checked, check_image
-from index_store.layouts import find_labels, is_label_file
+from index_store.layouts import find_labels, image_files
 from index_store.replay import schema_header
 from index_store.tables import LabelTable
 
@@ -107,7 +107,8 @@ def add_images(
         raise RgunitError(f"{path} does not exist")
     with catalog.guard:
         before = catalog.schema()
-    table = find_labels(path, attributes, before, _known_fields(catalog), origin == "real")
+    leave = [catalog.folder, *([Path(attributes).absolute()] if attributes else [])]
+    table = find_labels(path, attributes, before, _known_fields(catalog), origin == "real", leave)
     if table is None and origin == "real":
         raise RgunitError(f"{path} has no labels: pass --attributes FILE, or --origin unlabelled")
     if table is not None and not table.attributes and origin == "real":
@@ -119,7 +120,7 @@ def add_images(
         raise UsageError(f"--split-by {split_by}: there is no such text column (there are: {there or 'none'})")
     schema = before.extend(list(table.attributes) if table else (), [parse_group(g) for g in groups])
     schema = schema if table is None else schema.extend((), table.groups)
-    files = _files(path, catalog.folder, attributes)
+    files = [path] if path.is_file() else image_files(path, leave=leave)
     if not files:
         raise RgunitError(f"{path} holds no files: nothing to add")
     tally = _Tally()
@@ -160,22 +161,6 @@ def _known_fields(catalog: Catalog) -> list[str]:
     """Return the names of the text fields that the workspace has."""
     with catalog.reading() as connection:
         return [str(name) for name in json.loads(catalog.setting(connection, "fields") or "[]")]
-
-
-def _files(path: Path, workspace: Path, attributes: Path | None) -> list[Path]:
-    """List the files of a folder, hidden ones, label files and the workspace itself left out."""
-    if path.is_file():
-        return [path]
-    skip = {Path(attributes).absolute()} if attributes else set()
-    found = []
-    for folder, inside, names in os.walk(path, followlinks=True):
-        here = Path(folder)
-        inside[:] = sorted(name for name in inside if not name.startswith(".") and here / name != workspace)
-        for name in sorted(names):
-            file = here / name
-            if not name.startswith(".") and file not in skip and not is_label_file(file):
-                found.append(file)
-    return found
 
 
 def _match(

@@ -1,11 +1,13 @@
-"""Ways in which a collection tells its labels: a CSV, imagefolder metadata, CelebA's own files, a folder a domain.
+"""Ways in which a collection tells its labels: a CSV, imagefolder metadata, CelebA's own files, two domains' folders
+(trainA, trainB), a folder a domain.
 
 The one idea: each way ends in one `LabelTable` whose names are relative to the folder that was given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from index_store.attributes import AttributeSchema
@@ -16,15 +18,22 @@ METADATA = ("metadata.csv", "metadata.jsonl")
 CELEBA = ("list_attr_celeba.txt", "list_eval_partition.txt", "identity_CelebA.txt")
 PARTITION = {"0": "train", "1": "val", "2": "test"}
 SPLITS = {"train": "train", "test": "test", "val": "val", "valid": "val", "validation": "val"}
+SIDES = {f"{split}{side}": (split, side) for split in ("test", "train", "val") for side in "AB"}
+"""CycleGAN's and CUT's own layout: two domains, a folder for each and each split."""
 
 
 def find_labels(
-    path: Path, attributes: Path | None, schema: AttributeSchema, fields: Sequence[str], domains: bool
+    path: Path,
+    attributes: Path | None,
+    schema: AttributeSchema,
+    fields: Sequence[str],
+    domains: bool,
+    leave: Sequence[Path] = (),
 ) -> LabelTable | None:
-    """Read the labels that a folder comes with, None if there are none.
+    """Read the labels that a folder comes with, None if there are none. Domains are not looked for in `leave`.
 
     `attributes` names the file; else metadata.csv|jsonl in the folder or in its splits' folders, CelebA's files in
-    it, and with `domains` one folder a domain (an exclusive group).
+    it, and with `domains` `trainA/ trainB/ …` or one folder a domain (each an exclusive group).
     """
     if attributes is not None:
         if attributes.suffix.lower() == ".txt":
@@ -40,12 +49,29 @@ def find_labels(
     for folder in (path, path / "Anno"):
         if (folder / CELEBA[0]).is_file():
             return _celeba(path, folder / CELEBA[0], schema, fields)
-    return _domains(path) if domains else None
+    if not domains:
+        return None
+    entries = [entry for entry in sorted(path.iterdir()) if not entry.name.startswith(".") and entry not in leave]
+    return sides if (sides := _sides(path, entries)) is not None else _domains(path, entries)
 
 
 def is_label_file(file: Path) -> bool:
     """Whether a file is one that tells labels, by its name."""
     return file.name in METADATA or file.name in CELEBA
+
+
+def image_files(folder: Path, *, leave: Iterable[Path] = ()) -> list[Path]:
+    """List the files below a folder in order, without hidden ones, label files and those at or below `leave`."""
+    left = set(leave)
+    found = []
+    for place, inside, names in os.walk(folder, followlinks=True):
+        here = Path(place)
+        inside[:] = sorted(name for name in inside if not name.startswith(".") and here / name not in left)
+        for name in sorted(names):
+            file = here / name
+            if not name.startswith(".") and file not in left and not is_label_file(file):
+                found.append(file)
+    return found
 
 
 def _split_metadata(path: Path, schema: AttributeSchema, fields: Sequence[str]) -> LabelTable | None:
@@ -105,12 +131,46 @@ def _lines(file: Path) -> list[str]:
         raise RgunitError(f"{file}: cannot be read ({error})") from error
 
 
-def _domains(path: Path) -> LabelTable | None:
+def _sides(path: Path, entries: Sequence[Path]) -> LabelTable | None:
+    """Return labels for the two domains of `trainA/ trainB/ testA/ testB/ valA/ valB/`; None if it is not so.
+
+    Without `testA/` and `testB/` the images of the train folders have no split yet. Folders inside one become the text
+    field `folder`. RgunitError names a folder that is missing or empty, and any other beside them.
+    """
+    folders = {entry.name: entry for entry in entries if entry.is_dir()}
+    there = {name: folder for name, folder in folders.items() if name in SIDES}
+    if not there:
+        return None
+    needed = {f"{split}{side}" for split in {"train", *(SIDES[name][0] for name in there)} for side in "AB"}
+    missing, strange = sorted(needed - there.keys()), sorted(folders.keys() - there.keys())
+    if missing or strange:
+        near = [f"{name} ({other}?)" for name in missing for other in strange if name.lower() == other.lower()]
+        wrong = f"no {', '.join(near or missing)}" if missing else f"{', '.join(strange)} beside them"
+        raise RgunitError(
+            f"{path} holds {', '.join(there)}, and {wrong}: two domains are the folders trainA and trainB, with testA "
+            "and testB, valA and valB if there are such, named exactly so (or pass --attributes FILE)"
+        )
+    rows = [(name, file) for name in there for file in image_files(there[name])]  # test first: a copy in train is none
+    if empty := [name for name in there if name not in {name for name, _ in rows}]:
+        raise RgunitError(f"{path}: there is no image in {', '.join(empty)}: add some or remove the folder")
+    tested = "testA" in there
+    splits = [split if tested or split != "train" else None for split in (SIDES[name][0] for name, _ in rows)]
+    inner = [file.relative_to(path).parts for _, file in rows]
+    within = ["/".join(parts[1:-1]) or None for parts in inner]
+    return LabelTable(
+        ["/".join(parts) for parts in inner],
+        {side: [int(SIDES[name][1] == side) for name, _ in rows] for side in "AB"},
+        {"folder": within} if any(within) else {},
+        splits,
+        (("A", "B"),),
+    )
+
+
+def _domains(path: Path, entries: Sequence[Path]) -> LabelTable | None:
     """Return labels for one folder a domain, `art/1.jpg`, or below splits, `train/art/1.jpg`; None if it is not so.
 
     Folders inside a domain become the text field `folder`. RgunitError where a domain's folder is empty.
     """
-    entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
     folders = [entry for entry in entries if entry.is_dir()]
     if len(folders) < len(entries) or not folders:
         return None
@@ -120,9 +180,9 @@ def _domains(path: Path) -> LabelTable | None:
     splits: list[str | None] = []
     within: list[str | None] = []
     for folder in folders:
-        for file in sorted(folder.rglob("*")):
+        for file in image_files(folder):
             inner = file.relative_to(path).parts
-            if file.is_file() and not file.name.startswith(".") and len(inner) > 1 + split:
+            if len(inner) > 1 + split:
                 names.append("/".join(inner))
                 domains.append(inner[int(split)])
                 splits.append(SPLITS.get(folder.name))

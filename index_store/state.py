@@ -115,6 +115,8 @@ class State:
     def mask(self, wanted: Filter) -> npt.NDArray[np.bool_]:
         """Return bool [n]: the rows that pass a filter."""
         keep = wanted.match_bits(self.known, self.value)
+        if wanted.ids is not None:
+            keep &= wanted.match_ids(self.ids)
         for column, choice in ((self.split, wanted.split), (self.origin, wanted.origin)):
             if choice is not None:
                 keep &= np.array([name in choice for name in self.names] or [False])[column]

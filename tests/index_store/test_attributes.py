@@ -64,6 +64,40 @@ def test_a_filter_takes_alternatives_of_split_and_origin():
     assert wanted.split == {"train", "val"} and wanted.origin == {"real", "unlabelled"}
 
 
+def test_a_filter_takes_ids_and_alternatives_of_them():
+    ids = np.array([1, 3, 17, 18, 2**62], np.int64)
+    kept = {text: ids[SCHEMA.filter(text).match_ids(ids)].tolist() for text in ("id=17", "id=3|18|99", "", "id=017")}
+    assert kept == {"id=17": [17], "id=3|18|99": [3, 18], "": ids.tolist(), "id=017": [17]}
+    for nothing in ("id=99", "id=0", f"id={2**63}", "id=" + "9" * 5000):
+        assert not SCHEMA.filter(nothing).match_ids(ids).any()
+    assert SCHEMA.filter("id=1|3 id=3|17").ids == {3}
+    assert not SCHEMA.filter("id=17").everything
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("id=", "needs a value"),
+        ("id=cat", "no image id"),
+        ("id=-3", "no image id"),
+        ("id=1.5", "no image id"),
+        ("id=?", "no image id"),
+        ("id=\u00b2", "no image id"),
+        ("id=17,18", r"id=17\|18"),
+        ("id=17 id=18", "contradicts"),
+    ],
+)
+def test_what_is_no_image_id_is_refused_in_one_line(text, said):
+    with pytest.raises(UsageError, match=said) as error:
+        SCHEMA.filter(text)
+    assert "\n" not in str(error.value)
+
+
+def test_an_attribute_called_id_of_an_older_workspace_is_reached_by_its_sign():
+    schema = AttributeSchema(("id",))
+    assert schema.filter("+id").bits == {0: 1} and schema.filter("id=1").ids == {1}
+
+
 def test_a_subset_keeps_the_order_given_and_what_is_left_of_groups():
     subset = SCHEMA.subset(["Male", "Brown_Hair", "Black_Hair"])
     assert subset.names == ("Male", "Brown_Hair", "Black_Hair")

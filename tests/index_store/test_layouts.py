@@ -1,6 +1,7 @@
-"""Every way in: CSV, imagefolder metadata, CelebA's own files, one folder a domain."""
+"""Every way in: CSV, imagefolder metadata, CelebA's own files, trainA and trainB, one folder a domain."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -102,3 +103,71 @@ def test_a_plain_folder_without_labels_is_no_domain(tmp_path, workspace):
         workspace.add_images(tmp_path / "d")
     assert workspace.add_images(tmp_path / "d", origin="unlabelled").added == 3
     assert len(workspace.schema) == 0
+
+
+def test_two_domains_in_cyclegans_own_folders(tmp_path, workspace):
+    folder = tmp_path / "horse2zebra"
+    draw(folder, ["trainA/0.png", "trainA/wild/1.png", "trainB/2.png", "testA/3.png", "testB/4.png", "valB/5.png"])
+    draw(folder, ["valA/6.png", "trainB/.hidden/7.png", "trainB/.8.png"])
+    (folder / "README.txt").write_text("from somewhere")
+    report = workspace.add_images(folder)
+    assert (report.added, report.rejected, report.files_without_row) == (7, [], ["README.txt"])
+    assert (workspace.schema.names, workspace.schema.groups) == (("A", "B"), (("A", "B"),))
+    table = workspace.images()
+    rows = {tuple(Path(path).relative_to(folder).parts): place for place, path in enumerate(table.paths)}
+    for parts, place in rows.items():
+        assert table.labels[place].tolist() == ([1, 0] if parts[0].endswith("A") else [0, 1])
+        assert parts[0].startswith(table.split[place])
+        assert table.fields["folder"][place] == ("wild" if len(parts) == 3 else None)
+    assert (workspace.add_images(folder).added, len(workspace.images())) == (0, 7)
+    assert workspace.images("+B id=1|2|3|4|5|6|7|8").ids.tolist() == workspace.images("+B").ids.tolist()
+    assert workspace.images("id=3").ids.tolist() == [3] and len(workspace.images("id=8")) == 0
+
+
+def test_two_domains_without_test_folders_lose_a_fifth_to_the_test_split(tmp_path, workspace):
+    folder = tmp_path / "d"
+    draw(folder, [f"{name}/{i}.png" for name in ("trainA", "trainB") for i in range(60)] + ["valA/0.png", "valB/0.png"])
+    workspace.add_images(folder)
+    for domain in "AB":
+        assert 3 <= workspace.store().count(f"+{domain} split=test") <= 25
+        assert workspace.store().count(f"+{domain} split=val") == 1
+    assert workspace.store().count("split=train|test") == 120
+
+
+def test_a_picture_of_both_train_and_test_is_a_test_picture(tmp_path, workspace):
+    folder = tmp_path / "d"
+    draw(folder, ["trainA/0.png", "trainB/1.png", "testA/0.png", "testB/1.png"])
+    (folder / "trainA" / "copy.png").write_bytes((folder / "testA" / "0.png").read_bytes())
+    assert workspace.add_images(folder).duplicates == 1
+    assert len(workspace.images("split=test +A")) == 1 and len(workspace.images("split=train +A")) == 1
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["trainA/0.png"], "no trainB"),
+        (["trainA/0.png", "trainB/1.png", "testA/2.png"], "no testB"),
+        (["testA/0.png", "testB/1.png"], "no trainA, trainB"),
+        (["trainA/0.png", "trainb/1.png"], r"no trainB \(trainb\?\)"),
+        (["trainA/0.png", "trainB/1.png", "trainC/2.png"], "trainC beside them"),
+        (["trainA/0.png", "trainB/"], "no image in trainB"),
+        (["trainA/0.png", "trainB/1.png", "testA/", "testB/"], "no image in testA, testB"),
+    ],
+)
+def test_half_of_two_domains_is_refused_by_name(tmp_path, workspace, names, said):
+    folder = tmp_path / "d"
+    draw(folder, [name for name in names if not name.endswith("/")])
+    for name in names:
+        (folder / name).mkdir(exist_ok=True) if name.endswith("/") else None
+    with pytest.raises(RgunitError, match=said) as error:
+        workspace.add_images(folder)
+    assert "\n" not in str(error.value) and len(workspace.schema) == len(workspace.images()) == 0
+
+
+def test_a_workspace_inside_the_collection_is_no_domain_of_it(tmp_path):
+    for names in (["trainA/0.png", "trainB/1.png"], ["cat/0.png", "dog/1.png"]):
+        folder = tmp_path / names[0].split("/")[0]
+        draw(folder, names)
+        with Workspace.create(folder / "workspace") as inside:
+            assert inside.add_images(folder).added == 2 and len(inside.schema) == 2
+            assert inside.add_images(folder).duplicates == 2

@@ -15,6 +15,7 @@ from index_store.store import IndexStore
 DIM = 5
 NAMES = ("a", "b", "c", "d e", "f", "g", "h", "i", "j")
 TERMS = ["", "+a", "-b", "?c", '+"d e"', "+a -b", "+a +b ?f", "split=test", "origin=real", "+j split=train|test"]
+TERMS += ["id=3|5|8|13|21|999", "+a id=2|4|6|8|10", "id=7", "id=0|1000000"]
 
 
 class Oracle:
@@ -24,13 +25,16 @@ class Oracle:
         self.rows = {}  # id -> (vector, labels, split, origin, key)
 
     def keeps(self, row, text):
-        _, labels, split, origin, _ = row
+        number, (_, labels, split, origin, _) = row
         for term in text.replace('"d e"', "d_e").split():
             if term.startswith("split="):
                 if split not in term[6:].split("|"):
                     return False
             elif term.startswith("origin="):
                 if origin not in term[7:].split("|"):
+                    return False
+            elif term.startswith("id="):
+                if str(number) not in term[3:].split("|"):
                     return False
             elif labels[NAMES.index(term[1:].replace("_", " "))] != {"+": 1, "-": 0, "?": -1}[term[0]]:
                 return False
@@ -39,7 +43,7 @@ class Oracle:
     def search(self, query, k, text, exclude):
         found = []
         for number, row in self.rows.items():
-            if number not in exclude and self.keeps(row, text):
+            if number not in exclude and self.keeps((number, row), text):
                 gap = np.asarray(row[0], np.float64) - np.asarray(query, np.float64)
                 found.append((float(gap @ gap), number))
         return sorted(found)[:k]
@@ -56,7 +60,7 @@ def assert_same(oracle, ids, distances, query, k, text, exclude):
     np.testing.assert_allclose(distances[:count], [gap for gap, _ in expected], rtol=1e-3, atol=tolerance)
     for number, distance in zip(ids[:count].tolist(), distances, strict=False):
         row = oracle.rows[number]
-        assert number not in exclude and oracle.keeps(row, text)
+        assert number not in exclude and oracle.keeps((number, row), text)
         gap = np.asarray(row[0], np.float64) - np.asarray(query, np.float64)
         np.testing.assert_allclose(distance, gap @ gap, rtol=1e-3, atol=tolerance)
 
@@ -145,7 +149,8 @@ class StoreMachine(RuleBasedStateMachine):
     @invariant()
     def counts(self):
         if hasattr(self, "store"):
-            assert self.store.count() == len(self.oracle.rows)
+            for text in ("", "id=3|5|8|13", "split=test id=1|2|3|4|5|6"):
+                assert self.store.count(text) == sum(self.oracle.keeps(item, text) for item in self.oracle.rows.items())
 
     def teardown(self):
         if hasattr(self, "store"):
@@ -198,6 +203,23 @@ def test_two_named_vectors_are_fused_exactly(tmp_path):
         gaps[:, (labels[:, 0] == 0) | (np.arange(500) < 100) | (np.arange(500) >= 490)] = np.inf
         assert (found.ids == ids[np.argsort(gaps, axis=1)[:, :7]]).all()
         np.testing.assert_allclose(found.distances, np.sort(gaps, axis=1)[:, :7], rtol=1e-3)
+
+
+def test_fused_queries_may_each_have_their_own_filter(tmp_path):
+    rng = np.random.default_rng(2)
+    content, labels = rng.normal(size=(300, 6)).astype(np.float32), rng.integers(0, 2, (300, 1)).astype(np.int8)
+    with IndexStore.create(tmp_path / "s", dim=6, attributes=["a"], encoder="content") as store:
+        ids = store.add(content, labels=labels)
+        asked = rng.normal(size=(4, 6)).astype(np.float32)
+        where = ["+a", "-a", None, "id=7|8|9"]
+        found = store.search_fused({"content": asked}, {"content": 0.5}, k=5, where=where, exclude=ids[:4])
+        keeps = [labels[:, 0] == 1, labels[:, 0] == 0, np.ones(300, bool), np.isin(ids, (7, 8, 9))]
+        for row, keep in enumerate(keeps):
+            gaps = np.where(keep & (np.arange(300) >= 4), 0.5 * ((asked[row] - content) ** 2).sum(1), np.inf)
+            best = np.argsort(gaps)[: min(5, int(np.isfinite(gaps).sum()))]
+            assert (
+                found.ids[row, : len(best)].tolist() == ids[best].tolist() and (found.ids[row, len(best) :] < 0).all()
+            )
 
 
 def test_many_ids_left_out_of_every_query(tmp_path):
