@@ -361,6 +361,7 @@ def _task(
         data=config.data,
         training=config.training,
         guiding=guiding,
+        watched="" if domains is None else domains[0],
         seed=seed,
         device=fabric.device,
         autocast=fabric.autocast,

@@ -86,7 +86,10 @@ class Engine:
 
 
 class MethodTask:
-    """A method's training on the batches of `draws`, in stage 3 with what `guiding` shows them (None: nothing)."""
+    """A method's training on the batches of `draws`, in stage 3 with what `guiding` shows them (None: nothing).
+
+    `watched` is a filter: which of the held-out images sample pictures and measures are of (empty: all).
+    """
 
     def __init__(
         self,
@@ -99,6 +102,7 @@ class MethodTask:
         data: DataConfig,
         training: TrainingConfig,
         guiding: Guiding | None = None,
+        watched: str = "",
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
@@ -132,7 +136,7 @@ class MethodTask:
         self.scaler = torch.amp.GradScaler(self.device.type) if training.precision == "16-mixed" else None
         self.autocast = autocast
         self.engine = Engine(self.optimizers, autocast, self.scaler)
-        self._held_out = held_out(workspace, schema)
+        self._held_out = held_out(workspace, schema, watched)
         if training.compile:
             compile_networks({name: self.networks[name] for names in self.trained.values() for name in names})
 
@@ -219,10 +223,12 @@ def with_networks(method: Any, networks: Mapping[str, nn.Module]) -> Any:
     return other
 
 
-def held_out(workspace: Workspace, schema: AttributeSchema) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
-    """Ids and used labels of the labelled test images; of training images where there are none."""
-    for where in ("split=test origin=real", "origin=real"):
-        table = workspace.images(where)
+def held_out(
+    workspace: Workspace, schema: AttributeSchema, where: str = ""
+) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
+    """Ids and used labels of the labelled test images that a filter passes; of training images where there are none."""
+    for among in ("split=test origin=real", "origin=real"):
+        table = workspace.images(f"{among} {where}".strip())
         labels = table.labels[:, workspace.schema.indices(schema.names)]
         known = (labels >= 0).any(axis=1)
         if known.any():
