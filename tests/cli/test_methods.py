@@ -38,6 +38,8 @@ def test_cut_is_trained_translates_and_is_judged_in_its_one_direction(
     assert "nothing else" in rgunit("-w", workspace, "translate", faces[0], "--to", "-Glasses").error
     judged = rgunit("--json", "-w", workspace, "evaluate", "translation")
     assert judged.status == 0 and judged.json["stage1"]["n"] == judged.json["copy"]["n"] > 1
+    assert judged.json["floor"]["fd_attr"] is None, "two domains have no floor in common"
+    assert rgunit("-w", workspace, "evaluate", "translation").status == 0
     for words, said in {
         ("run", "--preset", "cut"): "cut has none",
         ("train", "retrieval"): "has no style",

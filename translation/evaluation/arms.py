@@ -305,6 +305,8 @@ def evaluate_translation_runs(
         seed=seed,
         progress=_Total(progress, list(compared)),
     )
+    if direction is not None:  # sources and references are of two domains: real against real is no floor
+        evaluation.summary["floor"] |= dict.fromkeys(("fd_attr", "fd_judge", "fid", "kid"))
     for name in CONTRACT_ARMS:
         evaluation.summary.setdefault(name, {**dict.fromkeys(MEASURES), "n": 0})
     evaluation.summary["runs"] = {

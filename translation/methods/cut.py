@@ -74,6 +74,7 @@ class Cut:
         year=2020,
         needs=("two domains",),
         objectives=("patch_nce",),
+        measured="results.md#cut",
     )
     draws: ClassVar[Draws] = "domains"
     encoders: ClassVar[tuple[str, ...]] = ("encoder",)
