@@ -75,7 +75,7 @@ class Blur(nn.Module):
 
     A low-pass filter before places are dropped keeps an output from changing with shifts of its input by less than
     a stride (Zhang 2019). Three taps padded by 1 give h/stride, rounded up. On a CPU with channels-last maps this is
-    two to four times as fast as average pools or slices.
+    about twice as fast as average pools.
     """
 
     kernel: Tensor
