@@ -1,0 +1,51 @@
+"""What a program imports of translation: the functions that the commands call, and a trained translator.
+
+    from translation import train_translation, translate_images
+
+Each name is loaded when it is asked for, so that `import translation` needs no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from translation.config import load_config
+    from translation.evaluation.arms import evaluate_retrieval_run, evaluate_translation_runs, open_arms
+    from translation.inference import translate_images
+    from translation.methods import METHODS, find_method
+    from translation.pipeline import run_all, run_demo
+    from translation.stages import fill_index, train_guided, train_retrieval, train_translation
+    from translation.translator import Translator
+
+__all__ = [
+    "METHODS",
+    "Translator",
+    "evaluate_retrieval_run",
+    "evaluate_translation_runs",
+    "fill_index",
+    "find_method",
+    "load_config",
+    "open_arms",
+    "run_all",
+    "run_demo",
+    "train_guided",
+    "train_retrieval",
+    "train_translation",
+    "translate_images",
+]
+_HOMES = {
+    "config": ("load_config",),
+    "evaluation.arms": ("evaluate_retrieval_run", "evaluate_translation_runs", "open_arms"),
+    "inference": ("translate_images",),
+    "methods": ("METHODS", "find_method"),
+    "pipeline": ("run_all", "run_demo"),
+    "stages": ("fill_index", "train_guided", "train_retrieval", "train_translation"),
+    "translator": ("Translator",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"translation.{home}"), name)
+    raise AttributeError(f"module 'translation' has no attribute {name!r}")
