@@ -321,7 +321,9 @@ def _best_value(path: Path, measure: str) -> float:
 def _sizes(networks: Mapping[str, nn.Module]) -> dict[str, float]:
     """The largest weight of each network; not finite where any weight is not."""
     return {
-        f"the weights of {name}": float(torch.stack([p.abs().max().float() for p in network.parameters()]).max())
+        f"the weights of {name}": float(
+            torch.stack([p.abs().max().float() for p in network.parameters() if p.numel()]).max()
+        )
         for name, network in networks.items()
         if any(p.numel() for p in network.parameters())
     }

@@ -63,6 +63,8 @@ def test_a_network_without_parameters_is_no_exception() -> None:
     plain = nn.Upsample(scale_factor=2)
     assert _sizes({"up": plain, "line": nn.Linear(1, 1)}).keys() == {"the weights of line"}
     _update_average({"up": nn.Upsample(scale_factor=2)}, {"up": plain}, 0.9)
+    partly = nn.ParameterList([nn.Parameter(torch.zeros(0)), nn.Parameter(torch.full((2,), -3.0))])
+    assert _sizes({"partly": partly}) == {"the weights of partly": 3.0}
 
 
 @pytest.mark.slow
