@@ -37,11 +37,14 @@ class Networks(Section):
     blocks: int = Field(9, ge=1, description="residual blocks")
     discriminator_width: float = Field(1.0, gt=0)
     discriminator_layers: int = Field(3, ge=1, le=5, description="halvings; at small sizes fewer are in use")
-    projection: int = Field(256, ge=1, description="numbers of a vector that stands for a patch")
+    projection: int = Field(256, ge=8, description="numbers of a vector that stands for a patch")
 
 
 class Weights(Section):
-    """Weight of each term; 0 leaves it out, also of the arithmetic. FastCUT: nce 10, identity 0."""
+    """Weight of each term, the paper's (its code halves nce and identity); 0 leaves out nce and identity.
+
+    FastCUT: nce 10, identity 0.
+    """
 
     adversarial: float = Field(1.0, ge=0)
     nce: float = Field(1.0, ge=0, description="patches of the source and its translation")
@@ -56,7 +59,7 @@ class CutConfig(StageConfig):
     patches: int = Field(256, ge=2, description="positions compared in each layer")
     temperature: float = Field(0.07, gt=0)
     across_batch: bool = Field(False, description="other images' patches are negatives too")
-    flip: bool = Field(False, description="FastCUT: every other step translates mirrored sources")
+    flip: bool = Field(False, description="FastCUT: half of the steps, drawn at random, translate mirrored sources")
     weights: Weights = Weights()
 
 

@@ -233,6 +233,8 @@ def held_out(
         known = (labels >= 0).any(axis=1)
         if known.any():
             break
+        if where and len(table):  # a domain is chosen by the filter: its images need no label in use
+            return table.ids, labels
     return table.ids[known], labels[known]
 
 

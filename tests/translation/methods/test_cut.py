@@ -21,7 +21,7 @@ from translation.inference import translate_images
 from translation.methods.cut import Cut, CutConfig
 from translation.sampling import Batch, DomainSampler
 from translation.stages import train_guided, train_retrieval, train_translation
-from translation.training.task import Engine
+from translation.training.task import Engine, held_out
 from translation.translator import Translator
 
 TINY = (
@@ -150,6 +150,16 @@ def test_it_trains_resumes_bit_for_bit_and_translates_its_one_direction(workspac
     assert translator.style(torch.zeros(2, 3, 32, 32)).shape == (2, 0)
     pairs = make_pairs(workspace, translator.schema, direction=("-Glasses", "+Glasses"))
     assert (pairs.before == 0).all() and (pairs.target == 1).all()
+
+
+def test_a_source_domain_without_labels_in_use_is_trained_on(workspace: Workspace) -> None:
+    table = workspace.images("split=test origin=real +Hat")
+    columns = workspace.schema.indices(["Hat"])
+    ids, labels = held_out(workspace, workspace.schema.subset(("Hat",)), "+Hat")
+    assert ids.tolist() == table.ids.tolist() and (labels == table.labels[:, columns]).all()
+    unlabelled = workspace.schema.extend([]).subset(())
+    ids, labels = held_out(workspace, unlabelled, "+Hat")
+    assert ids.tolist() == table.ids.tolist() and labels.shape == (len(ids), 0)
 
 
 def test_a_discriminator_that_has_won_is_told(workspace: Workspace) -> None:
