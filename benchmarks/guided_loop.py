@@ -3,9 +3,10 @@
     python benchmarks/guided_loop.py faces [--preset celeba-64] [--translation-run ID] [--steps 300] [--set KEY=VALUE]
 
 Everything that a training does is in it: images from the disk, search, encoding of sources and neighbours in the
-background, the step, the log. Arms take turns, `none` first and last, each in a copy of the workspace that is gone
-afterwards. Told of each: seconds a step in the first 100 steps (the cache of encoded neighbours is filling) and after
-them, by the run's own `images_per_second`, and their ratio to the mean of both trainings without neighbours.
+background, the step, the log. Kinds of neighbours take turns, `none` first and last, each in a copy of the workspace
+that is gone afterwards. Told of each: seconds a step in the first 100 steps (the cache of encoded neighbours is
+filling) and after them, by the run's own `images_per_second`, and their ratio to the mean of both trainings without
+neighbours.
 """
 
 from __future__ import annotations
@@ -19,12 +20,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from proof.copies import copy_workspace
-from proof.told import Told
-
 from index_store.errors import RgunitError, UsageError
 from index_store.workspace import Workspace
 from translation.config import Config, load_config
+from translation.evaluation.experiments.workspaces import copy_workspace
+from translation.progress import Lines
 from translation.stages import newest, train_guided
 from translation.training.metrics import read_metrics
 from translation.training.sessions import RETRIEVAL
@@ -35,29 +35,29 @@ FIRST = 100  # steps that are told apart
 
 
 def measure(source: Path, config: Config, run: str | None, steps: int, device: str) -> list[dict[str, Any]]:
-    """A row for each of TURNS: arm, seconds a step in the first FIRST steps and after them."""
+    """A row for each of TURNS: neighbours, seconds a step in the first FIRST steps and after them."""
     with Workspace.open(source) as workspace:
         first = newest(workspace, TRANSLATION, run).id
         second = [r.id for r in workspace.runs(RETRIEVAL) if r.config["translation_run"] == first and not r.empty]
     if not second:
         raise RgunitError(f"no retrieval was trained on run {first}: `rgunit train retrieval` and `rgunit index build`")
     rows = []
-    for arm in TURNS:
+    for kind in TURNS:
         with tempfile.TemporaryDirectory() as folder:
             copy_workspace(source, Path(folder) / "workspace", [first, second[-1]])
             with Workspace.open(Path(folder) / "workspace") as copy:
-                of = {"retrieval_run": second[-1]} if arm == "retrieved" else {}
+                of = {"retrieval_run": second[-1]} if kind == "retrieved" else {}
                 done = train_guided(
                     copy,
                     config,
-                    neighbours=arm,
+                    neighbours=kind,
                     translation_run=first,
                     steps=steps,
                     device=device,
-                    progress=Told(),
+                    progress=Lines(),
                     **of,
                 )
-                rows.append({"arm": arm, **seconds_a_step(read_metrics(done.run.path), config.guided.batch)})
+                rows.append({"neighbours": kind, **seconds_a_step(read_metrics(done.run.path), config.guided.batch)})
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     return rows
 
@@ -87,11 +87,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = load_config(options.preset, overrides=[*told, "training.sample_every=1000000", *options.settings])
     rows = measure(options.workspace, config, options.translation_run, options.steps, options.device)
     print(f"batch {config.guided.batch}, k = {config.guided.neighbours}, {config.guided.guidance}, medians of a run")
-    print(f"{'arm':12} {'s/step, first ' + str(FIRST):>20} {'then':>8} {'ratio, first':>14} {'then':>8}")
-    alone = {part: statistics.mean(row[part] for row in rows if row["arm"] == "none") for part in ("first", "then")}
+    print(f"{'neighbours':12} {'s/step, first ' + str(FIRST):>20} {'then':>8} {'ratio, first':>14} {'then':>8}")
+    alone = {
+        part: statistics.mean(row[part] for row in rows if row["neighbours"] == "none") for part in ("first", "then")
+    }
     for row in rows:
         ratios = {part: row[part] / alone[part] for part in alone}
-        print(f"{row['arm']:12} {row['first']:20.3f} {row['then']:8.3f} {ratios['first']:14.2f} {ratios['then']:8.2f}")
+        pace = f"{row['first']:20.3f} {row['then']:8.3f} {ratios['first']:14.2f} {ratios['then']:8.2f}"
+        print(f"{row['neighbours']:12} {pace}")
 
 
 if __name__ == "__main__":

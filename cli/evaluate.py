@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli import guidance
 from cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ SplitOption = Annotated[str, typer.Option(metavar="NAME", help="Split that is ju
 
 def register(app: typer.Typer) -> None:
     """Give the command group to the app."""
+    guidance.register(group)
     app.add_typer(group, name="evaluate")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 
 def is_first() -> bool:
@@ -21,3 +22,13 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Something that the user should read, one line."""
+
+
+class Lines(Progress):
+    """Stages and notes, a line each, on stderr: for logs and scripts."""
+
+    def stage(self, name: str) -> None:
+        print(f"  {name}", file=sys.stderr, flush=True)
+
+    def note(self, text: str) -> None:
+        print(f"  note: {text}", file=sys.stderr, flush=True)

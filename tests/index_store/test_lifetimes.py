@@ -6,8 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ import pytest
 from index_store.errors import UsageError
 from index_store.lifetimes import PARENT, end_with_parent
 from tests.places import ROOT
+from tests.processes import is_alive, python, wait_for
 
 CHILD = """
 import os, signal, sys, time
@@ -42,21 +41,6 @@ time.sleep(600)
 """
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
-def is_alive(process: int) -> bool:
-    """Whether a process runs; one that ended and that nobody has asked about yet does not."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 @pytest.mark.parametrize(
     "first",
     [
@@ -67,28 +51,22 @@ def is_alive(process: int) -> bool:
     ids=["asked", "forced", "polled"],
 )
 def test_the_child_of_a_killed_process_ends_within_seconds(first: str) -> None:
-    parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT_OF_IT, CHILD.format(first=first)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert parent.stdout is not None
-    child = int(parent.stdout.readline())
-    assert is_alive(child)
-    parent.kill()
-    parent.wait()
+    with python("-c", PARENT_OF_IT, CHILD.format(first=first), stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        assert is_alive(child)
+        parent.kill()
+        parent.wait()
     wait_for(lambda: not is_alive(child))
 
 
 def test_a_worker_of_a_pool_that_waits_for_work_ends_with_a_killed_program(tmp_path: Path) -> None:
     (tmp_path / "pool.py").write_text(POOL)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(tmp_path / "pool.py")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent:
+    with python(tmp_path / "pool.py", stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         worker = int(parent.stdout.readline())
         parent.kill()
+        parent.wait()
     wait_for(lambda: not is_alive(worker))
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from proof.plan import TITLES
-from proof.seeds import Arrays, Judged, scores_of
+from translation.evaluation.experiments.plan import TITLES
+from translation.evaluation.experiments.seeds import Arrays, Judged, scores_of
 
 
 @dataclass
@@ -24,9 +24,14 @@ class RowResult:
     scores: Arrays
 
     @staticmethod
+    def file(folder: Path, row: int, seed: int) -> Path:
+        """Where the JSON file of a row of a seed is."""
+        return folder / f"row-{row}-seed-{seed}.json"
+
+    @staticmethod
     def open(folder: Path, row: int, seed: int) -> RowResult:
         """What is there of a row, nothing where it was not judged."""
-        path = folder / f"row-{row}-seed-{seed}.json"
+        path = RowResult.file(folder, row, seed)
         about: dict[str, Any] = {"row": row, "title": TITLES[row], "seed": seed, "seconds": 0.0}
         if not path.exists():
             return RowResult(path, about, {}, {})
@@ -61,7 +66,7 @@ class RowResult:
         scores = self.path.with_suffix(".npz")
         unfinished = scores.with_name(scores.name + ".part")
         with unfinished.open("wb") as file:
-            np.savez_compressed(file, **self.scores)
+            np.savez_compressed(file, **self.scores)  # type: ignore[arg-type]  # names are no options of it
         unfinished.replace(scores)
         write_json(self.path, {**self.about, "parts": self.parts})
 

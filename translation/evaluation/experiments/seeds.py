@@ -25,9 +25,9 @@ Judged = tuple[Mapping[str, PairScores], Pairs]
 Arrays = dict[str, NDArray[Any]]
 
 
-def beside(part: str, what: str) -> str:
-    """The name of what stands beside a part of a row: `what` = EXCHANGED or BOTH."""
-    return f"{part}, {what}" if part else what
+def with_way(part: str, way: str) -> str:
+    """The name of a part of a row that is judged another way: EXCHANGED or BOTH."""
+    return f"{part}, {way}" if part else way
 
 
 def scores_of(part: str, judged: Judged) -> Arrays:
@@ -59,8 +59,8 @@ def over_seeds(seeds: Sequence[Arrays], bootstrap: int = 1000) -> dict[str, dict
             if any(not np.array_equal(one[f"{part}|{name}"], seeds[0][f"{part}|{name}"]) for one in seeds):
                 raise RgunitError(f"seeds were not judged on the same pairs ({part or 'the row'}): judge them again")
         found[part] = _compared(seeds, (part,), bootstrap)
-    for part in [part for part in found if beside(part, EXCHANGED) in found]:
-        found[beside(part, BOTH)] = _compared(seeds, (part, beside(part, EXCHANGED)), bootstrap)
+    for part in [part for part in found if with_way(part, EXCHANGED) in found]:
+        found[with_way(part, BOTH)] = _compared(seeds, (part, with_way(part, EXCHANGED)), bootstrap)
     return found
 
 

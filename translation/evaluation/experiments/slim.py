@@ -1,35 +1,32 @@
-"""A copy of a workspace to carry to another machine: weights to use and judge runs, nothing to train them further.
+"""A small copy of a workspace to carry to another machine, for `--carry`: its runs can be used and judged, not trained.
 
-    PYTHONPATH=benchmarks python -m proof.slim faces slim-faces
-
-Its index is to be built again there (`rgunit index build`; `prove_guidance.py` does it). Images that lie outside the
-workspace stay where they are: the other machine needs them at the same path.
+Its index is to be built again there (`rgunit index build`; `rgunit evaluate guidance` does it). Images that lie outside
+the workspace stay where they are: the other machine needs them at the same path.
 """
 
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from index_store.errors import RgunitError
+from index_store.errors import UsageError
 from index_store.runs import CHECKPOINT
 from index_store.workspace import Workspace
-from proof.copies import copy_workspace
+from translation.evaluation.experiments.workspaces import copy_workspace
 
 
 def slim_workspace(source: Path, target: Path) -> None:
     """A workspace whose finished runs have what is needed to use and judge them: averages, about a quarter of the size.
 
     The translators' encoders stay in full precision, since their fingerprint is checked; everything else is in half,
-    so the index has to be built again. Nothing can be trained from it. FileExistsError where `target` is there.
+    so the index has to be built again. Nothing can be trained from it. UsageError where `target` is there.
     """
     if target.exists():
-        raise FileExistsError(f"{target} is there already: choose another folder")
+        raise UsageError(f"{target} is there already: choose another folder")
     part = target.with_name(target.name + ".slim")
     shutil.rmtree(part, ignore_errors=True)
     with Workspace.open(source) as workspace:
@@ -54,12 +51,3 @@ def slim_checkpoint(path: Path) -> None:
     part = path.with_name(path.name + ".part")
     save_file(halved, part, metadata=about)
     part.replace(path)
-
-
-if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit("usage: PYTHONPATH=benchmarks python -m proof.slim WORKSPACE NEW-FOLDER")
-    try:
-        slim_workspace(Path(sys.argv[1]), Path(sys.argv[2]))
-    except (RgunitError, FileExistsError) as error:
-        sys.exit(f"error: {error}")
