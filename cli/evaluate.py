@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import guidance
+from cli import guidance, judges
 from cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ SplitOption = Annotated[str, typer.Option(metavar="NAME", help="Split that is ju
 def register(app: typer.Typer) -> None:
     """Give the command group to the app."""
     guidance.register(group)
+    judges.register(group)
     app.add_typer(group, name="evaluate")
 
 

@@ -1,0 +1,42 @@
+"""`make bench` starts what needs no arguments, and nothing else."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.places import ROOT
+from tests.scripts import load
+
+NEEDS_MORE = {  # scripts that are not timed without: what their usage asks for
+    "authors_step": "--code",
+    "guided_loop": "workspace",
+    "query": "workspace",
+}
+MAKEFILE = (ROOT / "Makefile").read_text()
+BENCH = re.search(r"^BENCH := (.+)$", MAKEFILE, re.MULTILINE)[1].split()
+
+
+@pytest.mark.parametrize("script", sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py")))
+def test_a_script_is_in_make_bench_or_asks_for_something(
+    script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [f"{script}.py", "--help"])
+    with pytest.raises(SystemExit):
+        load(f"benchmarks/{script}.py").main()
+    usage = capsys.readouterr().out.partition("\n\n")[0]
+    required = re.sub(r"\[[^][]*\]", "", usage.partition(".py")[2]).split()
+    assert script in BENCH or NEEDS_MORE[script] in usage
+    assert (script in BENCH) != (script in NEEDS_MORE)
+    if script in BENCH:
+        assert not required, "it runs bare"
+
+
+def test_make_help_names_what_is_run() -> None:
+    (told,) = re.findall(r"^bench:.*## (.*)$", MAKEFILE, re.MULTILINE)
+    assert all(name in told for name in BENCH) and all(
+        Path(ROOT, "benchmarks", f"{name}.py").exists() for name in BENCH
+    )
