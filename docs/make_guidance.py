@@ -1,4 +1,4 @@
-"""The tables of `benchmarks/prove_guidance.py` as Markdown: arms down, measures across, mean and range over the seeds.
+"""The tables of `rgunit evaluate guidance` as Markdown: arms down, measures across, mean and range over the seeds.
 
     python docs/make_guidance.py proof > guidance.md
 
@@ -77,5 +77,5 @@ def _cell(values: Sequence[float | None]) -> str:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2 or not list(Path(sys.argv[1]).glob("row-*-seed-*.json")):
-        sys.exit("usage: python docs/make_guidance.py FOLDER (the --out of benchmarks/prove_guidance.py)")
+        sys.exit("usage: python docs/make_guidance.py FOLDER (the --out of rgunit evaluate guidance)")
     print(tables(Path(sys.argv[1])))

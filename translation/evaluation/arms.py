@@ -141,9 +141,9 @@ def open_arms(workspace: Workspace, run: str | None = None, device: str = "auto"
     if retriever is not None:
         arms["probe"] = Arm(workspace, first, Neighbours(workspace, first, retriever, k=k, cache_mib=cache))
     for record in guided:
-        kind = str(record.config["neighbours"])
+        neighbours = str(record.config["neighbours"])
         if record.config["translation_run"] != base.id or (
-            run is not None and record.id != run and kind == _kind(workspace, run)
+            run is not None and record.id != run and neighbours == _neighbours(workspace, run)
         ):
             continue
         arms |= arms_of_run(workspace, first, record, retriever, device)
@@ -162,17 +162,17 @@ def arms_of_run(
 
     `use`: settings of `guided` to use it with instead of those of its training (`used_with`).
     """
-    kind = str(record.config["neighbours"])
+    neighbours = str(record.config["neighbours"])
     translator = Translator.load(workspace, record.id, device)
     if use:
         translator.config = used_with(translator.config, use)
     k = max(1, translator.neighbours)  # its own k, which stage 1's configuration need not have
     cache = first.config.guided.feature_cache
     if not translator.neighbours:
-        return {ARM_OF[kind]: Arm(workspace, translator, None)}
+        return {ARM_OF[neighbours]: Arm(workspace, translator, None)}
     looked_up = partial(Neighbours, workspace, first, k=k, cache_mib=cache, pixels=translator.pixels)
     at_random = Arm(workspace, translator, looked_up(None))
-    if kind == "random":
+    if neighbours == "random":
         return {"random": at_random}
     if retriever is None:
         return {}
@@ -206,7 +206,7 @@ def retriever_of(workspace: Workspace, first: Translator, base: RunRecord, devic
     return None
 
 
-def _kind(workspace: Workspace, run: str) -> str | None:
+def _neighbours(workspace: Workspace, run: str) -> str | None:
     return workspace.run(run).config.get("neighbours")
 
 
