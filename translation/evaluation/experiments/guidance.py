@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from index_store.errors import UsageError
+from index_store.lifetimes import end_with_parent
 from index_store.workspace import RunRecord, Workspace
 from retrieval.onnx import OnnxNetwork
 from translation.config import Config
@@ -51,6 +52,7 @@ def run_guidance(plan: Plan, progress: Progress | None = None) -> dict[str, Any]
     RgunitError where `out` was made with other settings or a training failed. KeyboardInterrupt where one was stopped:
     the same plan goes on. Runs that the workspace had before are left alone. UsageError without `out` or workspace.
     """
+    end_with_parent()  # with trainings beside each other the loop, which does so too, runs elsewhere
     progress = progress or Progress()
     out, home = _folders(plan)
     configs = plan.configs()

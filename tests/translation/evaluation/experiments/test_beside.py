@@ -20,6 +20,11 @@ from translation.evaluation.experiments.plan import Plan
 from translation.evaluation.experiments.slim import slim_workspace
 from translation.stages import fill_index, train_guided
 
+STARTER = """
+import subprocess, sys
+from index_store.lifetimes import child_environment
+subprocess.run([sys.executable, *sys.argv[1:]], env=child_environment())
+"""
 RUN = """
 import sys
 from translation.evaluation.experiments.guidance import run_guidance
@@ -59,7 +64,7 @@ def test_trainings_beside_each_other_give_the_runs_of_one_after_the_other(drawn:
         assert all((tensors[name] == other).all() for name, other in found[2][key].items()), key
 
 
-def test_trainings_of_a_killed_program_end_within_seconds_and_keep_a_checkpoint(
+def test_trainings_end_within_seconds_and_keep_a_checkpoint_when_what_started_them_is_killed(
     workspace: Workspace, tmp_path: Path
 ) -> None:
     workspace.close()
@@ -67,11 +72,11 @@ def test_trainings_of_a_killed_program_end_within_seconds_and_keep_a_checkpoint(
     asked = plan(tmp_path / "out", workspace.path, steps=100_000, jobs=2, settings=endless)
     copy = tmp_path / "out" / "beside" / "workspace" / "0" / "base" / "workspace"
     run = copy / "runs" / "r1-translation"
-    with python("-c", RUN, asked.model_dump_json()) as program:
-        wait_for(lambda: (run / "metrics.jsonl").exists() or program.poll() is not None, 120)
-        (training,) = children_of(program.pid)
-        assert is_alive(training)
-    wait_for(lambda: not is_alive(training))
+    with python("-c", STARTER, "-c", RUN, asked.model_dump_json()) as starter:
+        wait_for(lambda: (run / "metrics.jsonl").exists() or starter.poll() is not None, 120)
+        (program,) = children_of(starter.pid)
+        (training,) = children_of(program)
+    wait_for(lambda: not is_alive(program) and not is_alive(training))
     with Workspace.open(copy) as stopped:
         assert stopped.run("r1").status == "stopped" and (run / CHECKPOINT).exists()
     with Workspace.open(workspace.path) as home:
