@@ -36,6 +36,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from index_store.lifetimes import end_with_parent
 from retrieval.loading import resolve_device
 from translation.config import Config, load_config, presets
 from translation.guidance import PIXELS, build_guidance
@@ -220,7 +221,8 @@ def rows(
         stage = config.guided if method in GUIDANCE else config.translation
         work, ratios = flops[method] / 1e9, zip(taken, seconds.get("unguided", taken), strict=True)
         if device.type == "cpu":
-            with ProcessPoolExecutor(1, multiprocessing.get_context("forkserver")) as alone:
+            forkserver = multiprocessing.get_context("forkserver")
+            with ProcessPoolExecutor(1, forkserver, end_with_parent, (os.getpid(),)) as alone:
                 peak = alone.submit(peak_mib, preset, settings, precision, method).result()
         else:
             peak = warmed[method][1]

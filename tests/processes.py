@@ -12,10 +12,17 @@ from pathlib import Path
 
 from tests.places import ROOT
 
+WATCH = "from index_store.lifetimes import end_with_parent\nend_with_parent()\n"
+
 
 @contextmanager
 def python(*words: object, before: Sequence[str] = (), **options: object) -> Iterator[subprocess.Popen[str]]:
-    """A process of this Python with the packages of this checkout, started by `before`; killed at the end."""
+    """A process of this Python with the packages of this checkout, started by `before`; killed at the end.
+
+    Code of `-c` also ends with the tests, where these are killed.
+    """
+    if words[0] == "-c":
+        words = ("-c", f"{WATCH}{words[1]}", *words[2:])
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [*before, sys.executable, *map(str, words)]
     program = subprocess.Popen(command, text=True, env=environment, **options)

@@ -29,6 +29,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from index_store.lifetimes import end_with_parent
 if __name__ == "__main__":
+    end_with_parent()
     with ProcessPoolExecutor(1, get_context("spawn"), end_with_parent, (os.getpid(),)) as pool:
         print(pool.submit(os.getpid).result(), flush=True)
         time.sleep(600)

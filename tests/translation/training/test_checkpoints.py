@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from index_store.errors import RgunitError
+from index_store.lifetimes import end_with_parent
 from index_store.runs import CHECKPOINT
 from index_store.workspace import Workspace
 from tests.translation.small import USED, filled, tiny
@@ -101,6 +102,7 @@ def test_a_checkpoint_that_was_not_kept_is_told_with_those_that_were(tmp_path: P
 
 
 def save_for_ever(path: Path) -> None:
+    end_with_parent()
     network = nn.Linear(2000, 2000)
     for step in range(2, 1000):
         save_checkpoint(path, networks={"big": network}, average={}, optimizers={}, state={"step": step})
