@@ -99,8 +99,9 @@ def retrieval(
 ) -> None:
     """Measure P@10 as the paper does: one query for each image of the split, answered from the images of that split.
 
-    attributes: share of neighbours with the labels asked for; content: with the query's own other labels; both: with
-    all labels asked for and, with --relevance, the query's own value in that column. Compared with random images.
+    attributes: share of neighbours with the labels asked for; content: with the query's own other labels or, where
+    there are none, its own value in the column of --relevance; both: with all labels asked for and, with --relevance,
+    the query's own value in that column. Compared with random images.
     """
     from cli.progress import Bars
     from index_store.errors import UsageError
@@ -138,7 +139,13 @@ def retrieval(
         if plane is not None:
             from translation.evaluation.report.plane import draw_plane, points_of
 
-            draw_plane(points_of(found), found["late_fusion_curve"], plane)
+            points = points_of(found)
+            if not points:
+                raise UsageError(
+                    "--plane draws attributes against content, and one of them has no numbers here: leave it out, or "
+                    "name a text column by --relevance"
+                )
+            draw_plane(points, found["late_fusion_curve"], plane)
         settings.show(found, lambda console: _draw_retrieval(console, found))
 
 
@@ -280,8 +287,9 @@ def _draw_retrieval(console: Console, found: dict[str, Any]) -> None:
     shown = table("attribute", *numbers, right=numbers)
     for name, value in found["per_attribute"].items():
         shown.add_row(name, *map(_number, (value, found["random"]["per_attribute"].get(name), *kept[name])))
-    console.print()
-    console.print(shown)
+    if found["per_attribute"]:
+        console.print()
+        console.print(shown)
     columns = {name: short for name, short in COLUMNS.items() if found.get(name) is not None}
     shown = table("", *columns.values(), right=columns.values(), title="Against simpler retrievals")
     rows = {"this run": found, "random images": found["random"]}

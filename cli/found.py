@@ -101,7 +101,8 @@ def ask(
         _write(retriever, images, style_of, found, csv, grid)
     if len(found) < k:
         typer.echo(f"only {len(found)} images can be found, fewer than -k {k}", err=True)
-    columns = edited or (list(found.target) if len(found.target) <= SHOWN else [])
+    wanted = [name for name, bit in found.target.items() if bit is not None]
+    columns = edited or (wanted if len(wanted) <= SHOWN else [])
     settings.show(found.json(), lambda console: _draw(console, found, columns, [one for one in (csv, grid) if one]))
 
 
@@ -127,7 +128,7 @@ def _write(
 
 def _wanted(found: Results) -> str:
     told = " ".join(f"{'+' if bit else '-'}{name}" for name, bit in found.target.items() if bit is not None)
-    return f"wanted: {told}"
+    return f"wanted: {told}" if told else "wanted: the same content"
 
 
 def _draw(console: Console, found: Results, columns: Sequence[str], files: Sequence[Path]) -> None:

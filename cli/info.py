@@ -79,6 +79,14 @@ def _draw(console: Console, told: dict[str, Any], images: ImageTable) -> None:
         console.print(shown)
         if told["group_violations"]:
             plain(console, f"{told['group_violations']} images have more than one of a group true")
+    if images.fields:
+        shown = table("text column", "values", "images", "most frequent", right=["values", "images"])
+        for name, texts in images.fields.items():
+            values = Counter(text for text in texts if text is not None)
+            often = ", ".join(value for value, _ in values.most_common(4)) + (", …" if len(values) > 4 else "")
+            shown.add_row(name, str(len(values)), str(values.total()), often)
+        console.print()
+        console.print(shown)
     console.print()
     if told["runs"]:
         shown = table("run", "stage", "preset", "steps", "time", "status", right=["steps", "time"])

@@ -196,6 +196,11 @@ class _Bench:
         self, workspace: Workspace, encoders: Encoders, plan: Plan, progress: Callable[[int, int], None] | None = None
     ) -> None:
         self.workspace, self.encoders, self.plan = workspace, encoders, plan
+        if not encoders.style_dim:
+            raise UsageError(
+                f"the ablation compares ways to join content and style, and translation run {plan.translation_run} has "
+                "no style: `rgunit evaluate retrieval` without --ablation judges its content"
+            )
         images, case = choose(workspace, encoders.schema.names, plan.protocol)
         if len(case.rows) != len(images):
             raise RgunitError("an ablation is judged on labelled real images only")

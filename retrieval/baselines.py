@@ -28,8 +28,11 @@ def simple_retrievals(
     content [n, c] and style [n, S] of the set, wanted [q, S] the styles asked for; a query's content is its own
     image's. late_fusion is the best weight by the average (by `both` where there is no average), with `weight`: it is
     chosen on the very queries that it is scored on, in favour of the baseline. same_labels is the expectation of
-    `score_same_labels`.
+    `score_same_labels`. Without a style (S = 0) there are content_only and same_labels, and no curve.
     """
+    if not style.shape[1]:
+        (only,) = late_fusion(case, [(content[case.rows], content)], [(1.0,)])
+        return {"content_only": score(case, only), "same_labels": score_same_labels(case)}, []
     parts = [(content[case.rows], content), (wanted, style)]
     found = late_fusion(case, parts, [(1.0, 0.0), (0.0, 1.0), *((w, 1 - w) for w in WEIGHTS)])
     content_only, style_only, *fused = (score(case, rows) for rows in found)

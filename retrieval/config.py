@@ -56,7 +56,8 @@ class RetrievalConfig(BaseModel):
     content_teacher: Literal["auto", "labels", "views"] = Field(
         default="auto",
         description="parts: what content is learned from. labels: the training images' other attributes; views: an "
-        "image, its translations and changed views of it are one; auto: labels where there are any",
+        "image, its translations and changed views of it are one; auto: labels where there are any and the translator "
+        "has a style, else views",
     )
     components: int = Field(default=512, ge=1, description="parts: principal components of content that are kept")
     pool: float = Field(

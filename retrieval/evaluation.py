@@ -22,7 +22,19 @@ from retrieval.baselines import Vectors, filter_by_labels, simple_retrievals
 from retrieval.content_models import ContentModel, kept_model
 from retrieval.metrics import Floats, Labels, average_precision, mean, number, recall_at_k, squared_distances
 from retrieval.retriever import Retriever
-from retrieval.scoring import BLOCK, Case, Ids, draw_case, forbidden, precisions, rank, score, score_random
+from retrieval.scoring import (
+    BLOCK,
+    Case,
+    Ids,
+    codes_of,
+    content_by,
+    draw_case,
+    forbidden,
+    precisions,
+    rank,
+    score,
+    score_random,
+)
 from retrieval.tensors import to_tensor
 
 
@@ -33,6 +45,7 @@ class RetrievalProtocol:
     `relevance` names a text field (identity): `scoring.score` tells what it adds. The set holds the split's real
     images whose used labels are all known; `unlabelled` adds those whose are not, `generated` what was generated
     from images of the split. `hidden` is the share of the set's images whose labels the label filter may not see.
+    Where the model uses no attributes there are none to know: unlabelled images are in the set, and ask too.
     """
 
     split: str = "test"
@@ -65,7 +78,7 @@ class RetrievalEvaluation:
     neighbour_ids: Ids  # [q, k], −1 where fewer are allowed
     distances: NDArray[np.float32]  # [q, k] squared L2
     attributes: Floats  # [q] P@k of the target's labels
-    content: Floats  # [q] P@k of the query's other labels; nan if there are none
+    content: Floats  # [q] P@k of the query's other labels, or without any of its relevance; nan if there is neither
     average: Floats  # [q] of the two, or of the one that is there
 
 
@@ -78,7 +91,8 @@ def evaluate_retrieval(
     mean_average_precision and recall over the whole set (of the images with exactly the target's labels), baselines
     {those of `simple_retrievals`; label_filter, label_filter_content: the labels as a filter, ranked by the
     embedding and by content}, late_fusion_curve, content_vectors (the name of those the baselines take: the run's,
-    or those of the user's own model). None where labels leave nothing to count.
+    or those of the user's own model), content_by (what `content` counts: attributes, relevance or None), style
+    (whether a query can ask for labels at all). None where labels leave nothing to count.
     """
     return evaluate_queries(workspace, retriever, RetrievalProtocol(split, k, seed)).summary
 
@@ -94,7 +108,7 @@ def evaluate_queries(
     """`evaluate_retrieval` with what each query met, for a report. `progress(done, total)` counts images embedded.
 
     Raises RgunitError where the set has fewer than k + 1 images whose used labels are all known, UsageError for
-    a field that no image has.
+    a field that no image has, and where nothing tells which images are right: no attribute and no relevance.
     """
     protocol = protocol or RetrievalProtocol()
     table, case = choose(workspace, retriever.encoders.schema.names, protocol)
@@ -104,6 +118,7 @@ def evaluate_queries(
     known = _visible(case, protocol)
     summary, rows, distances = evaluate_vectors(case, vectors, known)
     summary["content_vectors"] = f"{retriever.encoder_name}.content" if model is None else model.encoder_name
+    summary["content_by"], summary["style"] = content_by(case), retriever.style_dim > 0
     attributes, content = (mean(values, axis=1) for values in precisions(case, rows))
     return RetrievalEvaluation(
         summary=summary,
@@ -120,16 +135,23 @@ def evaluate_queries(
 def choose(workspace: Workspace, names: tuple[str, ...], protocol: RetrievalProtocol) -> tuple[ImageTable, Case]:
     """The set's images and what they are asked, by a protocol; `names` are the used attributes."""
     columns = workspace.schema.indices(names)
-    origins = ["real", *["unlabelled"] * protocol.unlabelled, *["generated"] * protocol.generated]
+    unlabelled = protocol.unlabelled or not names
+    origins = ["real", *["unlabelled"] * unlabelled, *["generated"] * protocol.generated]
     table = workspace.images(f"split={protocol.split} origin={'|'.join(origins)}")
     relevance = None if protocol.relevance is None else _codes(table, protocol.relevance)
     full = (table.labels[:, columns] >= 0).all(axis=1)
-    asking = full & (table.origin == "real")
-    kept = np.arange(len(table)) if protocol.unlabelled else np.flatnonzero(full)
+    asking = full & np.isin(table.origin.astype(str), ["real", *["unlabelled"] * (not names)])
+    kept = np.arange(len(table)) if unlabelled else np.flatnonzero(full)
     if not asking.any() or len(kept) <= protocol.k:
+        told = f"real images with all of {', '.join(names)} known" if names else "images"
         raise RgunitError(
-            f"split {protocol.split} has {asking.sum()} real images with all of {', '.join(names)} known: "
-            f"P@{protocol.k} needs at least {protocol.k + 1}"
+            f"split {protocol.split} has {asking.sum()} {told}: P@{protocol.k} needs at least {protocol.k + 1}"
+        )
+    if not len(workspace.schema) and relevance is None:
+        there = ", ".join(sorted(table.fields)) or "none: add the images again with --attributes FILE"
+        raise UsageError(
+            "there are no attributes that tell which images are right: name a text column by --relevance "
+            f"(the images have {there})"
         )
     table = table.select(kept)
     case = draw_case(
@@ -253,14 +275,18 @@ def _visible(case: Case, protocol: RetrievalProtocol) -> Labels:
 
 
 def _whole_ranking(case: Case, vectors: SetVectors) -> dict[str, float | None]:
-    """mAP and recall at k over the whole set; relevant are images with exactly the target's labels."""
+    """mAP and recall at k over the whole set; relevant are images with exactly the target's labels.
+
+    Without used attributes they are those of the query's own relevance.
+    """
+    codes, wanted = codes_of(replace(case, relevance=None) if case.used.shape[1] else case)
     precision, recall = [], []
     for start in range(0, len(case.rows), BLOCK):
         part = slice(start, start + BLOCK)
         out = forbidden(case, part)
         table = np.where(out, np.inf, squared_distances(vectors.queries[part], vectors.images))
         order = np.argsort(table, axis=1, kind="stable")
-        relevant = (case.used[order] == case.targets[part][:, None]).all(axis=2)
+        relevant = (codes[order] == wanted[part][:, None]) & (wanted[part] >= 0)[:, None]
         relevant &= ~np.take_along_axis(out, order, axis=1)
         precision.append(average_precision(relevant))
         recall.append(recall_at_k(relevant, case.k))

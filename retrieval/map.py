@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from index_store.errors import ImageRefused, RgunitError
+from index_store.errors import ImageRefused, RgunitError, UsageError
 from index_store.images import read_image
 from index_store.imagetable import ImageTable
 from index_store.workspace import Workspace
@@ -54,6 +54,8 @@ def make_map(
     `by` says what brings two images together: their embedding, their content or their style. Without an `origin=` in
     `where`, real and unlabelled images. Raises RgunitError where too few have a vector.
     """
+    if by == "style" and not retriever.style_dim:
+        raise UsageError(f"retrieval run {retriever.run.id} has no style to lay images out by: choose content or both")
     table = workspace.images(with_origin(workspace, where))
     name = retriever.encoder_names[VECTORS.index(by)]
     indexed = np.isin(table.ids, workspace.store().vector_ids(name, retriever.fingerprint))

@@ -63,7 +63,7 @@ class EmbeddingNetwork(nn.Module):
         normalize: bool = False,
     ) -> None:
         super().__init__()
-        self.dim, self.normalize = dim, normalize
+        self.dim, self.style_dim, self.normalize = dim, style_dim, normalize
         self.convolutions = squeeze(content_channels, content_size, widths, norm)
         self.mlp = nn.Sequential(
             nn.Linear(widths[2] * SMALLEST**2 + style_dim, hidden),
@@ -86,7 +86,7 @@ class PartsNetwork(nn.Module):
     Content is pooled to 8×8, whitened to `components` principal components (`fit`), and read by a small MLP into `dim`
     numbers, or with `labels` into the probabilities of so many other attributes less their means. Both parts have a
     mean squared distance of about 2 before the weights √w and √(1 − w) (w: `content_weight`), so a squared distance
-    is late fusion of the two.
+    is late fusion of the two. Without a style (S = 0) the embedding is the content vector, of length 1.
     """
 
     def __init__(
@@ -102,9 +102,9 @@ class PartsNetwork(nn.Module):
         labels: int = 0,
     ) -> None:
         super().__init__()
-        self.content_dim, self.labels = labels or dim, labels
+        self.content_dim, self.style_dim, self.labels = labels or dim, style_dim, labels
         self.dim, self.side = self.content_dim + style_dim, min(WHITENED, content_size)
-        self.weights = content_weight**0.5, (1 - content_weight) ** 0.5
+        self.weights = (content_weight**0.5, (1 - content_weight) ** 0.5) if style_dim else (1.0, 0.0)
         self.whiten = nn.Linear(content_channels * self.side**2, components).requires_grad_(False)
         self.head = nn.Sequential(
             nn.Dropout(0.2),
@@ -130,7 +130,8 @@ class PartsNetwork(nn.Module):
         weight[: len(values)] = (axes * scale).T
         self.whiten.weight.copy_(weight)
         self.whiten.bias.copy_(-(weight @ middle.to(weight)))
-        self.style_scale.fill_(styles.var(dim=0).sum().sqrt().clamp(min=1e-6))
+        if self.style_dim:
+            self.style_scale.fill_(styles.var(dim=0).sum().sqrt().clamp(min=1e-6))
         if self.labels:
             known = (labels >= 0).float()
             self.prior.copy_(((labels == 1).float().sum(dim=0) + 1) / (known.sum(dim=0) + 2))

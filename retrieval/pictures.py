@@ -20,6 +20,7 @@ from index_store.workspace import Workspace
 
 if TYPE_CHECKING:
     from index_store.attributes import AttributeSchema
+    from index_store.queries import Where
 
 Pixels = NDArray[np.uint8]
 Source = Path | str | Image.Image | Pixels
@@ -147,3 +148,11 @@ def with_origin(workspace: Workspace, where: str | None, origin: str | None = No
     if workspace.schema.filter(text).origin is None:
         text = f"{text} origin=real|unlabelled".strip()
     return text
+
+
+def with_origins(workspace: Workspace, where: Where) -> Where:
+    """`with_origin` of one filter, or of one for each query."""
+    if where is None or isinstance(where, str):
+        return with_origin(workspace, where)
+    made = {text: with_origin(workspace, text) for text in set(where)}
+    return [made[text] for text in where]

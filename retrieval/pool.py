@@ -32,6 +32,8 @@ from retrieval.tensors import to_tensor
 ITSELF, OWN, FIRST, SECOND, VIEW = 0, 1, 2, 3, -1
 """An image's slots: as it is, translated to its own domain, to one and to another domain, and a changed view of it."""
 SLOTS = 5
+STYLELESS = 3
+"""Slots where the model has no style: the image as it is, its one translation (OWN), and a changed view."""
 WITHOUT = 2
 """Slots of a pool without translations: the image as it is, and a changed view."""
 CHUNK = 32
@@ -44,7 +46,7 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class TripletPool:
-    """n images with m encodings each: SLOTS, or WITHOUT translations.
+    """n images with m encodings each: SLOTS, STYLELESS, or WITHOUT translations.
 
     content float16 [n, m, C, h, h] (memory-mapped); style μ float32 [n, m, S]; given float32 [n, m, S]: the style
     that a translation was asked for (0 elsewhere); domain int64 [n, m]: rows of `vectors` int8 [D, A].
@@ -139,9 +141,11 @@ def open_pool(
     """The pool of images int64 [n] with labels int8 [n, A] over the encoders' attributes, made where it is not there.
 
     A pool that does not fit in `gigabytes` takes as many images as fit, by `seed`. Made in chunks: what an interrupted
-    call has made is used by the next. Making one deletes the pools of other translators first, unless `kept`.
+    call has made is used by the next. Making one deletes the pools of other translators first, unless `kept`. Of a
+    model without a style there is one translation an image, whatever its labels are.
     """
-    side, slots = encoders.size // 4, SLOTS if translations else WITHOUT
+    slots = WITHOUT if not translations else SLOTS if encoders.style_dim else STYLELESS
+    side = encoders.size // 4
     rows = pool_rows(ids, seed, slots=slots, channels=encoders.content_channels, size=side, gigabytes=gigabytes)
     ids, labels = ids[rows], labels[rows]
     digest = hashlib.sha256(f"{encoders.fingerprint} {seed} {side} {slots}".encode())
@@ -153,19 +157,29 @@ def open_pool(
             if not old.name.startswith(encoders.fingerprint[:12]):
                 shutil.rmtree(old, ignore_errors=True)
     domains = Domains(labels)
-    plan = _plan(domains, seed) if translations else np.stack([domains.of] * WITHOUT, axis=1)
+    plan = _plan(domains, seed) if slots == SLOTS else np.stack([domains.of] * slots, axis=1)
     shape = (len(ids), slots, encoders.content_channels, side, side)
     if not (folder / READY).is_file():
         _fill(workspace, encoders, folder, ids, domains, plan, shape, seed, progress)
-    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("content", "style", "given")}
+    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _kinds(encoders, shape)}
+    none = np.zeros((*shape[:2], 0), np.float32)
     return TripletPool(
         ids=ids,
         vectors=domains.vectors,
         domain=plan,
         content=arrays["content"],
-        style=np.array(arrays["style"]),
-        given=np.array(arrays["given"]),
+        style=np.array(arrays.get("style", none)),
+        given=np.array(arrays.get("given", none)),
     )
+
+
+def _kinds(encoders: Encoders, shape: tuple[int, ...]) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """The arrays of a pool with content of this shape, and their kinds; without a style there is content alone."""
+    kinds: dict[str, tuple[tuple[int, ...], Any]] = {"content": (shape, np.float16)}
+    if encoders.style_dim:
+        for name in ("style", "given"):
+            kinds[name] = (*shape[:2], encoders.style_dim), np.float32
+    return kinds
 
 
 def _plan(domains: Domains, seed: int) -> Rows:
@@ -198,12 +212,7 @@ def _fill(
 ) -> None:
     """Encode every slot of every image into the folder's arrays, chunk by chunk."""
     folder.mkdir(parents=True, exist_ok=True)
-    kinds: dict[str, tuple[tuple[int, ...], Any]] = {
-        "content": (shape, np.float16),
-        "style": ((*shape[:2], encoders.style_dim), np.float32),
-        "given": ((*shape[:2], encoders.style_dim), np.float32),
-    }
-    arrays = {name: _array(folder / f"{name}.npy", *kind) for name, kind in kinds.items()}
+    arrays = {name: _array(folder / f"{name}.npy", *kind) for name, kind in _kinds(encoders, shape).items()}
     parts = [slice(start, start + CHUNK) for start in range(0, len(ids), CHUNK)]
     log = folder / "done.txt"
     done = {int(line) for line in log.read_text().split()} if log.is_file() else set()
@@ -218,8 +227,8 @@ def _fill(
         made = _encode(
             workspace, encoders, ids[part], domains.vectors[plan[part]], np.random.default_rng([seed, 2, number])
         )
-        for name, values in made.items():
-            arrays[name][part] = values
+        for name, array in arrays.items():
+            array[part] = made[name]
         return number
 
     threads = torch.get_num_threads()
@@ -264,7 +273,7 @@ def _encode(
     with torch.autocast(encoders.device.type, torch.bfloat16):
         content, encoded = encoders.content(images), [changed_view(images, rng)]
         if each:
-            wanted = torch.from_numpy(np.ascontiguousarray(labels[:, OWN:VIEW]).reshape(-1, labels.shape[-1]))
+            wanted = torch.from_numpy(np.ascontiguousarray(labels[:, OWN:VIEW]).reshape(b * each, labels.shape[-1]))
             given = encoders.sample_style(wanted, generator).to(encoders.device)
             sources = images.repeat_interleave(each, 0), content.repeat_interleave(each, 0)
             encoded.insert(0, encoders.translate(*sources, given.to(content.dtype)).image.float())

@@ -55,8 +55,15 @@ def compose(
     pictures the majority's, and the first one's where they are even. The style is the mean of the component so
     reached, or a draw from it with `generator`. With `style_of` it is that picture's μ, in which the edit's bits (and
     the rivals that they end) are replaced. With neither it is the mean of the pictures' own μ: what is like them.
+
+    Of a model without a style the content alone is sought, and no label: UsageError for an edit or `style_of`.
     """
     pixels = _tensor(encoders, images)
+    if not encoders.style_dim:
+        if edit is not None or style_of is not None:
+            raise no_style("this translation model")
+        target = np.full(len(encoders.schema.names), -1, np.int8)
+        return ComposedQuery(encoders.content(pixels), pixels.new_zeros(1, 0), target)
     contents = encoders.content(pixels)
     if style_of is None:
         own = encoders.style(pixels).float()
@@ -76,6 +83,14 @@ def compose(
     replaced[[*edit.bits, *edit.cleared]] = True
     mask = replaced.repeat_interleave(each).to(own.device)
     return ComposedQuery(contents, torch.where(mask, component(encoders, target, generator), own), target)
+
+
+def no_style(model: str) -> UsageError:
+    """What to say where a model without a style is asked for one; `model` begins the line and names it."""
+    return UsageError(
+        f"{model} has no style, so --to and --style-of change nothing: look for the content alone "
+        "(`rgunit similar IMAGE`), where --where '+Name' filters by an attribute instead"
+    )
 
 
 def style_edit(workspace: Workspace, encoders: Encoders, text: str) -> Edit:

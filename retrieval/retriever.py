@@ -23,13 +23,14 @@ from index_store.errors import RgunitError, UsageError
 from index_store.workspace import RunRecord, Workspace
 from retrieval.content_models import ContentModel, kept_model
 from retrieval.loading import check_encoders, find_run, load_encoders, load_network, resolve_device, trained_on
-from retrieval.pictures import Picture, Results, Source, neighbours_of, with_origin
+from retrieval.pictures import Picture, Results, Source, neighbours_of, with_origin, with_origins
 from retrieval.protocol import Encoders
-from retrieval.queries import compose, descendants, style_edit
+from retrieval.queries import compose, descendants, no_style, style_edit
 from retrieval.scales import scale_of
 from retrieval.tensors import fingerprint, to_tensor
 
 if TYPE_CHECKING:
+    from index_store.queries import Where
     from index_store.store import Found
     from retrieval.network import Network
 
@@ -117,9 +118,15 @@ class Retriever:
         return self.run.id
 
     @property
-    def encoder_names(self) -> tuple[str, str, str]:
-        """The names of its vectors in the index: embeddings, content vectors, style vectors."""
-        return self.run.id, f"{self.run.id}.content", f"{self.run.id}.style"
+    def style_dim(self) -> int:
+        """Numbers of the style that it reads beside the content; 0 where its translation model has none."""
+        return self.network.style_dim
+
+    @property
+    def encoder_names(self) -> tuple[str, ...]:
+        """The names of its vectors in the index: embeddings, content vectors and, where it has a style, those."""
+        names = self.run.id, f"{self.run.id}.content", f"{self.run.id}.style"
+        return names if self.style_dim else names[:2]
 
     @property
     def encoders(self) -> Encoders:
@@ -154,11 +161,12 @@ class Retriever:
 
     @torch.no_grad()
     def named_vectors(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        """uint8 [n, size, size, 3] → embeddings, content vectors and styles μ, each float32 [n, ·]."""
+        """uint8 [n, size, size, 3] → the vectors of each of `encoder_names`, float32 [n, ·]."""
         encoders = self.encoders
         tensor = to_tensor(images, encoders.device)
         content, style = encoders.content(tensor), encoders.style(tensor).float()
-        return [part.cpu().numpy() for part in (self.embed(content, style), self.content_vectors(content), style)]
+        parts = (self.embed(content, style), self.content_vectors(content), style)
+        return [part.cpu().numpy() for part in parts[: len(self.encoder_names)]]
 
     def embed_images(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """uint8 [n, size, size, 3] → float32 [n, dim]: R(E_c(x), E_s(x))."""
@@ -186,7 +194,8 @@ class Retriever:
 
         Distances are squared Euclidean ones of the embedding. With `content_weight` W in [0, 1] they are
         W · content + (1 − W) · style, each divided by its mean over the collection (`retrieval/scales.py`), the
-        content by the user's model where the index was built with one.
+        content by the user's model where the index was built with one. A run without a style looks for content alone:
+        it takes no edit, no `style_of` and no other weight than 1; `where` filters by attributes.
 
         Raises RgunitError and UsageError in one line: a broken picture, an unknown attribute, nothing indexed.
         """
@@ -198,6 +207,8 @@ class Retriever:
         given = cast("Sequence[Source | Picture]", [image] if one else image)
         if not given:
             raise UsageError("a query needs at least one picture")
+        if not self.style_dim and (edit is not None or style_of is not None):
+            raise no_style(self._named())
         where = with_origin(self.workspace, where, origin)
         encoders, workspace = self.encoders, self.workspace
         change = None if edit is None else style_edit(workspace, encoders, edit)
@@ -239,17 +250,17 @@ class Retriever:
         milliseconds = 1e3 * (time.perf_counter() - started)
         return Results(neighbours, schema.describe(query.target), found.plan, milliseconds)
 
-    def nearest(self, vectors: ArrayLike, *, k: int = 10, where: str | None = None, exclude: Any = None) -> Found:
+    def nearest(self, vectors: ArrayLike, *, k: int = 10, where: Where = None, exclude: Any = None) -> Found:
         """The k nearest indexed images of embeddings float32 [dim] or [q, dim]; see `IndexStore.search`.
 
-        Without an `origin=` in `where`, real and unlabelled images only. Raises RgunitError while nothing
-        is indexed.
+        `where` is one filter or one for each query; without an `origin=` in it, real and unlabelled images only.
+        Raises RgunitError while nothing is indexed.
         """
         self._require(self.encoder_name, self.fingerprint)
         return self.workspace.store().search(
             np.asarray(vectors, np.float32),
             k=k,
-            where=with_origin(self.workspace, where),
+            where=with_origins(self.workspace, where),
             exclude=exclude,
             encoder=f"{self.encoder_name}@{self.fingerprint}",
         )
@@ -257,34 +268,41 @@ class Retriever:
     def nearest_weighted(
         self,
         content: NDArray[np.float32],
-        style: NDArray[np.float32],
+        style: NDArray[np.float32] | None,
         weight: float,
         *,
         model: ContentModel | None = None,
         k: int = 10,
-        where: str | None = None,
+        where: Where = None,
         exclude: Any = None,
     ) -> Found:
         """The k nearest images by weight · content + (1 − weight) · style distance, each divided by its mean.
 
-        content float32 [q, ·] by this retriever or, where given, by `model`; style float32 [q, S]. Exact. Raises
-        RgunitError while these vectors are not indexed.
+        content float32 [q, ·] by this retriever or, where given, by `model`; style float32 [q, S], which weight 1
+        does not look at (None). `where` and `exclude` as in `nearest`. Exact. Raises RgunitError while these vectors
+        are not indexed, UsageError where another weight than 1 is asked of a run without a style.
         """
-        _, own, styles = self.encoder_names
+        if weight < 1 and (style is None or not self.style_dim):
+            raise UsageError(f"{self._named()} has no style to weigh content against: ask with a content weight of 1")
+        own, styles = self.encoder_names[1], self.encoder_names[-1]
         encoder, mark = (own, self.fingerprint) if model is None else (model.encoder_name, model.fingerprint)
         parts = ((encoder, mark, content, weight), (styles, self.fingerprint, style, 1 - weight))
         queries, weights = {}, {}
         for name, seal, vectors, share in parts:
-            if share > 0:
+            if share > 0 and vectors is not None:
                 scale = self._require(name, seal)
                 queries[f"{name}@{seal}"], weights[f"{name}@{seal}"] = vectors, share / scale
         found = self.workspace.store().search_fused(
-            queries, weights, k=k, where=with_origin(self.workspace, where), exclude=exclude
+            queries, weights, k=k, where=with_origins(self.workspace, where), exclude=exclude
         )
         told = found.plan
         for name in queries:
             told = told.replace(name, name.partition("@")[0])
         return type(found)(found.ids, found.distances, told)
+
+    def _named(self) -> str:
+        """It in a message: its run and the one that it was trained on."""
+        return f"retrieval run {self.run.id}, on translation run {self.run.config.get('translation_run', '?')},"
 
     def _require(self, encoder: str, seal: str) -> float:
         """The scale of indexed vectors. Raises RgunitError if there are none, or theirs was never measured."""

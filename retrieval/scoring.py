@@ -7,7 +7,7 @@ sees vectors. Pure NumPy: no workspace, no network.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ BLOCK = 256  # queries whose distances to the whole set are held at once
 class Case:
     """What every retrieval of one set of n images is scored against: q queries, A used and O other attributes.
 
+    Where there are no other attributes (O = 0) content is judged by `relevance`, if that is given.
     An image of the query's `family` (the query itself, what was generated from it) is never its neighbour.
     """
 
@@ -103,7 +104,8 @@ def rank_table(table: Floats, case: Case, part: slice = slice(None)) -> Ids:
 def score(case: Case, neighbours: Ids) -> dict[str, Any]:
     """All numbers of a retrieval [q, k] (rows of the set, −1 none) as JSON; None where labels leave nothing to count.
 
-    attributes, content, average, per_attribute: the paper's P@k (`metrics.precision_at_k`). both: the share of
+    attributes, content, average, per_attribute: the paper's P@k (`metrics.precision_at_k`); content by the query's own
+    relevance where there are no other attributes. both: the share of
     neighbours with exactly the target's labels and, where relevance is given, the query's own relevance. most_found:
     the share of the queries that the image answers which is found most often.
     mean_average_precision_at_k: of the same ones, over queries that have one in the set. recall_at_k: of the
@@ -112,7 +114,7 @@ def score(case: Case, neighbours: Ids) -> dict[str, Any]:
     keeps an attribute and those whose target flips it.
     """
     attributes, content = precisions(case, neighbours)
-    codes, wanted = _codes(case)
+    codes, wanted = codes_of(case)
     near = _take(codes, neighbours)
     relevant = (near == wanted[:, None]) & (wanted >= 0)[:, None]
     counted = (near >= 0) & (wanted >= 0)[:, None]
@@ -138,32 +140,72 @@ def score_random(case: Case) -> dict[str, Any]:
     """The exact expectation for neighbours drawn at random: attributes, content, average, per_attribute, both."""
     attributes = random_precision(case.used, case.targets, case.rows, case.family)
     content = random_precision(case.other, case.other[case.rows], case.rows, case.family)
-    codes, wanted = _codes(case)
-    known = (codes >= 0).sum() - _others(case, np.minimum(codes, 0), np.zeros_like(wanted), inside=True)
-    counted = (wanted >= 0) & (known > 0)
-    each = np.where(counted, _others(case, codes, wanted), np.nan) / np.maximum(known, 1)
+    if _by_relevance(case):
+        content = _random_relevance(case)
     return {
         **scores(attributes, content),
         "per_attribute": _per_attribute(case, attributes),
-        "both": number(mean(each)),
+        "both": number(mean(_share_of_others(case, *codes_of(case)))),
     }
+
+
+def _share_of_others(case: Case, codes: Ids, wanted: Ids) -> Floats:
+    """The share [q] of images with the wanted code among those of known code, both outside the query's family."""
+    known = (codes >= 0).sum() - _others(case, np.minimum(codes, 0), np.zeros_like(wanted), inside=True)
+    counted = (wanted >= 0) & (known > 0)
+    share: Floats = np.where(counted, _others(case, codes, wanted), np.nan) / np.maximum(known, 1)
+    return share
 
 
 def score_same_labels(case: Case) -> dict[str, float | None]:
     """`score_random` among the images with exactly the target's labels: an oracle of style that knows no content."""
     own = case.other[case.rows]
+    content = same_labels_precision(case.other, own, case.rows, case.used, case.targets, case.family)
+    if _by_relevance(case):
+        content = _random_relevance(case, same_labels=True)
     return scores(
-        same_labels_precision(case.used, case.targets, case.rows, case.used, case.targets, case.family),
-        same_labels_precision(case.other, own, case.rows, case.used, case.targets, case.family),
+        same_labels_precision(case.used, case.targets, case.rows, case.used, case.targets, case.family), content
     )
 
 
 def precisions(case: Case, neighbours: Ids) -> tuple[Floats, Floats]:
-    """(attributes [q, A] against the targets, content [q, O] against the queries' own labels) of rows [q, k]."""
+    """(attributes [q, A] against the targets, content [q, O] against the queries' own labels) of rows [q, k].
+
+    Without other attributes content is [q, 1], against the query's own relevance, if that is given.
+    """
+    content: NDArray[Any] = case.other
+    if _by_relevance(case):
+        assert case.relevance is not None
+        content = case.relevance[:, None]
     return (
         precision_at_k(_take(case.used, neighbours), case.targets),
-        precision_at_k(_take(case.other, neighbours), case.other[case.rows]),
+        precision_at_k(_take(content, neighbours), content[case.rows]),
     )
+
+
+def content_by(case: Case) -> str | None:
+    """What content is judged by: other attributes, the relevance, or (None) nothing."""
+    return "attributes" if case.other.shape[1] else "relevance" if case.relevance is not None else None
+
+
+def _by_relevance(case: Case) -> bool:
+    return content_by(case) == "relevance"
+
+
+def _random_relevance(case: Case, *, same_labels: bool = False) -> Floats:
+    """P@k [q, 1] of relevance by images drawn at random; with `same_labels` among those with the target's labels."""
+    assert case.relevance is not None
+    codes, wanted = case.relevance, case.relevance[case.rows]
+    if not same_labels:
+        return _share_of_others(case, codes, wanted)[:, None]
+    shares = np.full(len(wanted), np.nan)
+    vectors, group = np.unique(case.targets, axis=0, return_inverse=True)
+    for place, vector in enumerate(vectors):
+        asked = np.flatnonzero(group.reshape(-1) == place)
+        inside = (case.used == vector).all(axis=1)
+        some = replace(case, rows=case.rows[asked], targets=case.targets[asked], duplicates=None)
+        shares[asked] = _share_of_others(some, np.where(inside, codes, -1), wanted[asked])
+    return shares[:, None]
 
 
 def scores(attributes: Floats, content: Floats) -> dict[str, float | None]:
@@ -194,8 +236,13 @@ def _take(values: NDArray[Any], rows: Ids) -> NDArray[Any]:
     return taken
 
 
-def _codes(case: Case) -> tuple[Ids, Ids]:
-    """A number [n] for each label vector (with its relevance) and the one [q] that each query wants; −1 unknown."""
+def codes_of(case: Case) -> tuple[Ids, Ids]:
+    """A number [n] for each label vector (with its relevance) and the one [q] that each query wants; −1 unknown.
+
+    Without used attributes and without relevance nothing is wanted: all −1.
+    """
+    if not case.used.shape[1] and case.relevance is None:
+        return np.full(len(case.used), -1, np.int64), np.full(len(case.rows), -1, np.int64)
     _, inverse = np.unique(np.concatenate([case.used, case.targets]), axis=0, return_inverse=True)
     inverse = inverse.reshape(-1)
     codes, wanted = inverse[: len(case.used)], inverse[len(case.used) :]

@@ -16,7 +16,7 @@ from torch import Tensor
 from index_store.workspace import Workspace
 from retrieval.config import NEGATIVES, NegativeKind
 from retrieval.domains import Domains
-from retrieval.pool import ITSELF, OWN, VIEW, PoolSampler, TripletPool
+from retrieval.pool import ITSELF, OWN, VIEW, WITHOUT, PoolSampler, TripletPool
 from retrieval.protocol import Encoders
 from retrieval.tensors import to_tensor
 from retrieval.triplets import EASY, HARD, MEDIUM, OWN_DOMAIN, Pair, make_triplets
@@ -128,7 +128,8 @@ class PoolBatch:
 
 class FromPool:
     """Triplets chosen from a pool: one kind of negative each, or (`every`) all of `negatives`; `parts` adds what those
-    read. Without any negatives: no triplets, only the images themselves."""
+    read. Without any negatives: no triplets, only the images themselves, and where the pool has translations one of
+    each as the positive."""
 
     def __init__(
         self,
@@ -150,8 +151,9 @@ class FromPool:
         pool = self.pool
         if self.sampler is None:
             image = rng.choice(len(pool), size, replace=size > len(pool))
-            content, own = pool.content[image, ITSELF][None], pool.style[image, ITSELF][None]
-            return PoolBatch(torch.from_numpy(content), torch.from_numpy(own), None, self._parts(image))
+            slots = [ITSELF] if pool.content.shape[1] == WITHOUT else [ITSELF, OWN]
+            both = [np.stack([of[image, slot] for slot in slots]) for of in (pool.content, pool.style)]
+            return PoolBatch(torch.from_numpy(both[0]), torch.from_numpy(both[1]), None, self._parts(image))
         chosen = self.sampler.draw(rng, size)
         image, here = chosen.image, np.full(size, ITSELF)
         table = {  # (image, slot) of each kind's content; its style is that slot's, for medium the positive's

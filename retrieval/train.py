@@ -42,6 +42,10 @@ class RetrievalTask:
     (or, with `pool` 0, image by image). A bit that is unknown is taken from the
     image's own style; images without any used label are left out. `autocast()` surrounds the forward passes;
     `rank` tells the `world` processes of a distributed run apart: the same first weights, other triplets.
+
+    Of a translator without a style it trains the content vector alone, on all images of the training split that no
+    model made, labelled or not: an image, its translation and a changed view of it are one, other images are not.
+    RgunitError for an objective that needs a style.
     """
 
     averaged: tuple[str, ...] = ()
@@ -65,18 +69,10 @@ class RetrievalTask:
         self.seed, self.rank, self.mirror = seed, rank, mirror
         self.device, self.autocast = torch.device(device), autocast
         self.images_per_step = config.batch * world
-        table = workspace.images("split=train origin=real")
-        labels = table.labels[:, workspace.schema.indices(encoders.schema.names)]
-        labelled = (labels >= 0).any(axis=1)
-        self.ids: NDArray[np.int64] = table.ids[labelled]
-        self.labels = complete_labels(workspace, encoders, self.ids, labels[labelled])
+        self.styled = encoders.style_dim > 0
+        self.ids, self.labels = self._images()
         self.domains = Domains(self.labels)
-        if len(self.domains) < 2 or len(self.ids) - int(self.domains.counts.max()) < 2:
-            raise RgunitError(
-                f"triplets need training images of two label vectors or more: of {len(self.ids)} with labels of "
-                f"{', '.join(encoders.schema.names)}, {int(self.domains.counts.max(initial=0))} share one; "
-                f"add images or choose other --attributes-used"
-            )
+        self._check()
         self.anew = MadeAnew(workspace, encoders, self.ids, self.domains, config.negatives, mirror=mirror)
         self.source: Source = self.anew
         others = np.zeros((0, 0), np.int8)
@@ -103,18 +99,54 @@ class RetrievalTask:
             else torch.optim.Adam(weights, lr=config.learning_rate)
         }
 
+    def _images(self) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
+        """The images to learn from: ids [n] and labels int8 [n, A] of used attributes, all known or (no style) none."""
+        workspace, encoders = self.workspace, self.encoders
+        names = encoders.schema.names
+        if not self.styled:
+            ids = workspace.images("split=train origin=real|unlabelled").ids
+            return ids, np.full((len(ids), len(names)), -1, np.int8)
+        table = workspace.images("split=train origin=real")
+        labels = table.labels[:, workspace.schema.indices(names)]
+        labelled = (labels >= 0).any(axis=1)
+        ids = table.ids[labelled]
+        return ids, complete_labels(workspace, encoders, ids, labels[labelled])
+
+    def _check(self) -> None:
+        """Raises RgunitError where these images, or this translator, cannot teach what is asked."""
+        config, count = self.config, len(self.ids)
+        if not self.styled:
+            if config.objective != "parts":
+                raise RgunitError(
+                    f"retrieval.objective={config.objective} joins content and style, and this translator has no "
+                    "style: --set retrieval.objective=parts --set retrieval.pool=1 learns content alone"
+                )
+            if count < 2:
+                raise RgunitError(
+                    f"content is learned from two training images or more, and there are {count}: add some"
+                )
+            return
+        most = int(self.domains.counts.max(initial=0))
+        if len(self.domains) < 2 or count - most < 2:
+            raise RgunitError(
+                f"triplets need training images of two label vectors or more: of {count} with labels of "
+                f"{', '.join(self.encoders.schema.names)}, {most} share one; "
+                f"add images or choose other --attributes-used"
+            )
+
     def _pool(self, progress: Callable[[int, int], None] | None) -> tuple[FromPool, NDArray[np.int8]]:
         """Triplets from a pool, and its images' other attributes int8 [n, O] where the content is taught them."""
         config, others = self.config, np.zeros((len(self.ids), 0), np.int8)
         parts = config.objective == "parts"
-        if parts and config.content_teacher != "views":
+        labels_teach = config.content_teacher == "labels" or (config.content_teacher == "auto" and self.styled)
+        if parts and labels_teach:
             used = self.workspace.schema.indices(self.encoders.schema.names)
             others = np.delete(self.workspace.images(ids=self.ids).labels, used, axis=1)
             if not (others >= 0).any():
                 others = others[:, :0]
         if parts and config.content_teacher == "labels" and not others.shape[1]:
             raise RgunitError(
-                "retrieval.content_teacher=labels needs attributes beside those of the style, and there are none: "
+                "retrieval.content_teacher=labels needs attributes beside those in use, and there are none: "
                 "set it to views, or choose fewer --attributes-used"
             )
         taught = others.shape[1] > 0
@@ -128,7 +160,8 @@ class RetrievalTask:
             progress=progress,
         )
         labels = others[np.searchsorted(self.ids, pool.ids)]
-        negatives: tuple[NegativeKind, ...] = (() if taught else ("medium",)) if parts else config.negatives
+        other: tuple[NegativeKind, ...] = () if taught or not self.styled else ("medium",)
+        negatives = other if parts else config.negatives
         return FromPool(pool, negatives, every=config.objective != "triplet", parts=parts, labels=labels), labels
 
     def learning_rates(self, step: int) -> dict[str, float]:
@@ -215,13 +248,20 @@ class RetrievalTask:
         uint8 [6·size, 7·size, 3], the same images at every call. This stage averages no `networks`.
         """
         rng = np.random.default_rng([self.seed, GRID_IMAGES])
-        batch = self.anew.draw(rng, GRID_QUERIES)
-        among = np.sort(rng.permutation(self.ids)[:GRID_IMAGES])
+        if self.styled:
+            batch = self.anew.draw(rng, GRID_QUERIES)
+            asked, style = batch.images.numpy(), batch.style_target.to(self.device)
+            among = np.sort(rng.permutation(self.ids)[:GRID_IMAGES])
+        else:  # it is the same content that is looked for, so an image would find itself
+            order = rng.permutation(self.ids)
+            first = min(GRID_QUERIES, len(order) - 1)
+            asked, style = self.workspace.load(order[:first], self.encoders.size), torch.zeros(first, 0).to(self.device)
+            among = np.sort(order[first : first + GRID_IMAGES])
         pixels = self.workspace.load(among, self.encoders.size)
         self.network.eval()
         with self.autocast():
             candidates = to_tensor(pixels, self.device)
-            images, style = to_tensor(batch.images, self.device), batch.style_target.to(self.device)
+            images = to_tensor(asked, self.device)
             content = self.encoders.content(images)
             queries = self.network(content, style).float()
             known = self.network(self.encoders.content(candidates), self.encoders.style(candidates)).float()
@@ -230,7 +270,7 @@ class RetrievalTask:
         shown = made.add(1).mul(127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
         rows = [
             np.concatenate([source, translation, *pixels[row]], axis=1)
-            for source, translation, row in zip(batch.images.numpy(), shown, nearest, strict=True)
+            for source, translation, row in zip(asked, shown, nearest, strict=True)
         ]
         return np.concatenate(rows, axis=0)
 

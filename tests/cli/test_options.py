@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from cli.drawing import span
 from cli.settings import globals_first
@@ -96,6 +97,18 @@ def test_wrong_usage_with_json_is_an_object_too(rgunit) -> None:
 def test_the_workspace_may_come_from_the_environment(rgunit, labelled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RGUNIT_WORKSPACE", str(labelled))
     assert rgunit("info", "--json").json["images"] == 80
+
+
+def test_info_tells_the_text_columns(rgunit, tmp_path: Path) -> None:
+    for name in ("trainA/dog/0.png", "trainA/cat/1.png", "trainB/dog/2.png"):
+        level = int(name[-5])
+        (tmp_path / "d" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16), (level, 0, 0)).save(tmp_path / "d" / name)
+    assert rgunit("-w", tmp_path / "w", "add", tmp_path / "d").status == 0
+    shown = rgunit("-w", tmp_path / "w", "info")
+    row = next(line.split() for line in shown.out.splitlines() if line.startswith("folder"))
+    assert row == ["folder", "2", "3", "dog,", "cat"]
+    assert rgunit("-w", tmp_path / "w", "info", "--json").json["fields"] == ["folder"]
 
 
 def test_an_unexpected_failure_names_its_type_and_hides_its_traceback(

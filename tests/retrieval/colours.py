@@ -82,6 +82,32 @@ class ColourEncoders:
         return Painted(torch.cat([planes, blue], dim=1))
 
 
+class PlainEncoders(ColourEncoders):
+    """A model of one direction, without a style: it paints red pictures green and leaves green ones as they are."""
+
+    def __init__(self, names: tuple[str, ...] = ("A", "B"), size: int = 32) -> None:
+        super().__init__(names or ("none",), size)
+        self.schema, self.style_dim = AttributeSchema(names), 0
+        self.fingerprint = hashlib.sha256(f"plain {names} {size}".encode()).hexdigest()
+
+    def style(self, images: Tensor) -> Tensor:
+        return images.new_zeros(len(images), 0)
+
+    def style_mean(self, labels: Tensor) -> Tensor:
+        return torch.zeros(len(labels), 0)
+
+    def sample_style(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return torch.zeros(len(labels), 0)
+
+    def style_labels(self, style: Tensor) -> Tensor:
+        return torch.full((len(style), len(self.schema.names)), -1, dtype=torch.int8)
+
+    def translate(self, images: Tensor, content: Tensor, style: Tensor) -> Painted:
+        self.painted.append(len(images))
+        green = torch.ones_like(images[:, :1])
+        return Painted(torch.cat([-green, green, F.interpolate(content[:, :1], scale_factor=4.0)], dim=1))
+
+
 def paint(rng: np.random.Generator, labels: NDArray[np.int8], pattern: int, size: int = 32) -> NDArray[np.uint8]:
     """A picture uint8 [size, size, 3]: its colours tell labels int8 [2], its blue stripes tell pattern 0 … 7."""
     image = np.empty((size, size, 3), np.uint8)

@@ -273,10 +273,12 @@ def interval_of(translation: Numbers, arm: str, measure: str) -> tuple[float, fl
 
 def _retrieval(retrieval: Numbers) -> list[Verdict]:
     chance = retrieval["random"]
-    found = [_above(retrieval["attributes"], chance["attributes"], "retrieval", "attributes")]
+    asks, found = retrieval.get("style", True), []  # without a style no query asks for a label
+    if asks and retrieval["attributes"] is not None and chance["attributes"] is not None:
+        found.append(_above(retrieval["attributes"], chance["attributes"], "retrieval", "attributes"))
     for name, value in (retrieval.get("per_attribute") or {}).items():
         base = (chance.get("per_attribute") or {}).get(name)
-        if value is not None and base is not None:
+        if asks and value is not None and base is not None:
             found.append(_above(value, base, name, "one attribute"))
     if retrieval.get("content") is not None and chance.get("content") is not None:
         value, base = retrieval["content"], chance["content"]

@@ -315,6 +315,20 @@ def test_the_terminal_table_uses_the_same_words() -> None:
     assert re.search(r"copy of the input\s.*control", text)
 
 
+def test_retrieval_by_content_alone_is_not_blamed_for_labels_that_nobody_can_ask_it_for() -> None:
+    shuffled = {**RETRIEVAL, **{name: RETRIEVAL["random"][name] for name in ("attributes", "per_attribute")}}
+    assert any(verdict.state == "not learned" for verdict in verdicts(None, shuffled))
+    bare = dict.fromkeys(("attributes", "average")) | {"per_attribute": {}, "by_change": {}}
+    for told in (
+        {**shuffled, "style": False},
+        {**RETRIEVAL, **bare, "random": {**RETRIEVAL["random"], **bare}, "style": False},
+    ):
+        assert [verdict.measure for verdict in verdicts(None, told)] == ["content"]
+        console = Console(file=io.StringIO(), width=100)
+        console.print(terminal_table(told, None))
+        assert "not learn" not in console.file.getvalue()  # type: ignore[attr-defined]
+
+
 def test_further_measures_are_shown_where_there_are_any_and_judged_where_they_can_be() -> None:
     guided = {**TRANSLATION["guided"], "fid": 41.5, "inception_score": 2.5, "neighbour_copies": 0.02, "reverse": None}
     gap = {"fid": {"difference": -2.0, "interval": [-3.0, -1.0]}}
