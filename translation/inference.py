@@ -109,7 +109,8 @@ def translate_images(
             ids = np.empty((1, 0), np.int64)
             guide, style = None, query.style
             if guides is not None:
-                ids = guides.find(query.content, query.style, own, [np.random.default_rng([seed, number, sample])])
+                rng = np.random.default_rng([seed, number, sample])
+                ids = guides.find(query.content, query.style, own, [rng], images)
                 guide, style = guides.guide(translator, ids, style, strength)
             made = translator.translate(images, query.content, style, guide=guide)
             made_path, mask_path = out / f"{name}-{sample}.png", out / f"{name}-{sample}-mask.png"
@@ -166,6 +167,7 @@ def _guides(workspace: Workspace, translator: Translator, device: str, k: int) -
         cache_mib=g.feature_cache,
         pixels=translator.pixels,
         pool=g.neighbour_pool,
+        where=str(translator.run.config.get("target", "")),
     )
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from index_store.errors import RgunitError
 from index_store.workspace import Workspace
@@ -59,6 +60,7 @@ class Neighbours:
                 f"guidance by {k} neighbours needs more than {k} training images to look at, there are "
                 f"{len(self.pool)}: add images or lower --set guided.neighbours"
             )
+        self._own = retriever is None or retriever.encoders.fingerprint == translator.fingerprint
         self._cache: OrderedDict[int, Tensor] = OrderedDict()
         self._styles: dict[int, Tensor] = {}
         self._lock = threading.Lock()
@@ -67,21 +69,28 @@ class Neighbours:
         self._bytes = 0
 
     def find(
-        self, content: Tensor, style: Tensor, own: NDArray[np.int64], rngs: Iterable[np.random.Generator]
+        self,
+        content: Tensor,
+        style: Tensor,
+        own: NDArray[np.int64],
+        rngs: Iterable[np.random.Generator],
+        images: Tensor | None = None,
     ) -> NDArray[np.int64]:
-        """int64 [B, k] ids for content [B, C, h, w] in style [B, 8·A], nearest first; by a generator an image.
+        """int64 [B, k] ids for content [B, C, h, w] in style [B, S], nearest first; by a generator an image.
 
-        `own` [B] are the sources' ids (−1: foreign).
+        `own` [B] are the sources' ids (−1: foreign). `images` [B, 3, H, W] are asked for where another translator's
+        retrieval searches: it reads them itself, and by content alone.
         """
         if self.retriever is None:
             return self.at_random(own, rngs)
-        vectors = self.retriever.embed(content, style).cpu().numpy()
-        found = self.retriever.nearest(
-            vectors,
-            k=self._among,
-            where=self.where,
-            exclude=[np.array([i]) if i >= 0 else np.array([], np.int64) for i in own],
-        )
+        exclude = [np.array([i]) if i >= 0 else np.array([], np.int64) for i in own]
+        if self._own:
+            vectors = self.retriever.embed(content, style).cpu().numpy()
+            found = self.retriever.nearest(vectors, k=self._among, where=self.where, exclude=exclude)
+        else:
+            assert images is not None
+            theirs = self.retriever.content_vectors(self._read(images)).cpu().numpy()
+            found = self.retriever.nearest_weighted(theirs, None, 1.0, k=self._among, where=self.where, exclude=exclude)
         if (found.ids < 0).any():
             raise RgunitError(
                 f"the index holds fewer than {self._among} training images of retrieval run "
@@ -91,6 +100,15 @@ class Neighbours:
             return found.ids
         places = [np.sort(rng.choice(self._among, self.k, replace=False)) for _, rng in zip(own, rngs, strict=False)]
         return np.take_along_axis(found.ids, np.stack(places), axis=1)
+
+    @torch.no_grad()
+    def _read(self, images: Tensor) -> Tensor:
+        """The content of images [B, 3, H, W] by the encoders that the retrieval was trained on, at their size."""
+        assert self.retriever is not None
+        encoders = self.retriever.encoders
+        if images.shape[2] != encoders.size:
+            images = F.interpolate(images, size=(encoders.size, encoders.size), mode="bilinear", antialias=True)
+        return encoders.content(images)
 
     def at_random(self, own: NDArray[np.int64], rngs: Iterable[np.random.Generator]) -> NDArray[np.int64]:
         """int64 [B, k] different ids of the pool, none of them the source's; by a generator an image."""
@@ -227,6 +245,7 @@ class Guiding:
             torch.cat([query.style for query in queries]) if len(queries) > 1 else queries[0].style,
             np.concatenate([ids] * len(queries)),
             repeat(np.random.default_rng([self.seed, 5, step, self.rank])),
+            batch.images if len(queries) == 1 else None,
         )
         rng = np.random.default_rng([self.seed, 8, step, self.rank])
         if g.random_k:
@@ -249,11 +268,13 @@ class Guiding:
             guides = replace(guides, hidden=torch.from_numpy(hidden).to(batch.images.device))
         return replace(batch, guides=guides)
 
-    def guide(self, content: Tensor, style: Tensor, ids: NDArray[np.int64]) -> tuple[Guide | None, Tensor]:
+    def guide(
+        self, images: Tensor, content: Tensor, style: Tensor, ids: NDArray[np.int64]
+    ) -> tuple[Guide | None, Tensor]:
         """For a sample picture of images with these ids."""
         if self.neighbours is None:
             return None, style
-        found = self.neighbours.find(content, style, ids, repeat(np.random.default_rng([self.seed, 6])))
+        found = self.neighbours.find(content, style, ids, repeat(np.random.default_rng([self.seed, 6])), images)
         if share := self.settings.neighbour_style:
             style = self.neighbours.style(found, style, share)
         return (Guide(self.neighbours.content(found)) if self.fused else None), style

@@ -22,7 +22,6 @@ from translation.evaluation.arms import evaluate_retrieval_run, evaluate_transla
 from translation.evaluation.report.examples import collect
 from translation.evaluation.report.facts import peak_memory
 from translation.evaluation.report.report import write_report
-from translation.methods import find_method
 from translation.progress import Progress
 from translation.stages import Arm, fill_index, train_guided, train_retrieval, train_translation
 from translation.training.processes import launched
@@ -58,11 +57,6 @@ def run_all(
     """All stages in order; `minutes` is divided by the configuration's shares, index and evaluation included."""
     if launched() != (1, 1):
         raise UsageError("torchrun is for `rgunit train`, one stage after the other: the rest works in one process")
-    if find_method(config.method).draws == "domains":
-        raise UsageError(
-            f"`run` does the stages of a method with a style, and {config.method} has none: use `rgunit train "
-            f"translation --preset {config.preset}`, then `rgunit translate` and `rgunit evaluate translation`"
-        )
     progress = progress or Progress()
     result = PipelineResult()
     shares = config.shares

@@ -116,7 +116,6 @@ def train_retrieval(
     fabric = make_fabric(training, device)
     source = newest(workspace, TRANSLATION, translation_run)
     translator = Translator.load(workspace, source.id, str(fabric.device))
-    require_style(translator)
     about = {
         "attributes_used": list(translator.schema.names),
         "seed": seed,
@@ -164,7 +163,6 @@ def train_guided(
     fabric = make_fabric(config.training, device)
     source_run = newest(workspace, TRANSLATION, translation_run)
     source = Translator.load(workspace, source_run.id, str(fabric.device))
-    require_style(source)
     about: dict[str, Any] = {
         "attributes_used": list(source.schema.names),
         "seed": seed,
@@ -174,9 +172,12 @@ def train_guided(
     }
     config = fitted(config, source, progress)
     tell_what_is_off(config, config.guided, progress)
+    domains = direction_of(source_run)
+    if domains is not None:
+        about |= {"source": domains[0], "target": domains[1]}
     retriever = None
     if neighbours == "retrieved":
-        retriever = Retriever.open(workspace, retrieval_run, encoders=source, device=source.device)
+        retriever = _guide_retriever(workspace, retrieval_run, source)
         about["retrieval_run"] = retriever.run.id
         require_index(workspace, retriever)
 
@@ -191,12 +192,13 @@ def train_guided(
                 cache_mib=g.feature_cache,
                 pixels=g.guidance == "patches",
                 pool=g.neighbour_pool,
+                where="" if domains is None else domains[1],
             )
         method = first_weights(seed, lambda: _guided_method(config, source, source_run, guided=guides is not None))
         assert isinstance(method, Guidable)
         fused = "fusion" in method.networks
         shown = Guiding(method, guides, g, fused=fused, seed=seed, rank=fabric.global_rank)
-        return _task(workspace, config, source.schema, method, g, fabric, seed, shown)
+        return _task(workspace, config, source.schema, method, g, fabric, seed, shown, domains)
 
     session = Session(seed, minutes, resume, start, progress)
     return train_run(workspace, GUIDED, config, about, make, session, exactly=steps)
@@ -269,14 +271,21 @@ def require_index(workspace: Workspace, retriever: Retriever) -> None:
         )
 
 
-def require_style(translator: Translator) -> None:
-    """Raises RgunitError for a translator of a method without a style: retrieval and guidance ask for one so far."""
-    if not translator.style_dim:
-        run = "the translator" if translator.run is None else f"run {translator.run.id}"
-        raise RgunitError(
-            f"{run} is of method {translator.config.method}, which has no style: retrieval and guidance need one; "
-            "train translation with --method gmm_unit for them"
-        )
+def direction_of(run: RunRecord) -> tuple[str, str] | None:
+    """The filters of source and target of a run that learned one direction; None of others."""
+    return (str(run.config["source"]), str(run.config["target"])) if "target" in run.config else None
+
+
+def _guide_retriever(workspace: Workspace, run: str | None, source: Translator) -> Retriever:
+    """The retrieval that guides a translator: one that was trained on it; by content alone any may be named.
+
+    RgunitError where it was trained on another translator, and this one has a style to search by.
+    """
+    if source.style_dim == 0 and run is not None:
+        named = open_retriever(workspace, run, str(source.device))
+        if named.encoders.fingerprint != source.fingerprint:
+            return named
+    return Retriever.open(workspace, run, encoders=source, device=source.device)
 
 
 def newest(workspace: Workspace, stage: str, run_id: str | None = None) -> RunRecord:
@@ -384,7 +393,12 @@ def _generate(
     labels_of = {int(i): row for i, row in zip(known.ids, known.labels, strict=True)}
     # One image a draw: the n-th translation is the same whatever the batch, so a second call never repeats one.
     groups = [translator.schema.indices(group) for group in translator.schema.groups]
-    sampler = LabelSampler(workspace, names, batch=1, seed=seed + 1, mirror=False, groups=groups, noise=(0, 0))
+    domains = direction_of(translator.run)
+    sampler: Draws = (
+        LabelSampler(workspace, names, batch=1, seed=seed + 1, mirror=False, groups=groups, noise=(0, 0))
+        if domains is None
+        else DomainSampler(workspace, names, *domains, batch=1, seed=seed + 1, mirror=False)
+    )
     made = 0
     for first in range(have, wanted, batch):
         draws = [sampler.draw(i) for i in range(first, min(first + batch, wanted))]

@@ -14,6 +14,42 @@ SMALL = (
 )
 
 
+RUN = (
+    *("retrieval.steps=4", "retrieval.batch=8", "index.generated=3", "guided.steps=3", "guided.batch=3"),
+    *("guided.patches=16", "guided.neighbours=2"),
+)
+
+
+def test_two_folders_go_through_every_stage_to_a_report(rgunit: Command, faces: Path, tmp_path: Path) -> None:
+    """`trainA trainB testA testB` without any label file; neighbours are of the target domain."""
+    for number, picture in enumerate(sorted((faces / "labelled").glob("*.png"))):
+        folder = tmp_path / "two" / (("test" if number % 4 == 3 else "train") + "AB"[number % 2])
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(picture, folder)
+    for number, picture in enumerate(sorted((faces / "unlabelled").glob("*.png"))[:8]):  # test A has some as well
+        folder = tmp_path / "two" / f"test{'AB'[number % 2]}"
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(picture, folder / f"more-{picture.name}")
+    workspace = tmp_path / "workspace"
+    assert rgunit("-w", workspace, "add", tmp_path / "two").status == 0
+    settings = [word for setting in (*SMALL, *RUN, "data.size=32") for word in ("--set", setting)]
+    done = rgunit("--json", "-w", workspace, "run", "--preset", "cut", *settings)
+    assert done.status == 0, done.err
+    assert [stage["name"] for stage in done.json["stages"]] == [
+        *("translation", "retrieval", "index", "guided", "evaluate")
+    ]
+    assert Path(done.json["report"]).is_file()
+    arms = done.json["translation"]
+    assert all(arms[arm]["n"] > 1 for arm in ("stage1", "guided", "random", "unguided", "copy", "neighbour"))
+    assert arms["neighbour"]["accuracy_changed"] is not None
+    picture = next((tmp_path / "two" / "testA").iterdir())
+    (made,) = rgunit("--json", "-w", workspace, "translate", picture, "--out", tmp_path / "out").json["outputs"]
+    assert made["target"] == {"A": 0, "B": 1}
+    assert made["neighbours"] and all("trainB" in near["path"] for near in made["neighbours"])
+    found = rgunit("--json", "-w", workspace, "similar", picture, "--where", "+B", "-k", "3").json["neighbours"]
+    assert len(found) == 3 and all(one["attributes"]["B"] == 1 for one in found)
+
+
 def test_methods_are_listed_with_their_presets(rgunit: Command) -> None:
     rows = {row["name"]: row for row in rgunit("--json", "methods").json["methods"]}
     assert rows["gmm_unit"]["guidance"] == ["convolution", "attention", "patches"]
@@ -41,9 +77,9 @@ def test_cut_is_trained_translates_and_is_judged_in_its_one_direction(
     assert judged.json["floor"]["fd_attr"] is None, "two domains have no floor in common"
     assert rgunit("-w", workspace, "evaluate", "translation").status == 0
     for words, said in {
-        ("run", "--preset", "cut"): "cut has none",
-        ("train", "retrieval"): "has no style",
-        ("train", "guided"): "has no style",
+        ("train", "guided", "--set", "guided.guidance=convolution"): "not for cut",
+        ("train", "guided", "--set", "guided.neighbour_style=1"): "has no meaning for cut",
+        ("query", faces[0], "--to", "+Glasses"): "run `rgunit train retrieval` first",
         ("train", "retrieval", "--source", "+Hat"): "belong to",
         ("train", "translation", "--preset", "demo", "--source", "+Hat", "--target", "-Hat"): "learns all",
     }.items():

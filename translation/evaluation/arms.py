@@ -6,7 +6,7 @@ guided model shown random neighbours; `stage1` is where all of them started.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -87,15 +87,15 @@ class Arm:
         content, style = translator.content(images), self.styles(images, target, seeds)
         if self.neighbours is None:
             return translator.translate(images, content, style), np.empty((len(source), 0), np.int64)
-        ids = self.find(content, style, source, seeds)
+        ids = self.find(images, content, style, source, seeds)
         guide, style = self.neighbours.guide(translator, ids, style)
         return translator.translate(images, content, style, guide=guide), ids
 
-    def find(self, content: Tensor, style: Tensor, source: Ids, seeds: Ids) -> Ids:
+    def find(self, images: Tensor, content: Tensor, style: Tensor, source: Ids, seeds: Ids) -> Ids:
         """Neighbours [n, k]; what is drawn is drawn by each pair's own seed."""
         assert self.neighbours is not None
         rngs = (np.random.default_rng([int(seed), 7]) for seed in seeds)
-        return self.neighbours.find(content, style, source, rngs)
+        return self.neighbours.find(content, style, source, rngs, images)
 
     def guided(self, source: Ids, target: Labels, seeds: Ids) -> tuple[NDArray[np.uint8], Ids]:
         """Images uint8 [n, S, S, 3] and the ids [n, k] of the neighbours that guided them."""
@@ -119,7 +119,7 @@ class Arms:
         arm = self.arms.get("guided") or self.arms["probe"]
         images = to_tensor(arm.workspace.load(source, arm.translator.size), arm.translator.device)
         content, style = arm.translator.content(images), arm.styles(images, target, seeds)
-        return arm.find(content, style, source, seeds)[:, 0]
+        return arm.find(images, content, style, source, seeds)[:, 0]
 
 
 def open_arms(workspace: Workspace, run: str | None = None, device: str = "auto") -> Arms:
@@ -136,10 +136,15 @@ def open_arms(workspace: Workspace, run: str | None = None, device: str = "auto"
         base = newest(workspace, TRANSLATION)
     first = Translator.load(workspace, base.id, device)
     retriever = retriever_of(workspace, first, base, device)
+    if retriever is None and not first.style_dim:
+        retriever = _named_retriever(workspace, guided, base, device)
     arms = {"stage1": Arm(workspace, first, None)}
+    where = str(base.config.get("target", ""))
     k, cache = first.config.guided.neighbours, first.config.guided.feature_cache
     if retriever is not None:
-        arms["probe"] = Arm(workspace, first, Neighbours(workspace, first, retriever, k=k, cache_mib=cache))
+        arms["probe"] = Arm(
+            workspace, first, Neighbours(workspace, first, retriever, k=k, cache_mib=cache, where=where)
+        )
     for record in guided:
         neighbours = str(record.config["neighbours"])
         if record.config["translation_run"] != base.id or (
@@ -170,7 +175,8 @@ def arms_of_run(
     cache = first.config.guided.feature_cache
     if not translator.neighbours:
         return {ARM_OF[neighbours]: Arm(workspace, translator, None)}
-    looked_up = partial(Neighbours, workspace, first, k=k, cache_mib=cache, pixels=translator.pixels)
+    where = str(record.config.get("target", ""))
+    looked_up = partial(Neighbours, workspace, first, k=k, cache_mib=cache, pixels=translator.pixels, where=where)
     at_random = Arm(workspace, translator, looked_up(None))
     if neighbours == "random":
         return {"random": at_random}
@@ -202,6 +208,18 @@ def retriever_of(workspace: Workspace, first: Translator, base: RunRecord, devic
         except RgunitError:
             continue
         if retriever.encoders.fingerprint == first.fingerprint:
+            return retriever
+    return None
+
+
+def _named_retriever(
+    workspace: Workspace, guided: Sequence[RunRecord], base: RunRecord, device: str
+) -> Retriever | None:
+    """Another translator's retrieval that the newest guided run of this stage 1 was guided by."""
+    for record in reversed(guided):
+        if record.config["translation_run"] == base.id and "retrieval_run" in record.config:
+            retriever = open_retriever(workspace, str(record.config["retrieval_run"]), device)
+            require_index(workspace, retriever)
             return retriever
     return None
 

@@ -7,15 +7,15 @@ NCE(y, G(y)). One-sided: there is no way back and no second generator.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from index_store.attributes import AttributeSchema
-from translation.guidance import Guide
-from translation.methods import About, Draws, Loss, Player, Sections, Stage, Steps, Translation, linear
+from translation.guidance import Guidance, Guide, Guided, fuse, paint
+from translation.methods import About, Draws, Loss, Player, Query, Sections, Stage, Steps, Translation, linear
 from translation.networks.blocks import initialise
 from translation.networks.patches import PAPER_LAYERS, PatchProjector, features, layer_channels, usable_layers
 from translation.networks.resnet import PatchDiscriminator, ResnetDecoder, ResnetEncoder
@@ -63,6 +63,17 @@ class CutConfig(StageConfig):
     weights: Weights = Weights()
 
 
+class GuidedCutConfig(GuidedConfig, CutConfig):
+    """Stage 3: the decoder learns on with neighbours of the target domain at the bottleneck; the encoder is frozen."""
+
+    guidance: Literal["none", "convolution", "attention", "patches"] = Field(
+        "patches", description="attention or patches; of CUT convolution is refused"
+    )
+    learning_rate: float = Field(2e-4, gt=0)
+    neighbour_start: float = Field(0.3, ge=0, lt=1, description="weight of the neighbours' way at the start")
+    weights: Weights = Weights()
+
+
 class Cut:
     """networks: encoder (two halvings), decoder (residual blocks, upsampling), in training discriminator and projector.
 
@@ -76,25 +87,40 @@ class Cut:
         paper="Contrastive Learning for Unpaired Image-to-Image Translation (Park et al.)",
         year=2020,
         needs=("two domains",),
+        guidance=("attention", "patches"),
         objectives=("patch_nce",),
         measured="results.md#cut",
     )
     draws: ClassVar[Draws] = "domains"
     encoders: ClassVar[tuple[str, ...]] = ("encoder",)
-    sections: ClassVar[Sections] = Sections(Networks, CutConfig, GuidedConfig)
+    sections: ClassVar[Sections] = Sections(Networks, CutConfig, GuidedCutConfig)
 
     def __init__(
-        self, networks: dict[str, nn.Module], stage: CutConfig, *, attributes: int, layers: tuple[str, ...]
+        self,
+        networks: dict[str, nn.Module],
+        stage: CutConfig,
+        *,
+        attributes: int,
+        layers: tuple[str, ...],
+        train_encoder: bool = True,
     ) -> None:
         self.networks, self.stage, self.attributes, self.layers = networks, stage, attributes, layers
+        self.train_encoder = train_encoder
 
     @classmethod
     def check(cls, config: Config) -> None:
-        """Nothing beyond what each setting says."""
+        g = config.guided
+        if g.guidance == "convolution":
+            raise ValueError("guided.guidance=convolution is not for cut: take attention or patches")
+        for name in ("neighbour_style", "neighbour_as_real", "content_dropout"):
+            if getattr(g, name):
+                raise ValueError(f"guided.{name} has no meaning for cut, which has no style and gives nothing back")
+        if getattr(g, "flip", False):
+            raise ValueError("guided.flip has no meaning: neighbours are sought for the source as it is")
 
     @classmethod
     def build(cls, config: Config, schema: AttributeSchema, stage: Stage, *, inference: bool = False) -> Self:
-        n, chosen = config.networks, config.translation
+        n, chosen = config.networks, config.guided if stage == "guided" else config.translation
         assert isinstance(n, Networks) and isinstance(chosen, CutConfig)
         encoder, decoder = ResnetEncoder(n.width), ResnetDecoder(n.width, n.blocks)
         layers = usable_layers((encoder, decoder), PAPER_LAYERS)
@@ -106,21 +132,37 @@ class Cut:
             )
         for network in networks.values():
             initialise(network, "normal")
-        return cls(networks, chosen, attributes=len(schema.names), layers=layers)
+        return cls(
+            networks,
+            chosen,
+            attributes=len(schema.names),
+            layers=layers,
+            train_encoder=stage == "translation",
+        )
 
     @property
     def players(self) -> dict[str, Player]:
         s = self.stage
         decay = linear(s.steps, round(s.constant * s.steps))
         other = s.discriminator_learning_rate or s.learning_rate
-        return {
-            "generator": Player(("encoder", "decoder", "projector"), s.learning_rate, s.betas, decay),
+        generator = ("encoder", "decoder", "projector") if self.train_encoder else ("decoder", "projector")
+        found = {
+            "generator": Player(generator, s.learning_rate, s.betas, decay),
             "discriminator": Player(("discriminator",), other, s.betas, decay),
         }
+        if self.guidance is not None and isinstance(s, GuidedCutConfig):
+            found["fusion"] = Player(("fusion",), s.fusion_learning_rate or s.learning_rate, s.betas, decay)
+        return found
+
+    @property
+    def guidance(self) -> Guidance | None:
+        fusion = self.networks.get("fusion")
+        assert fusion is None or isinstance(fusion, Guidance)
+        return fusion
 
     @property
     def averaged(self) -> tuple[str, ...]:
-        return "encoder", "decoder"
+        return tuple(name for name in self.networks if name not in ("projector", "discriminator"))
 
     @property
     def noise(self) -> tuple[int, int]:
@@ -154,8 +196,28 @@ class Cut:
         return torch.full((len(style), self.attributes), -1, dtype=torch.int8, device=style.device)
 
     def decode(self, content: Tensor, style: Tensor, images: Tensor, guide: Guide | None = None) -> Translation:
-        made: Tensor = self.networks["decoder"](content)
+        strength = 1.0 if guide is None else guide.strength
+        made = self.generate(fuse(self.guidance, content, guide), images, strength)
         return Translation(made, made)
+
+    # In stage 3: `Guidable`
+
+    def encode(self, images: Tensor) -> Tensor:
+        """The frozen encoder's map [B, C, H/4, W/4]."""
+        with torch.set_grad_enabled(self.train_encoder and torch.is_grad_enabled()):
+            return self.content(images)
+
+    def target_style(self, batch: Batch) -> Tensor:
+        return self.style(batch.images)
+
+    def queries(self, batch: Batch) -> list[Query]:
+        """The source's content, in no style: the target domain is a filter of the search."""
+        return [Query(batch.encoded, self.target_style(batch))]
+
+    def generate(self, guided: Guided, images: Tensor, strength: float = 1.0) -> Tensor:
+        """The output [B, 3, H, W], with what guidance copies into it; it paints everywhere, so its mask is 1."""
+        made: Tensor = self.networks["decoder"](guided.content)
+        return paint(self.guidance, made, torch.ones_like(made[:, :1]), guided, images, strength)
 
     # Training
 
@@ -165,7 +227,14 @@ class Cut:
         assert target is not None
         flip = s.flip and bool(torch.initial_seed() >> 7 & 1)  # the loop seeds each step: a coin without waiting
         source = batch.images.flip(3) if flip else batch.images
-        *keys, fake = features(self._generator, source, (*self.layers, "image"))
+        if batch.encoded is None:
+            *keys, fake = features(self._generator, source, (*self.layers, "image"))
+        else:
+            guides = batch.guides
+            guide = Guide(guides.maps[0], shown=guides.shown) if guides.maps else None
+            fake = self.generate(fuse(self.guidance, batch.encoded, guide), batch.images)
+            with torch.no_grad():
+                keys = features(self._generator, batch.images, self.layers)
         if flip:  # keys are of the source as it is; the output is read in the mirrored places
             keys = features(self._generator, batch.images, self.layers)
         discriminator = self.networks["discriminator"]
@@ -178,14 +247,26 @@ class Cut:
         if s.weights.identity:
             *own, same = features(self._generator, target, (*self.layers, "image"))
             terms["identity"] = self._nce(own, same)
-        yield Loss(("generator",), terms, s.weights.model_dump())
+        players = ("generator", "fusion") if self.guidance is not None else ("generator",)
+        yield Loss(players, terms, s.weights.model_dump())
         return fake
 
     def measure(self, batch: Batch) -> dict[str, Tensor]:
         return {}
 
+    @torch.no_grad()
     def watch(self, batch: Batch) -> dict[str, Tensor]:
-        return {}
+        """neighbour_gate: how far the neighbours' way is open. neighbour_swap: how much the output changes where each
+        image is given another's neighbours, ‖x̂(r) − x̂(r′)‖ / ‖x̂(r) − x‖."""
+        if self.guidance is None or not batch.guides.maps or len(batch.images) < 2:
+            return {}
+        maps = batch.guides.maps[0]
+        first, second = (
+            self.generate(fuse(self.guidance, batch.encoded, Guide(shown)), batch.images)
+            for shown in (maps, maps.roll(1, 0))
+        )
+        change = (first - batch.images).norm().clamp(min=1e-8)
+        return {"neighbour_gate": self.guidance.gate().float(), "neighbour_swap": (first - second).norm() / change}
 
     def health(self, metrics: Mapping[str, float]) -> str | None:
         if metrics["discriminator/adversarial"] < WON and metrics["generator/adversarial"] > LOST:

@@ -34,7 +34,9 @@ class Guiding(Protocol):
 
     def __call__(self, step: int, batch: Batch, ids: NDArray[np.int64]) -> Batch: ...
 
-    def guide(self, content: Tensor, style: Tensor, ids: NDArray[np.int64]) -> tuple[Guide | None, Tensor]:
+    def guide(
+        self, images: Tensor, content: Tensor, style: Tensor, ids: NDArray[np.int64]
+    ) -> tuple[Guide | None, Tensor]:
         """For a sample picture: the neighbours' content and the style that they make of `style`."""
 
 
@@ -203,7 +205,7 @@ class MethodTask:
             style = method.sample_style(torch.from_numpy(np.maximum(target, 0)), generator).to(self.device)
             guide = None
             if self.guiding is not None:
-                guide, style = self.guiding.guide(content, style, chosen)
+                guide, style = self.guiding.guide(images, content, style, chosen)
             made = method.decode(content, style, images, guide)
             mask = made.mask
             columns.append(made.image)

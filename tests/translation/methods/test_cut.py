@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,14 @@ from index_store.runs import CHECKPOINT
 from index_store.workspace import Workspace
 from tests.translation.small import USED
 from translation.config import Config, load_config, parse_config
+from translation.evaluation.arms import open_arms
 from translation.evaluation.protocol import make_pairs
+from translation.guidance import build_guidance
 from translation.inference import translate_images
 from translation.methods.cut import Cut, CutConfig
-from translation.sampling import Batch, DomainSampler
-from translation.stages import train_guided, train_retrieval, train_translation
-from translation.training.task import Engine, held_out
+from translation.sampling import Batch, DomainSampler, Guides
+from translation.stages import train_guided, train_translation
+from translation.training.task import Engine, held_out, with_networks
 from translation.translator import Translator
 
 TINY = (
@@ -143,13 +146,57 @@ def test_it_trains_resumes_bit_for_bit_and_translates_its_one_direction(workspac
     with pytest.raises(UsageError, match=r"translates '-Glasses' to '\+Glasses' and nothing else"):
         translate_images(workspace, [picture], to="-Glasses", out=tmp_path / "no", device="cpu")
     assert not (tmp_path / "no").exists()
-    for stage in (train_retrieval, train_guided):
-        with pytest.raises(RgunitError, match="has no style"):
-            stage(workspace, tiny(), device="cpu")
     translator = Translator.load(workspace)
     assert translator.style(torch.zeros(2, 3, 32, 32)).shape == (2, 0)
     pairs = make_pairs(workspace, translator.schema, direction=("-Glasses", "+Glasses"))
     assert (pairs.before == 0).all() and (pairs.target == 1).all()
+
+
+@pytest.mark.parametrize("kind", ["patches", "attention"])
+def test_it_is_guided_by_another_methods_retrieval_within_the_target_domain(
+    staged: Workspace, tmp_path: Path, kind: str
+) -> None:
+    """`staged` has GMM-UNIT's translator r1 and retrieval r2; CUT's own encoder reads the neighbours."""
+    stage1 = train_translation(staged, tiny(), attributes_used=("Glasses",), device="cpu").run
+    having = set(staged.images("split=train +Glasses").ids.tolist())
+    guided = tiny(
+        f"guided.guidance={kind}", "guided.steps=4", "guided.batch=3", "guided.patches=16", "guided.average=0"
+    )
+    run = train_guided(staged, guided, translation_run=stage1.id, retrieval_run="r2", device="cpu").run
+    assert run.config["retrieval_run"] == "r2"
+    before, after = (load_file(record.path / CHECKPOINT) for record in (stage1, run))
+    for name, weight in before.items():
+        if name.startswith("average.encoder"):
+            assert torch.equal(after[name], weight), "the encoder is frozen"
+    assert any(not torch.equal(after[n], w) for n, w in before.items() if n.startswith("average.decoder"))
+    picture = Path(staged.images("split=test -Glasses").paths[0])
+    out = {g: translate_images(staged, [picture], run=run.id, guidance=g, out=tmp_path / str(g)) for g in (0.0, 1.0)}
+    assert {near["image_id"] for near in out[1.0][0]["neighbours"]} <= having and out[1.0][0]["neighbours"]
+    pixels = [np.asarray(Image.open(rows[0]["path"])).astype(int) for rows in out.values()]
+    assert (pixels[0] != pixels[1]).any()
+    assert "guided" in open_arms(staged, run.id, "cpu").arms
+
+
+def test_without_neighbours_guided_cut_is_plain_cut(workspace: Workspace) -> None:
+    """The same step with and without a guidance that is shown nothing: the same terms, bit for bit."""
+    torch.manual_seed(0)
+    plain = Cut.build(tiny(), workspace.schema.subset(USED), "guided")
+    fusion = build_guidance(plain.stage, plain.content_channels)  # type: ignore[arg-type]
+    assert fusion is not None
+    found = []
+    for extra in ({}, {"fusion": fusion}):
+        method = with_networks(plain, extra)
+        given = batch()
+        given = replace(given, encoded=method.encode(given.images))
+        if extra:
+            maps = torch.randn(3, 2, method.content_channels + 48, 8, 8)
+            shown = torch.zeros(3, dtype=torch.bool)
+            given = replace(given, guides=Guides(maps=(maps,), shown=shown))
+        torch.manual_seed(5)
+        steps = method.step(given, 0)
+        terms = {**next(steps).terms, **next(steps).terms}
+        found.append({name: float(value.detach()) for name, value in terms.items()})
+    assert found[0] == found[1]
 
 
 def test_a_source_domain_without_labels_in_use_is_trained_on(workspace: Workspace) -> None:
