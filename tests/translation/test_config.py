@@ -135,3 +135,13 @@ def test_file_then_overrides_lie_over_the_preset(tmp_path: Path) -> None:
     file.write_text("[translation")
     with pytest.raises(UsageError, match="no valid TOML"):
         load_config("demo", file=file)
+
+
+def test_another_methods_key_is_refused_where_a_user_gives_it_and_dropped_from_the_preset(tmp_path: Path) -> None:
+    assert load_config("demo", method="cut").translation.steps == load_config("demo").translation.steps
+    with pytest.raises(UsageError, match=r"unknown setting translation\.kl_warmup"):
+        load_config("demo", method="cut", overrides=["translation.kl_warmup=5"])
+    file = tmp_path / "my.toml"
+    file.write_text("[translation]\ndomain_softmax = true\n")
+    with pytest.raises(UsageError, match=r"unknown setting translation\.domain_softmax"):
+        load_config("demo", method="cut", file=file)

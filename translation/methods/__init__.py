@@ -103,8 +103,24 @@ class Query(NamedTuple):
     style: Tensor
 
 
+SHARE = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Curves:
+    """One chart of the report: `keys` are metrics and what their lines are called; `y_range` fixes the axis."""
+
+    title: str
+    unit: str
+    keys: Mapping[str, str]
+    y_range: tuple[float, float] | None = None
+
+
 class Method(Protocol):
-    """One paper: its networks, and one training step on drawn batches."""
+    """One paper: its networks, and one training step on drawn batches.
+
+    A class attribute `curves`, a tuple of `Curves`, names the metrics that the report draws; a method may have none.
+    """
 
     name: ClassVar[str]
     about: ClassVar[About]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from index_store.attributes import AttributeSchema
 from translation.guidance import Guidance, Guide, Guided, fuse, paint
-from translation.methods import About, Draws, Loss, Player, Query, Sections, Stage, Steps, Translation, linear
+from translation.methods import About, Curves, Draws, Loss, Player, Query, Sections, Stage, Steps, Translation, linear
 from translation.networks.blocks import initialise
 from translation.networks.patches import PAPER_LAYERS, PatchProjector, features, layer_channels, usable_layers
 from translation.networks.resnet import PatchDiscriminator, ResnetDecoder, ResnetEncoder
@@ -94,6 +94,18 @@ class Cut:
     draws: ClassVar[Draws] = "domains"
     encoders: ClassVar[tuple[str, ...]] = ("encoder",)
     sections: ClassVar[Sections] = Sections(Networks, CutConfig, GuidedCutConfig)
+    curves: ClassVar[tuple[Curves, ...]] = (
+        Curves(
+            "Adversarial",
+            "least squares",
+            {"discriminator/adversarial": "discriminator", "generator/adversarial": "generator"},
+        ),
+        Curves(
+            "Patches told apart",
+            "cross-entropy",
+            {"generator/nce": "source and translation", "generator/identity": "target and itself"},
+        ),
+    )
 
     def __init__(
         self,

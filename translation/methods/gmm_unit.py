@@ -17,7 +17,20 @@ from torch import Tensor, nn
 from index_store.attributes import AttributeSchema
 from translation import objectives
 from translation.guidance import Guidance, Guide, Guided, fuse, hide, paint
-from translation.methods import About, Draws, Loss, Player, Query, Sections, Stage, Steps, Translation, halved
+from translation.methods import (
+    SHARE,
+    About,
+    Curves,
+    Draws,
+    Loss,
+    Player,
+    Query,
+    Sections,
+    Stage,
+    Steps,
+    Translation,
+    halved,
+)
 from translation.networks.gmm_unit import (
     ContentEncoder,
     Discriminator,
@@ -104,6 +117,42 @@ class GmmUnit:
     draws: ClassVar[Draws] = "labels"
     encoders: ClassVar[tuple[str, ...]] = ("content_encoder", "style_encoder")
     sections: ClassVar[Sections] = Sections(Networks, TranslationConfig, RgUnitConfig)
+    curves: ClassVar[tuple[Curves, ...]] = (
+        Curves(
+            "Reconstruction",
+            "mean absolute difference",
+            {"generator/reconstruction": "reconstruction", "generator/cycle": "cycle"},
+        ),
+        Curves(
+            "Attributes in D",
+            "cross-entropy",
+            {"discriminator/domain": "real images", "generator/domain": "translations"},
+        ),
+        Curves(
+            "Adversarial",
+            "least squares",
+            {"discriminator/adversarial": "discriminator", "generator/adversarial": "generator"},
+        ),
+        Curves(
+            "Style and content recovered",
+            "mean absolute difference",
+            {"generator/style": "style", "generator/content": "content"},
+        ),
+        Curves("Style encoder", "KL, summed", {"generator/kl": "KL"}),
+        Curves(
+            "Labels read from style",
+            "accuracy",
+            {"style_accuracy": "held-out images", "style_accuracy_train": "training images"},
+            SHARE,
+        ),
+        Curves("Mask", "mean: 0 copies, 1 paints", {"mask_mean": "mask"}, SHARE),
+        Curves(
+            "Use of neighbours",
+            "relative norm",
+            {"neighbour_share": "their part of the content", "neighbour_swap": "change with others' neighbours"},
+        ),
+        Curves("Further terms", "unweighted", {"generator/perceptual": "perceptual", "generator/isometry": "isometry"}),
+    )
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Which curves of a training run are worth a picture, and what they are called."""
+"""The curves of a training run as charts: those that its method names, then retrieval's and those of every run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from translation.evaluation.report.charts import Line, legend, line_chart
+from translation.methods import DEFAULT, SHARE, Curves, find_method
 
 
 @dataclass(frozen=True)
@@ -21,43 +22,8 @@ class Chart:
     key: Markup
 
 
-@dataclass(frozen=True)
-class Curves:
-    """One chart: `keys` are names of metrics and what their lines are called; `y_range` fixes the axis."""
-
-    title: str
-    unit: str
-    keys: Mapping[str, str]
-    y_range: tuple[float, float] | None = None
-
-
-ABSOLUTE, SHARE = "mean absolute difference", (0.0, 1.0)
 KINDS = {"easy": "easy", "medium": "medium", "hard": "hard", "own_domain": "own domain"}
-CURVES = (
-    Curves("Reconstruction", ABSOLUTE, {"generator/reconstruction": "reconstruction", "generator/cycle": "cycle"}),
-    Curves(
-        "Attributes in D", "cross-entropy", {"discriminator/domain": "real images", "generator/domain": "translations"}
-    ),
-    Curves(
-        "Adversarial",
-        "least squares",
-        {"discriminator/adversarial": "discriminator", "generator/adversarial": "generator"},
-    ),
-    Curves("Style and content recovered", ABSOLUTE, {"generator/style": "style", "generator/content": "content"}),
-    Curves("Style encoder", "KL, summed", {"generator/kl": "KL"}),
-    Curves(
-        "Labels read from style",
-        "accuracy",
-        {"style_accuracy": "held-out images", "style_accuracy_train": "training images"},
-        SHARE,
-    ),
-    Curves("Mask", "mean: 0 copies, 1 paints", {"mask_mean": "mask"}, SHARE),
-    Curves(
-        "Use of neighbours",
-        "relative norm",
-        {"neighbour_share": "their part of the content", "neighbour_swap": "change with others' neighbours"},
-    ),
-    Curves("Further terms", "unweighted", {"generator/perceptual": "perceptual", "generator/isometry": "isometry"}),
+GENERAL = (
     Curves("Triplet loss", "", {"loss": "all", **{f"loss_{kind}": name for kind, name in KINDS.items()}}),
     Curves("Active triplets", "share with a loss", {"active": "active"}, SHARE),
     Curves(
@@ -79,10 +45,13 @@ CURVES = (
 )
 
 
-def charts_of(rows: Sequence[Mapping[str, float]]) -> list[Chart]:
-    """The charts of one run from the rows of its metrics.jsonl; what was not logged twice has none."""
+def charts_of(rows: Sequence[Mapping[str, float]], method: str = DEFAULT) -> list[Chart]:
+    """The charts of one run from the rows of its metrics.jsonl; what was not logged twice has none.
+
+    `method`: whose terms the rows have, beside the general ones. UsageError for an unknown one.
+    """
     charts = []
-    for curves in CURVES:
+    for curves in (*getattr(find_method(method), "curves", ()), *GENERAL):
         lines = []
         for key, name in curves.keys.items():
             points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]

@@ -40,6 +40,7 @@ from translation.evaluation.report.verdicts import (
     value_of,
     verdicts,
 )
+from translation.methods import DEFAULT
 
 if TYPE_CHECKING:
     from index_store.workspace import Workspace
@@ -70,6 +71,7 @@ def write_report(workspace: Workspace, path: Path, data: ReportData) -> Path:
         number=number, percent=percent, duration=duration, picture=picture, grey=grey, signed=signed, words=words
     )
     found = verdicts(data.translation, data.retrieval)
+    method = data.config.get("method", DEFAULT)
     page = environment.get_template("template.html.j2").render(
         data=data,
         workspace=str(workspace.path),
@@ -84,7 +86,7 @@ def write_report(workspace: Workspace, path: Path, data: ReportData) -> Path:
         retrieval=_retrieval(data.retrieval, found),
         translation=_translation(data.translation, found),
         dots=_dots(data.translation),
-        curves={stage: charts_of(rows) for stage, rows in data.metrics.items()},
+        curves={stage: charts_of(rows, method) for stage, rows in data.metrics.items()},
         retrieval_rows=data.retrieval_rows[:MOST_ROWS],
         translation_rows=data.translation_rows[:MOST_ROWS],
         cases=CASES,

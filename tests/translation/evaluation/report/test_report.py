@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from index_store.errors import UsageError
 from index_store.workspace import Workspace
 from retrieval.evaluation import RetrievalEvaluation
 from retrieval.sheets import BAD, GAP, GOOD, LINE, TILE
@@ -363,6 +364,14 @@ def test_charts_pass_over_what_is_missing_and_never_divide_by_nothing() -> None:
     assert ticks(0, 1, 5) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
     assert [number(x) for x in (0, 0.05, 1500, 2e6, 4e-5, -2)] == ["0", "0.05", "1.5k", "2M", "4e−5", "−2"]
     assert [chart.title for chart in charts_of([{"step": s, "mask_mean": 0.1 * s} for s in range(4)])] == ["Mask"]
+
+
+def test_a_run_has_the_curves_of_its_method_and_the_general_ones() -> None:
+    rows = [{"step": s, "mask_mean": 0.5, "generator/nce": 5.0 - s, "images_per_second": 9.0} for s in range(3)]
+    assert [chart.title for chart in charts_of(rows, "gmm_unit")] == ["Mask", "Speed"]
+    assert [chart.title for chart in charts_of(rows, "cut")] == ["Patches told apart", "Speed"]
+    with pytest.raises(UsageError, match="did you mean cut"):
+        charts_of(rows, "cutt")
 
 
 def test_cases_are_the_best_the_worst_and_others_none_twice() -> None:
