@@ -213,6 +213,14 @@ def translation(
             help="Also train a classifier on each arm's translations and test it on real images (about a minute each).",
         ),
     ] = False,
+    relevance: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="A text column of at most 50 values that a translation must keep (class, folder): the share in which "
+            "a classifier of real target images still reads it.",
+        ),
+    ] = None,
     inception_weights: Annotated[
         str | None,
         typer.Option(
@@ -247,6 +255,7 @@ def translation(
         "classifier": None if classifier is None else classifier.value,
         "classifier_minutes": classifier_minutes,
         "reverse": reverse or None,
+        "relevance": relevance,
         "inception_weights": inception_weights,
         "lpips_weights": lpips_weights,
     }

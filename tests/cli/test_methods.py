@@ -76,6 +76,7 @@ def test_cut_is_trained_translates_and_is_judged_in_its_one_direction(
     assert judged.status == 0 and judged.json["stage1"]["n"] == judged.json["copy"]["n"] > 1
     assert judged.json["floor"]["fd_attr"] is None, "two domains have no floor in common"
     assert rgunit("-w", workspace, "evaluate", "translation").status == 0
+    assert "there is no text field" in rgunit("-w", workspace, "evaluate", "translation", "--relevance", "class").error
     for words, said in {
         ("train", "guided", "--set", "guided.guidance=convolution"): "not for cut",
         ("train", "guided", "--set", "guided.neighbour_style=1"): "has no meaning for cut",

@@ -39,6 +39,7 @@ from translation.evaluation.evaluate import (
 from translation.evaluation.exchange import both_ways
 from translation.evaluation.inception import Inception, PerceptualDistance
 from translation.evaluation.protocol import LOOKED_UP, kept_pairs
+from translation.evaluation.relevance import train_content_reader
 from translation.methods import Translation
 from translation.neighbours import Neighbours
 from translation.progress import Progress
@@ -50,7 +51,7 @@ ARM_OF = {"none": "unguided", "random": "random", "retrieved": "guided"}
 CONTRACT_ARMS = ("unguided", "random", "guided", "copy", "neighbour")
 MEASURES = (
     *("accuracy_changed", "accuracy_kept", "fd_attr", "fd_judge", "diversity", "identity", "truth"),
-    *("neighbour_copies", "reverse", "fid", "kid", "inception_score", "lpips"),
+    *("neighbour_copies", "reverse", "relevance", "fid", "kid", "inception_score", "lpips"),
 )
 
 CHOSEN_IN_USE = ("neighbour_style", "neighbours", "neighbour_pool")  # of `guided`: what needs no other training
@@ -304,6 +305,20 @@ def evaluate_translation_runs(
             f"the classifier that judges had time for {classifier.steps} of {classifier.planned} steps, so its figures "
             "are rough: give it more with --classifier-minutes"
         )
+    reader = None
+    if config.relevance:
+        reader = train_content_reader(
+            labelled or workspace,
+            config.relevance,
+            pairs.source,
+            first.size,
+            config,
+            target="" if direction is None else direction[1],
+            split=split,
+            device=str(first.device),
+            seed=seed,
+            progress=progress.step,
+        )
     compared: dict[str, ArmTranslator] = {n: arm for n, arm in found.arms.items() if n != "probe"}
     compared["copy"] = copy_arm(workspace, first.size)
     if found.retriever is not None:
@@ -319,6 +334,7 @@ def evaluate_translation_runs(
         inception=inception,
         lpips=lpips,
         truth=truth_of(workspace, first.schema.names, first.size),
+        relevance=reader,
         out=out,
         seed=seed,
         progress=_Total(progress, list(compared)),

@@ -23,6 +23,7 @@ class EvaluationConfig(BaseModel):
     diversity_inputs: int = Field(50, ge=0, description="pairs translated several times, 0 = not measured")
     diversity_samples: int = Field(5, ge=2, description="style samples for each of them")
     bootstrap: int = Field(1000, ge=100, description="resamples of people for intervals of shares and means")
+    relevance: str = Field("", description="text field that translations must keep, read by a classifier; empty: none")
     reverse: bool = Field(False, description="also judge translations by what a classifier learns from them")
     reverse_steps: int = Field(300, ge=1, description="of that classifier, the same for every arm")
     reverse_minutes: float = Field(1.0, gt=0, description="at most for the first one; the others take as many steps")

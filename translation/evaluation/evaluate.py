@@ -27,6 +27,7 @@ from translation.evaluation.copies import CopyMeter, copy_threshold
 from translation.evaluation.distances import cosine_distance, frechet, pixel_distance
 from translation.evaluation.inception import Inception, PerceptualDistance, inception_score, kernel_distance
 from translation.evaluation.protocol import Pairs, check_neighbours
+from translation.evaluation.relevance import ContentReader
 from translation.evaluation.reverse import ReverseMeter
 from translation.evaluation.scores import INTERVALS, Draws, PairScores, comparisons, figures, intervals
 
@@ -125,6 +126,7 @@ def evaluate_translation(
     inception: Inception | None = None,
     lpips: PerceptualDistance | None = None,
     truth: Truth | None = None,
+    relevance: ContentReader | None = None,
     out: Path | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -132,13 +134,14 @@ def evaluate_translation(
     """Runs every arm on every pair and compares them.
 
     `summary`: for each arm {accuracy_changed, accuracy_kept, accuracy_other, fd_attr, fd_judge, diversity, identity,
-    truth, neighbour_copies, reverse, fid, kid, inception_score, lpips, n} with None where it cannot be computed;
+    truth, neighbour_copies, reverse, relevance, fid, kid, inception_score, lpips, n}, None where it cannot be computed;
     `floor` (real images of half A against those of half B); `intervals` {arm: {measure: [low, high]}}; `comparisons`
     {"guided vs unguided": {measure: {difference, interval, verdict}}}; `classifier` and `protocol`. With `out`, every
     image stays there with a manifest.jsonl.
     """
     goal = truth(pairs.source, pairs.target) if truth is not None else None
     real = _Reference(workspace, pairs, classifier, config, judge, inception, lpips, goal, seed)
+    real.relevance = relevance
     draws = Draws.draw(pairs, config.bootstrap, seed)
     scores: dict[str, PairScores] = {}
     with ExitStack() as stack:
@@ -170,6 +173,7 @@ def evaluate_translation(
         "judge": None if judge is None else {"path": str(judge.path.absolute()), "crop": judge.crop},
         "copy_threshold": real.copies.threshold,
         "copy_features": "classifier" if judge is None else "judge",
+        "relevance": None if relevance is None else {"field": relevance.field, "values": len(relevance.values)},
         "reverse_steps": None if real.reverse is None else real.reverse.steps,
         "inception": None if inception is None else str(inception.path.absolute()),
         "lpips": None if lpips is None else {"path": str(lpips.path.absolute()), "network": lpips.kind},
@@ -214,6 +218,7 @@ class _Reference:
         mine, theirs = features if judge is None else (self.source_judged, self.other_judged)
         see = (lambda images: classifier.read(images).features) if judge is None else judge.features
         self.copies = CopyMeter(workspace, classifier.size, see, copy_threshold(theirs, mine))
+        self.relevance: ContentReader | None = None
         self.reverse: ReverseMeter | None = None
         if config.reverse:
             device = str(classifier.device)
@@ -229,6 +234,7 @@ class _Reference:
             "fd_judge": None if self.judge is None else frechet(self.source_judged, self.other_judged).distance,
             "accuracy": self.accuracy,
             "reverse": None if self.reverse is None else self.real_reverse,
+            "relevance": None if self.relevance is None else self.relevance.accuracy,
             "fid": None if seen is None else frechet(seen.features, self.other_inception).distance,
             "kid": None if seen is None else kernel_distance(seen.features, self.other_inception, self.seed),
             "inception_score": None if seen is None else inception_score(seen.logits, self.seed),
@@ -247,6 +253,7 @@ class _Readings:
     inception_logits: list[NDArray[np.float32]] = field(default_factory=list)
     distances: list[NDArray[np.float64]] = field(default_factory=list)
     copied: list[NDArray[np.bool_]] = field(default_factory=list)
+    kept: list[NDArray[np.int64]] = field(default_factory=list)
     images: list[Images] = field(default_factory=list)
 
     def add(self, images: Images, neighbours: Ids | None, goal: Images | None, real: _Reference) -> None:
@@ -290,6 +297,8 @@ def _measure(
                 "retrieve images outside the judged split"
             )
         read.add(images, neighbours, None if real.goal is None else real.goal[rows], real)
+        if real.relevance is not None:
+            read.kept.append(real.relevance.kept(images, rows))
         if keep is not None:
             keep(name, rows, images)
         if progress is not None:
@@ -322,6 +331,7 @@ def _measure(
         fd_judge=None if identities is None else frechet(identities, real.other_judged),
         diversity=float(np.mean(diversity)) if diversity else None,
         copies=np.concatenate(read.copied) if read.copied else None,
+        relevance=np.concatenate(read.kept) if read.kept else None,
         reverse=None if reverse is None else reverse.score(np.concatenate(read.images), pairs.target),
         fid=None if inception is None else frechet(inception, real.other_inception),
         kid=None if inception is None else kernel_distance(inception, real.other_inception, real.seed),

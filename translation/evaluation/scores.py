@@ -31,6 +31,7 @@ HIGHER_IS_BETTER = {
     "fid": False,
     "neighbour_copies": False,
     "reverse": True,
+    "relevance": True,
 }
 TOLERATED_LOSS = 0.01  # a gain in Fréchet distance counts if the accuracy of changed attributes falls by at most this
 INTERVALS = (
@@ -71,7 +72,8 @@ class PairScores:
     that it gives to the targets of the attributes to change. `other` [n]: share of unused attributes read as in the
     source. `truth` [n] in [0, 1], `identity` [n] in [0, 2], `copies` bool [n] (`copies.py`). `reverse` int [m, 2]: how
     many attributes of each image of half B a classifier trained on the translations reads right, and how many are
-    known (`reverse.py`). `fid` … `lpips` are of `inception.py`; `diversity` and `lpips` are means over several
+    known (`reverse.py`). `relevance` int [n, 2]: whether the source's value of a text field is read, and known
+    (`relevance.py`). `fid` … `lpips` are of `inception.py`; `diversity` and `lpips` are means over several
     translations of one input.
     """
 
@@ -85,6 +87,7 @@ class PairScores:
     diversity: float | None
     copies: NDArray[np.bool_] | None = None
     reverse: NDArray[np.int64] | None = None
+    relevance: NDArray[np.int64] | None = None
     fid: Frechet | None = None
     kid: float | None = None
     inception_score: float | None = None
@@ -123,6 +126,7 @@ def figures(arm: PairScores, pairs: PairList) -> dict[str, float | int | None]:
         "truth": shares.get("truth"),
         "neighbour_copies": shares.get("neighbour_copies"),
         "reverse": shares.get("reverse"),
+        "relevance": shares.get("relevance"),
         "fid": frechets["fid"].distance if "fid" in frechets else None,
         "kid": arm.kid,
         "inception_score": arm.inception_score,
@@ -165,6 +169,8 @@ def _ratios(arm: PairScores, pairs: PairList) -> dict[str, tuple[NDArray[Any], N
     ratios.update({name: (values, ones) for name, values in means.items() if values is not None})
     if arm.reverse is not None:
         ratios["reverse"] = (arm.reverse[:, 0], arm.reverse[:, 1])
+    if arm.relevance is not None:
+        ratios["relevance"] = (arm.relevance[:, 0], arm.relevance[:, 1])
     return {name: (hits, counts) for name, (hits, counts) in ratios.items() if counts.sum()}
 
 

@@ -23,7 +23,7 @@ TOLERATED_LOSS = 0.01  # of the accuracy of changed attributes, up to which a ga
 RELIABLE = 0.8  # accuracy on real images that a classifier needs for its reading of translations to mean much
 MODELS = ("stage1", "unguided", "random", "guided", "swapped")
 CONTROLS = ("copy", "neighbour")
-COMPARED = ("accuracy_changed", "accuracy_kept", "fd_attr", "fd_judge", "truth", "fid", "reverse")
+COMPARED = ("accuracy_changed", "accuracy_kept", "fd_attr", "fd_judge", "truth", "fid", "reverse", "relevance")
 SHOWN = (
     *COMPARED,
     "neighbour_copies",
@@ -43,6 +43,7 @@ MEASURES = {
     "identity": "identity distance",
     "diversity": "diversity",
     "reverse": "reverse classification",
+    "relevance": "content kept",
     "neighbour_copies": "copies of a neighbour",
     "fid": "FID",
     "kid": "KID",
@@ -57,6 +58,7 @@ SHORT = {
     "truth": "to truth",
     "fid": "FID",
     "reverse": "reverse",
+    "relevance": "content",
     "neighbour_copies": "copies",
     "kid": "KID",
     "inception_score": "IS",
