@@ -20,6 +20,7 @@ def register(app: typer.Typer) -> None:
         short_help="Translate images into another style.",
         epilog="\b\nExamples:\n"
         "  rgunit -w faces translate me.jpg you.jpg --to '+Blond_Hair' --out blond\n"
+        "  rgunit -w pacs translate photos --out sketches\n"
         "  rgunit -w faces translate me.jpg --to '-Young' --samples 5 --guidance 0.5",
     )(translate)
 
@@ -27,7 +28,8 @@ def register(app: typer.Typer) -> None:
 def translate(
     context: typer.Context,
     images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE", exists=True, dir_okay=False, help="Images from anywhere.")
+        list[Path],
+        typer.Argument(metavar="IMAGE|FOLDER", exists=True, help="Images from anywhere, or folders of them."),
     ],
     to: ToOption = None,
     style_of: StyleOption = None,
@@ -74,10 +76,11 @@ def translate(
     settings: Settings = context.obj
     folder = out or settings.folder / "translations"
     with settings.open() as workspace:
-        check_composed(workspace, images, to, style_of)
+        check_composed(workspace, [image for image in images if not image.is_dir()], to, style_of)
         with Bars("translate"):
-            from translation.inference import translate_images
+            from translation.inference import find_pictures, translate_images
 
+            rejected = find_pictures(images, folder)[1]
             outputs = translate_images(
                 workspace,
                 images,
@@ -92,12 +95,14 @@ def translate(
                 device=settings.device,
             )
     told = " ".join(part for part in (to, f"in the style of {style_of}" if style_of else None) if part) or "its target"
-    settings.show({"outputs": outputs}, lambda console: _draw(console, outputs, told))
+    settings.show({"outputs": outputs, "rejected": rejected}, lambda console: _draw(console, outputs, rejected, told))
 
 
-def _draw(console: Console, outputs: list[dict[str, Any]], told: str) -> None:
+def _draw(console: Console, outputs: list[dict[str, Any]], rejected: list[dict[str, str]], told: str) -> None:
     from cli.drawing import plain, shortest
 
+    for left in rejected:
+        plain(console, f"left out: {left['reason']}", style="yellow")
     for one in outputs:
         plain(console, shortest(one["path"]), style="bold")
         plain(console, f"  {shortest(one['source'])} to {told}", style="dim")

@@ -16,7 +16,7 @@ import torch
 
 from index_store.attributes import Edit
 from index_store.errors import RgunitError, UsageError
-from index_store.images import write_image
+from index_store.images import read_image, write_image
 from index_store.workspace import Workspace
 from retrieval.pictures import Picture
 from retrieval.queries import compose, style_edit
@@ -42,7 +42,8 @@ def translate_images(
 ) -> list[dict[str, Any]]:
     """Translate pictures and write PNGs into `out`: rows {source, target, path, neighbours, mask}.
 
-    Files are NAME-SAMPLE.png and NAME-SAMPLE-mask.png. With an edit a style is sampled for each (seed, picture,
+    A path may be a folder: every image below it (`find_pictures`). Files are NAME-SAMPLE.png and, of a method with a
+    mask, NAME-SAMPLE-mask.png. With an edit a style is sampled for each (seed, picture,
     sample); with `style_of` alone it is that picture's μ, so `samples` must be 1. `guidance` in [0, 1]: by default 1
     for a guided translator, 0 for others. `k` neighbours guide: by default as many as in training; another number is
     for guidance by attention or patches. All pictures are read before any is written.
@@ -81,14 +82,14 @@ def translate_images(
             "or train with --set guided.guidance=attention or patches, which take any number"
         )
     guides = _guides(workspace, translator, device, k or translator.neighbours) if strength else None
-    pictures = [Picture.of(workspace, path) for path in paths]
+    found, _ = find_pictures(paths, out)
+    pictures = [Picture.of(workspace, path) for path, _ in found]
     decoded = [picture.at(translator.size) for picture in pictures]
     other = Picture.of(workspace, style_of) if style_of is not None else None
     other_pixels = other.at(translator.size) if other else None
-    names = _names(paths)
     rows: list[dict[str, Any]] = []
     out.mkdir(parents=True, exist_ok=True)
-    for number, (path, picture, pixels, name) in enumerate(zip(paths, pictures, decoded, names, strict=True)):
+    for number, ((path, name), picture, pixels) in enumerate(zip(found, pictures, decoded, strict=True)):
         for sample in range(samples):
             draw = None
             if edit is not None:
@@ -114,6 +115,7 @@ def translate_images(
                 guide, style = guides.guide(translator, ids, style, strength)
             made = translator.translate(images, query.content, style, guide=guide)
             made_path, mask_path = out / f"{name}-{sample}.png", out / f"{name}-{sample}-mask.png"
+            made_path.parent.mkdir(parents=True, exist_ok=True)
             write_image(made_path, to_pixels(made.image)[0])
             if made.mask is not None:
                 write_image(mask_path, to_pixels(made.mask.mul(2).sub(1).expand(-1, 3, -1, -1))[0])
@@ -171,13 +173,41 @@ def _guides(workspace: Workspace, translator: Translator, device: str, k: int) -
     )
 
 
-def _names(paths: Sequence[Path]) -> list[str]:
-    """File names without suffix, numbered where two pictures share one."""
-    names: list[str] = []
+def find_pictures(paths: Sequence[Path], out: Path) -> tuple[list[tuple[Path, str]], list[dict[str, str]]]:
+    """Pictures to translate with the names of their outputs, and what in a folder is none: {path, reason}.
+
+    A file is itself, and refused by the caller if it is no image; a folder is every image below it, sorted, hidden
+    files and what lies in `out` left out. Names are those of the files (of a folder's, relative to it) without suffix,
+    numbered where two are alike. RgunitError for a folder without an image.
+    """
+    found: list[tuple[Path, str]] = []
+    rejected: list[dict[str, str]] = []
     for path in paths:
-        name, n = path.stem, 1
-        while name in names:
+        if not path.is_dir():
+            found.append((path, path.stem))
+            continue
+        before = len(found)
+        for file in sorted(path.rglob("*")):
+            inner = file.relative_to(path)
+            if not file.is_file() or any(part.startswith(".") for part in inner.parts):
+                continue
+            if out.resolve() in file.resolve().parents:
+                continue
+            try:
+                read_image(file)
+            except RgunitError as error:
+                rejected.append({"path": str(file.absolute()), "reason": str(error)})
+            else:
+                found.append((file, str(inner.with_suffix(""))))
+        if len(found) == before:
+            raise RgunitError(f"{path} holds no image that can be read: name a folder with images, or the images")
+    taken: set[str] = set()
+    named: list[tuple[Path, str]] = []
+    for file, wanted in found:
+        name, n = wanted, 1
+        while name in taken:
             n += 1
-            name = f"{path.stem}-{n}"
-        names.append(name)
-    return names
+            name = f"{wanted}-{n}"
+        taken.add(name)
+        named.append((file, name))
+    return named, rejected

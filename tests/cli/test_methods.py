@@ -46,6 +46,18 @@ def test_two_folders_go_through_every_stage_to_a_report(rgunit: Command, faces: 
     (made,) = rgunit("--json", "-w", workspace, "translate", picture, "--out", tmp_path / "out").json["outputs"]
     assert made["target"] == {"A": 0, "B": 1}
     assert made["neighbours"] and all("trainB" in near["path"] for near in made["neighbours"])
+    folder = tmp_path / "in"
+    for place in ("a/one.png", "b/one.png", "one.png", "one.jpg"):
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(picture, folder / place)
+    (folder / "notes.txt").write_text("no picture")
+    for _ in range(2):  # the second call does not translate what the first one wrote
+        answer = rgunit("--json", "-w", workspace, "translate", folder, "--out", folder / "out").json
+        outputs = sorted(Path(one["path"]).relative_to(folder / "out") for one in answer["outputs"])
+        assert [str(one) for one in outputs] == ["a/one-0.png", "b/one-0.png", "one-0.png", "one-2-0.png"]
+        assert [Path(one["path"]).name for one in answer["rejected"]] == ["notes.txt"]
+    (tmp_path / "empty").mkdir()
+    assert "holds no image" in rgunit("-w", workspace, "translate", tmp_path / "empty").error
     found = rgunit("--json", "-w", workspace, "similar", picture, "--where", "+B", "-k", "3").json["neighbours"]
     assert len(found) == 3 and all(one["attributes"]["B"] == 1 for one in found)
 
