@@ -32,7 +32,7 @@ from translation.neighbours import Guiding, Neighbours
 from translation.progress import Progress
 from translation.sampling import DomainSampler, Draws, LabelSampler
 from translation.sections import StageConfig
-from translation.training.checkpoints import load_networks
+from translation.training.checkpoints import has_network, load_networks
 from translation.training.loop import make_fabric, seed_of
 from translation.training.sessions import RETRIEVAL, Resume, Session, StageResult, settled, train_run
 from translation.training.task import MethodTask, first_weights
@@ -309,7 +309,8 @@ def _guided_method(config: Config, source: Translator, source_run: RunRecord, *,
     for name, network in method.networks.items():
         if name in source.networks:
             network.load_state_dict(source.networks[name].state_dict())
-        else:  # no part of inference, so without a moving average
+        elif name != "projector" or has_network(source_run.path / CHECKPOINT, name):
+            # No part of inference, so without a moving average. Stage 1 need not have contrasted patches.
             load_networks(source_run.path / CHECKPOINT, {name: network}, prefix="networks")
     fusion = build_guidance(config.guided, source.content_channels) if guided else None
     if fusion is not None:

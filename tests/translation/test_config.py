@@ -51,6 +51,7 @@ def test_the_papers_numbers() -> None:
             "kl": 0.1,
             "isometry": 0.1,
             "perceptual": 0.1,
+            "patch_nce": 0,
             "gradient_penalty": 0,
         }
     assert config.guided.neighbours == 3 and config.guided.fusion == "paper"

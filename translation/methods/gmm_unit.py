@@ -38,8 +38,10 @@ from translation.networks.gmm_unit import (
     StyleEncoder,
     initialise,
 )
+from translation.networks.patches import PAPER_LAYERS, PatchProjector, layer_channels, usable_layers
 from translation.networks.vgg import VGG
 from translation.objectives import style as styles
+from translation.objectives.patch_nce import contrast
 from translation.objectives.style import STANDARD_DEVIATION
 from translation.sampling import Batch
 from translation.sections import GuidedConfig, Section, StageConfig
@@ -76,6 +78,9 @@ class Weights(Section):
     kl: float = Field(0.1, ge=0)
     isometry: float = Field(0.1, ge=0)
     perceptual: float = Field(0.1, ge=0)
+    patch_nce: float = Field(
+        0.0, ge=0, description="CUT's contrast of source and translation, in E_c's maps; not in the paper"
+    )
     gradient_penalty: float = Field(0.0, ge=0, description="R1 on the discriminator; not in the paper")
 
 
@@ -112,6 +117,7 @@ class GmmUnit:
         year=2020,
         needs=("labels",),
         guidance=("convolution", "attention", "patches"),
+        objectives=("patch_nce",),
         measured="results.md",
     )
     draws: ClassVar[Draws] = "labels"
@@ -184,6 +190,12 @@ class GmmUnit:
         n = config.networks
         assert isinstance(chosen, TranslationConfig | RgUnitConfig) and isinstance(n, Networks)
         networks = build_networks(n, config.data.size, len(schema.names), discriminator=not inference)
+        if chosen.weights.patch_nce and not inference:
+            encoder = networks["content_encoder"]
+            assert isinstance(encoder, ContentEncoder)
+            layers = usable_layers((encoder,), PAPER_LAYERS)
+            networks["projector"] = PatchProjector(layer_channels((encoder,), layers))
+            initialise(networks["projector"], "normal")
         wanted = n.perceptual_weights and chosen.weights.perceptual and not inference
         return cls(
             networks,
@@ -208,6 +220,8 @@ class GmmUnit:
         s = self.stage
         decay = halved(s.halve_every)
         generator = (*self.encoders, "generator") if self.train_encoders else ("generator",)
+        if "projector" in self.networks:
+            generator = (*generator, "projector")
         other = s.discriminator_learning_rate or s.learning_rate
         found = {
             "generator": Player(generator, s.learning_rate, s.betas, decay),
@@ -219,7 +233,7 @@ class GmmUnit:
 
     @property
     def averaged(self) -> tuple[str, ...]:
-        return tuple(name for name in self.networks if name != "discriminator")
+        return tuple(name for name in self.networks if name not in ("discriminator", "projector"))
 
     @property
     def noise(self) -> tuple[int, int]:
@@ -390,6 +404,8 @@ class GmmUnit:
                 with torch.no_grad():
                     features = self.vgg(batch.images)
                 terms["perceptual"] = objectives.perceptual(features, self.vgg(cycled))
+        if weights.patch_nce:
+            terms["patch_nce"] = self._patch_nce(batch.images, fake)
         if self.train_encoders and weights.kl:
             terms["kl"] = objectives.kl_to_component(mean, log_variance, batch.labels)
         if weights.isometry:
@@ -457,6 +473,12 @@ class GmmUnit:
             "style_accuracy_train": right.sum() / known.sum().clamp(min=1),
         }
         return Loss((), told)
+
+    def _patch_nce(self, images: Tensor, fake: Tensor) -> Tensor:
+        """A patch of the translation against all of its source's: only that of its own place is right."""
+        encoder, projector = self.networks["content_encoder"], self.networks["projector"]
+        assert isinstance(encoder, ContentEncoder) and isinstance(projector, PatchProjector)
+        return contrast((encoder,), projector, usable_layers((encoder,), PAPER_LAYERS), images, fake)
 
     def _domain(self, judged: Sequence[tuple[Tensor, Tensor]], labels: Tensor) -> Tensor:
         """The classification of what D [(realness, logits) a scale] says of images with these labels."""

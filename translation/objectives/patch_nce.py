@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from translation.networks.patches import PatchProjector, Staged, features
 from translation.objectives.weighting import average
 
 TEMPERATURE = 0.07
@@ -69,3 +70,26 @@ def patch_nce_over_layers(
     """
     each = [patch_nce(q, k, temperature, across_batch) for q, k in zip(queries, keys, strict=True)]
     return average(torch.stack(each).mean(0), weight)
+
+
+def contrast(
+    networks: Sequence[Staged],
+    projector: PatchProjector,
+    layers: Sequence[str],
+    source: Tensor,
+    output: Tensor,
+    *,
+    patches: int = 256,
+    temperature: float = TEMPERATURE,
+) -> Tensor:
+    """PatchNCE of an output [B, 3, H, W] and its source in the maps `layers` of networks: a scalar (CUT, Section 3).
+
+    `patches` positions of each map, drawn by torch's global generator, the same in both. No gradient flows to the source.
+    """
+    with torch.no_grad():
+        keys = features(networks, source, layers)
+        places = [sample_positions(map_.shape[2] * map_.shape[3], patches) for map_ in keys]
+        known = projector([gather_positions(map_, p) for map_, p in zip(keys, places, strict=True)])
+    queries = features(networks, output, layers)
+    found = projector([gather_positions(map_, p) for map_, p in zip(queries, places, strict=True)])
+    return patch_nce_over_layers(found, known, temperature)

@@ -126,6 +126,13 @@ def read_state(path: Path) -> dict[str, Any]:
         raise RgunitError(f"{path} is no checkpoint of rgunit ({error}): delete its run and train again") from None
 
 
+def has_network(path: Path, name: str) -> bool:
+    """Whether a checkpoint keeps a network of that name."""
+    read_state(path)
+    with safe_open(path, framework="pt") as file:
+        return any(key.startswith(f"networks.{name}.") for key in file.keys())  # noqa: SIM118
+
+
 def load_networks(path: Path, networks: Mapping[str, nn.Module], *, prefix: str = "average") -> None:
     """Fill networks from the checkpoint's `networks` or `average` (moving average) weights.
 

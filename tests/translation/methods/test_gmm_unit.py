@@ -13,7 +13,7 @@ from torch import Tensor
 
 from index_store.runs import CHECKPOINT
 from index_store.workspace import Workspace
-from tests.translation.small import USED
+from tests.translation.small import USED, tiny
 from tests.translation.steps import (
     ENCODERS,
     close_mask,
@@ -26,9 +26,10 @@ from tests.translation.steps import (
     warm_up,
     weights,
 )
-from translation.methods.gmm_unit import MASK_CLOSED
+from translation.methods.gmm_unit import MASK_CLOSED, GmmUnit
 from translation.networks.gmm_unit import Generator
 from translation.sampling import LabelSampler
+from translation.stages import train_guided, train_translation
 from translation.translator import Translator
 
 
@@ -132,6 +133,25 @@ def test_a_weight_of_zero_leaves_the_term_out() -> None:
     )
     terms, _ = forward(method, make_batch())
     assert set(terms) == {"adversarial", "domain", "content", "style", "reconstruction", "kl"}
+
+
+def test_patch_nce_is_a_term_that_teaches_generator_and_projector(staged: Workspace) -> None:
+    """Off it makes no network; on, stage 3 has it too, also on a stage 1 that had none."""
+    config = tiny("translation.weights.patch_nce=1", "guided.weights.patch_nce=1")
+    torch.manual_seed(0)
+    method = GmmUnit.build(config, staged.schema.subset(USED), "translation")
+    terms, _ = forward(method, make_batch())
+    assert terms["patch_nce"] > 0
+    terms["patch_nce"].backward()
+    assert gradient(method.networks["generator"]) > 0 and gradient(method.networks["projector"]) > 0
+    assert "projector" in method.players["generator"].networks and "projector" not in method.averaged
+    assert "projector" not in GmmUnit.build(tiny(), staged.schema.subset(USED), "translation").networks
+    assert "generator/patch_nce" in train_guided(staged, config, device="cpu").metrics
+    run = train_translation(staged, config, attributes_used=USED, device="cpu").run
+    assert (
+        "generator/patch_nce"
+        in train_guided(staged, config, translation_run=run.id, neighbours="none", device="cpu").metrics
+    )
 
 
 def test_warm_up_trains_everything_but_the_mask_and_translates_nothing() -> None:
