@@ -84,7 +84,7 @@ def contrast(
 ) -> Tensor:
     """PatchNCE of an output [B, 3, H, W] and its source in the maps `layers` of networks: a scalar (CUT, Section 3).
 
-    `patches` positions of each map, drawn by torch's global generator, the same in both. No gradient flows to the source.
+    `patches` positions of each map, drawn by torch's global generator, the same in both; the source has no gradient.
     """
     with torch.no_grad():
         keys = features(networks, source, layers)
