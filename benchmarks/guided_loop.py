@@ -25,10 +25,9 @@ from index_store.workspace import Workspace
 from translation.config import Config, load_config
 from translation.evaluation.experiments.workspaces import copy_workspace
 from translation.progress import Lines
-from translation.stages import newest, train_guided
+from translation.runs import RETRIEVAL, TRANSLATION, newest
+from translation.stages import train_guided
 from translation.training.metrics import read_metrics
-from translation.training.sessions import RETRIEVAL
-from translation.translator import TRANSLATION
 
 TURNS = ("none", "retrieved", "random", "none")
 FIRST = 100  # steps that are told apart

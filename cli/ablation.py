@@ -32,8 +32,7 @@ def run(settings: Settings, protocol: RetrievalProtocol, options: AblationOption
     from retrieval.ablation import ROWS, Plan, run_ablation
     from retrieval.config import RetrievalConfig
     from retrieval.loading import resolve_device
-    from translation.stages import newest
-    from translation.translator import TRANSLATION
+    from translation.runs import TRANSLATION, newest
 
     rows = [row.strip() for row in options.rows.split(",")] if options.rows else list(ROWS)
     with settings.open() as workspace:

@@ -68,7 +68,7 @@ def build(
         raise UsageError(f"--content-model: there is no file {content_model}")
     with settings.open() as workspace:
         with Bars("index") as bars:
-            from translation.stages import fill_index
+            from translation.indexing import fill_index
 
             result = fill_index(
                 workspace,

@@ -33,7 +33,8 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def template(tmp_path_factory: pytest.TempPathFactory, drawn: Path) -> Path:
     """A workspace after stages 1 and 2 with its index filled, a few steps each; to be copied."""
     from tests.translation.small import USED, filled, tiny
-    from translation.stages import fill_index, train_retrieval, train_translation
+    from translation.indexing import fill_index
+    from translation.stages import train_retrieval, train_translation
 
     path = tmp_path_factory.mktemp("template") / "workspace"
     filled(path, drawn)

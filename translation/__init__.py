@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from translation.config import load_config
     from translation.evaluation.arms import evaluate_retrieval_run, evaluate_translation_runs, open_arms
+    from translation.indexing import fill_index
     from translation.inference import translate_images
     from translation.methods import METHODS, find_method
     from translation.pipeline import run_all, run_demo
-    from translation.stages import fill_index, train_guided, train_retrieval, train_translation
+    from translation.stages import train_guided, train_retrieval, train_translation
     from translation.translator import Translator
 
 __all__ = [
@@ -39,7 +40,8 @@ _HOMES = {
     "inference": ("translate_images",),
     "methods": ("METHODS", "find_method"),
     "pipeline": ("run_all", "run_demo"),
-    "stages": ("fill_index", "train_guided", "train_retrieval", "train_translation"),
+    "indexing": ("fill_index",),
+    "stages": ("train_guided", "train_retrieval", "train_translation"),
     "translator": ("Translator",),
 }
 

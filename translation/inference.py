@@ -21,8 +21,9 @@ from index_store.workspace import Workspace
 from retrieval.pictures import Picture
 from retrieval.queries import compose, style_edit
 from retrieval.tensors import to_pixels, to_tensor
+from translation.indexing import neighbour_table, open_retriever, require_index
 from translation.neighbours import Neighbours
-from translation.stages import neighbour_table, open_retriever, require_index
+from translation.runs import direction_of, target_of
 from translation.translator import Translator
 
 
@@ -135,11 +136,11 @@ def translate_images(
 def _check_direction(translator: Translator, to: str | None, style_of: Path | None) -> None:
     """UsageError where what is asked for is not the one direction that the run has learned."""
     assert translator.run is not None
-    target = str(translator.run.config["target"])
+    source, target = direction_of(translator.run) or ("", "")
     if style_of is not None or (to is not None and to.strip() != target):
         asked = "--style-of" if style_of is not None else f"--to {to!r}"
         raise UsageError(
-            f"run {translator.run.id} ({translator.config.method}) translates {translator.run.config['source']!r} to "
+            f"run {translator.run.id} ({translator.config.method}) translates {source!r} to "
             f"{target!r} and nothing else, so {asked} cannot be done: leave it out"
         )
 
@@ -149,7 +150,7 @@ def _goal(translator: Translator) -> Edit | None:
     if translator.style_dim or translator.run is None:
         return None
     with suppress(UsageError):
-        return translator.schema.edit(str(translator.run.config["target"]))
+        return translator.schema.edit(target_of(translator.run))
     return None
 
 
@@ -169,7 +170,7 @@ def _guides(workspace: Workspace, translator: Translator, device: str, k: int) -
         cache_mib=g.feature_cache,
         pixels=translator.pixels,
         pool=g.neighbour_pool,
-        where=str(translator.run.config.get("target", "")),
+        where=target_of(translator.run),
     )
 
 

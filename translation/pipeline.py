@@ -22,8 +22,9 @@ from translation.evaluation.arms import evaluate_retrieval_run, evaluate_transla
 from translation.evaluation.report.examples import collect
 from translation.evaluation.report.facts import peak_memory
 from translation.evaluation.report.report import write_report
+from translation.indexing import fill_index
 from translation.progress import Progress
-from translation.stages import Arm, fill_index, train_guided, train_retrieval, train_translation
+from translation.stages import Arm, train_guided, train_retrieval, train_translation
 from translation.training.processes import launched
 from translation.training.sessions import StageResult
 

@@ -74,7 +74,7 @@ class Draw:
     references_mirrored: NDArray[np.bool_] | None = None
 
 
-class Draws(Protocol):
+class Sampler(Protocol):
     """Where the batches of a training come from."""
 
     @property

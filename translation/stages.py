@@ -1,57 +1,40 @@
 """The stages as a user starts them: open or resume a run, make its task, train it, record how it went.
 
-Stage 1 trains the translator, stage 2 the retrieval network on it, `fill_index` embeds the collection and some
-translations of it, stage 3 fine-tunes the translator under guidance (or without, the arms to compare with).
+Stage 1 trains the translator, stage 2 the retrieval network on it, `indexing.fill_index` embeds the collection and
+some translations of it, stage 3 fine-tunes the translator under guidance (or without, the arms to compare with).
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
-import torch
 
 from index_store.attributes import AttributeSchema
 from index_store.errors import RgunitError
 from index_store.runs import CHECKPOINT
-from index_store.workspace import GeneratedImage, RunRecord, Workspace
-from retrieval.content_models import ContentModel, forget_model, keep_model, kept_model
-from retrieval.indexing import build_content, build_index
+from index_store.workspace import RunRecord, Workspace
 from retrieval.retriever import Retriever
-from retrieval.tensors import to_pixels, to_tensor
 from retrieval.train import RetrievalTask
 from translation.config import Config
 from translation.fitting import fitted, tell_if_enlarged, tell_what_is_off, used_domains, used_schema
 from translation.guidance import build_guidance
+from translation.indexing import open_retriever, require_index
 from translation.methods import Guidable, Method, find_method
 from translation.neighbours import Guiding, Neighbours
 from translation.progress import Progress
-from translation.sampling import DomainSampler, Draws, LabelSampler
+from translation.runs import GUIDED, RETRIEVAL, TRANSLATION, direction_of, newest
+from translation.sampling import DomainSampler, LabelSampler, Sampler
 from translation.sections import StageConfig
 from translation.training.checkpoints import has_network, load_networks
-from translation.training.loop import make_fabric, seed_of
-from translation.training.sessions import RETRIEVAL, Resume, Session, StageResult, settled, train_run
+from translation.training.loop import make_fabric
+from translation.training.sessions import Resume, Session, StageResult, settled, train_run
 from translation.training.task import MethodTask, first_weights
-from translation.translator import GUIDED, TRANSLATION, Translator
+from translation.translator import Translator
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 Arm = Literal["retrieved", "random", "none"]
-
-
-@dataclass(frozen=True)
-class IndexResult:
-    """vectors: all of the retrieval run in the store now; added and generated: by this call."""
-
-    vectors: int
-    added: int
-    generated: int
-    seconds: float
 
 
 def train_translation(
@@ -204,78 +187,6 @@ def train_guided(
     return train_run(workspace, GUIDED, config, about, make, session, exactly=steps)
 
 
-def fill_index(
-    workspace: Workspace,
-    config: Config | None = None,
-    *,
-    run: str | None = None,
-    generated: int | None = None,
-    content_model: Path | None = None,
-    content_crop: str | None = None,
-    seed: int = 0,
-    device: str = "auto",
-    progress: Progress | None = None,
-) -> IndexResult:
-    """Embed every real, unlabelled and generated image that lacks a vector of the retrieval run.
-
-    First makes translations until the workspace has `generated` of that run's translator (by default the
-    configuration's number): training images in the style of other images' labels, kept as files and rows. With
-    `content_model`, an ONNX file, weighted queries take content from it (`none`: from the run again); it is kept, and
-    later calls embed new images by it too.
-    """
-    progress, started = progress or Progress(), time.monotonic()
-    model = _content_model(workspace, content_model, content_crop)  # refused before any work
-    retriever = open_retriever(workspace, run, device)
-    translator = retriever.encoders
-    assert isinstance(translator, Translator)
-    config = config or translator.config
-    wanted = config.index.generated if generated is None else generated
-    made = _generate(workspace, translator, wanted, config.index.batch, seed, progress)
-    added = build_index(workspace, retriever, batch=config.index.batch, progress=progress.step)
-    if model is not None:
-        build_content(workspace, model, batch=config.index.batch, progress=progress.step)
-    vectors = count_vectors(workspace, retriever)
-    return IndexResult(vectors, added, made, time.monotonic() - started)
-
-
-def _content_model(workspace: Workspace, path: Path | None, crop: str | None) -> ContentModel | None:
-    """The model that a call names, else the one that the workspace keeps."""
-    if path is None:
-        return kept_model(workspace)
-    if str(path) == "none":
-        forget_model(workspace)
-        return None
-    return keep_model(workspace, path, crop)
-
-
-def open_retriever(workspace: Workspace, run: str | None, device: str = "auto") -> Retriever:
-    """A retrieval run (by default the newest) with the translator it was trained on."""
-    bare = Retriever.open(workspace, run, device="cpu")
-    translator = Translator.load(workspace, str(bare.run.config["translation_run"]), device)
-    return Retriever.open(workspace, bare.run.id, encoders=translator)
-
-
-def count_vectors(workspace: Workspace, retriever: Retriever) -> int:
-    """How many images have a vector of the retriever."""
-    missing = workspace.missing_vectors(retriever.encoder_name, retriever.fingerprint)
-    return len(workspace.images()) - len(missing)
-
-
-def require_index(workspace: Workspace, retriever: Retriever) -> None:
-    """Raises RgunitError unless every image has a vector of the retriever."""
-    missing = workspace.missing_vectors(retriever.encoder_name, retriever.fingerprint)
-    if len(missing):
-        raise RgunitError(
-            f"{len(missing)} images have no vector of retrieval run {retriever.run.id} yet: "
-            f"run `rgunit index build --run {retriever.run.id}`"
-        )
-
-
-def direction_of(run: RunRecord) -> tuple[str, str] | None:
-    """The filters of source and target of a run that learned one direction; None of others."""
-    return (str(run.config["source"]), str(run.config["target"])) if "target" in run.config else None
-
-
 def _guide_retriever(workspace: Workspace, run: str | None, source: Translator) -> Retriever:
     """The retrieval that guides a translator: one that was trained on it; by content alone any may be named.
 
@@ -286,16 +197,6 @@ def _guide_retriever(workspace: Workspace, run: str | None, source: Translator) 
         if named.encoders.fingerprint != source.fingerprint:
             return named
     return Retriever.open(workspace, run, encoders=source, device=source.device)
-
-
-def newest(workspace: Workspace, stage: str, run_id: str | None = None) -> RunRecord:
-    """The run of that id, or the newest of the stage that has a checkpoint."""
-    if run_id is not None:
-        return workspace.run(run_id)
-    runs = [run for run in workspace.runs(stage) if (run.path / CHECKPOINT).exists()]
-    if not runs:
-        raise RgunitError(f"no run of stage {stage} yet: run `rgunit train {stage}` first")
-    return runs[-1]
 
 
 def _guided_method(config: Config, source: Translator, source_run: RunRecord, *, guided: bool) -> Method:
@@ -309,8 +210,7 @@ def _guided_method(config: Config, source: Translator, source_run: RunRecord, *,
     for name, network in method.networks.items():
         if name in source.networks:
             network.load_state_dict(source.networks[name].state_dict())
-        elif name != "projector" or has_network(source_run.path / CHECKPOINT, name):
-            # No part of inference, so without a moving average. Stage 1 need not have contrasted patches.
+        elif has_network(source_run.path / CHECKPOINT, name):  # no part of inference, so without a moving average
             load_networks(source_run.path / CHECKPOINT, {name: network}, prefix="networks")
     fusion = build_guidance(config.guided, source.content_channels) if guided else None
     if fusion is not None:
@@ -331,7 +231,7 @@ def _draws(
     domains: tuple[str, str] | None,
     rank: int,
     world: int,
-) -> Draws:
+) -> Sampler:
     """Where a method's batches come from, by what it draws."""
     if domains is not None:
         return DomainSampler(
@@ -377,58 +277,3 @@ def _task(
         autocast=fabric.autocast,
         **process,
     )
-
-
-def _generate(
-    workspace: Workspace, translator: Translator, wanted: int, batch: int, seed: int, progress: Progress
-) -> int:
-    """Translate training images to other images' labels until `wanted` are there; returns how many it made."""
-    assert translator.run is not None
-    table = workspace.images("origin=generated")
-    have = sum(run == translator.run.id for run in table.run)
-    if have >= wanted:
-        return 0
-    names = translator.schema.names
-    columns = workspace.schema.indices(names)
-    known = workspace.images("split=train origin=real")
-    labels_of = {int(i): row for i, row in zip(known.ids, known.labels, strict=True)}
-    # One image a draw: the n-th translation is the same whatever the batch, so a second call never repeats one.
-    groups = [translator.schema.indices(group) for group in translator.schema.groups]
-    domains = direction_of(translator.run)
-    sampler: Draws = (
-        LabelSampler(workspace, names, batch=1, seed=seed + 1, mirror=False, groups=groups, noise=(0, 0))
-        if domains is None
-        else DomainSampler(workspace, names, *domains, batch=1, seed=seed + 1, mirror=False)
-    )
-    made = 0
-    for first in range(have, wanted, batch):
-        draws = [sampler.draw(i) for i in range(first, min(first + batch, wanted))]
-        ids, bits = np.concatenate([d.ids for d in draws]), np.concatenate([d.target for d in draws])
-        images = to_tensor(workspace.load(ids, translator.size), translator.device)
-        style = torch.cat(
-            [
-                translator.sample_style(
-                    torch.from_numpy(draw.target), torch.Generator().manual_seed(seed_of(seed, 9, first + place))
-                )
-                for place, draw in enumerate(draws)
-            ]
-        )
-        pixels = to_pixels(translator.translate(images, translator.content(images), style.to(translator.device)).image)
-        items = []
-        for image, target, picture in zip(ids, bits, pixels, strict=True):
-            labels = labels_of[int(image)].copy()
-            labels[columns] = target
-            items.append(GeneratedImage(pixels=picture, parent=int(image), target=labels, run=translator.run.id))
-        workspace.add_generated(items)
-        made += len(items)
-        progress.step(made, wanted - have)
-    return made
-
-
-def neighbour_table(workspace: Workspace, ids: np.ndarray[Any, np.dtype[np.int64]]) -> dict[int, dict[str, Any]]:
-    """{id: path, origin} of images, for records of who guided what."""
-    table = workspace.images(ids=np.unique(ids[ids >= 0]))
-    return {
-        int(i): {"image_id": int(i), "path": path, "origin": str(origin)}
-        for i, path, origin in zip(table.ids, table.paths, table.origin, strict=True)
-    }

@@ -5,7 +5,6 @@ It implements `retrieval.protocol.Encoders`, so the same object serves retrieval
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -20,10 +19,8 @@ from retrieval.tensors import fingerprint
 from translation.config import Config, parse_config
 from translation.guidance import Guidance, Guide, build_guidance
 from translation.methods import Encodes, Method, Stage, Translation, find_method
+from translation.runs import GUIDED, TRANSLATION, default_run
 from translation.training.checkpoints import load_networks
-
-GUIDED, TRANSLATION = "guided", "translation"
-ARMS = ("retrieved", "random", "none")  # what stage 3 was guided by
 
 
 class Translator:
@@ -145,20 +142,3 @@ class Translator:
         if guide is not None and "fusion" not in self.networks:
             raise RgunitError(f"run {self.run.id if self.run else '?'} was not trained with neighbours: no --guidance")
         return self.method.decode(content, style, images, guide)
-
-
-def default_run(workspace: Workspace, arm: str | None = None) -> RunRecord:
-    """The newest guided run (of an arm), else the newest of stage 1, that has a checkpoint."""
-    for stage in (GUIDED, TRANSLATION):
-        runs = [
-            run
-            for run in workspace.runs(stage)
-            if (run.path / CHECKPOINT).exists()
-            and (stage == TRANSLATION or run.config.get("neighbours") == (arm or "retrieved"))
-        ]
-        if runs:
-            return runs[-1]
-    raise RgunitError("the workspace has no trained translator: run `rgunit train translation` or `rgunit run` first")
-
-
-Autocast = Callable[[], AbstractContextManager[object]]

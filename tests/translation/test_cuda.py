@@ -18,9 +18,10 @@ from tests.translation.steps import make_batch, make_method, shown_to, step
 from translation.config import Config
 from translation.evaluation.arms import evaluate_translation_runs
 from translation.guidance import PIXELS, AttentionFusion, ConvolutionFusion, Guidance, PatchGuidance, attend
+from translation.indexing import fill_index
 from translation.methods.gmm_unit import Batch
 from translation.networks.blocks import instance_norm
-from translation.stages import fill_index, train_guided, train_retrieval, train_translation
+from translation.stages import train_guided, train_retrieval, train_translation
 from translation.training.checkpoints import read_state
 from translation.translator import Translator
 

@@ -13,10 +13,11 @@ from index_store.errors import RgunitError, UsageError
 from index_store.workspace import Workspace
 from retrieval import Results, Retriever
 from tests.translation.small import USED, tiny
+from translation.config import load_config
 from translation.evaluation.arms import open_arms
 from translation.inference import translate_images
-from translation.stages import train_guided
-from translation.translator import default_run
+from translation.runs import default_run, default_start
+from translation.stages import train_guided, train_translation
 
 
 @pytest.fixture
@@ -174,3 +175,15 @@ def test_what_cannot_be_done_is_said_in_one_line(guided: Workspace, inside: Path
 def test_without_a_translator_the_remedy_is_named(workspace: Workspace, inside: Path, tmp_path: Path) -> None:
     with pytest.raises(RgunitError, match="rgunit"):
         translate_images(workspace, [inside], to="+Glasses", out=tmp_path / "out", device="cpu")
+
+
+def test_the_newest_run_is_of_the_method_trained_last(staged: Workspace) -> None:
+    """A later CUT comes before an older guided GMM-UNIT; a further step of GMM-UNIT brings that back."""
+    guided = train_guided(staged, tiny(), device="cpu").run
+    assert default_run(staged).id == guided.id and default_start(staged).id == "r1"
+    small = ("networks.width=0.0625", "networks.discriminator_width=0.0625", "networks.blocks=2", "data.size=32")
+    config = load_config("cut", overrides=[*small, "translation.steps=1", "translation.batch=2"])
+    cut = train_translation(staged, config, attributes_used=("Glasses",), device="cpu").run
+    assert default_run(staged).id == cut.id == default_start(staged).id
+    again = train_guided(staged, tiny(), translation_run="r1", device="cpu").run
+    assert default_run(staged).id == again.id and default_start(staged).id == "r1"

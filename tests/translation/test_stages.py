@@ -24,12 +24,13 @@ from translation import stages
 from translation.config import load_config
 from translation.evaluation.arms import evaluate_translation_runs, open_arms
 from translation.guidance import AttentionFusion, ConvolutionFusion, Guidance, Guide, PatchGuidance, with_pixels
+from translation.indexing import fill_index, open_retriever
 from translation.inference import translate_images
 from translation.methods.gmm_unit import GmmUnit
 from translation.neighbours import Guiding, Neighbours
 from translation.objectives.style import style_labels
 from translation.sampling import LabelSampler
-from translation.stages import fill_index, open_retriever, train_guided, train_retrieval, train_translation
+from translation.stages import train_guided, train_retrieval, train_translation
 from translation.training.metrics import read_metrics
 from translation.training.task import MethodTask, first_weights
 from translation.translator import Translator

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from index_store.errors import RgunitError, UsageError
-from index_store.runs import CHECKPOINT
 from index_store.workspace import RunRecord, Workspace
 from retrieval.evaluation import RetrievalEvaluation, RetrievalProtocol, evaluate_queries
 from retrieval.onnx import OnnxNetwork
@@ -40,12 +39,12 @@ from translation.evaluation.exchange import both_ways
 from translation.evaluation.inception import Inception, PerceptualDistance
 from translation.evaluation.protocol import LOOKED_UP, kept_pairs
 from translation.evaluation.relevance import train_content_reader
+from translation.indexing import open_retriever, require_index
 from translation.methods import Translation
 from translation.neighbours import Neighbours
 from translation.progress import Progress
-from translation.stages import newest, open_retriever, require_index
-from translation.training.sessions import RETRIEVAL
-from translation.translator import GUIDED, TRANSLATION, Translator
+from translation.runs import GUIDED, RETRIEVAL, TRANSLATION, default_start, direction_of, target_of, trained
+from translation.translator import Translator
 
 ARM_OF = {"none": "unguided", "random": "random", "retrieved": "guided"}
 CONTRACT_ARMS = ("unguided", "random", "guided", "copy", "neighbour")
@@ -125,22 +124,20 @@ class Arms:
 
 def open_arms(workspace: Workspace, run: str | None = None, device: str = "auto") -> Arms:
     """All arms that go back to one stage-1 run: that of `run`, by default the newest guided run's."""
-    guided = [r for r in workspace.runs(GUIDED) if (r.path / CHECKPOINT).exists()]
+    guided = trained(workspace, GUIDED)
     if run is not None:
         chosen = workspace.run(run)
         if chosen.stage not in (GUIDED, TRANSLATION):
             raise RgunitError(f"run {run} is of stage {chosen.stage}: name a run of stage translation or guided")
         base = workspace.run(str(chosen.config["translation_run"])) if chosen.stage == GUIDED else chosen
-    elif guided:
-        base = workspace.run(str(guided[-1].config["translation_run"]))
     else:
-        base = newest(workspace, TRANSLATION)
+        base = default_start(workspace)
     first = Translator.load(workspace, base.id, device)
     retriever = retriever_of(workspace, first, base, device)
     if retriever is None and not first.style_dim:
         retriever = _named_retriever(workspace, guided, base, device)
     arms = {"stage1": Arm(workspace, first, None)}
-    where = str(base.config.get("target", ""))
+    where = target_of(base)
     k, cache = first.config.guided.neighbours, first.config.guided.feature_cache
     if retriever is not None:
         arms["probe"] = Arm(
@@ -176,7 +173,7 @@ def arms_of_run(
     cache = first.config.guided.feature_cache
     if not translator.neighbours:
         return {ARM_OF[neighbours]: Arm(workspace, translator, None)}
-    where = str(record.config.get("target", ""))
+    where = target_of(record)
     looked_up = partial(Neighbours, workspace, first, k=k, cache_mib=cache, pixels=translator.pixels, where=where)
     at_random = Arm(workspace, translator, looked_up(None))
     if neighbours == "random":
@@ -200,8 +197,8 @@ def used_with(config: Config, use: Mapping[str, Any]) -> Config:
 
 def retriever_of(workspace: Workspace, first: Translator, base: RunRecord, device: str) -> Retriever | None:
     """The newest retrieval run on this stage-1 run whose index is filled."""
-    for record in reversed(workspace.runs(RETRIEVAL)):
-        if record.config.get("translation_run") != base.id or not (record.path / CHECKPOINT).exists():
+    for record in reversed(trained(workspace, RETRIEVAL)):
+        if record.config.get("translation_run") != base.id:
             continue
         try:
             retriever = open_retriever(workspace, record.id, device)
@@ -282,8 +279,7 @@ def evaluate_translation_runs(
     config = (config or first.config.evaluation).model_copy(update=dict(changes or {}))
     inception = Inception(config.inception_weights, str(first.device)) if config.inception_weights else None
     lpips = PerceptualDistance(config.lpips_weights, str(first.device)) if config.lpips_weights else None
-    kept, settings = found.translation_run.path, found.translation_run.config
-    direction = (str(settings["source"]), str(settings["target"])) if "target" in settings else None
+    kept, direction = found.translation_run.path, direction_of(found.translation_run)
     pairs, stale = kept_pairs(
         kept,
         workspace,

@@ -15,14 +15,13 @@ from index_store.runs import CHECKPOINT
 from index_store.workspace import RunRecord, Workspace
 from translation.config import Config, parse_config
 from translation.progress import Progress
+from translation.runs import GUIDED, RETRIEVAL, TRANSLATION
 from translation.sections import TrainingConfig
 from translation.training.checkpoints import read_state, restore
 from translation.training.loop import Task, train
 from translation.training.precision import faster_precision
 from translation.training.processes import first_then_others, from_first, process_rank
-from translation.translator import GUIDED, TRANSLATION
 
-RETRIEVAL = "retrieval"
 Resume = bool | Literal["auto", "changed"]
 """False: a new run. True: the newest of its kind, refused if its settings differ. "changed": the newest with other
 settings, which it keeps; refused if they are of another network or other data. "auto": the newest if its settings

@@ -20,7 +20,7 @@ from index_store.workspace import Workspace
 from retrieval.tensors import to_pixels, to_tensor
 from translation.guidance import Guide
 from translation.methods import Encodes, Loss, Method, Steps, Watches
-from translation.sampling import Batch, Draw, Draws, mirrored_pixels
+from translation.sampling import Batch, Draw, Sampler, mirrored_pixels
 from translation.sections import DataConfig, StageConfig, TrainingConfig
 from translation.training.compiling import compile_networks
 
@@ -98,7 +98,7 @@ class MethodTask:
         workspace: Workspace,
         schema: AttributeSchema,
         method: Method,
-        draws: Draws,
+        draws: Sampler,
         *,
         stage: StageConfig,
         data: DataConfig,

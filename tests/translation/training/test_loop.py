@@ -29,7 +29,8 @@ from tests.translation.small import TINY, USED, Notes, tiny
 from tests.translation.steps import networks_of
 from tests.translation.training.line import Line, assert_same, settings
 from translation import objectives
-from translation.stages import fill_index, train_guided, train_retrieval, train_translation
+from translation.indexing import fill_index
+from translation.stages import train_guided, train_retrieval, train_translation
 from translation.training import precision
 from translation.training.checkpoints import load_networks, read_state, save_checkpoint
 from translation.training.loop import Trained, train

@@ -38,9 +38,9 @@ from translation.evaluation.experiments.trainings import Trainer, needs
 from translation.evaluation.experiments.workspaces import drawn_workspace, quarter_workspace
 from translation.evaluation.report.sheet import draw_pairs
 from translation.evaluation.scores import Draws, comparisons
+from translation.indexing import open_retriever
 from translation.neighbours import Neighbours
 from translation.progress import Progress
-from translation.stages import open_retriever
 from translation.translator import Translator
 
 

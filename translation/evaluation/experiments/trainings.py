@@ -10,8 +10,9 @@ from index_store.workspace import RunRecord, Workspace
 from translation.config import Config, load_config
 from translation.evaluation.experiments.ledger import Ledger
 from translation.evaluation.experiments.plan import NEIGHBOURS, Plan, places, variants
+from translation.indexing import fill_index
 from translation.progress import Progress
-from translation.stages import fill_index, train_guided, train_retrieval, train_translation
+from translation.stages import train_guided, train_retrieval, train_translation
 from translation.training.sessions import StageResult
 
 STAGES: dict[str, Callable[..., StageResult]] = {

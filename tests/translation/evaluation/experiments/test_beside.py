@@ -18,7 +18,8 @@ from translation.evaluation.arms import open_arms
 from translation.evaluation.experiments.guidance import run_guidance
 from translation.evaluation.experiments.plan import Plan
 from translation.evaluation.experiments.slim import slim_workspace
-from translation.stages import fill_index, train_guided
+from translation.indexing import fill_index
+from translation.stages import train_guided
 
 STARTER = """
 import subprocess, sys

@@ -1,0 +1,156 @@
+"""Filling the store: the collection's vectors of a retrieval run, and some translations beside them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from index_store.errors import RgunitError
+from index_store.workspace import GeneratedImage, Workspace
+from retrieval.content_models import ContentModel, forget_model, keep_model, kept_model
+from retrieval.indexing import build_content, build_index
+from retrieval.retriever import Retriever
+from retrieval.tensors import to_pixels, to_tensor
+from translation.config import Config
+from translation.progress import Progress
+from translation.runs import direction_of
+from translation.sampling import DomainSampler, LabelSampler, Sampler
+from translation.training.loop import seed_of
+from translation.translator import Translator
+
+
+@dataclass(frozen=True)
+class IndexResult:
+    """vectors: all of the retrieval run in the store now; added and generated: by this call."""
+
+    vectors: int
+    added: int
+    generated: int
+    seconds: float
+
+
+def fill_index(
+    workspace: Workspace,
+    config: Config | None = None,
+    *,
+    run: str | None = None,
+    generated: int | None = None,
+    content_model: Path | None = None,
+    content_crop: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> IndexResult:
+    """Embed every real, unlabelled and generated image that lacks a vector of the retrieval run.
+
+    First makes translations until the workspace has `generated` of that run's translator (by default the
+    configuration's number): training images in the style of other images' labels, kept as files and rows. With
+    `content_model`, an ONNX file, weighted queries take content from it (`none`: from the run again); it is kept, and
+    later calls embed new images by it too.
+    """
+    progress, started = progress or Progress(), time.monotonic()
+    model = _content_model(workspace, content_model, content_crop)  # refused before any work
+    retriever = open_retriever(workspace, run, device)
+    translator = retriever.encoders
+    assert isinstance(translator, Translator)
+    config = config or translator.config
+    wanted = config.index.generated if generated is None else generated
+    made = _generate(workspace, translator, wanted, config.index.batch, seed, progress)
+    added = build_index(workspace, retriever, batch=config.index.batch, progress=progress.step)
+    if model is not None:
+        build_content(workspace, model, batch=config.index.batch, progress=progress.step)
+    vectors = count_vectors(workspace, retriever)
+    return IndexResult(vectors, added, made, time.monotonic() - started)
+
+
+def _content_model(workspace: Workspace, path: Path | None, crop: str | None) -> ContentModel | None:
+    """The model that a call names, else the one that the workspace keeps."""
+    if path is None:
+        return kept_model(workspace)
+    if str(path) == "none":
+        forget_model(workspace)
+        return None
+    return keep_model(workspace, path, crop)
+
+
+def open_retriever(workspace: Workspace, run: str | None, device: str = "auto") -> Retriever:
+    """A retrieval run (by default the newest) with the translator it was trained on."""
+    bare = Retriever.open(workspace, run, device="cpu")
+    translator = Translator.load(workspace, str(bare.run.config["translation_run"]), device)
+    return Retriever.open(workspace, bare.run.id, encoders=translator)
+
+
+def count_vectors(workspace: Workspace, retriever: Retriever) -> int:
+    """How many images have a vector of the retriever."""
+    missing = workspace.missing_vectors(retriever.encoder_name, retriever.fingerprint)
+    return len(workspace.images()) - len(missing)
+
+
+def require_index(workspace: Workspace, retriever: Retriever) -> None:
+    """Raises RgunitError unless every image has a vector of the retriever."""
+    missing = workspace.missing_vectors(retriever.encoder_name, retriever.fingerprint)
+    if len(missing):
+        raise RgunitError(
+            f"{len(missing)} images have no vector of retrieval run {retriever.run.id} yet: "
+            f"run `rgunit index build --run {retriever.run.id}`"
+        )
+
+
+def _generate(
+    workspace: Workspace, translator: Translator, wanted: int, batch: int, seed: int, progress: Progress
+) -> int:
+    """Translate training images to other images' labels until `wanted` are there; returns how many it made."""
+    assert translator.run is not None
+    table = workspace.images("origin=generated")
+    have = sum(run == translator.run.id for run in table.run)
+    if have >= wanted:
+        return 0
+    names = translator.schema.names
+    columns = workspace.schema.indices(names)
+    known = workspace.images("split=train origin=real")
+    labels_of = {int(i): row for i, row in zip(known.ids, known.labels, strict=True)}
+    # One image a draw: the n-th translation is the same whatever the batch, so a second call never repeats one.
+    groups = [translator.schema.indices(group) for group in translator.schema.groups]
+    domains = direction_of(translator.run)
+    sampler: Sampler = (
+        LabelSampler(workspace, names, batch=1, seed=seed + 1, mirror=False, groups=groups, noise=(0, 0))
+        if domains is None
+        else DomainSampler(workspace, names, *domains, batch=1, seed=seed + 1, mirror=False)
+    )
+    made = 0
+    for first in range(have, wanted, batch):
+        draws = [sampler.draw(i) for i in range(first, min(first + batch, wanted))]
+        ids, bits = np.concatenate([d.ids for d in draws]), np.concatenate([d.target for d in draws])
+        images = to_tensor(workspace.load(ids, translator.size), translator.device)
+        style = torch.cat(
+            [
+                translator.sample_style(
+                    torch.from_numpy(draw.target), torch.Generator().manual_seed(seed_of(seed, 9, first + place))
+                )
+                for place, draw in enumerate(draws)
+            ]
+        )
+        pixels = to_pixels(translator.translate(images, translator.content(images), style.to(translator.device)).image)
+        items = []
+        for image, target, picture in zip(ids, bits, pixels, strict=True):
+            labels = labels_of[int(image)].copy()
+            labels[columns] = target
+            items.append(GeneratedImage(pixels=picture, parent=int(image), target=labels, run=translator.run.id))
+        workspace.add_generated(items)
+        made += len(items)
+        progress.step(made, wanted - have)
+    return made
+
+
+def neighbour_table(workspace: Workspace, ids: np.ndarray[Any, np.dtype[np.int64]]) -> dict[int, dict[str, Any]]:
+    """{id: path, origin} of images, for records of who guided what."""
+    table = workspace.images(ids=np.unique(ids[ids >= 0]))
+    return {
+        int(i): {"image_id": int(i), "path": path, "origin": str(origin)}
+        for i, path, origin in zip(table.ids, table.paths, table.origin, strict=True)
+    }
