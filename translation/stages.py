@@ -25,7 +25,7 @@ from translation.progress import Progress
 from translation.runs import GUIDED, RETRIEVAL, TRANSLATION, direction_of, newest
 from translation.sampling import DomainSampler, LabelSampler, Sampler
 from translation.sections import StageConfig
-from translation.training.checkpoints import has_network, load_networks
+from translation.training.checkpoints import load_networks, trained_networks
 from translation.training.loop import make_fabric
 from translation.training.sessions import Resume, Session, StageResult, settled, train_run
 from translation.training.task import MethodTask, first_weights
@@ -202,16 +202,20 @@ def _guide_retriever(workspace: Workspace, run: str | None, source: Translator) 
 def _guided_method(config: Config, source: Translator, source_run: RunRecord, *, guided: bool) -> Method:
     """The method of stage 3 with stage 1's networks, and a fresh guidance where it is guided; its encoders frozen.
 
-    RgunitError where the method cannot be guided.
+    RgunitError where the method cannot be guided, or the run is a copy that keeps only what is used.
     """
+    checkpoint = source_run.path / CHECKPOINT
+    trained = trained_networks(checkpoint)
+    if not trained:
+        raise RgunitError(f"{checkpoint} is a copy without what training needs (--carry): train where the run was made")
     method: Method = find_method(config.method).build(config, source.schema, GUIDED)
     if not isinstance(method, Guidable):
         raise RgunitError(f"the method {config.method} takes no guidance: `rgunit methods` says which do")
     for name, network in method.networks.items():
         if name in source.networks:
             network.load_state_dict(source.networks[name].state_dict())
-        elif has_network(source_run.path / CHECKPOINT, name):  # no part of inference, so without a moving average
-            load_networks(source_run.path / CHECKPOINT, {name: network}, prefix="networks")
+        elif name in trained:  # no part of inference, so without a moving average
+            load_networks(checkpoint, {name: network}, prefix="networks")
     fusion = build_guidance(config.guided, source.content_channels) if guided else None
     if fusion is not None:
         method.networks["fusion"] = fusion

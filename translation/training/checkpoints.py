@@ -126,11 +126,11 @@ def read_state(path: Path) -> dict[str, Any]:
         raise RgunitError(f"{path} is no checkpoint of rgunit ({error}): delete its run and train again") from None
 
 
-def has_network(path: Path, name: str) -> bool:
-    """Whether a checkpoint keeps a network of that name."""
+def trained_networks(path: Path) -> set[str]:
+    """The networks that a checkpoint keeps as they were trained; none in a copy that is only to be used."""
     read_state(path)
     with safe_open(path, framework="pt") as file:
-        return any(key.startswith(f"networks.{name}.") for key in file.keys())  # noqa: SIM118
+        return {key.split(".")[1] for key in file.keys() if key.startswith("networks.")}  # noqa: SIM118
 
 
 def load_networks(path: Path, networks: Mapping[str, nn.Module], *, prefix: str = "average") -> None:
