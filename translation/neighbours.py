@@ -24,13 +24,14 @@ from index_store.errors import RgunitError
 from index_store.workspace import Workspace
 from retrieval.retriever import Retriever
 from retrieval.tensors import to_tensor
-from translation.guidance import Guide, draw_hidden, draw_shown, with_pixels
+from translation.guidance import Guidance, Guide, draw_hidden, draw_shown, with_pixels
 from translation.methods import Guidable
 from translation.sampling import Batch, Guides
 from translation.sections import GuidedConfig
 from translation.translator import Translator
 
 POOL = "split=train origin=real|unlabelled"
+TINY = 1e-8  # no division by 0
 STYLES = 1 << 16  # styles that are kept, of some hundred bytes each
 
 
@@ -278,3 +279,35 @@ class Guiding:
         if share := self.settings.neighbour_style:
             style = self.neighbours.style(found, style, share)
         return (Guide(self.neighbours.content(found)) if self.fused else None), style
+
+    def watch(self, batch: Batch) -> dict[str, Tensor]:
+        return use_of_neighbours(self.method, batch)
+
+
+@torch.no_grad()
+def use_of_neighbours(method: Guidable, batch: Batch) -> dict[str, Tensor]:
+    """Whether guidance is used, right after a step on the encoded batch; nothing where none is shown.
+
+    neighbour_gate: how far its way is open. neighbour_share: ‖neighbours' part‖ / ‖source's part‖ of c_total, where
+    they enter there. fusion_gradient: norm of the step's gradient. neighbour_swap (batches of 2 or more): how much the
+    translation changes when each image is given another's neighbours, ‖x̂(r) − x̂(r′)‖ / ‖x̂(r) − x‖.
+    """
+    guidance = method.networks.get("fusion")
+    if not isinstance(guidance, Guidance) or not batch.guides.maps:
+        return {}
+    (content, style), neighbours = method.queries(batch)[0], batch.guides.maps[0]
+    gradients = [p.grad.float().norm() for p in guidance.parameters() if p.grad is not None]
+    measured = {
+        "neighbour_gate": guidance.gate().float(),
+        "fusion_gradient": torch.stack(gradients).norm() if gradients else content.new_zeros(()),
+    }
+    if not guidance.pixels:
+        source, theirs = (part.float() for part in guidance.branches(content, neighbours))
+        measured["neighbour_share"] = theirs.norm() / source.norm().clamp(min=TINY)
+    if len(batch.images) > 1:
+        own, others = (
+            method.decode(content, style, batch.images, Guide(shown)).image.float()
+            for shown in (neighbours, neighbours.roll(1, 0))
+        )
+        measured["neighbour_swap"] = (own - others).norm() / (own - batch.images).norm().clamp(min=TINY)
+    return measured

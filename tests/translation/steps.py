@@ -12,8 +12,9 @@ from tests.translation.small import USED, tiny
 from translation.config import Config
 from translation.guidance import Guidance
 from translation.methods import find_method
-from translation.methods.gmm_unit import GmmUnit, Networks, build_networks, sampled
+from translation.methods.gmm_unit import GmmUnit, Networks, build_networks
 from translation.networks.gmm_unit import Generator
+from translation.objectives.style import sampled
 from translation.sampling import Batch, Guides, LabelSampler
 from translation.training.task import Engine, MethodTask, first_weights
 

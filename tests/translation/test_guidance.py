@@ -29,9 +29,9 @@ from translation.guidance import (
     places,
     with_pixels,
 )
-from translation.methods.gmm_unit import GmmUnit, sampled
-from translation.neighbours import agreeing
-from translation.objectives.style import style_labels, style_mean
+from translation.methods.gmm_unit import GmmUnit
+from translation.neighbours import agreeing, use_of_neighbours
+from translation.objectives.style import sampled, style_labels, style_mean
 from translation.sampling import Batch, Guides
 
 C = 16
@@ -451,13 +451,17 @@ def test_neighbours_as_real_images_need_no_labels() -> None:
 # --- what is logged ------------------------------------------------------------------------------------------
 
 
+def use_of(method: GmmUnit, batch: Batch) -> dict[str, Tensor]:
+    return use_of_neighbours(method, replace(batch, encoded=method.encode(batch.images)))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_watched_says_whether_neighbours_are_used(kind: str) -> None:
     batch, share = make_batch(neighbours=seen(kind, 2, 3)), kind != "patches"
     shut, open_ = guided_method(kind), guided_method(kind, 0.5)
     for method in (shut, open_):
         step(method, batch, optimizers(method, 0.0))
-    before, after = shut.watch(batch), open_.watch(batch)
+    before, after = use_of(shut, batch), use_of(open_, batch)
     assert before["neighbour_gate"] == before["neighbour_swap"] == 0
     assert ("neighbour_share" in before) == share, "patches have no part in the content"
     assert not share or before["neighbour_share"] == 0
@@ -465,7 +469,7 @@ def test_what_is_watched_says_whether_neighbours_are_used(kind: str) -> None:
     for name in before:
         assert after[name] > 0 and after[name].shape == () and not after[name].requires_grad
     same = shown_to(batch, seen(kind, 1, 3).expand(2, -1, -1, -1, -1))
-    assert open_.watch(same)["neighbour_swap"] < 1e-6, "a neighbour swapped for the same one"
+    assert use_of(open_, same)["neighbour_swap"] < 1e-6, "a neighbour swapped for the same one"
 
 
 def test_the_share_is_that_of_the_parts_norms() -> None:
@@ -474,13 +478,13 @@ def test_the_share_is_that_of_the_parts_norms() -> None:
     content, _, _ = method.encode(batch.images)
     fused = method.generator_input(content, batch).content
     expected = (fused - content).norm() / content.norm()
-    torch.testing.assert_close(method.watch(batch)["neighbour_share"], expected)
+    torch.testing.assert_close(use_of(method, batch)["neighbour_share"], expected)
 
 
 def test_unguided_and_single_images_have_nothing_to_swap() -> None:
-    assert make_method().watch(make_batch()) == {}
+    assert use_of(make_method(), make_batch()) == {}
     one = make_batch(1, neighbours=maps(1, 3))
-    assert set(guided_method("attention").watch(one)) == {"neighbour_gate", "neighbour_share", "fusion_gradient"}
+    assert set(use_of(guided_method("attention"), one)) == {"neighbour_gate", "neighbour_share", "fusion_gradient"}
 
 
 def test_a_closed_mask_leaves_guidance_finite() -> None:
@@ -494,7 +498,7 @@ def test_a_closed_mask_leaves_guidance_finite() -> None:
     assert mask.max() < 1e-6 and terms["reconstruction"] > 0.1
     terms["reconstruction"].backward()
     assert gradient(twin.networks["fusion"]) > 0, "the reconstruction is not blended: guidance learns all the same"
-    assert all(value.isfinite() for value in method.watch(batch).values())
+    assert all(value.isfinite() for value in use_of(method, batch).values())
     mean, log_variance = method.encode(batch.images)[1:]
     assert sampled(mean, log_variance, batch.noise[2]).isfinite().all()
 

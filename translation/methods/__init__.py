@@ -119,7 +119,8 @@ class Curves:
 class Method(Protocol):
     """One paper: its networks, and one training step on drawn batches.
 
-    A class attribute `curves`, a tuple of `Curves`, names the metrics that the report draws; a method may have none.
+    It may have two more attributes: `curves`, a tuple of `Curves` that the report draws, and `helpers`, networks that
+    are moved to the device like the others, but neither trained nor kept.
     """
 
     name: ClassVar[str]
@@ -156,6 +157,7 @@ class Method(Protocol):
 class Encodes(Protocol):
     """A method with a content map and a style vector (of length 0 where it has none): what retrieval asks for."""
 
+    networks: dict[str, nn.Module]
     encoders: ClassVar[tuple[str, ...]]
     """Networks that make content and style: their weights decide whether vectors may be compared."""
 
@@ -205,9 +207,6 @@ class Watches(Protocol):
     def measure(self, batch: Batch) -> dict[str, Tensor]:
         """Named scalars after each step, without gradient."""
 
-    def watch(self, batch: Batch) -> dict[str, Tensor]:
-        """Named scalars where metrics are logged, right after the step: its gradients are still there."""
-
     def health(self, metrics: Mapping[str, float]) -> str | None:
         """A warning about logged metrics, or None."""
 
@@ -226,13 +225,3 @@ def _load(place: str) -> type[Any]:
     module, _, name = place.partition(":")
     found: type[Any] = getattr(import_module(module), name)
     return found
-
-
-def halved(every: int) -> Callable[[int], float]:
-    """The factor that halves a rate every so many steps."""
-    return lambda step: 0.5 ** (step // every)
-
-
-def linear(steps: int, start: int) -> Callable[[int], float]:
-    """The factor that falls in a line from 1 at step `start` to 0 at `steps`."""
-    return lambda step: 1.0 if step <= start else max(0.0, (steps - step) / max(1, steps - start))

@@ -14,13 +14,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from index_store.attributes import AttributeSchema
-from translation.guidance import Guidance, Guide, Guided, fuse, paint
-from translation.methods import About, Curves, Draws, Loss, Player, Query, Sections, Stage, Steps, Translation, linear
+from translation.guidance import Guide, Guided, fuse, paint
+from translation.methods import About, Curves, Draws, Loss, Player, Query, Sections, Stage, Steps, Translation
+from translation.methods.parts import GuidedAdversary, linear
 from translation.networks.blocks import initialise
 from translation.networks.patches import PAPER_LAYERS, PatchProjector, features, layer_channels, usable_layers
 from translation.networks.resnet import PatchDiscriminator, ResnetDecoder, ResnetEncoder
 from translation.objectives import adversarial_discriminator, adversarial_generator
-from translation.objectives.patch_nce import gather_positions, mirrored, patch_nce_over_layers, sample_positions
+from translation.objectives.patch_nce import contrast
 from translation.sampling import Batch
 from translation.sections import GuidedConfig, Section, StageConfig
 
@@ -74,7 +75,7 @@ class GuidedCutConfig(GuidedConfig, CutConfig):
     weights: Weights = Weights()
 
 
-class Cut:
+class Cut(GuidedAdversary):
     """networks: encoder (two halvings), decoder (residual blocks, upsampling), in training discriminator and projector.
 
     `draws` domains: `images` of the source, `references` of the target. It has a content, the encoder's map, and no
@@ -155,22 +156,8 @@ class Cut:
     @property
     def players(self) -> dict[str, Player]:
         s = self.stage
-        decay = linear(s.steps, round(s.constant * s.steps))
-        other = s.discriminator_learning_rate or s.learning_rate
         generator = ("encoder", "decoder", "projector") if self.train_encoder else ("decoder", "projector")
-        found = {
-            "generator": Player(generator, s.learning_rate, s.betas, decay),
-            "discriminator": Player(("discriminator",), other, s.betas, decay),
-        }
-        if self.guidance is not None and isinstance(s, GuidedCutConfig):
-            found["fusion"] = Player(("fusion",), s.fusion_learning_rate or s.learning_rate, s.betas, decay)
-        return found
-
-    @property
-    def guidance(self) -> Guidance | None:
-        fusion = self.networks.get("fusion")
-        assert fusion is None or isinstance(fusion, Guidance)
-        return fusion
+        return self.adversaries(s, generator, linear(s.steps, round(s.constant * s.steps)))
 
     @property
     def averaged(self) -> tuple[str, ...]:
@@ -239,16 +226,17 @@ class Cut:
         assert target is not None
         flip = s.flip and bool(torch.initial_seed() >> 7 & 1)  # the loop seeds each step: a coin without waiting
         source = batch.images.flip(3) if flip else batch.images
-        if batch.encoded is None:
-            *keys, fake = features(self._generator, source, (*self.layers, "image"))
-        else:
+        if batch.encoded is not None:
             guides = batch.guides
             guide = Guide(guides.maps[0], shown=guides.shown) if guides.maps else None
             fake = self.generate(fuse(self.guidance, batch.encoded, guide), batch.images)
+        elif not flip:
+            *keys, fake = features(self._generator, source, (*self.layers, "image"))
+        else:
+            fake = self.generate(Guided(self.content(source)), source)
+        if flip or batch.encoded is not None:  # of the source as it is, and without guidance
             with torch.no_grad():
                 keys = features(self._generator, batch.images, self.layers)
-        if flip:  # keys are of the source as it is; the output is read in the mirrored places
-            keys = features(self._generator, batch.images, self.layers)
         discriminator = self.networks["discriminator"]
         judged = adversarial_discriminator([discriminator(target)], [discriminator(fake.detach())])
         yield Loss(("discriminator",), {"adversarial": judged}, {"adversarial": 0.5 * s.weights.adversarial})
@@ -259,26 +247,11 @@ class Cut:
         if s.weights.identity:
             *own, same = features(self._generator, target, (*self.layers, "image"))
             terms["identity"] = self._nce(own, same)
-        players = ("generator", "fusion") if self.guidance is not None else ("generator",)
-        yield Loss(players, terms, s.weights.model_dump())
+        yield Loss(self.painters, terms, s.weights.model_dump())
         return fake
 
     def measure(self, batch: Batch) -> dict[str, Tensor]:
         return {}
-
-    @torch.no_grad()
-    def watch(self, batch: Batch) -> dict[str, Tensor]:
-        """neighbour_gate: how far the neighbours' way is open. neighbour_swap: how much the output changes where each
-        image is given another's neighbours, ‖x̂(r) − x̂(r′)‖ / ‖x̂(r) − x‖."""
-        if self.guidance is None or not batch.guides.maps or len(batch.images) < 2:
-            return {}
-        maps = batch.guides.maps[0]
-        first, second = (
-            self.generate(fuse(self.guidance, batch.encoded, Guide(shown)), batch.images)
-            for shown in (maps, maps.roll(1, 0))
-        )
-        change = (first - batch.images).norm().clamp(min=1e-8)
-        return {"neighbour_gate": self.guidance.gate().float(), "neighbour_swap": (first - second).norm() / change}
 
     def health(self, metrics: Mapping[str, float]) -> str | None:
         if metrics["discriminator/adversarial"] < WON and metrics["generator/adversarial"] > LOST:
@@ -297,10 +270,15 @@ class Cut:
     def _nce(self, keys: list[Tensor], output: Tensor, flip: bool = False) -> Tensor:
         """PatchNCE of an output against the maps of its source, which carry no gradient."""
         s, projector = self.stage, self.networks["projector"]
-        queries = features(self._generator, output, self.layers)
-        places = [sample_positions(map_.shape[2] * map_.shape[3], s.patches) for map_ in keys]
-        at = [mirrored(p, q.shape[3]) for p, q in zip(places, queries, strict=True)] if flip else places
-        with torch.no_grad():
-            known = projector([gather_positions(map_, p) for map_, p in zip(keys, places, strict=True)])
-        found = projector([gather_positions(map_, p) for map_, p in zip(queries, at, strict=True)])
-        return patch_nce_over_layers(found, known, s.temperature, s.across_batch)
+        assert isinstance(projector, PatchProjector)
+        return contrast(
+            self._generator,
+            projector,
+            self.layers,
+            keys,
+            output,
+            patches=s.patches,
+            temperature=s.temperature,
+            across_batch=s.across_batch,
+            flip=flip,
+        )

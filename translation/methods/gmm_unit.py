@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from index_store.attributes import AttributeSchema
 from translation import objectives
-from translation.guidance import Guidance, Guide, Guided, fuse, hide, paint
+from translation.guidance import Guide, Guided, fuse, hide, paint
 from translation.methods import (
     SHARE,
     About,
@@ -29,8 +29,8 @@ from translation.methods import (
     Stage,
     Steps,
     Translation,
-    halved,
 )
+from translation.methods.parts import GuidedAdversary, halved, ramp
 from translation.networks.gmm_unit import (
     ContentEncoder,
     Discriminator,
@@ -38,7 +38,7 @@ from translation.networks.gmm_unit import (
     StyleEncoder,
     initialise,
 )
-from translation.networks.patches import PAPER_LAYERS, PatchProjector, layer_channels, usable_layers
+from translation.networks.patches import PAPER_LAYERS, PatchProjector, features, layer_channels, usable_layers
 from translation.networks.vgg import VGG
 from translation.objectives import style as styles
 from translation.objectives.patch_nce import contrast
@@ -50,7 +50,6 @@ from translation.training.processes import shared_mean
 if TYPE_CHECKING:
     from translation.config import Config
 
-TINY = 1e-8  # no division by 0
 MASK_CLOSED, MASK_OPEN = 0.02, 0.98
 
 
@@ -102,7 +101,7 @@ class RgUnitConfig(GuidedConfig, TranslationConfig):
     weights: Weights = Weights()
 
 
-class GmmUnit:
+class GmmUnit(GuidedAdversary):
     """The update rule: one discriminator step, one generator step, on a `Batch` (labels drawn, three noises an image:
     the target's style, a second one for the isometry, E_s's sample of the source).
 
@@ -152,11 +151,6 @@ class GmmUnit:
             SHARE,
         ),
         Curves("Mask", "mean: 0 copies, 1 paints", {"mask_mean": "mask"}, SHARE),
-        Curves(
-            "Use of neighbours",
-            "relative norm",
-            {"neighbour_share": "their part of the content", "neighbour_swap": "change with others' neighbours"},
-        ),
         Curves("Further terms", "unweighted", {"generator/perceptual": "perceptual", "generator/isometry": "isometry"}),
     )
 
@@ -210,26 +204,10 @@ class GmmUnit:
         return () if self.vgg is None else (self.vgg,)
 
     @property
-    def guidance(self) -> Guidance | None:
-        fusion = self.networks.get("fusion")
-        assert fusion is None or isinstance(fusion, Guidance)
-        return fusion
-
-    @property
     def players(self) -> dict[str, Player]:
-        s = self.stage
-        decay = halved(s.halve_every)
-        generator = (*self.encoders, "generator") if self.train_encoders else ("generator",)
-        if "projector" in self.networks:
-            generator = (*generator, "projector")
-        other = s.discriminator_learning_rate or s.learning_rate
-        found = {
-            "generator": Player(generator, s.learning_rate, s.betas, decay),
-            "discriminator": Player(("discriminator",), other, s.betas, decay),
-        }
-        if self.guidance is not None and isinstance(s, RgUnitConfig):
-            found["fusion"] = Player(("fusion",), s.fusion_learning_rate or s.learning_rate, s.betas, decay)
-        return found
+        trained = (*self.encoders, "generator") if self.train_encoders else ("generator",)
+        more = ("projector",) if "projector" in self.networks else ()
+        return self.adversaries(self.stage, (*trained, *more), halved(self.stage.halve_every))
 
     @property
     def averaged(self) -> tuple[str, ...]:
@@ -317,14 +295,13 @@ class GmmUnit:
             return (yield from self.warm_up(batch, kl_weight))
         weights = {**self.stage.weights.model_dump(), "kl": kl_weight}
         content, mean, log_variance = batch.encoded or self.encode(batch.images)
-        source_style = sampled(mean, log_variance, batch.noise[2])
+        source_style = styles.sampled(mean, log_variance, batch.noise[2])
         guided = self.generator_input(content, batch)
         prediction, mask = self.generate(guided, self.target_style(batch), batch.images)
         fake = objectives.blend(prediction, mask, batch.images)
         yield Loss(("discriminator",), self.discriminator_losses(batch, fake.detach()), weights)
         terms = self.generator_losses(batch, content, guided, mean, log_variance, source_style, fake)
-        players = ("generator", "fusion") if self.guidance is not None else ("generator",)
-        yield Loss(players, terms, weights)
+        yield Loss(self.painters, terms, weights)
         yield self._told(mask, kl_weight, mean, batch.labels)
         return fake
 
@@ -336,7 +313,7 @@ class GmmUnit:
         """
         weights = {**self.stage.weights.model_dump(), "kl": kl_weight}
         content, mean, log_variance = self.encode(batch.images)
-        own, mask = self.networks["generator"](content, sampled(mean, log_variance, batch.noise[2]))
+        own, mask = self.networks["generator"](content, styles.sampled(mean, log_variance, batch.noise[2]))
         real = self._domain(self.networks["discriminator"](batch.images), batch.labels)
         yield Loss(("discriminator",), {"domain": real}, weights)
         terms = {
@@ -425,35 +402,6 @@ class GmmUnit:
         right = (styles.style_labels(self.style(images)) == labels) & known
         return {"style_accuracy": right.sum() / known.sum().clamp(min=1)}
 
-    @torch.no_grad()
-    def watch(self, batch: Batch) -> dict[str, Tensor]:
-        """Whether guidance is used, right after a step on the batch; nothing without it.
-
-        neighbour_gate: how far its way is open. neighbour_share: ‖neighbours' part‖ / ‖source's part‖ of c_total, where
-        they enter there.
-        fusion_gradient: norm of the step's gradient. neighbour_swap (batches of 2 or more): how much the translation
-        changes when each image is given another's neighbours, ‖x̂(r) − x̂(r′)‖ / ‖x̂(r) − x‖.
-        """
-        if self.guidance is None or not batch.guides.maps:
-            return {}
-        images, neighbours = [], batch.guides.maps[0]
-        content = batch.encoded[0] if batch.encoded else self.encode(batch.images)[0]
-        for shown in (neighbours, neighbours.roll(1, 0))[: len(batch.images)]:
-            prediction, mask = self.generate(self.guidance(content, shown), self.target_style(batch), batch.images)
-            images.append(objectives.blend(prediction, mask, batch.images))
-        gradients = [p.grad.float().norm() for p in self.guidance.parameters() if p.grad is not None]
-        measured = {
-            "neighbour_gate": self.guidance.gate().float(),
-            "fusion_gradient": torch.stack(gradients).norm() if gradients else content.new_zeros(()),
-        }
-        if not self.guidance.pixels:
-            source, theirs = (part.float() for part in self.guidance.branches(content, neighbours))
-            measured["neighbour_share"] = theirs.norm() / source.norm().clamp(min=TINY)
-        if len(images) > 1:
-            change = (images[0] - batch.images).norm().clamp(min=TINY)
-            measured["neighbour_swap"] = (images[0] - images[1]).norm() / change
-        return measured
-
     def health(self, metrics: Mapping[str, float]) -> str | None:
         mask = metrics["mask_mean"]
         if mask < MASK_CLOSED:
@@ -478,7 +426,10 @@ class GmmUnit:
         """A patch of the translation against all of its source's: only that of its own place is right."""
         encoder, projector = self.networks["content_encoder"], self.networks["projector"]
         assert isinstance(encoder, ContentEncoder) and isinstance(projector, PatchProjector)
-        return contrast((encoder,), projector, usable_layers((encoder,), PAPER_LAYERS), images, fake)
+        layers = usable_layers((encoder,), PAPER_LAYERS)
+        with torch.no_grad():
+            keys = features((encoder,), images, layers)
+        return contrast((encoder,), projector, layers, keys, fake)
 
     def _domain(self, judged: Sequence[tuple[Tensor, Tensor]], labels: Tensor) -> Tensor:
         """The classification of what D [(realness, logits) a scale] says of images with these labels."""
@@ -501,13 +452,3 @@ def build_networks(n: Networks, size: int, attributes: int, *, discriminator: bo
         )
         initialise(networks["discriminator"], "normal")
     return networks
-
-
-def sampled(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
-    """E_s's sample μ + σ·noise [B, 8·A], in full precision: exp() overflows early in half."""
-    return mean.float() + (0.5 * log_variance.float()).exp() * noise
-
-
-def ramp(step: int, steps: int) -> float:
-    """From 0 to 1 over the first `steps` steps; 1 where there are none."""
-    return min(1.0, step / steps) if steps else 1.0

@@ -63,3 +63,8 @@ def isometry(first: Tensor, second: Tensor, decoded_first: Tensor, decoded_secon
     wanted = (first.float() - second.float()).abs().mean(1)
     decoded = (decoded_first.float() - decoded_second.float()).abs().mean(1)
     return (wanted - decoded).abs().mean()
+
+
+def sampled(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
+    """E_s's sample μ + σ·noise [B, 8·A], in full precision: exp() overflows early in half."""
+    return mean.float() + (0.5 * log_variance.float()).exp() * noise

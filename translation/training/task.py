@@ -5,6 +5,7 @@ Nothing here knows a method: it runs what `translation.methods.Method` promises.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -38,6 +39,9 @@ class Guiding(Protocol):
         self, images: Tensor, content: Tensor, style: Tensor, ids: NDArray[np.int64]
     ) -> tuple[Guide | None, Tensor]:
         """For a sample picture: the neighbours' content and the style that they make of `style`."""
+
+    def watch(self, batch: Batch) -> dict[str, Tensor]:
+        """Whether the step on the batch used its neighbours."""
 
 
 @dataclass
@@ -177,10 +181,10 @@ class MethodTask:
 
     def watch(self, batch: Batch) -> dict[str, Tensor]:
         """What is measured where metrics are logged, right after the step on the batch."""
-        if not isinstance(self.method, Watches):
+        if self.guiding is None:
             return {}
         with self.autocast():
-            return self.method.watch(batch)
+            return self.guiding.watch(batch)
 
     def health(self, metrics: Mapping[str, float]) -> str | None:
         return self.method.health(metrics) if isinstance(self.method, Watches) else None
@@ -218,8 +222,6 @@ class MethodTask:
 
 def with_networks(method: Any, networks: Mapping[str, nn.Module]) -> Any:
     """The method with other networks (their moving averages) in use."""
-    import copy
-
     other = copy.copy(method)
     other.networks = {**method.networks, **networks}
     return other

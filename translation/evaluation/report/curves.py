@@ -24,6 +24,11 @@ class Chart:
 
 KINDS = {"easy": "easy", "medium": "medium", "hard": "hard", "own_domain": "own domain"}
 GENERAL = (
+    Curves(
+        "Use of neighbours",
+        "relative norm",
+        {"neighbour_share": "their part of the content", "neighbour_swap": "change with others' neighbours"},
+    ),
     Curves("Triplet loss", "", {"loss": "all", **{f"loss_{kind}": name for kind, name in KINDS.items()}}),
     Curves("Active triplets", "share with a loss", {"active": "active"}, SHARE),
     Curves(

@@ -1,0 +1,59 @@
+"""What methods share: how rates fall, and who plays where a guidance may have joined."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from translation.guidance import Guidance
+from translation.methods import Player
+from translation.sections import GuidedConfig, StageConfig
+
+Decay = Callable[[int], float]
+
+
+def halved(every: int) -> Decay:
+    """The factor that halves a rate every so many steps."""
+    return lambda step: 0.5 ** (step // every)
+
+
+def linear(steps: int, start: int) -> Decay:
+    """The factor that falls in a line from 1 at step `start` to 0 at `steps`."""
+    return lambda step: 1.0 if step <= start else max(0.0, (steps - step) / max(1, steps - start))
+
+
+def ramp(step: int, steps: int) -> float:
+    """From 0 to 1 over the first `steps` steps; 1 where there are none."""
+    return min(1.0, step / steps) if steps else 1.0
+
+
+class GuidedAdversary:
+    """A generator against a discriminator, where stage 3 may have added a guidance to the networks as `fusion`."""
+
+    networks: dict[str, nn.Module]
+
+    @property
+    def guidance(self) -> Guidance | None:
+        fusion = self.networks.get("fusion")
+        assert fusion is None or isinstance(fusion, Guidance)
+        return fusion
+
+    @property
+    def painters(self) -> tuple[str, ...]:
+        """The players that descend the generator's loss."""
+        return ("generator",) if self.guidance is None else ("generator", "fusion")
+
+    def adversaries(self, stage: StageConfig, generator: tuple[str, ...], decay: Decay) -> dict[str, Player]:
+        """Player `generator` of these networks, `discriminator` and, where there is a guidance, `fusion`.
+
+        Each has the stage's learning rate or, where one is set, a rate of its own.
+        """
+        rate = stage.learning_rate
+        found = {
+            "generator": Player(generator, rate, stage.betas, decay),
+            "discriminator": Player(("discriminator",), stage.discriminator_learning_rate or rate, stage.betas, decay),
+        }
+        if self.guidance is not None and isinstance(stage, GuidedConfig):
+            found["fusion"] = Player(("fusion",), stage.fusion_learning_rate or rate, stage.betas, decay)
+        return found
