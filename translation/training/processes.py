@@ -87,22 +87,32 @@ def shared_mean(value: Tensor) -> Tensor:
     return total / world_size()
 
 
+def gathered(value: T) -> list[T]:
+    """What each process has for `value`, by rank: numbers and names, not tensors, since they are pickled."""
+    if world_size() == 1:
+        return [value]
+    held: list[Any] = [None] * world_size()
+    dist.all_gather_object(held, value)
+    return held
+
+
 def mean_of_processes(values: Mapping[str, float]) -> dict[str, float]:
-    """The mean of each number over the processes, which all give the same names."""
-    return {name: total / world_size() for name, total in _reduced(values, "SUM").items()}
+    """The mean of each number over the processes that have it."""
+    return {name: sum(found) / len(found) for name, found in _by_name(values).items()}
 
 
 def least_of_processes(values: Mapping[str, float]) -> dict[str, float]:
-    """The least of each number in any process; all give the same names."""
-    return _reduced(values, "MIN")
+    """The least of each number in any process that has it."""
+    return {name: min(found) for name, found in _by_name(values).items()}
 
 
-def _reduced(values: Mapping[str, float], how: str) -> dict[str, float]:
-    if world_size() == 1 or not values:
-        return dict(values)
-    numbers = torch.tensor(list(values.values()), dtype=torch.float64)
-    dist.all_reduce(numbers, getattr(dist.ReduceOp, how))
-    return dict(zip(values, numbers.tolist(), strict=True))
+def _by_name(values: Mapping[str, float]) -> dict[str, list[float]]:
+    """Each name that any process has, with the numbers of those that do."""
+    found: dict[str, list[float]] = {}
+    for theirs in gathered(dict(values)):
+        for name, value in theirs.items():
+            found.setdefault(name, []).append(value)
+    return found
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from index_store.errors import RgunitError
-from translation.training.processes import least_of_processes, mean_of_processes
+from translation.training.processes import gathered, least_of_processes, mean_of_processes
 
 
 class Sums:
@@ -46,7 +46,11 @@ class Sums:
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint between two logs, the mean over the processes; all are finite there."""
-        return {"rows": [{"steps": row.steps, "total": mean_of_processes(row.of(names))} for names, row in self._all()]}
+        rows: dict[tuple[str, ...], list[tuple[int, dict[str, float]]]] = {}
+        for theirs in gathered([(names, row.steps, row.of(names)) for names, row in self._all()]):
+            for names, steps, total in theirs:
+                rows.setdefault(names, []).append((steps, total))
+        return {"rows": [_mean_row(found) for found in rows.values()]}
 
     @staticmethod
     def restored(state: Mapping[str, Any]) -> Sums:
@@ -95,6 +99,15 @@ class _Row:
 
     def of(self, names: Sequence[str]) -> dict[str, float]:
         return dict(zip(names, self.total.cpu().tolist(), strict=True))
+
+
+def _mean_row(found: Sequence[tuple[int, Mapping[str, float]]]) -> dict[str, Any]:
+    """One row for those [(steps, totals)] of the processes that have it: of all their steps the same mean."""
+    steps = max(count for count, _ in found)
+    shares = [steps / count / len(found) for count, _ in found]
+    names = found[0][1]
+    total = {name: sum(w * one[name] for w, (_, one) in zip(shares, found, strict=True)) for name in names}
+    return {"steps": steps, "total": total}
 
 
 def divergence(names: Sequence[str], step: int, kept: int, stage: str) -> RgunitError:

@@ -74,8 +74,11 @@ class Engine:
         return {name: values[0] if len(values) == 1 else torch.stack(values).mean() for name, values in told.items()}
 
     def _descend(self, loss: Loss) -> None:
-        chosen = [self.optimizers[player] for player in loss.players]
-        inputs = [p for o in chosen for group in o.param_groups for p in group["params"] if p.requires_grad]
+        weights = {player: _trained(self.optimizers[player]) for player in loss.players}
+        chosen = [self.optimizers[player] for player, theirs in weights.items() if theirs]
+        inputs = [weight for theirs in weights.values() for weight in theirs]
+        if not inputs:  # a network without parameters has nothing to learn
+            return
         for optimizer in chosen:
             optimizer.zero_grad(set_to_none=True)
         total = torch.stack([loss.weights.get(name, 1.0) * value for name, value in loss.terms.items()]).sum()
@@ -89,6 +92,10 @@ class Engine:
                 self.scaler.step(optimizer)
         if self.scaler is not None:
             self.scaler.update()
+
+
+def _trained(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
 
 
 class MethodTask:
@@ -130,8 +137,8 @@ class MethodTask:
         self.players = method.players
         fused = {"fused": True} if self.device.type in ("cpu", "cuda") else {}
         self.optimizers: dict[str, torch.optim.Optimizer] = {
-            name: torch.optim.Adam(
-                [p for network in player.networks for p in self.networks[network].parameters()],
+            name: torch.optim.Adam(  # a group, which may be empty: a list may not
+                [{"params": [p for network in player.networks for p in self.networks[network].parameters()]}],
                 player.learning_rate,
                 player.betas,
                 **fused,

@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import nn
 
+from translation.methods import Loss, Steps
 from translation.training.compiling import compile_networks
 from translation.training.loop import _sizes, _update_average
-from translation.training.processes import average_gradients
+from translation.training.processes import average_gradients, mean_of_processes
 from translation.training.sums import Sums
+from translation.training.task import Engine
 
 
 def test_a_term_that_comes_and_goes_is_a_mean_over_its_own_steps() -> None:
@@ -81,11 +83,18 @@ def step_in_a_process(rank: int, folder: Path) -> None:
     (4.0 * (first if rank == 0 else second).sum()).backward()
     optimizer.step()
     assert third.grad is None
-    torch.save([first.detach(), second.detach()], folder / f"{rank}.pt")
+    sums = Sums()
+    sums.add(1, {"both": torch.tensor(1.0 + rank)})
+    if rank == 1:  # what only one process has waits for no other, and mixes with nothing
+        sums.add(2, {"mine": torch.tensor(5.0)})
+        sums.add(3, {"both": torch.tensor(6.0)})
+    found = [sums.means(), Sums.restored(sums.state()).means(), mean_of_processes({} if rank else {"a": 3.0})]
+    torch.save([first.detach(), second.detach(), found], folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
-def test_gradients_that_are_absent_in_a_process_count_as_0(tmp_path: Path) -> None:
+def test_what_only_one_process_has(tmp_path: Path) -> None:
+    """An absent gradient counts as 0 in the mean; an absent number does not count."""
     context = multiprocessing.get_context("forkserver")
     workers = [context.Process(target=step_in_a_process, args=(rank, tmp_path)) for rank in (0, 1)]
     for worker in workers:
@@ -94,5 +103,25 @@ def test_gradients_that_are_absent_in_a_process_count_as_0(tmp_path: Path) -> No
         worker.join(60)
         assert worker.exitcode == 0
     for rank in (0, 1):
-        first, second = torch.load(tmp_path / f"{rank}.pt")
+        first, second, found = torch.load(tmp_path / f"{rank}.pt")
         assert first.tolist() == [-2, -2] and second.tolist() == [-2, -2, -2]
+        assert found[0] == found[1] == {"both": 2.5, "mine": 5.0}, "the mean of 1 and of (2 + 6) / 2"
+        assert found[2] == {"a": 3.0}
+
+
+def test_a_player_without_parameters_learns_nothing_and_stops_nobody() -> None:
+    weight = nn.Parameter(torch.ones(1))
+    players = {
+        "none": torch.optim.Adam([{"params": []}]),
+        "one": torch.optim.SGD([weight], 1.0),
+    }
+
+    def steps() -> Steps:
+        yield Loss(("none",), {"a": torch.ones(())})
+        yield Loss(("one", "none"), {"b": 2 * weight.sum()})
+        return weight
+
+    for scaler in (None, torch.amp.GradScaler("cpu", init_scale=1.0)):
+        told = Engine(players, scaler=scaler).run(steps())
+        assert told.keys() == {"none/a", "one/b"}
+    assert weight.item() == -3
