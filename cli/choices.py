@@ -58,6 +58,27 @@ AttributesOption = Annotated[
         "preset's where the workspace has them, else all.",
     ),
 ]
+JudgeOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.onnx",
+        exists=True,
+        dir_okay=False,
+        help="Network that was not used in training, image to features: adds fd_judge and identity.",
+    ),
+]
+JudgeCropOption = Annotated[
+    str | None,
+    typer.Option(metavar="L,T,W,H@SIDE", help="Box that the judge sees, in pixels of an image of that side."),
+]
+BothWaysOption = Annotated[
+    bool,
+    typer.Option(
+        "--both-ways",
+        help="Also judge with the halves of the test people exchanged: takes twice as long, and the mean has smaller "
+        "intervals.",
+    ),
+]
 MinutesOption = Annotated[
     float | None,
     typer.Option(metavar="M", min=0.01, help="Fit the work to this time, instead of the preset's number of steps."),
@@ -139,6 +160,12 @@ def edited_names(workspace: Workspace, to: str | None) -> list[str]:
         return []
     edit = workspace.schema.edit(to)
     return [workspace.schema.names[column] for column in sorted({*edit.bits, *edit.cleared})]
+
+
+def check_judge(judge: Path | None, crop: str | None) -> None:
+    """Refuse a judge's box without the judge."""
+    if crop is not None and judge is None:
+        raise UsageError("--judge-crop needs --judge FILE.onnx")
 
 
 def command_line() -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli import guidance, judges
+from cli.choices import BothWaysOption, JudgeCropOption, JudgeOption, check_judge
 from cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -178,19 +179,8 @@ def translation(
     cases: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Pairs of each kind in the picture. Default: 3.")
     ] = None,
-    judge: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.onnx",
-            exists=True,
-            dir_okay=False,
-            help="Network that was not used in training, image to features: adds fd_judge and identity.",
-        ),
-    ] = None,
-    judge_crop: Annotated[
-        str | None,
-        typer.Option(metavar="L,T,W,H@SIDE", help="Box that the judge sees, in pixels of an image of that side."),
-    ] = None,
+    judge: JudgeOption = None,
+    judge_crop: JudgeCropOption = None,
     classifier: Annotated[
         Classifier | None,
         typer.Option(help="Network that reads the attributes. Default: the one in the run's settings."),
@@ -199,13 +189,7 @@ def translation(
         float | None,
         typer.Option(metavar="MINUTES", min=0.001, help="Time limit of its training. Default: the preset's."),
     ] = None,
-    both_ways: Annotated[
-        bool,
-        typer.Option(
-            "--both-ways",
-            help="Also judge with the halves exchanged: takes twice as long, and the mean has smaller intervals.",
-        ),
-    ] = False,
+    both_ways: BothWaysOption = False,
     reverse: Annotated[
         bool,
         typer.Option(
@@ -245,8 +229,7 @@ def translation(
     from index_store.errors import UsageError
 
     settings: Settings = context.obj
-    if judge_crop is not None and judge is None:
-        raise UsageError("--judge-crop needs --judge FILE.onnx")
+    check_judge(judge, judge_crop)
     if cases is not None and grid is None:
         raise UsageError("--cases needs --grid FILE.png")
     if grid is not None and grid.suffix.lower() != ".png":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.choices import names_of
+from cli.choices import BothWaysOption, JudgeCropOption, JudgeOption, check_judge, names_of
 from cli.settings import Failed, Settings
 from index_store.errors import UsageError
 
@@ -109,23 +109,9 @@ def guidance(
     attributes_used: Annotated[
         str | None, typer.Option(metavar="A,B,…", help="Attributes that are the style. Default: all.")
     ] = None,
-    both_ways: Annotated[
-        bool,
-        typer.Option("--both-ways", help="Also judge with the halves of the test people exchanged."),
-    ] = False,
-    judge: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.onnx",
-            exists=True,
-            dir_okay=False,
-            help="Network that was not used in training, image to features: adds fd_judge and identity.",
-        ),
-    ] = None,
-    judge_crop: Annotated[
-        str | None,
-        typer.Option(metavar="L,T,W,H@SIDE", help="Box that the judge sees, in pixels of an image of that side."),
-    ] = None,
+    both_ways: BothWaysOption = False,
+    judge: JudgeOption = None,
+    judge_crop: JudgeCropOption = None,
     carry: Annotated[
         Path | None,
         typer.Option(
@@ -145,8 +131,7 @@ def guidance(
     from translation.evaluation.experiments.plan import Plan
 
     settings: Settings = context.obj
-    if judge_crop is not None and judge is None:
-        raise UsageError("--judge-crop needs --judge FILE.onnx")
+    check_judge(judge, judge_crop)
     plan = Plan(
         out=out,
         workspace=settings.folder,

@@ -55,6 +55,7 @@ def run(
         chosen = configuration(workspace, preset, config, overrides or [])
         with Bars() as bars:
             from translation.pipeline import run_all
+            from translation.runs import default_run, direction_of
 
             result = run_all(
                 workspace,
@@ -66,7 +67,8 @@ def run(
                 progress=bars,
                 commands=[command_line()],
             )
-    _end(settings, settings.folder, result, command_line())
+            one_way = not result.stopped and direction_of(default_run(workspace)) is not None
+    _end(settings, settings.folder, result, command_line(), one_way=one_way)
 
 
 def demo(
@@ -104,7 +106,7 @@ def demo(
     _end(settings, folder, result, command_line())
 
 
-def _end(settings: Settings, folder: Path, result: PipelineResult, command: str) -> None:
+def _end(settings: Settings, folder: Path, result: PipelineResult, command: str, *, one_way: bool = False) -> None:
     """Show the tables and the report's path; a stopped run says how to go on."""
     payload: dict[str, Any] = {
         "stages": result.stages,
@@ -114,10 +116,10 @@ def _end(settings: Settings, folder: Path, result: PipelineResult, command: str)
     }
     if result.stopped:
         raise Failed(f"stopped, checkpoints saved: continue with the same command: {command}", payload)
-    settings.show(payload, lambda console: _draw(console, folder, payload))
+    settings.show(payload, lambda console: _draw(console, folder, payload, one_way))
 
 
-def _draw(console: Console, folder: Path, told: dict[str, Any]) -> None:
+def _draw(console: Console, folder: Path, told: dict[str, Any], one_way: bool) -> None:
     from cli.drawing import plain, span
     from translation.evaluation.report.verdicts import terminal_table
 
@@ -127,4 +129,5 @@ def _draw(console: Console, folder: Path, told: dict[str, Any]) -> None:
     times = ", ".join(f"{stage['name']} {span(stage['seconds'])}" for stage in told["stages"])
     plain(console, f"{times}; together {span(sum(stage['seconds'] for stage in told['stages']))}", style="dim")
     plain(console, f"report: {told['report']}", style="bold")
-    plain(console, f"next: rgunit -w {folder} query IMAGE --to '+…', or translate IMAGE --to '+…'", style="dim")
+    edit = "" if one_way else " --to '+…'"
+    plain(console, f"next: rgunit -w {folder} query IMAGE{edit}, or translate IMAGE{edit}", style="dim")

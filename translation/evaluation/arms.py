@@ -331,12 +331,11 @@ def evaluate_translation_runs(
         lpips=lpips,
         truth=truth_of(workspace, first.schema.names, first.size),
         relevance=reader,
+        one_way=direction is not None,
         out=out,
         seed=seed,
         progress=_Total(progress, list(compared)),
     )
-    if direction is not None:  # sources and references are of two domains: real against real is no floor
-        evaluation.summary["floor"] |= dict.fromkeys(("fd_attr", "fd_judge", "fid", "kid"))
     for name in CONTRACT_ARMS:
         evaluation.summary.setdefault(name, {**dict.fromkeys(MEASURES), "n": 0})
     evaluation.summary["runs"] = {

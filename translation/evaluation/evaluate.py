@@ -127,6 +127,7 @@ def evaluate_translation(
     lpips: PerceptualDistance | None = None,
     truth: Truth | None = None,
     relevance: ContentReader | None = None,
+    one_way: bool = False,
     out: Path | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -137,11 +138,11 @@ def evaluate_translation(
     truth, neighbour_copies, reverse, relevance, fid, kid, inception_score, lpips, n}, None where it cannot be computed;
     `floor` (real images of half A against those of half B); `intervals` {arm: {measure: [low, high]}}; `comparisons`
     {"guided vs unguided": {measure: {difference, interval, verdict}}}; `classifier` and `protocol`. With `out`, every
-    image stays there with a manifest.jsonl.
+    image stays there with a manifest.jsonl. `one_way`: sources and references are of two domains, so the Fréchet
+    distance of the real ones is no floor and is left out, and so are copies of neighbours.
     """
     goal = truth(pairs.source, pairs.target) if truth is not None else None
-    real = _Reference(workspace, pairs, classifier, config, judge, inception, lpips, goal, seed)
-    real.relevance = relevance
+    real = _Reference(workspace, pairs, classifier, config, judge, inception, lpips, goal, seed, relevance, one_way)
     draws = Draws.draw(pairs, config.bootstrap, seed)
     scores: dict[str, PairScores] = {}
     with ExitStack() as stack:
@@ -171,7 +172,7 @@ def evaluate_translation(
         "seed": seed,
         "intervals": INTERVALS,
         "judge": None if judge is None else {"path": str(judge.path.absolute()), "crop": judge.crop},
-        "copy_threshold": real.copies.threshold,
+        "copy_threshold": None if real.copies is None else real.copies.threshold,
         "copy_features": "classifier" if judge is None else "judge",
         "relevance": None if relevance is None else {"field": relevance.field, "values": len(relevance.values)},
         "reverse_steps": None if real.reverse is None else real.reverse.steps,
@@ -195,7 +196,10 @@ class _Reference:
         lpips: PerceptualDistance | None,
         goal: Images | None,
         seed: int,
+        relevance: ContentReader | None,
+        one_way: bool,
     ) -> None:
+        self.relevance, self.one_way = relevance, one_way
         self.pairs, self.config, self.seed, self.goal = pairs, config, seed, goal
         self.classifier, self.judge, self.inception, self.lpips = classifier, judge, inception, lpips
         source = workspace.load(pairs.source, classifier.size)
@@ -217,8 +221,9 @@ class _Reference:
         features = (self.source_features, self.other_features)
         mine, theirs = features if judge is None else (self.source_judged, self.other_judged)
         see = (lambda images: classifier.read(images).features) if judge is None else judge.features
-        self.copies = CopyMeter(workspace, classifier.size, see, copy_threshold(theirs, mine))
-        self.relevance: ContentReader | None = None
+        self.copies: CopyMeter | None = None  # measured by how near a real image comes to one of the other half
+        if not one_way:
+            self.copies = CopyMeter(workspace, classifier.size, see, copy_threshold(theirs, mine))
         self.reverse: ReverseMeter | None = None
         if config.reverse:
             device = str(classifier.device)
@@ -228,16 +233,18 @@ class _Reference:
 
     def floor(self) -> dict[str, Any]:
         """The same measures of the real images of half A, as far as they have a meaning."""
-        seen = self.source_inception
+        score = self.source_inception
+        seen = None if self.one_way else score
+        judged = self.judge is not None and not self.one_way
         return {
-            "fd_attr": frechet(self.source_features, self.other_features).distance,
-            "fd_judge": None if self.judge is None else frechet(self.source_judged, self.other_judged).distance,
+            "fd_attr": None if self.one_way else frechet(self.source_features, self.other_features).distance,
+            "fd_judge": frechet(self.source_judged, self.other_judged).distance if judged else None,
             "accuracy": self.accuracy,
             "reverse": None if self.reverse is None else self.real_reverse,
             "relevance": None if self.relevance is None else self.relevance.accuracy,
             "fid": None if seen is None else frechet(seen.features, self.other_inception).distance,
             "kid": None if seen is None else kernel_distance(seen.features, self.other_inception, self.seed),
-            "inception_score": None if seen is None else inception_score(seen.logits, self.seed),
+            "inception_score": None if score is None else inception_score(score.logits, self.seed),
             "n": len(self.pairs.others),
         }
 
@@ -269,7 +276,7 @@ class _Readings:
             self.inception_logits.append(seen.logits)
         if goal is not None:
             self.distances.append(pixel_distance(images, goal))
-        if neighbours is not None and neighbours.shape[1]:
+        if real.copies is not None and neighbours is not None and neighbours.shape[1]:
             features = self.features if real.judge is None else self.judged
             self.copied.append(real.copies.copied(features[-1], neighbours))
         if real.reverse is not None:

@@ -42,12 +42,12 @@ class Networks(Section):
 
 
 class Weights(Section):
-    """Weight of each term, the paper's (its code halves nce and identity); 0 leaves out nce and identity.
+    """Weight of each term, the paper's (its code halves nce and identity); 0 leaves a term out, also of the arithmetic.
 
     FastCUT: nce 10, identity 0.
     """
 
-    adversarial: float = Field(1.0, ge=0)
+    adversarial: float = Field(1.0, gt=0)
     nce: float = Field(1.0, ge=0, description="patches of the source and its translation")
     identity: float = Field(1.0, ge=0, description="patches of a target image and what the generator makes of it")
 
