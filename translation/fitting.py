@@ -19,7 +19,14 @@ from translation.translator import Translator
 
 
 def used_schema(workspace: Workspace, config: Config, names: Sequence[str]) -> AttributeSchema:
-    """The style's attributes: those named, else the preset's where the workspace has all of them, else all."""
+    """The style's attributes: those named, else the preset's where the workspace has all of them, else all.
+
+    None for a method that learns from two pictures.
+    """
+    if find_method(config.method).draws == "crops":
+        if names:
+            raise UsageError(f"{config.method} learns from two pictures and knows no attributes: no --attributes-used")
+        return workspace.schema.subset(())
     if not workspace.schema.names:
         raise RgunitError(
             "the workspace has no labelled images: add some with `rgunit add DIR --attributes labels.csv`"
@@ -41,7 +48,8 @@ def used_domains(
     else images without and with the first attribute. UsageError where they are given for a method that learns no
     direction, or only one of them.
     """
-    if find_method(config.method).draws != "domains":
+    draws = find_method(config.method).draws
+    if draws == "labels":
         if source is not None or target is not None:
             raise UsageError(
                 f"--source and --target are for methods that learn one direction, and {config.method} learns all: "
@@ -52,6 +60,8 @@ def used_domains(
         raise UsageError("--source and --target are two filters: give both, or none")
     if source is not None and target is not None:
         return source, target
+    if draws == "crops":
+        raise UsageError(f"{config.method} learns from two pictures: name them, --source id=17 --target id=18")
     first = schema.names[0]
     if len(schema.names) == 2 and any(set(group) == set(schema.names) for group in schema.groups):
         return f"+{quoted(first)}", f"+{quoted(schema.names[1])}"

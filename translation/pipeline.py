@@ -23,6 +23,7 @@ from translation.evaluation.report.examples import collect
 from translation.evaluation.report.facts import peak_memory
 from translation.evaluation.report.report import write_report
 from translation.indexing import fill_index
+from translation.methods import find_method
 from translation.progress import Progress
 from translation.stages import Arm, train_guided, train_retrieval, train_translation
 from translation.training.processes import launched
@@ -58,6 +59,11 @@ def run_all(
     """All stages in order; `minutes` is divided by the configuration's shares, index and evaluation included."""
     if launched() != (1, 1):
         raise UsageError("torchrun is for `rgunit train`, one stage after the other: the rest works in one process")
+    if find_method(config.method).draws == "crops":
+        raise UsageError(
+            f"{config.method} learns from two pictures, so there is nothing to retrieve or to evaluate: use "
+            "`rgunit train translation --preset single-image --source id=17 --target id=18`, then `rgunit translate`"
+        )
     progress = progress or Progress()
     result = PipelineResult()
     shares = config.shares

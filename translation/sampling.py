@@ -14,9 +14,11 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from index_store.errors import RgunitError
+from index_store.images import read_image
 from index_store.workspace import Workspace
 
 
@@ -62,7 +64,8 @@ class Draw:
     """One step's choice, on the host: B images, A used attributes.
 
     ids int64 [B]; mirrored bool [B]; labels int8 [B, A] as known (−1 unknown); target int8 [B, A] without unknowns;
-    noise float32 [n, B, S] ~ N(0, 1); of domains also references int64 [B] and whether they are mirrored.
+    noise float32 [n, B, S] ~ N(0, 1); of domains also references int64 [B] and whether they are mirrored. `crops` uint8
+    [B, S, S, 3] of the source picture and of the target picture, as they are shown.
     """
 
     ids: NDArray[np.int64]
@@ -72,6 +75,7 @@ class Draw:
     noise: Tensor
     references: NDArray[np.int64] | None = None
     references_mirrored: NDArray[np.bool_] | None = None
+    crops: tuple[NDArray[np.uint8], NDArray[np.uint8]] | None = None
 
 
 class Sampler(Protocol):
@@ -214,6 +218,71 @@ class DomainSampler:
             self.ids[1][rows[1]],
             mirrored[1],
         )
+
+
+class CropSampler:
+    """Draws crops of one source picture and of one target picture, at their own resolution or shrunk.
+
+    `source` and `target` are filters that one image each passes (`id=17`), of any split. In each step a picture is
+    shrunk to 1/`zoom` … 1 of its width and of its height, but to no less than `size` pixels a side; then `batch`
+    squares of that size are cut out anywhere, half of them mirrored. RgunitError for a filter that another number of
+    images passes, and for one picture in both places.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        source: str,
+        target: str,
+        *,
+        size: int,
+        batch: int,
+        zoom: float,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        mirror: bool = True,
+    ) -> None:
+        self.size, self.batch, self.zoom, self.mirror = size, batch, zoom, mirror
+        self.seed, self.rank = seed, rank
+        ids: list[int] = []
+        self.pictures: list[Image.Image] = []
+        for name, where in (("source", source), ("target", target)):
+            table = workspace.images(f"origin=real|unlabelled {where}")
+            if len(table) != 1:
+                raise RgunitError(
+                    f"--{name} {where!r} is {len(table)} images, and one is needed: name it by its number (id=17)"
+                )
+            ids.append(int(table.ids[0]))
+            self.pictures.append(Image.fromarray(read_image(table.paths[0])))
+        if ids[0] == ids[1]:
+            raise RgunitError(f"source and target are the same picture, id={ids[0]}: choose two")
+        self.ids = np.full(batch, ids[0])
+        self.labels: NDArray[np.int8] = np.zeros((1, 0), np.int8)
+
+    def draw(self, step: int) -> Draw:
+        """The batch of a step; the same for every call, whatever was drawn before."""
+        rng = np.random.default_rng([self.seed, 2, step, self.rank])
+        source, target = (self._crops(picture, rng) for picture in self.pictures)
+        none = np.zeros((self.batch, 0), np.int8)
+        unmirrored = np.zeros(self.batch, np.bool_)
+        return Draw(self.ids, unmirrored, none, none, torch.zeros(0, self.batch, 0), crops=(source, target))
+
+    def whole(self, most: int = 512) -> NDArray[np.uint8]:
+        """The source [1, H, W, 3] for a sample picture, its sides multiples of 8 and at most `most` pixels."""
+        picture = self.pictures[0]
+        share = min(1.0, most / max(picture.size))
+        sides = [max(self.size, round(side * share / 8) * 8) for side in picture.size]
+        return np.asarray(picture.resize((sides[0], sides[1]), Image.Resampling.BILINEAR))[None]
+
+    def _crops(self, picture: Image.Image, rng: np.random.Generator) -> NDArray[np.uint8]:
+        shares = rng.uniform(1 / self.zoom, 1, 2)
+        width, height = (max(self.size, round(side * share)) for side, share in zip(picture.size, shares, strict=True))
+        pixels = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
+        left = rng.integers(width - self.size + 1, size=self.batch)
+        top = rng.integers(height - self.size + 1, size=self.batch)
+        crops = [pixels[y : y + self.size, x : x + self.size] for x, y in zip(left, top, strict=True)]
+        return mirrored_pixels(np.stack(crops), (rng.random(self.batch) < 0.5) & self.mirror)
 
 
 def exclusive(labels: NDArray[np.int8], known: NDArray[np.int8], groups: Sequence[Sequence[int]]) -> NDArray[np.int8]:

@@ -23,8 +23,8 @@ from translation.methods import Guidable, Method, find_method
 from translation.neighbours import Guiding, Neighbours
 from translation.progress import Progress
 from translation.runs import GUIDED, RETRIEVAL, TRANSLATION, direction_of, newest
-from translation.sampling import DomainSampler, LabelSampler, Sampler
-from translation.sections import StageConfig
+from translation.sampling import CropSampler, DomainSampler, LabelSampler, Sampler
+from translation.sections import DataConfig, StageConfig
 from translation.training.checkpoints import load_networks, trained_networks
 from translation.training.loop import make_fabric
 from translation.training.sessions import Resume, Session, StageResult, settled, train_run
@@ -65,7 +65,8 @@ def train_translation(
         about |= {"source": domains[0], "target": domains[1]}
     config = settled(workspace, TRANSLATION, config, resume, device)
     fabric = make_fabric(config.training, device)
-    tell_if_enlarged(workspace, config, progress)
+    if find_method(config.method).draws != "crops":
+        tell_if_enlarged(workspace, config, progress)
     tell_what_is_off(config, config.translation, progress)
 
     def make() -> MethodTask:
@@ -99,6 +100,11 @@ def train_retrieval(
     fabric = make_fabric(training, device)
     source = newest(workspace, TRANSLATION, translation_run)
     translator = Translator.load(workspace, source.id, str(fabric.device))
+    if find_method(translator.config.method).draws == "crops":
+        raise RgunitError(
+            f"run {source.id} ({translator.config.method}) learned from two pictures: nothing is there to retrieve; "
+            "use `rgunit translate`, or name another --translation-run"
+        )
     about = {
         "attributes_used": list(translator.schema.names),
         "seed": seed,
@@ -142,6 +148,8 @@ def train_guided(
 ) -> StageResult:
     """Stage 3 from the stage-1 checkpoint, guided by `retrieved` or `random` neighbours or by `none`."""
     progress = progress or Progress()
+    if not find_method(config.method).about.guidance:
+        raise RgunitError(f"the method {config.method} takes no guidance: `rgunit methods` says which do")
     config = settled(workspace, GUIDED, config, resume, device, neighbours)
     fabric = make_fabric(config.training, device)
     source_run = newest(workspace, TRANSLATION, translation_run)
@@ -202,15 +210,14 @@ def _guide_retriever(workspace: Workspace, run: str | None, source: Translator) 
 def _guided_method(config: Config, source: Translator, source_run: RunRecord, *, guided: bool) -> Method:
     """The method of stage 3 with stage 1's networks, and a fresh guidance where it is guided; its encoders frozen.
 
-    RgunitError where the method cannot be guided, or the run is a copy that keeps only what is used.
+    RgunitError where the run is a copy that keeps only what is used.
     """
     checkpoint = source_run.path / CHECKPOINT
     trained = trained_networks(checkpoint)
     if not trained:
         raise RgunitError(f"{checkpoint} is a copy without what training needs (--carry): train where the run was made")
     method: Method = find_method(config.method).build(config, source.schema, GUIDED)
-    if not isinstance(method, Guidable):
-        raise RgunitError(f"the method {config.method} takes no guidance: `rgunit methods` says which do")
+    assert isinstance(method, Guidable)
     for name, network in method.networks.items():
         if name in source.networks:
             network.load_state_dict(source.networks[name].state_dict())
@@ -228,30 +235,20 @@ def _draws(
     workspace: Workspace,
     schema: AttributeSchema,
     method: Method,
-    batch: int,
-    seed: int,
-    *,
-    mirror: bool,
+    stage: StageConfig,
+    data: DataConfig,
     domains: tuple[str, str] | None,
-    rank: int,
-    world: int,
+    **process: int,
 ) -> Sampler:
-    """Where a method's batches come from, by what it draws."""
-    if domains is not None:
-        return DomainSampler(
-            workspace, schema.names, *domains, batch=batch, seed=seed, mirror=mirror, rank=rank, world=world
-        )
-    return LabelSampler(
-        workspace,
-        schema.names,
-        batch=batch,
-        seed=seed,
-        mirror=mirror,
-        groups=[schema.indices(group) for group in schema.groups],
-        noise=method.noise,
-        rank=rank,
-        world=world,
-    )
+    """Where a method's batches come from, by what it draws. `process`: seed, rank and world."""
+    common: dict[str, Any] = {"batch": stage.batch, "mirror": data.mirror, **process}
+    if domains is None:
+        groups = [schema.indices(group) for group in schema.groups]
+        return LabelSampler(workspace, schema.names, groups=groups, noise=method.noise, **common)
+    if method.draws == "crops":
+        zoom: float = getattr(stage, "zoom", 1.0)
+        return CropSampler(workspace, *domains, size=data.size, zoom=zoom, **common)
+    return DomainSampler(workspace, schema.names, *domains, **common)
 
 
 def _task(
@@ -270,7 +267,7 @@ def _task(
         workspace,
         schema,
         method,
-        _draws(workspace, schema, method, stage.batch, seed, mirror=config.data.mirror, domains=domains, **process),
+        _draws(workspace, schema, method, stage, config.data, domains, seed=seed, **process),
         stage=stage,
         data=config.data,
         training=config.training,

@@ -40,7 +40,7 @@ from translation.evaluation.inception import Inception, PerceptualDistance
 from translation.evaluation.protocol import LOOKED_UP, kept_pairs
 from translation.evaluation.relevance import train_content_reader
 from translation.indexing import open_retriever, require_index
-from translation.methods import Translation
+from translation.methods import Translation, find_method
 from translation.neighbours import Neighbours
 from translation.progress import Progress
 from translation.runs import GUIDED, RETRIEVAL, TRANSLATION, default_start, direction_of, target_of, trained
@@ -133,6 +133,11 @@ def open_arms(workspace: Workspace, run: str | None = None, device: str = "auto"
     else:
         base = default_start(workspace)
     first = Translator.load(workspace, base.id, device)
+    if find_method(first.config.method).draws == "crops":
+        raise RgunitError(
+            f"run {base.id} ({first.config.method}) learned from two pictures: nothing is held out to evaluate it on; "
+            "look at what `rgunit translate` makes, or name another --run"
+        )
     retriever = retriever_of(workspace, first, base, device)
     if retriever is None and not first.style_dim:
         retriever = _named_retriever(workspace, guided, base, device)

@@ -28,13 +28,14 @@ if TYPE_CHECKING:
 METHODS = {
     "gmm_unit": "translation.methods.gmm_unit:GmmUnit",
     "cut": "translation.methods.cut:Cut",
+    "single_image": "translation.methods.single_image:SingleImage",
 }
 DEFAULT = "gmm_unit"  # of runs and presets that name no method
 
 Stage = Literal["translation", "guided"]
-Draws = Literal["labels", "domains"]
+Draws = Literal["labels", "domains", "crops"]
 """What a step is given. labels: labelled images, and label vectors to translate them to. domains: images of a source
-domain and of a target domain."""
+domain and of a target domain. crops: parts of one source picture and of one target picture."""
 
 
 @dataclass(frozen=True)
@@ -201,11 +202,16 @@ class Guidable(Encodes, Protocol):
 
 
 @runtime_checkable
-class Watches(Protocol):
-    """A method that measures more than its losses."""
+class Measures(Protocol):
+    """A method that measures more than its losses, on held-out images."""
 
     def measure(self, batch: Batch) -> dict[str, Tensor]:
-        """Named scalars after each step, without gradient."""
+        """Named scalars after each step, without gradient; `batch.held_out` is there."""
+
+
+@runtime_checkable
+class Watches(Protocol):
+    """A method that knows when its training goes wrong."""
 
     def health(self, metrics: Mapping[str, float]) -> str | None:
         """A warning about logged metrics, or None."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from index_store.attributes import AttributeSchema
 from translation.guidance import Guide, Guided, fuse, paint
 from translation.methods import About, Curves, Draws, Loss, Player, Query, Sections, Stage, Steps, Translation
-from translation.methods.parts import GuidedAdversary, linear
+from translation.methods.parts import GuidedAdversary, NoStyle, linear
 from translation.networks.blocks import initialise
 from translation.networks.patches import PAPER_LAYERS, PatchProjector, features, layer_channels, usable_layers
 from translation.networks.resnet import PatchDiscriminator, ResnetDecoder, ResnetEncoder
@@ -75,7 +75,7 @@ class GuidedCutConfig(GuidedConfig, CutConfig):
     weights: Weights = Weights()
 
 
-class Cut(GuidedAdversary):
+class Cut(GuidedAdversary, NoStyle):
     """networks: encoder (two halvings), decoder (residual blocks, upsampling), in training discriminator and projector.
 
     `draws` domains: `images` of the source, `references` of the target. It has a content, the encoder's map, and no
@@ -163,10 +163,6 @@ class Cut(GuidedAdversary):
     def averaged(self) -> tuple[str, ...]:
         return tuple(name for name in self.networks if name not in ("projector", "discriminator"))
 
-    @property
-    def noise(self) -> tuple[int, int]:
-        return 0, 0
-
     # In use: `Encodes`
 
     @property
@@ -174,25 +170,9 @@ class Cut(GuidedAdversary):
         channels: int = self.networks["encoder"].channels  # type: ignore[assignment]
         return channels
 
-    @property
-    def style_dim(self) -> int:
-        return 0
-
     def content(self, images: Tensor) -> Tensor:
         """The encoder's map [B, C, H/4, W/4]."""
         return self.networks["encoder"](images)  # type: ignore[no-any-return]
-
-    def style(self, images: Tensor) -> Tensor:
-        return images.new_zeros(len(images), 0)
-
-    def sample_style(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return torch.zeros(len(labels), 0, device=labels.device)
-
-    def style_mean(self, labels: Tensor) -> Tensor:
-        return self.sample_style(labels)
-
-    def style_labels(self, style: Tensor) -> Tensor:
-        return torch.full((len(style), self.attributes), -1, dtype=torch.int8, device=style.device)
 
     def decode(self, content: Tensor, style: Tensor, images: Tensor, guide: Guide | None = None) -> Translation:
         strength = 1.0 if guide is None else guide.strength
@@ -249,9 +229,6 @@ class Cut(GuidedAdversary):
             terms["identity"] = self._nce(own, same)
         yield Loss(self.painters, terms, s.weights.model_dump())
         return fake
-
-    def measure(self, batch: Batch) -> dict[str, Tensor]:
-        return {}
 
     def health(self, metrics: Mapping[str, float]) -> str | None:
         if metrics["discriminator/adversarial"] < WON and metrics["generator/adversarial"] > LOST:

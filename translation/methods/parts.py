@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from translation.guidance import Guidance
 from translation.methods import Player
@@ -57,3 +58,30 @@ class GuidedAdversary:
         if self.guidance is not None and isinstance(stage, GuidedConfig):
             found["fusion"] = Player(("fusion",), stage.fusion_learning_rate or rate, stage.betas, decay)
         return found
+
+
+class NoStyle:
+    """What `Encodes` asks of a method that translates in one direction: its style has no numbers."""
+
+    attributes = 0
+    """Of the schema: how many labels `style_labels` does not know."""
+
+    @property
+    def style_dim(self) -> int:
+        return 0
+
+    @property
+    def noise(self) -> tuple[int, int]:
+        return 0, 0
+
+    def style(self, images: Tensor) -> Tensor:
+        return images.new_zeros(len(images), 0)
+
+    def sample_style(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return torch.zeros(len(labels), 0, device=labels.device)
+
+    def style_mean(self, labels: Tensor) -> Tensor:
+        return self.sample_style(labels)
+
+    def style_labels(self, style: Tensor) -> Tensor:
+        return torch.full((len(style), self.attributes), -1, dtype=torch.int8, device=style.device)

@@ -20,8 +20,8 @@ from index_store.attributes import AttributeSchema
 from index_store.workspace import Workspace
 from retrieval.tensors import to_pixels, to_tensor
 from translation.guidance import Guide
-from translation.methods import Encodes, Loss, Method, Steps, Watches
-from translation.sampling import Batch, Draw, Sampler, mirrored_pixels
+from translation.methods import Encodes, Loss, Measures, Method, Steps, Watches
+from translation.sampling import Batch, CropSampler, Draw, Sampler, mirrored_pixels
 from translation.sections import DataConfig, StageConfig, TrainingConfig
 from translation.training.compiling import compile_networks
 
@@ -149,7 +149,8 @@ class MethodTask:
         self.scaler = torch.amp.GradScaler(self.device.type) if training.precision == "16-mixed" else None
         self.autocast = autocast
         self.engine = Engine(self.optimizers, autocast, self.scaler)
-        self._held_out = held_out(workspace, schema, watched)
+        if not isinstance(draws, CropSampler):
+            self._held_out = held_out(workspace, schema, watched)
         if training.compile:
             compile_networks({name: self.networks[name] for names in self.trained.values() for name in names})
 
@@ -157,11 +158,13 @@ class MethodTask:
         return {name: player.learning_rate * player.decay(step) for name, player in self.players.items()}
 
     def prepare(self, step: int) -> Batch:
-        """The step's batch on the device, with a few held-out images to watch the method by."""
+        """The step's batch on the device, with a few held-out images for a method that measures something on them."""
         draw = self.draws.draw(step)
         batch = self._batch(draw)
         if self.guiding is not None:
             batch = self.guiding(step, batch, draw.ids)
+        if not isinstance(self.method, Measures):
+            return batch
         ids, labels = self._held_out
         rows = np.random.default_rng([self.seed, 3, step]).integers(len(ids), size=max(1, self.stage.batch // 2))
         watched = to_tensor(self.workspace.load(ids[rows], self.size), self.device)
@@ -169,10 +172,14 @@ class MethodTask:
 
     def _batch(self, draw: Draw) -> Batch:
         references = None
+        if draw.crops is not None:
+            images, references = (to_tensor(crops, self.device) for crops in draw.crops)
+        else:
+            images = self._images(draw.ids, draw.mirrored)
         if draw.references is not None and draw.references_mirrored is not None:
             references = self._images(draw.references, draw.references_mirrored)
         return Batch(
-            images=self._images(draw.ids, draw.mirrored),
+            images=images,
             labels=torch.from_numpy(draw.labels).to(self.device),
             target=torch.from_numpy(draw.target).to(self.device),
             noise=draw.noise.to(self.device),
@@ -184,7 +191,7 @@ class MethodTask:
 
     def step(self, step: int, batch: Batch) -> dict[str, Tensor]:
         terms = self.engine.run(self.method.step(batch, step))
-        return terms | self.method.measure(batch) if isinstance(self.method, Watches) else terms
+        return terms | self.method.measure(batch) if isinstance(self.method, Measures) else terms
 
     def watch(self, batch: Batch) -> dict[str, Tensor]:
         """What is measured where metrics are logged, right after the step on the batch."""
@@ -201,10 +208,14 @@ class MethodTask:
         """Rows of a held-out image, what its own style gives back, its translations to drawn targets, the last mask."""
         if not isinstance(self.method, Encodes):
             return None
-        ids, _ = self._held_out
         rng = np.random.default_rng([self.seed, 4])
-        chosen = ids[rng.choice(len(ids), min(GRID_SOURCES, len(ids)), replace=False)]
-        images = to_tensor(self.workspace.load(chosen, self.size), self.device)
+        if isinstance(self.draws, CropSampler):
+            chosen, shown = np.full(1, -1), self.draws.whole()
+        else:
+            ids, _ = self._held_out
+            chosen = ids[rng.choice(len(ids), min(GRID_SOURCES, len(ids)), replace=False)]
+            shown = self.workspace.load(chosen, self.size)
+        images = to_tensor(shown, self.device)
         method = with_networks(self.method, {name: network.eval() for name, network in networks.items()})
         content, columns = method.content(images), [images]
         if method.style_dim:
