@@ -7,7 +7,7 @@ some translations of it, stage 3 fine-tunes the translator under guidance (or wi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from index_store.attributes import AttributeSchema
 from index_store.errors import RgunitError
@@ -21,13 +21,12 @@ from translation.guidance import build_guidance
 from translation.indexing import open_retriever, require_index
 from translation.methods import Guidable, Method, find_method
 from translation.neighbours import Guiding, Neighbours
-from translation.progress import Progress
 from translation.runs import GUIDED, RETRIEVAL, TRANSLATION, direction_of, newest
 from translation.sampling import CropSampler, DomainSampler, LabelSampler, Sampler
 from translation.sections import DataConfig, StageConfig
 from translation.training.checkpoints import load_networks, trained_networks
 from translation.training.loop import make_fabric
-from translation.training.sessions import Resume, Session, StageResult, settled, train_run
+from translation.training.sessions import Options, Session, StageResult, settled, train_run
 from translation.training.task import MethodTask, first_weights
 from translation.translator import Translator
 
@@ -44,18 +43,15 @@ def train_translation(
     attributes_used: Sequence[str] = (),
     source: str | None = None,
     target: str | None = None,
-    seed: int = 0,
-    device: str = "auto",
-    minutes: float | None = None,
-    resume: Resume = False,
-    start: str | None = None,
-    progress: Progress | None = None,
+    **options: Unpack[Options],
 ) -> StageResult:
     """Stage 1: the configuration's method on the attributes used; see `used_schema` for the default.
 
     `source` and `target` are filters, for a method that learns one direction; see `used_domains` for the default.
+    `options` are those of every stage (`Session`).
     """
-    progress = progress or Progress()
+    session = Session(**options)
+    seed, progress = session.seed, session.told
     schema = used_schema(workspace, config, attributes_used)
     about: dict[str, Any] = {"attributes_used": list(schema.names), "seed": seed}
     domains = used_domains(schema, config, source, target)
@@ -63,8 +59,8 @@ def train_translation(
         workspace.schema.filter(domains[0])
         workspace.schema.filter(domains[1])
         about |= {"source": domains[0], "target": domains[1]}
-    config = settled(workspace, TRANSLATION, config, resume, device)
-    fabric = make_fabric(config.training, device)
+    config = settled(workspace, TRANSLATION, config, session)
+    fabric = make_fabric(config.training, session.device)
     if find_method(config.method).draws != "crops":
         tell_if_enlarged(workspace, config, progress)
     tell_what_is_off(config, config.translation, progress)
@@ -73,7 +69,7 @@ def train_translation(
         method = first_weights(seed, lambda: find_method(config.method).build(config, schema, TRANSLATION))
         return _task(workspace, config, schema, method, config.translation, fabric, seed, domains=domains)
 
-    return train_run(workspace, TRANSLATION, config, about, make, Session(seed, minutes, resume, start, progress))
+    return train_run(workspace, TRANSLATION, config, about, make, session)
 
 
 def train_retrieval(
@@ -81,23 +77,19 @@ def train_retrieval(
     config: Config,
     *,
     translation_run: str | None = None,
-    seed: int = 0,
-    device: str = "auto",
-    minutes: float | None = None,
-    resume: Resume = False,
-    start: str | None = None,
-    progress: Progress | None = None,
+    **options: Unpack[Options],
 ) -> StageResult:
     """Stage 2: the embedding network, on triplets that the newest stage-1 translator makes.
 
     It is small: where the others train in fp16 it takes full precision, and it keeps no best checkpoint.
     """
-    progress = progress or Progress()
-    config = settled(workspace, RETRIEVAL, config, resume, device)
+    session = Session(**options)
+    seed, progress = session.seed, session.told
+    config = settled(workspace, RETRIEVAL, config, session)
     training = config.training.model_copy(update={"best": ""})
     if training.precision == "16-mixed":
         training = training.model_copy(update={"precision": "32-true"})
-    fabric = make_fabric(training, device)
+    fabric = make_fabric(training, session.device)
     source = newest(workspace, TRANSLATION, translation_run)
     translator = Translator.load(workspace, source.id, str(fabric.device))
     if find_method(translator.config.method).draws == "crops":
@@ -127,7 +119,6 @@ def train_retrieval(
             pool_progress=progress.step,
         )
 
-    session = Session(seed, minutes, resume, start, progress)
     return train_run(workspace, RETRIEVAL, config, about, make, session, training=training)
 
 
@@ -139,19 +130,15 @@ def train_guided(
     translation_run: str | None = None,
     retrieval_run: str | None = None,
     steps: int | None = None,
-    seed: int = 0,
-    device: str = "auto",
-    minutes: float | None = None,
-    resume: Resume = False,
-    start: str | None = None,
-    progress: Progress | None = None,
+    **options: Unpack[Options],
 ) -> StageResult:
     """Stage 3 from the stage-1 checkpoint, guided by `retrieved` or `random` neighbours or by `none`."""
-    progress = progress or Progress()
+    session = Session(**options)
+    seed, progress = session.seed, session.told
     if not find_method(config.method).about.guidance:
         raise RgunitError(f"the method {config.method} takes no guidance: `rgunit methods` says which do")
-    config = settled(workspace, GUIDED, config, resume, device, neighbours)
-    fabric = make_fabric(config.training, device)
+    config = settled(workspace, GUIDED, config, session, neighbours)
+    fabric = make_fabric(config.training, session.device)
     source_run = newest(workspace, TRANSLATION, translation_run)
     source = Translator.load(workspace, source_run.id, str(fabric.device))
     about: dict[str, Any] = {
@@ -191,7 +178,6 @@ def train_guided(
         shown = Guiding(method, guides, g, fused=fused, seed=seed, rank=fabric.global_rank)
         return _task(workspace, config, source.schema, method, g, fabric, seed, shown, domains)
 
-    session = Session(seed, minutes, resume, start, progress)
     return train_run(workspace, GUIDED, config, about, make, session, exactly=steps)
 
 

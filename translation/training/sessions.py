@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from index_store.errors import RgunitError, UsageError
 from index_store.runs import CHECKPOINT
@@ -41,13 +41,13 @@ class StageResult:
 
 
 def settled(
-    workspace: Workspace, stage: str, config: Config, resume: Resume, device: str, neighbours: str | None = None
+    workspace: Workspace, stage: str, config: Config, session: Session, neighbours: str | None = None
 ) -> Config:
     """The configuration with a precision instead of `auto`: that of the run gone on with, else the device's faster."""
     if config.training.precision != "auto":
         return config
-    runs = _runs(workspace, stage, neighbours) if resume else []
-    found = str(runs[-1].config["config"]["training"]["precision"]) if runs else faster_precision(device)
+    runs = _runs(workspace, stage, neighbours) if session.resume else []
+    found = str(runs[-1].config["config"]["training"]["precision"]) if runs else faster_precision(session.device)
     return config.model_copy(update={"training": config.training.model_copy(update={"precision": found})})
 
 
@@ -127,15 +127,36 @@ def _differences(
     return found
 
 
-@dataclass(frozen=True)
-class Session:
-    """How one call of a stage trains: see `Resume` for `resume` and `start`."""
+class Options(TypedDict, total=False):
+    """What every stage may be told, by name; see `Session`."""
 
     seed: int
+    device: str
     minutes: float | None
     resume: Resume
     start: str | None
-    progress: Progress
+    progress: Progress | None
+
+
+@dataclass(frozen=True)
+class Session:
+    """How one call of a stage trains: made of `Options`.
+
+    `seed` of every draw; `device` auto, cpu or cuda; `minutes` end the run before its steps do; `resume` and `start` as
+    in `Resume`; `progress` is told how far it is (None: nobody is).
+    """
+
+    seed: int = 0
+    device: str = "auto"
+    minutes: float | None = None
+    resume: Resume = False
+    start: str | None = None
+    progress: Progress | None = None
+
+    @property
+    def told(self) -> Progress:
+        """The one who is told, who may be nobody."""
+        return self.progress or Progress()
 
 
 def train_run(
@@ -157,7 +178,7 @@ def train_run(
     it was planned for, or exactly so many are asked for.
     """
     section = getattr(config, stage)
-    steps, minutes, progress = exactly or section.steps, session.minutes, session.progress
+    steps, minutes, progress = exactly or section.steps, session.minutes, session.told
     settings = {"config": config.model_dump(mode="json"), **about}
     found, changes = from_first(lambda: _find_run(workspace, stage, settings, session.resume, progress))
     if found is not None:
