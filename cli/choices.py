@@ -24,7 +24,7 @@ PresetOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="demo, celeba-64, paper-celeba-128, cut or fastcut. Default: the settings of the newest run "
+        help="demo, celeba-64, paper-celeba-128, cut, fastcut or single-image. Default: the settings of the newest run "
         "(with --resume: of the run "
         "that is resumed); for a first run demo where images are at most 48 pixels, else celeba-64. --config and --set "
         "override single settings.",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.choices import AttributesOption, ConfigOption, MinutesOption, PresetOption, SetOption
+from cli.choices import AttributesOption, ConfigOption, MethodOption, MinutesOption, PresetOption, SetOption
 from cli.settings import DEFAULT_WORKSPACE, Failed, Settings
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def register(app: typer.Typer) -> None:
 def run(
     context: typer.Context,
     preset: PresetOption = None,
+    method: MethodOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
     attributes_used: AttributesOption = None,
@@ -52,7 +53,7 @@ def run(
     with settings.open() as workspace:
         used = names_of(attributes_used)
         workspace.schema.indices(used)
-        chosen = configuration(workspace, preset, config, overrides or [])
+        chosen = configuration(workspace, preset, config, overrides or [], method=method)
         with Bars() as bars:
             from translation.pipeline import run_all
             from translation.runs import default_run, direction_of

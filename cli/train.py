@@ -66,7 +66,8 @@ def train(
         typer.Option(
             metavar="FILTER",
             help="translation, of a method that learns one direction (cut): images to translate. Default with "
-            "--target: the first and the second of two folders, else images without and with the first attribute used.",
+            "--target: the first and the second of two folders, else images without and with the first attribute used. "
+            "single-image: one picture, by its path or id=N.",
         ),
     ] = None,
     target: Annotated[
@@ -76,6 +77,18 @@ def train(
         Neighbours | None,
         typer.Option(
             help="guided only: retrieved neighbours, or random ones or none for comparison. Default: retrieved."
+        ),
+    ] = None,
+    translation_run: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="retrieval and guided: the stage-1 run to build on. Default: the newest."),
+    ] = None,
+    retrieval_run: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID",
+            help="guided: the retrieval run that finds the neighbours; of a method without a style (cut) any. Default: "
+            "the newest.",
         ),
     ] = None,
     minutes: MinutesOption = None,
@@ -116,6 +129,10 @@ def train(
         )
     if (source is not None or target is not None) and stage is not Stage.translation:
         raise UsageError(f"--source and --target belong to `train translation`, not to `train {stage.value}`")
+    if translation_run is not None and stage is Stage.translation:
+        raise UsageError("--translation-run names the run that `train retrieval` and `train guided` build on")
+    if retrieval_run is not None and stage is not Stage.guided:
+        raise UsageError(f"--retrieval-run belongs to `train guided`, not to `train {stage.value}`")
     if start is not None and not resume:
         raise UsageError("--from needs --resume")
     if allow_changes and not resume:
@@ -144,11 +161,21 @@ def train(
                 )
             elif stage is Stage.retrieval:
                 bars.stage("retrieval")
-                result = stages.train_retrieval(workspace, chosen, progress=bars, **common)
+                result = stages.train_retrieval(
+                    workspace, chosen, translation_run=translation_run, progress=bars, **common
+                )
             else:
                 arm: stages.Arm = neighbours.value if neighbours else "retrieved"
                 bars.stage(f"guided:{arm}")
-                result = stages.train_guided(workspace, chosen, neighbours=arm, progress=bars, **common)
+                result = stages.train_guided(
+                    workspace,
+                    chosen,
+                    neighbours=arm,
+                    translation_run=translation_run,
+                    retrieval_run=retrieval_run,
+                    progress=bars,
+                    **common,
+                )
         payload = {
             "run": result.run.id,
             "steps": result.steps,

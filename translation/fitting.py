@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -11,6 +12,7 @@ from PIL import Image
 from index_store.attributes import AttributeSchema
 from index_store.errors import RgunitError, UsageError
 from index_store.workspace import Workspace
+from retrieval.pictures import Picture
 from translation.config import Config
 from translation.methods import find_method
 from translation.progress import Progress
@@ -61,11 +63,21 @@ def used_domains(
     if source is not None and target is not None:
         return source, target
     if draws == "crops":
-        raise UsageError(f"{config.method} learns from two pictures: name them, --source id=17 --target id=18")
+        raise UsageError(f"{config.method} learns from two pictures: name them, --source PICTURE --target PICTURE")
     first = schema.names[0]
     if len(schema.names) == 2 and any(set(group) == set(schema.names) for group in schema.groups):
         return f"+{quoted(first)}", f"+{quoted(schema.names[1])}"
     return f"-{quoted(first)}", f"+{quoted(first)}"
+
+
+def picture_filter(workspace: Workspace, text: str | None) -> str | None:
+    """`id=N` for the path of a picture that the workspace has; other text as it is. RgunitError for a foreign one."""
+    if text is None or not Path(text).is_file():
+        return text
+    number = Picture.of(workspace, Path(text)).image_id
+    if number is None:
+        raise RgunitError(f"{text} is not in the workspace: `rgunit add` it first")
+    return f"id={number}"
 
 
 def quoted(name: str) -> str:

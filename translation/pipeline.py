@@ -61,8 +61,8 @@ def run_all(
         raise UsageError("torchrun is for `rgunit train`, one stage after the other: the rest works in one process")
     if find_method(config.method).draws == "crops":
         raise UsageError(
-            f"{config.method} learns from two pictures, so there is nothing to retrieve or to evaluate: use "
-            "`rgunit train translation --preset single-image --source id=17 --target id=18`, then `rgunit translate`"
+            f"{config.method} learns from two pictures, so there is nothing to retrieve or to evaluate: use `rgunit "
+            "train translation --preset single-image --source PICTURE --target PICTURE`, then `rgunit translate`"
         )
     progress = progress or Progress()
     result = PipelineResult()

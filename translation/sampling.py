@@ -251,7 +251,8 @@ class CropSampler:
             table = workspace.images(f"origin=real|unlabelled {where}")
             if len(table) != 1:
                 raise RgunitError(
-                    f"--{name} {where!r} is {len(table)} images, and one is needed: name it by its number (id=17)"
+                    f"--{name} {where!r} is {len(table)} images, and one is needed: name it by its path, or by "
+                    "its number (id=17)"
                 )
             ids.append(int(table.ids[0]))
             self.pictures.append(Image.fromarray(read_image(table.paths[0])))

@@ -16,7 +16,7 @@ from index_store.workspace import RunRecord, Workspace
 from retrieval.retriever import Retriever
 from retrieval.train import RetrievalTask
 from translation.config import Config
-from translation.fitting import fitted, tell_if_enlarged, tell_what_is_off, used_domains, used_schema
+from translation.fitting import fitted, picture_filter, tell_if_enlarged, tell_what_is_off, used_domains, used_schema
 from translation.guidance import build_guidance
 from translation.indexing import open_retriever, require_index
 from translation.methods import Guidable, Method, find_method
@@ -47,12 +47,16 @@ def train_translation(
 ) -> StageResult:
     """Stage 1: the configuration's method on the attributes used; see `used_schema` for the default.
 
-    `source` and `target` are filters, for a method that learns one direction; see `used_domains` for the default.
+    `source` and `target` are filters, for a method that learns one direction; see `used_domains` for the default. For
+    one that learns from two pictures they may be the pictures' paths.
     `options` are those of every stage (`Session`).
     """
     session = Session(**options)
     seed, progress = session.seed, session.told
     schema = used_schema(workspace, config, attributes_used)
+    of_pictures = find_method(config.method).draws == "crops"
+    if of_pictures:
+        source, target = picture_filter(workspace, source), picture_filter(workspace, target)
     about: dict[str, Any] = {"attributes_used": list(schema.names), "seed": seed}
     domains = used_domains(schema, config, source, target)
     if domains is not None:
@@ -61,7 +65,7 @@ def train_translation(
         about |= {"source": domains[0], "target": domains[1]}
     config = settled(workspace, TRANSLATION, config, session)
     fabric = make_fabric(config.training, session.device)
-    if find_method(config.method).draws != "crops":
+    if not of_pictures:
         tell_if_enlarged(workspace, config, progress)
     tell_what_is_off(config, config.translation, progress)
 

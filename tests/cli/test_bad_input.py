@@ -183,6 +183,8 @@ def test_a_second_writer_is_told_who_writes(process, labelled: Path, faces: Path
         (["run", "--attributes-used", "Hat,Bear"], 2, "unknown attribute 'Bear': did you mean Beard"),
         (["train", "retrieval", "--attributes-used", "Hat"], 2, "belongs to `train translation`"),
         (["train", "translation", "--neighbours", "none"], 2, "belongs to `train guided`"),
+        (["train", "translation", "--translation-run", "r1"], 2, "names the run that `train retrieval`"),
+        (["train", "retrieval", "--retrieval-run", "r2"], 2, "belongs to `train guided`"),
         (["train", "translation", "--from", "best"], 2, "--from needs --resume"),
         (["run", "--minutes", "0"], 2, "'--minutes'"),
         (["index", "remove"], 2, "say what to remove"),

@@ -85,13 +85,17 @@ def test_crops_are_shrunk_by_up_to_the_zoom_and_mirrored_in_half_of_the_cases(pi
         (ONE, "id=7", "--target 'id=7' is 0 images, and one is needed"),
         (ONE, "split=train", "is 2 images, and one is needed"),
         (ONE, ONE, "are the same picture, id=1"),
-        (None, None, "name them, --source id=17 --target id=18"),
+        (None, None, "name them, --source PICTURE --target PICTURE"),
         (ONE, None, "give both, or none"),
+        (ONE, "FOREIGN", "is not in the workspace: `rgunit add` it first"),
     ],
 )
 def test_pictures_that_cannot_be_meant_are_refused_before_a_run(
     pictures: Workspace, source: str | None, target: str | None, said: str
 ) -> None:
+    if target == "FOREIGN":
+        target = str(pictures.path / "foreign.png")
+        Image.new("RGB", (40, 40)).save(target)
     with pytest.raises((RgunitError, UsageError)) as refused:
         train_translation(pictures, tiny(), source=source, target=target, device="cpu")
     assert said in str(refused.value) and "\n" not in str(refused.value)
@@ -137,7 +141,8 @@ def test_terms_without_weight_are_left_out(pictures: Workspace) -> None:
 def test_it_resumes_bit_for_bit_and_translates_at_the_pictures_own_size(pictures: Workspace, tmp_path: Path) -> None:
     def run(steps: int, resume: bool) -> Path:
         config = tiny(f"translation.steps={steps}")
-        given = {"source": ONE, "target": OTHER, "device": "cpu", "resume": resume}
+        by_path = str(pictures.images(OTHER).paths[0])
+        given = {"source": ONE, "target": by_path, "device": "cpu", "resume": resume}
         return train_translation(pictures, config, **given).run.path  # type: ignore[arg-type]
 
     whole, half = run(4, False), run(2, False)
@@ -145,6 +150,7 @@ def test_it_resumes_bit_for_bit_and_translates_at_the_pictures_own_size(pictures
     a, b = load_file(whole / CHECKPOINT), load_file(half / CHECKPOINT)
     assert [name for name in a if not torch.equal(a[name], b[name])] == []
     assert (whole / "samples" / "00000004.png").exists() or list((whole / "samples").iterdir())
+    assert pictures.runs()[-1].config["target"] == OTHER
     (row,) = translate_images(pictures, [Path(pictures.images(ONE).paths[0])], out=tmp_path / "out", device="cpu")
     assert row["mask"] is None and Path(row["path"]).exists()
 
