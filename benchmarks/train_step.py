@@ -3,11 +3,14 @@
     python benchmarks/train_step.py [--presets demo,celeba-64] [--steps 8] [--precision bf16-mixed] [--set KEY=VALUE]
     python benchmarks/train_step.py --device cuda --presets paper-celeba-128 --batch 32 --set training.compile=true
 
-A step is one update of the discriminator and one of generator and encoders (`GmmUnit.step`), on random pixels:
-`stage 1`, its cheap first kind `warm-up`, and stage 3 without neighbours (`unguided`), with `convolution`, `attention`
-and `patches`, whose sources and neighbours come encoded, as the loop's background thread gives them. All take turns, so
-that a busy machine slows all; medians of `--steps` turns after 3 that are not counted, `ratio` the median over the
-turns of the time over the unguided step's. FLOPs by torch's counter. The limit is what a 256-channel 3×3 convolution
+A step is one update of every network of the preset's method, on random pixels: `stage 1`, its cheap first kind
+`warm-up`, and stage 3 without neighbours (`unguided`), with `convolution`, `attention` and `patches`, whose sources and
+neighbours come encoded, as the loop's background thread gives them; those that the method has. All take turns, so that
+a busy machine slows all; medians of `--steps` turns after 3 that are not counted, `ratio` the median over the turns of
+the time over the unguided step's. With `--together` all presets take turns, and `ratio` is over the first row's step:
+
+    python benchmarks/train_step.py --together --methods "stage 1" --presets celeba-64,cut,fastcut --batch 8
+ FLOPs by torch's counter. The limit is what a 256-channel 3×3 convolution
 of 64×64 pixels does a second in the same precision, a turn between the others: its best is printed, and the share of
 it that a step reaches is the median over the turns. Peak memory is that of a process of its own, which makes 2 steps;
 on a GPU it is what torch allocated there. Networks are compiled where the settings say so (training.compile), before
@@ -32,25 +35,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from index_store.attributes import AttributeSchema
 from index_store.lifetimes import end_with_parent
 from retrieval.loading import resolve_device
 from translation.config import Config, load_config, presets
 from translation.guidance import PIXELS, build_guidance
-from translation.methods.gmm_unit import GmmUnit, Networks, build_networks
-from translation.networks.gmm_unit import ContentEncoder
+from translation.methods import Guidable, Method, find_method
 from translation.sampling import Batch, Guides
 from translation.training.compiling import compile_networks
 from translation.training.precision import faster_precision
 from translation.training.task import Engine
 
+Step = tuple[str, str]  # preset and kind
 ATTRIBUTES = 5
 GUIDANCE = {"unguided": "none", "convolution": "convolution", "attention": "attention", "patches": "patches"}
 METHODS = ("stage 1", "warm-up", *GUIDANCE)
-LIMIT = "limit"
+LIMIT = ("limit", "")
 PAPER_IMAGES = 540_000  # what the paper trains each stage with: as many steps of one image
 HEAD = (
     f"{'preset':18} {'method':12} {'precision':11} batch  s/step  images/s  GFLOP  GFLOP/s  limit  share  ratio"
@@ -60,48 +64,61 @@ HEAD = (
 
 def make(
     config: Config, precision: str, device: torch.device, guidance: str | None = None
-) -> tuple[GmmUnit, Batch, Engine]:
+) -> tuple[Method, Batch, Engine]:
     """The update rule of stage 1 (or of stage 3, with a guidance) and its optimisers, and one random batch."""
     torch.manual_seed(0)
     form = torch.channels_last if config.training.channels_last else torch.contiguous_format
-    assert isinstance(config.networks, Networks)
-    fresh = build_networks(config.networks, config.data.size, ATTRIBUTES)
-    networks = {k: n.to(device, memory_format=form) for k, n in fresh.items()}
+    schema = AttributeSchema(tuple(f"attribute {i}" for i in range(ATTRIBUTES)))
     stage, size = config.guided if guidance else config.translation, config.data.size
-    kind = config.guided.model_copy(update={"guidance": guidance or "none"})
-    fusion = build_guidance(kind, _channels(networks))
-    trained = {"generator": ["content_encoder", "style_encoder", "generator"], "discriminator": ["discriminator"]}
-    if guidance:
-        trained["generator"] = ["generator"]
-        for name in ("content_encoder", "style_encoder"):
-            networks[name].requires_grad_(False)
+    method: Method = find_method(config.method).build(config, schema, "guided" if guidance else "translation")
+    if guidance and isinstance(method, Guidable):
+        fusion = build_guidance(config.guided.model_copy(update={"guidance": guidance}), method.content_channels)
         if fusion is not None:
-            networks["fusion"], trained["fusion"] = fusion.to(device, memory_format=form), ["fusion"]
+            method.networks["fusion"] = fusion
+        for name in method.encoders:
+            method.networks[name].requires_grad_(False)
+    for network in method.networks.values():
+        network.to(device, memory_format=form)
     optimizers: dict[str, torch.optim.Optimizer] = {
         name: torch.optim.Adam(
-            [p for k in parts for p in networks[k].parameters()], stage.learning_rate, stage.betas, fused=True
+            [p for k in player.networks for p in method.networks[k].parameters()],
+            player.learning_rate,
+            player.betas,
+            fused=True,
         )
-        for name, parts in trained.items()
+        for name, player in method.players.items()
     }
-    images = torch.rand(stage.batch, 3, size, size).mul(2).sub(1).to(device, memory_format=torch.channels_last)
+
+    def pixels() -> Tensor:
+        return torch.rand(stage.batch, 3, size, size).mul(2).sub(1).to(device, memory_format=torch.channels_last)
+
+    count, length = method.noise
     labels, target = torch.randint(0, 2, (2, stage.batch, ATTRIBUTES)).to(device)
-    batch = Batch(images, labels, target, torch.randn(3, stage.batch, 8 * ATTRIBUTES).to(device))
+    batch = Batch(pixels(), labels, target, torch.randn(count, stage.batch, length).to(device))
+    if method.draws != "labels":
+        batch = replace(batch, references=pixels())
     half = precision == "bf16-mixed"
 
     def autocast() -> contextlib.AbstractContextManager[object]:
         return torch.autocast(device.type, torch.bfloat16) if half else contextlib.nullcontext()
 
-    method = GmmUnit(networks, stage, train_encoders=not guidance)  # type: ignore[arg-type]
-    if guidance:
-        content, mean, log_variance = method.encode(images)
-        batch = replace(batch, encoded=(content, mean, log_variance))
+    if guidance and isinstance(method, Guidable):
+        batch = replace(batch, encoded=method.encode(batch.images))
+        queries = method.queries(batch)
         if fusion is not None:
-            k = config.guided.neighbours
+            content = queries[0].content
             channels = content.shape[1] + (PIXELS if fusion.pixels else 0)
-            neighbours = torch.randn(2, len(images), k, channels, *content.shape[2:], device=device)
-            maps = tuple(neighbours[: 1 if fusion.pixels else 2])
-            batch = replace(batch, guides=Guides(maps=maps))
+            shape = len(queries), len(content), config.guided.neighbours, channels, *content.shape[2:]
+            batch = replace(batch, guides=Guides(maps=tuple(torch.randn(shape, device=device))))
     return method, batch, Engine(optimizers, autocast)
+
+
+def kinds_of(config: Config, asked: Sequence[str]) -> list[str]:
+    """Of the steps asked for those that the configuration's method has."""
+    about = find_method(config.method).about
+    there = ["stage 1", *(["warm-up"] if getattr(config.translation, "warmup", 0) else [])]
+    there += ["unguided", *about.guidance] if about.guidance else []
+    return [kind for kind in asked if kind in there]
 
 
 def update_of(config: Config, precision: str, device: torch.device, method: str) -> Callable[[], object]:
@@ -109,8 +126,7 @@ def update_of(config: Config, precision: str, device: torch.device, method: str)
     made, batch, engine = make(config, precision, device, GUIDANCE.get(method))
     if config.training.compile:
         compile_networks(made.networks)
-    steps = partial(made.warm_up, batch, 0.1) if method == "warm-up" else partial(made.step, batch, 10**9)
-    return lambda: engine.run(steps())
+    return lambda: engine.run(made.step(batch, 0 if method == "warm-up" else 10**9))
 
 
 def make_limit(precision: str, device: torch.device) -> Callable[[], object]:
@@ -126,12 +142,6 @@ def make_limit(precision: str, device: torch.device) -> Callable[[], object]:
             F.conv2d(x, weight, padding=1)
 
     return convolve
-
-
-def _channels(networks: Mapping[str, nn.Module]) -> int:
-    encoder = networks["content_encoder"]
-    assert isinstance(encoder, ContentEncoder)
-    return encoder.channels
 
 
 class _Untracked:
@@ -161,9 +171,9 @@ def count_flops(update: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def measure(updates: Mapping[str, Callable[[], object]], steps: int, device: torch.device) -> dict[str, list[float]]:
+def measure(updates: Mapping[Step, Callable[[], object]], steps: int, device: torch.device) -> dict[Step, list[float]]:
     """Seconds of each turn of each kind of step."""
-    seconds: dict[str, list[float]] = {name: [] for name in updates}
+    seconds: dict[Step, list[float]] = {name: [] for name in updates}
     for _ in range(steps):
         for name, update in updates.items():
             finish(device)
@@ -196,41 +206,51 @@ def warm(make_update: Callable[[], Callable[[], object]], device: torch.device) 
 
 
 def rows(
-    preset: str,
+    presets: Sequence[str],
     settings: Sequence[str],
     precision: str | None,
     device: torch.device,
     steps: int,
     methods: Sequence[str],
 ) -> list[dict[str, Any]]:
-    """The figures of a preset, a method a row."""
-    config = load_config(preset, overrides=settings)
-    precision = precision or config.training.precision
-    precision = faster_precision(device.type) if precision == "auto" else precision
-    plain = config.model_copy(update={"training": config.training.model_copy(update={"compile": False})})
-    # Counted uncompiled: what a compiler makes of a step is not seen by the counter.
-    flops = {method: count_flops(update_of(plain, precision, device, method)) for method in methods}
-    limit = make_limit(precision, device)
+    """The figures of presets whose steps take turns, a preset and kind of step a row."""
+    made: dict[Step, tuple[Config, str]] = {}
+    for preset in presets:
+        config = load_config(preset, overrides=settings)
+        chosen = precision or config.training.precision
+        chosen = faster_precision(device.type) if chosen == "auto" else chosen
+        made |= {(preset, kind): (config, chosen) for kind in kinds_of(config, methods)}
+    flops: dict[Step, int] = {}
+    for (preset, kind), (config, chosen) in made.items():
+        # Counted uncompiled: what a compiler makes of a step is not seen by the counter.
+        plain = config.model_copy(update={"training": config.training.model_copy(update={"compile": False})})
+        flops[preset, kind] = count_flops(update_of(plain, chosen, device, kind))
+    limit = make_limit(next(iter(made.values()))[1], device)
     flops[LIMIT] = count_flops(limit)
-    warmed = {method: warm(partial(update_of, config, precision, device, method), device) for method in methods}
-    seconds = measure({**{method: update for method, (update, _) in warmed.items()}, LIMIT: limit}, steps, device)
+    warmed = {
+        (preset, kind): warm(partial(update_of, config, chosen, device, kind), device)
+        for (preset, kind), (config, chosen) in made.items()
+    }
+    seconds = measure({**{key: update for key, (update, _) in warmed.items()}, LIMIT: limit}, steps, device)
     ability = [flops[LIMIT] / 1e9 / taken for taken in seconds.pop(LIMIT)]
     found = []
     # A spawned process inherits its parent's peak on Linux; one of the small server's does not.
-    for method, taken in seconds.items():
-        stage = config.guided if method in GUIDANCE else config.translation
-        work, ratios = flops[method] / 1e9, zip(taken, seconds.get("unguided", taken), strict=True)
+    for (preset, kind), taken in seconds.items():
+        config, chosen = made[preset, kind]
+        stage = config.guided if kind in GUIDANCE else config.translation
+        work = flops[preset, kind] / 1e9
+        base = next(iter(seconds.values())) if len(presets) > 1 else seconds.get((preset, "unguided"), taken)
         if device.type == "cpu":
             forkserver = multiprocessing.get_context("forkserver")
             with ProcessPoolExecutor(1, forkserver, end_with_parent, (os.getpid(),)) as alone:
-                peak = alone.submit(peak_mib, preset, settings, precision, method).result()
+                peak = alone.submit(peak_mib, preset, settings, chosen, kind).result()
         else:
-            peak = warmed[method][1]
+            peak = warmed[preset, kind][1]
         found.append(
             {
                 "preset": preset,
-                "method": method,
-                "precision": precision,
+                "method": kind,
+                "precision": chosen,
                 "batch": stage.batch,
                 "seconds": statistics.median(taken),
                 "images_per_second": stage.batch / statistics.median(taken),
@@ -239,7 +259,7 @@ def rows(
                 "gflop_per_second": work / statistics.median(taken),
                 "limit": max(ability),
                 "share": statistics.median(work / spent / able for spent, able in zip(taken, ability, strict=True)),
-                "ratio": statistics.median(ours / plain for ours, plain in ratios),
+                "ratio": statistics.median(ours / theirs for ours, theirs in zip(taken, base, strict=True)),
                 "peak_mib": peak,
             }
         )
@@ -260,6 +280,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--presets", default=",".join(presets()))
     parser.add_argument("--methods", default=",".join(METHODS), help=f"some of {','.join(METHODS)}")
+    parser.add_argument("--together", action="store_true", help="the presets' steps take turns")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), help="default: each preset's own")
@@ -276,8 +297,9 @@ def main() -> None:
     torch.backends.cudnn.benchmark = True  # as `make_fabric` has it
     print(HEAD)
     found = []
-    for preset in arguments.presets.split(","):
-        for row in rows(preset, settings, arguments.precision, device, arguments.steps, methods):
+    chosen = arguments.presets.split(",")
+    for group in [chosen] if arguments.together else [[preset] for preset in chosen]:
+        for row in rows(group, settings, arguments.precision, device, arguments.steps, methods):
             found.append({**row, "settings": arguments.set})
             print(line(row), flush=True)
     if arguments.json is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from index_store.workspace import Workspace
@@ -27,3 +29,18 @@ def test_the_cost_of_guidance_is_measured_in_copies(
         assert [run.id for run in again.runs()] == ["r1", "r2"]
     with pytest.raises(SystemExit):
         script.main([str(path), "--steps", "2"])
+
+
+def test_the_step_of_any_method_is_timed_beside_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = load("benchmarks/train_step.py")
+    tiny = [word for setting in ("networks.width=0.05", "data.size=32") for word in ("--set", setting)]
+    chosen = ["--presets", "demo,cut", "--together", "--methods", "stage 1", "--steps", "1", "--device", "cpu"]
+    monkeypatch.setattr(script, "peak_mib", lambda *_: 1.0)
+    monkeypatch.setattr(script, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
+    monkeypatch.setattr("sys.argv", ["train_step.py", *chosen, *tiny])
+    script.main()
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert [row.split()[0] for row in rows] == ["demo", "cut"]
+    assert float(rows[0].split()[-2]) == 1.0, "the first row is what others are compared with"
