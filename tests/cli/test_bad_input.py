@@ -1,4 +1,4 @@
-"""Bad input, each in a process of its own: one clear line, status 1 or 2, nothing half-written."""
+"""Bad input: one clear line, status 1 or 2, nothing half-written; a process of its own ends with that status."""
 
 from __future__ import annotations
 
@@ -60,24 +60,24 @@ def test_a_contradictory_filter_is_refused(rgunit, labelled: Path, picture: Path
     assert "contradicts itself" in answer.error
 
 
-def test_a_query_picture_that_is_none_is_refused(process, labelled: Path, tmp_path: Path) -> None:
+def test_a_query_picture_that_is_none_is_refused(rgunit, labelled: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.png"
     text.write_text("no picture")
-    answer = process("-w", labelled, "query", text, "--to", "+Hat", "--grid", tmp_path / "grid.png")
+    answer = rgunit("-w", labelled, "query", text, "--to", "+Hat", "--grid", tmp_path / "grid.png")
     assert answer.status == 1
     assert "text.png: not an image" in answer.error
     assert not (tmp_path / "grid.png").exists()
 
 
-def test_a_query_before_any_training_says_what_to_run(process, labelled: Path, picture: Path) -> None:
-    answer = process("-w", labelled, "query", picture, "--to", "+Hat")
+def test_a_query_before_any_training_says_what_to_run(rgunit, labelled: Path, picture: Path) -> None:
+    answer = rgunit("-w", labelled, "query", picture, "--to", "+Hat")
     assert answer.status == 1
     assert "rgunit train retrieval" in answer.error
 
 
-def test_an_empty_folder_leaves_no_workspace_behind(process, tmp_path: Path) -> None:
+def test_an_empty_folder_leaves_no_workspace_behind(rgunit, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    answer = process("-w", tmp_path / "w", "add", tmp_path / "empty", "--origin", "unlabelled")
+    answer = rgunit("-w", tmp_path / "w", "add", tmp_path / "empty", "--origin", "unlabelled")
     assert answer.status == 1
     assert "nothing to add" in answer.error
     assert not (tmp_path / "w").exists()
@@ -101,7 +101,7 @@ def test_a_folder_that_was_there_is_never_taken_away(rgunit, tmp_path: Path) -> 
     assert (tmp_path / "w" / "mine.txt").read_text() == "mine"
 
 
-def test_odd_images_are_taken_and_broken_ones_refused_with_their_reason(process, tmp_path: Path) -> None:
+def test_odd_images_are_taken_and_broken_ones_refused_with_their_reason(rgunit, tmp_path: Path) -> None:
     folder = tmp_path / "mixed"
     folder.mkdir()
     random = np.random.default_rng(1)
@@ -112,7 +112,7 @@ def test_odd_images_are_taken_and_broken_ones_refused_with_their_reason(process,
     (folder / "truncated.png").write_bytes(whole[: len(whole) // 2])
     (folder / "text.jpg").write_text("no picture")
     Image.fromarray(random.integers(0, 255, (8, 8, 3), np.uint8)).save(folder / "tiny.png")
-    answer = process("-w", tmp_path / "w", "add", folder, "--origin", "unlabelled", "--json")
+    answer = rgunit("-w", tmp_path / "w", "add", folder, "--origin", "unlabelled", "--json")
     assert answer.status == 0
     assert (answer.json["added"], answer.json["converted"]) == (3, 2)
     reasons = {Path(one["path"]).name: one["reason"] for one in answer.json["rejected"]}
@@ -155,7 +155,7 @@ def test_a_column_that_mixes_conventions_is_refused(rgunit, faces: Path, tmp_pat
     assert not (tmp_path / "w").exists()
 
 
-def test_a_second_writer_is_told_who_writes(process, labelled: Path, faces: Path, tmp_path: Path) -> None:
+def test_a_second_writer_is_told_who_writes(process, rgunit, labelled: Path, faces: Path, tmp_path: Path) -> None:
     path = tmp_path / "w"
     shutil.copytree(labelled, path)
     with Workspace.open(path) as workspace:
@@ -163,7 +163,7 @@ def test_a_second_writer_is_told_who_writes(process, labelled: Path, faces: Path
         answer = process("-w", path, "add", faces / "unlabelled", "--origin", "unlabelled")
     assert answer.status == 1
     assert "is being written by process" in answer.error
-    assert process("-w", path, "info", "--json").json["images"] == 80
+    assert rgunit("-w", path, "info", "--json").json["images"] == 80
 
 
 @pytest.mark.parametrize(

@@ -198,7 +198,7 @@ def test_evaluate_retrieval_names_the_columns_that_there_are(rgunit, trained: Tr
 
 
 def test_an_ablation_keeps_its_rows_and_goes_on_with_those_that_are_missing(
-    process, trained: Trained, tmp_path: Path
+    rgunit, trained: Trained, tmp_path: Path
 ) -> None:
     words = [
         "-w",
@@ -214,13 +214,13 @@ def test_an_ablation_keeps_its_rows_and_goes_on_with_those_that_are_missing(
         "--jobs",
         1,
     ]
-    first = process(*words, "--rows", "all", "--plane", tmp_path / "rows.svg").json
+    first = rgunit(*words, "--rows", "all", "--plane", tmp_path / "rows.svg").json
     assert first["rows"][0]["row"] == "all"
     assert 0 <= first["rows"][0]["mean"]["average"] <= 1
     assert {"random", "style_only", "late_fusion"} <= set(first["baselines"])
     assert "<svg" in (tmp_path / "rows.svg").read_text()
     made = {file: file.stat().st_mtime_ns for file in (trained.path / "ablation").rglob("row-*.json")}
-    both = process(*words, "--rows", "all,parts_labels").json
+    both = rgunit(*words, "--rows", "all,parts_labels").json
     assert [row["row"] for row in both["rows"]] == ["all", "parts_labels"]
     assert both["rows"][0]["mean"] == first["rows"][0]["mean"]
     assert both["rows"][1]["curve"][0]["weight"] == 0
