@@ -31,4 +31,5 @@ def test_the_tests_of_a_folder_keep_to_its_budget(folder: str) -> None:
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr
     seconds = after.children_user + after.children_system - before.children_user - before.children_system
     budget = BUDGETS[folder]
+    print(f"tests/{folder}: {seconds:.0f} s of CPU of {budget}")
     assert seconds <= budget, f"tests/{folder} took {seconds:.0f} s of CPU, over its budget of {budget} s"
