@@ -1,4 +1,4 @@
-"""What the tests of each folder may cost: seconds of CPU, hardly more on a busy machine than on an idle one."""
+"""What the tests of each folder may cost: seconds of CPU, towards which waiting for other work does not count."""
 
 from __future__ import annotations
 
