@@ -57,6 +57,21 @@ def prepare(image: Image.Image | Pixels, *, size: int | None = None, name: str =
     return np.asarray(_fit(_upright(name, image)[0], size))
 
 
+def check_header(path: Path) -> None:
+    """Refuse a file whose head tells that it is no image, or one outside the limits: ImageRefused with the reason.
+
+    Its pixels are not decoded, so it may still be damaged.
+    """
+    try:
+        with Image.open(path) as image:
+            size = image.size
+    except FileNotFoundError as error:
+        raise ImageRefused(f"{path}: cannot be read ({error.strerror})") from error
+    except Exception as error:
+        raise ImageRefused(f"{path}: not an image that can be read") from error
+    _check_size(path, *size)
+
+
 def check_image(path: Path, data: bytes) -> Checked:
     """Decode the bytes of a file in full and return its size; raises ImageRefused with the reason."""
     image, converted = _decode(path, data)

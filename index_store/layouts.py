@@ -61,12 +61,26 @@ def is_label_file(file: Path) -> bool:
 
 
 def image_files(folder: Path, *, leave: Iterable[Path] = ()) -> list[Path]:
-    """List the files below a folder in order, without hidden ones, label files and those at or below `leave`."""
+    """List the files below a folder in order, without hidden ones, label files and those at or below `leave`.
+
+    Links to folders are followed, but for one that leads back to a folder that it lies in.
+    """
     left = set(leave)
     found = []
+    around = {folder: frozenset((os.path.realpath(folder),))}  # the real places of a folder and of those it lies in
     for place, inside, names in os.walk(folder, followlinks=True):
         here = Path(place)
-        inside[:] = sorted(name for name in inside if not name.startswith(".") and here / name not in left)
+        places = around.pop(here)
+        kept = []
+        for name in sorted(inside):
+            path = here / name
+            if name.startswith(".") or path in left:
+                continue
+            real = os.path.realpath(path)
+            if real not in places:
+                kept.append(name)
+                around[path] = places | {real}
+        inside[:] = kept
         for name in sorted(names):
             file = here / name
             if not name.startswith(".") and file not in left and not is_label_file(file):

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from index_store.errors import RgunitError, UsageError
+from index_store.errors import RgunitError
 from retrieval.tensors import to_pixels, to_tensor
 from translation.guidance import CELL, Guidance, Guide, Window, fuse, paint
 from translation.tiles import Box, MapFile, Passes, Tile, least, plan
@@ -46,9 +46,9 @@ def fitting(translator: Translator) -> int:
     return int(_free(translator.device) / 2 / (BYTES * translator.content_channels))
 
 
-def smallest_limit(translator: Translator, guide: Guide | None) -> int:
+def smallest_limit(translator: Translator) -> int:
     """The fewest pixels that a tile may be allowed: it must see what is around it."""
-    return CELL**2 * least(_step(translator, guide))
+    return CELL**2 * least(_step(translator))
 
 
 @torch.no_grad()
@@ -58,14 +58,14 @@ def translate_any_size(
     """Translate uint8 [H, W, 3], each side at least 8, to uint8 [H, W, 3].
 
     Beyond `most` pixels (by default `fitting`) in tiles, with the same result but for rounding: at most a level or
-    two of 255. UsageError for a `most` below `smallest_limit`.
+    two of 255. ValueError for a `most` below `smallest_limit`.
     """
     if guide is not None and guide.strength == 0:
         guide = None
     height, width = pixels.shape[:2]
     below, right = -height % CELL, -width % CELL
     filled = np.pad(pixels, ((0, below), (0, right), (0, 0)), mode="reflect") if below or right else pixels
-    most = fitting(translator) if most is None else most
+    most = max(smallest_limit(translator), fitting(translator)) if most is None else most
     if filled.shape[0] * filled.shape[1] <= most:
         images = to_tensor(filled[None], translator.device)
         style = images.new_zeros(1, 0)
@@ -95,13 +95,8 @@ def _tiled(translator: Translator, pixels: Pixels, guide: Guide | None, most: in
             f"{translator.config.method} cannot be cut into parts: scale it down with --size"
         )
     guidance = fusion if isinstance(fusion, Guidance) else None
-    if most < smallest_limit(translator, guide):
-        raise UsageError(
-            f"--max-pixels must be at least {smallest_limit(translator, guide)} for this run, not {most}: a tile must "
-            "see what is around it"
-        )
     height, width = pixels.shape[0] // CELL, pixels.shape[1] // CELL
-    tiles = plan(height, width, most // CELL**2, _step(translator, guide))
+    tiles = plan(height, width, most // CELL**2, _step(translator))
     made = np.empty_like(pixels)
 
     def images(tile: Tile) -> Tensor:
@@ -145,10 +140,10 @@ def _within(guide: Guide | None, seen: Box, height: int, width: int) -> Guide | 
     return None if guide is None else replace(guide, window=Window(seen.top, seen.left, height, width))
 
 
-def _step(translator: Translator, guide: Guide | None) -> int:
+def _step(translator: Translator) -> int:
     """Tiles of the content map begin at multiples of it."""
-    fusion = translator.networks.get("fusion")
-    return fusion.step(guide.neighbours) if guide is not None and isinstance(fusion, Guidance) else 1
+    fusion, side = translator.networks.get("fusion"), translator.size // CELL
+    return fusion.step(side) if isinstance(fusion, Guidance) else 1
 
 
 def _free(device: torch.device) -> int:

@@ -86,8 +86,8 @@ class Guidance(nn.Module, ABC):
     def gate(self) -> Tensor:
         """How far the way of the neighbours is open, a detached scalar; 0: not at all."""
 
-    def step(self, neighbours: Tensor) -> int:
-        """How many places of the content, to a side, look together: tiles begin at multiples of it."""
+    def step(self, side: int) -> int:
+        """How many places of the content, to a side, look together, where neighbours' maps are `side`×`side`."""
         return 1
 
     def look(self, content: Tensor, neighbours: Tensor, window: Window | None = None) -> Tensor | None:
@@ -244,9 +244,8 @@ class PatchGuidance(Guidance):
     def branches(self, content: Tensor, neighbours: Tensor, window: Window | None = None) -> tuple[Tensor, Tensor]:
         return content, torch.zeros_like(content)
 
-    def step(self, neighbours: Tensor) -> int:
-        h, w = neighbours.shape[3:]
-        return next(n for n in range(math.ceil(max(h, w) / POSITIONS), h + 1) if h % n == 0 == w % n)
+    def step(self, side: int) -> int:
+        return next(n for n in range(math.ceil(side / POSITIONS), side + 1) if side % n == 0)
 
     def look(self, content: Tensor, neighbours: Tensor, window: Window | None = None) -> Tensor:
         """The content may be of another size than the neighbours': patches are as large as in training."""
@@ -254,7 +253,7 @@ class PatchGuidance(Guidance):
         height, width = (CELL * side for side in content.shape[2:])
         seen, pixels = torch.split(neighbours.flatten(0, 1), [content.shape[1], PIXELS], dim=1)
         pixels = F.pixel_shuffle(pixels.float(), CELL)
-        coarse = self.step(neighbours)
+        coarse = self.step(neighbours.shape[3])
         if coarse > 1:
             content, seen = F.avg_pool2d(_filled(content, coarse), coarse), F.avg_pool2d(seen, coarse)
             if window is not None:
