@@ -107,7 +107,7 @@ def _tiled(translator: Translator, pixels: Pixels, guide: Guide | None, most: in
 
     def drawn(tile: Tile) -> Tensor:
         image = last(before.read(tile.seen, device))
-        if guidance is None or guide is None:
+        if guidance is None or guide is None:  # the content's file is closed by then
             return image
         guided = fuse(guidance, content.read(tile.seen, device), _within(guide, tile.seen, height, width))
         return paint(guidance, image, torch.ones_like(image[:, :1]), guided, images(tile), guide.strength)
@@ -128,7 +128,7 @@ def _tiled(translator: Translator, pixels: Pixels, guide: Guide | None, most: in
         before = content if guide is None else stored(fused)
         for block in blocks:
             after = stored(lambda tile, block=block, before=before: block(before.read(tile.seen, device)))  # type: ignore[misc]
-            if before is not content:
+            if guide is None or before is not content:
                 before.close()
             before = after
         passes.run(drawn, tiles, keep)
