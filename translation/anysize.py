@@ -16,17 +16,15 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from index_store.errors import RgunitError
+from index_store.errors import ImageRefused, RgunitError
+from index_store.images import LARGEST_PIXELS, Pixels
 from retrieval.tensors import to_pixels, to_tensor
 from translation.guidance import CELL, Guidance, Guide, Window, fuse, paint
 from translation.tiles import Box, MapFile, Passes, Tile, least, plan
 from translation.translator import Translator
-
-Pixels = NDArray[np.uint8]
 
 BYTES = 10.5
 """Memory that a picture takes on its way, a pixel and channel of the content map: CUT's networks in float32, as the
@@ -75,13 +73,21 @@ def translate_any_size(
     return np.ascontiguousarray(made[:height, :width])
 
 
-def scaled(pixels: Pixels, short: int) -> Pixels:
-    """uint8 [H, W, 3] with its shorter side scaled to `short` pixels, antialiased; proportions stay."""
+def scaled(pixels: Pixels, short: int, name: str = "the picture") -> Pixels:
+    """uint8 [H, W, 3] with its shorter side scaled to `short` pixels, antialiased; proportions stay.
+
+    ImageRefused, which calls it `name`, where it would become larger than any picture may be.
+    """
     height, width = pixels.shape[:2]
     factor = short / min(height, width)
     size = (max(short, round(width * factor)), max(short, round(height * factor)))
     if size == (width, height):
         return pixels
+    if size[0] * size[1] > LARGEST_PIXELS:
+        raise ImageRefused(
+            f"{name}: --size {short} would make it {size[0]} x {size[1]}, and at most "
+            f"{LARGEST_PIXELS // 10**6} megapixels pass: take a smaller one"
+        )
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0))
 
 

@@ -152,7 +152,7 @@ class _Work:
             square = picture.at(side)
             return _Read(picture, square, square)
         pixels = read_image(path)
-        own = pixels if self.size is None else scaled(pixels, self.size)
+        own = pixels if self.size is None else scaled(pixels, self.size, str(path))
         return _Read(picture, prepare(pixels, size=side, name=str(path)), own)
 
     def translate(self, read: _Read, number: int, sample: int) -> _Made:

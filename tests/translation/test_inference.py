@@ -293,3 +293,6 @@ def test_sizes_that_cannot_be_meant_are_refused(directed: Workspace, inside: Pat
     for how, said in (({"size": 15}, "at least 16"), ({"max_pixels": 9000}, "at least 9216 for run r1, not 9000")):
         with pytest.raises(UsageError, match=said):
             translate_images(directed, [inside], out=tmp_path / "out", device="cpu", **how)  # type: ignore[arg-type]
+    with pytest.raises(RgunitError, match=r"1\.png: --size 9000 would make it 9000 x 9000, and at most 64 mega"):
+        translate_images(directed, [inside], size=9000, out=tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out").exists()

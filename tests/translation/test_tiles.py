@@ -17,7 +17,7 @@ from translation.tiles import HALO, least, plan
 from translation.translator import Translator
 
 
-def make(guidance: str = "none", size: int = 32) -> Translator:
+def make(guidance: str = "none", size: int = 32, device: str = "cpu") -> Translator:
     """CUT with random weights that are large enough for an output of all grey levels."""
     settings = ("networks.width=0.0625", "networks.blocks=3", f"guided.guidance={guidance}", f"data.size={size}")
     config, schema = load_config("cut", overrides=settings), AttributeSchema(())
@@ -30,7 +30,7 @@ def make(guidance: str = "none", size: int = 32) -> Translator:
         for module in network.modules():
             if isinstance(module, nn.Conv2d) and not (network is fusion and module.kernel_size == (1, 1)):
                 nn.init.kaiming_normal_(module.weight)
-    return Translator(method, config=config, schema=schema, device=torch.device("cpu"))
+    return Translator(method, config=config, schema=schema, device=torch.device(device))
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
@@ -46,7 +46,7 @@ def guide_of(translator: Translator, guidance: str) -> Guide | None:
     if guidance == "none":
         return None
     images = torch.from_numpy(np.stack([picture(translator.size, translator.size, seed) for seed in (1, 2)]))
-    images = images.permute(0, 3, 1, 2).float() / 127.5 - 1
+    images = images.to(translator.device).permute(0, 3, 1, 2).float() / 127.5 - 1
     content = translator.content(images)
     return Guide((with_pixels(content, images) if translator.pixels else content)[None], 0.8)
 
