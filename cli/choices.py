@@ -128,12 +128,12 @@ def names_of(text: str | None) -> tuple[str, ...]:
     return tuple(name.strip() for name in (text or "").split(",") if name.strip())
 
 
-def check_composed(workspace: Workspace, images: Sequence[Path], to: str | None, style_of: Path | None) -> None:
-    """Refuse a translation that cannot be meant, before a model is loaded."""
+def check_composed(workspace: Workspace, to: str | None, style_of: Path | None) -> None:
+    """Refuse a translation that cannot be meant, whatever its pictures are, before a model is loaded."""
     directed = any("target" in run.config for run in workspace.runs("translation"))  # such a run needs no words
     if to is None and style_of is None and not directed:
         raise UsageError("say what to change: --to '+Blond_Hair -Male', or --style-of IMAGE, or both")
-    check_query(workspace, images, to, style_of)
+    check_query(workspace, (), to, style_of)
 
 
 def check_query(

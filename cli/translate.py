@@ -96,7 +96,7 @@ def translate(
     folder = out or settings.folder / "translations"
     rejected: list[dict[str, str]] = []
     with settings.open() as workspace:
-        check_composed(workspace, (), to, style_of)
+        check_composed(workspace, to, style_of)
         inputs = find_inputs(images, folder)  # before anything slow is imported
         with Bars("translate") as bars:
             from translation.inference import translate_images
