@@ -1,7 +1,7 @@
 """A picture in its own size through a method without a style: whole where memory allows it, in tiles beyond.
 
-Such a network is convolutional, so width and height may be anything that it can halve twice: a side that is no multiple
-of 4 is reflected up at the right or the bottom, and what comes out is cut back.
+Such a network is convolutional, so width and height may be anything that it can halve: a side that is no multiple of 4
+(of 8, where the encoder halves thrice) is reflected up at the right or the bottom, and what comes out is cut back.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ def translate_any_size(
     if guide is not None and guide.strength == 0:
         guide = None
     height, width = pixels.shape[:2]
-    below, right = -height % CELL, -width % CELL
+    multiple = max(CELL, getattr(translator.networks["encoder"], "factor", CELL))  # of what the encoder can halve
+    below, right = -height % multiple, -width % multiple
     filled = np.pad(pixels, ((0, below), (0, right), (0, 0)), mode="reflect") if below or right else pixels
     most = max(smallest_limit(translator), fitting(translator)) if most is None else most
     if filled.shape[0] * filled.shape[1] <= most:
