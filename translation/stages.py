@@ -76,6 +76,19 @@ def train_translation(
     return train_run(workspace, TRANSLATION, config, about, make, session)
 
 
+def translation_task(
+    workspace: Workspace, config: Config, session: Session, attributes_used: Sequence[str] = ()
+) -> tuple[MethodTask, AttributeSchema, Config]:
+    """What stage 1 would train with these settings, without a run: its task, the attributes used, and the settings."""
+    schema = used_schema(workspace, config, attributes_used)
+    domains = used_domains(schema, config, None, None)
+    config = settled(workspace, TRANSLATION, config, session)
+    fabric, seed = make_fabric(config.training, session.device), session.seed
+    method = first_weights(seed, lambda: find_method(config.method).build(config, schema, TRANSLATION))
+    task = _task(workspace, config, schema, method, config.translation, fabric, seed, domains=domains)
+    return task, schema, config
+
+
 def train_retrieval(
     workspace: Workspace,
     config: Config,
