@@ -343,6 +343,9 @@ def evaluate_translation_runs(
     )
     for name in CONTRACT_ARMS:
         evaluation.summary.setdefault(name, {**dict.fromkeys(MEASURES), "n": 0})
+    evaluation.summary["steps"] = {
+        name: arm.translator.run.steps for name, arm in found.arms.items() if arm.translator.run and name != "probe"
+    }
     evaluation.summary["runs"] = {
         name: arm.translator.run.id for name, arm in found.arms.items() if arm.translator.run and name != "probe"
     }
