@@ -187,7 +187,7 @@ def test_a_second_writer_is_told_who_writes(process, rgunit, labelled: Path, fac
         (["train", "retrieval", "--retrieval-run", "r2"], 2, "belongs to `train guided`"),
         (["train", "translation", "--from", "best"], 2, "--from needs --resume"),
         (["--device", "gpu", "train", "translation"], 2, "'gpu' is none of auto, cpu, cuda, cuda:N and mps"),
-        (["--device", "cuda:99", "train", "translation", "--preset", "demo"], 1, "cuda"),
+        (["--device", "cuda:99", "train", "translation", "--preset", "demo"], 1, "CUDA device"),
         (["run", "--minutes", "0"], 2, "'--minutes'"),
         (["index", "remove"], 2, "say what to remove"),
         (["index", "remove", "--id", "4711"], 1, "no image has id 4711"),
