@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -63,31 +63,31 @@ class Workspace:
         for name in FOLDERS:
             (self.path / name).mkdir(exist_ok=True)
 
-    @staticmethod
-    def create(path: Path | str) -> Workspace:
+    @classmethod
+    def create(cls, path: Path | str) -> Self:
         """Make a workspace; FileExistsError if there is one."""
-        return Workspace(Catalog.create(Path(path).absolute()))
+        return cls(Catalog.create(Path(path).absolute()))
 
-    @staticmethod
-    def open(path: Path | str, *, wait: float = 0.0) -> Workspace:
+    @classmethod
+    def open(cls, path: Path | str, *, wait: float = 0.0) -> Self:
         """Open a workspace; RgunitError if there is none. A change waits up to `wait` seconds for another writer."""
         folder = Path(path).absolute()
         if not Catalog.exists(folder):
             raise RgunitError(f"no workspace at {path}: run `rgunit -w {path} add …` first")
-        return Workspace(Catalog.open(folder, wait))
+        return cls(Catalog.open(folder, wait))
 
-    @staticmethod
-    def ensure(path: Path | str, *, wait: float = 0.0) -> Workspace:
+    @classmethod
+    def ensure(cls, path: Path | str, *, wait: float = 0.0) -> Self:
         """Open a workspace, made if there is none."""
         folder = Path(path).absolute()
-        return Workspace.open(folder, wait=wait) if Catalog.exists(folder) else Workspace.create(folder)
+        return cls.open(folder, wait=wait) if Catalog.exists(folder) else cls.create(folder)
 
     def close(self) -> None:
         """Close files and release the writer's lock."""
         self._store.close()
         self.catalog.close()
 
-    def __enter__(self) -> Workspace:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -20,7 +20,7 @@ from index_store.attributes import Edit
 from index_store.errors import ImageRefused, RgunitError, UsageError
 from index_store.images import SMALLEST_SIDE, Pixels, prepare, read_image, write_image
 from index_store.workspace import Workspace
-from retrieval.pictures import Picture
+from retrieval.pictures import Picture, Source
 from retrieval.queries import compose, style_edit
 from retrieval.tensors import to_pixels, to_tensor
 from translation.anysize import scaled, smallest_limit, translate_any_size
@@ -65,7 +65,7 @@ def translate_images(
     """
     inputs = find_inputs(paths, out)
     translator = Translator.load(workspace, run, device)
-    work = _prepare(
+    work = prepare_work(
         workspace,
         translator,
         to=to,
@@ -131,7 +131,7 @@ class _Made(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Work:
+class Work:
     """What all pictures are translated with."""
 
     workspace: Workspace
@@ -145,15 +145,16 @@ class _Work:
     max_pixels: int | None
     seed: int
 
-    def read(self, path: Path) -> _Read:
+    def read(self, source: Source) -> _Read:
         """Decode a picture, once. ImageRefused with the reason."""
-        picture, side = Picture.of(self.workspace, path), self.translator.size
+        picture, side = Picture.of(self.workspace, source), self.translator.size
         if self.translator.style_dim:
             square = picture.at(side)
             return _Read(picture, square, square)
-        pixels = read_image(path)
-        own = pixels if self.size is None else scaled(pixels, self.size, str(path))
-        return _Read(picture, prepare(pixels, size=side, name=str(path)), own)
+        name = str(source) if isinstance(source, str | Path) else "the picture"
+        pixels = read_image(source) if isinstance(source, str | Path) else prepare(source, name=name)
+        own = pixels if self.size is None else scaled(pixels, self.size, name)
+        return _Read(picture, prepare(pixels, size=side, name=name), own)
 
     def translate(self, read: _Read, number: int, sample: int) -> _Made:
         """Sample `sample` of the `number`th picture."""
@@ -185,19 +186,19 @@ class _Work:
         return _Made(to_pixels(made.image)[0], mask, target, ids)
 
 
-def _prepare(
+def prepare_work(
     workspace: Workspace,
     translator: Translator,
     *,
     to: str | None,
-    style_of: Path | None,
+    style_of: Source | None,
     samples: int,
     guidance: float | None,
     k: int | None,
     size: int | None,
     max_pixels: int | None,
     seed: int,
-) -> _Work:
+) -> Work:
     """Check what is asked for against what the run can do. UsageError or RgunitError names what cannot be done."""
     assert translator.run is not None
     if not translator.style_dim:
@@ -232,7 +233,7 @@ def _prepare(
             "or train with --set guided.guidance=attention or patches, which take any number"
         )
     guides = _guides(workspace, translator, k or translator.neighbours) if strength else None
-    work = _Work(workspace, translator, edit, _goal(translator), None, guides, strength, size, max_pixels, seed)
+    work = Work(workspace, translator, edit, _goal(translator), None, guides, strength, size, max_pixels, seed)
     return work if style_of is None else replace(work, other=work.read(style_of))
 
 
@@ -254,7 +255,7 @@ def _check_sizes(translator: Translator, size: int | None, max_pixels: int | Non
         )
 
 
-def _check_direction(translator: Translator, to: str | None, style_of: Path | None) -> None:
+def _check_direction(translator: Translator, to: str | None, style_of: Source | None) -> None:
     """UsageError where what is asked for is not the one direction that the run has learned."""
     assert translator.run is not None
     source, target = direction_of(translator.run) or ("", "")
