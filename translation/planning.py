@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -61,11 +62,12 @@ def plan_run(
     """The plan of `run` with these settings on this machine. Raises what `train_translation` would."""
     session = Session(seed=seed, device=device)
     task, schema, config = translation_task(workspace, config, session, attributes_used)
-    seconds = 0.0
+    taken = []
     for step in range(TIMED + 1):
         begun = time.perf_counter()
         task.step(config.translation.steps, task.prepare(step))  # of the usual kind, not of a warm-up
-        seconds += (time.perf_counter() - begun) / TIMED if step else 0.0
+        taken.append(time.perf_counter() - begun)
+    seconds = statistics.median(taken[1:])
     method = find_method(config.method).build(config, schema, TRANSLATION, inference=True)
     pace = measured_pace(workspace, Translator(method, config=config, schema=schema, device=task.device))
     weights = sum(p.numel() for network in task.networks.values() for p in network.parameters())
@@ -86,14 +88,7 @@ def plan_run(
     stage("evaluate", (1 - POOL - INDEX) * rest, None, None)
     index = pace.encode * len(workspace.images()) + LEAST_GENERATED * pace.translate
     judging = WRITING + 3 * 5 * LEAST_PAIRS * pace.translate
-    found.least_minutes = (
-        max(
-            LEAST_STEPS * seconds / shares.translation,
-            index / (INDEX * rest),
-            judging / ((1 - POOL - INDEX) * rest),
-        )
-        / 60
-    )
+    found.least_minutes = max(LEAST_STEPS * seconds / shares.translation, (index + judging) / rest) / 60
     found.memory_mib = peak_memory() / 2**20
     found.disk_mib = CHECKPOINTS * ADAM * 4 * weights / 2**20 + config.retrieval.pool * 1e9 / 2**20
     return found
