@@ -45,8 +45,9 @@ class Batch:
 
     images [B, 3, H, W] in [−1, 1]; labels and target [B, A] in {1, 0, −1 = unknown} (a target knows all); noise
     [n, B, S] ~ N(0, 1), as many as the method asks for; references [B, 3, H, W], images of the target domain, for a
-    method that draws domains. `encoded`: what frozen encoders gave for the images. held_out: images with their labels
-    that nothing is learned from.
+    method that draws domains. `real`: what D is shown as real, images with their labels, where that is not `images`: in
+    a chain of translations these are made. `hops`: the further chains of targets and noises (`Draw`). `encoded`: what
+    frozen encoders gave for the images. held_out: images with their labels that nothing is learned from.
     """
 
     images: Tensor
@@ -54,6 +55,8 @@ class Batch:
     target: Tensor
     noise: Tensor
     references: Tensor | None = None
+    real: tuple[Tensor, Tensor] | None = None
+    hops: tuple[tuple[tuple[Tensor, Tensor], ...], ...] = ()
     encoded: Any = None
     guides: Guides = Guides()
     held_out: tuple[Tensor, Tensor] | None = None
@@ -64,7 +67,8 @@ class Draw:
     """One step's choice, on the host: B images, A used attributes.
 
     ids int64 [B]; mirrored bool [B]; labels int8 [B, A] as known (−1 unknown); target int8 [B, A] without unknowns;
-    noise float32 [n, B, S] ~ N(0, 1); of domains also references int64 [B] and whether they are mirrored. `crops` uint8
+    noise float32 [n, B, S] ~ N(0, 1); hops: for chains of 2, 3 … translations the target and noise of each, the last
+    target being `target`; of domains also references int64 [B] and whether they are mirrored. `crops` uint8
     [B, S, S, 3] of the source picture and of the target picture, as they are shown.
     """
 
@@ -76,6 +80,7 @@ class Draw:
     references: NDArray[np.int64] | None = None
     references_mirrored: NDArray[np.bool_] | None = None
     crops: tuple[NDArray[np.uint8], NDArray[np.uint8]] | None = None
+    hops: tuple[tuple[tuple[NDArray[np.int8], Tensor], ...], ...] = ()
 
 
 class Sampler(Protocol):
@@ -104,7 +109,9 @@ class LabelSampler:
         mirror: bool = True,
         groups: Sequence[Sequence[int]] = (),
         noise: tuple[int, int],
+        hops: int = 1,
     ) -> None:
+        self.hops = hops
         table = workspace.images("split=train origin=real")
         labels = table.labels[:, workspace.schema.indices(attributes)]
         known = (labels >= 0).any(axis=1)
@@ -155,7 +162,42 @@ class LabelSampler:
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         noise = torch.randn(self.noise[0], self.batch, self.noise[1], generator=generator)
         mirrored = (rng.random(self.batch) < 0.5) & self.mirror
-        return Draw(self.ids[rows], mirrored, self.labels[rows], target, noise)
+        chains = self._chains(step, self.labels[rows], target)
+        return Draw(self.ids[rows], mirrored, self.labels[rows], target, noise, hops=chains)
+
+    def _chains(
+        self, step: int, labels: NDArray[np.int8], target: NDArray[np.int8]
+    ) -> tuple[tuple[tuple[NDArray[np.int8], Tensor], ...], ...]:
+        """For each number of hops from 2 the targets on the way, other than the source's, the last and the one before,
+        as far as there are others."""
+        rng = np.random.default_rng([self.seed, 10, step, self.rank])
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        chains = []
+        for length in range(2, self.hops + 1):
+            chain, before = [], labels
+            for _ in range(length - 1):
+                between = self._between(rng, before, target)
+                chain.append((between, self._noise(generator)))
+                before = between
+            chains.append((*chain, (target, self._noise(generator))))
+        return tuple(chains)
+
+    def _between(
+        self, rng: np.random.Generator, before: NDArray[np.int8], target: NDArray[np.int8]
+    ) -> NDArray[np.int8]:
+        """Label vectors of training images int8 [B, A], complete, unlike `before` and `target` where any is."""
+        known = np.unique(self.labels[(self.labels >= 0).all(1)], axis=0)
+        if not len(known):
+            return target
+        chosen = []
+        for one, goal in zip(before, target, strict=True):
+            others = known[((known != one) & (one >= 0)).any(1) & (known != goal).any(1)]
+            among = others if len(others) else known
+            chosen.append(among[rng.integers(len(among))])
+        return np.stack(chosen)
+
+    def _noise(self, generator: torch.Generator) -> Tensor:
+        return torch.randn(self.noise[0], self.batch, self.noise[1], generator=generator)
 
 
 class DomainSampler:

@@ -16,14 +16,15 @@ from index_store.workspace import RunRecord, Workspace
 from retrieval.retriever import Retriever
 from retrieval.train import RetrievalTask
 from translation.config import Config
+from translation.embeddings import open_embedding
 from translation.fitting import fitted, picture_filter, tell_if_enlarged, tell_what_is_off, used_domains, used_schema
 from translation.guidance import build_guidance
 from translation.indexing import open_retriever, require_index
-from translation.methods import Guidable, Method, find_method
+from translation.methods import Guidable, Method, Weighed, find_method
 from translation.neighbours import Guiding, Neighbours
 from translation.runs import GUIDED, RETRIEVAL, TRANSLATION, direction_of, newest
 from translation.sampling import CropSampler, DomainSampler, LabelSampler, Sampler
-from translation.sections import DataConfig, StageConfig
+from translation.sections import StageConfig
 from translation.training.checkpoints import load_networks, trained_networks
 from translation.training.loop import make_fabric
 from translation.training.sessions import Options, Session, StageResult, settled, train_run
@@ -113,6 +114,11 @@ def train_retrieval(
         raise RgunitError(
             f"run {source.id} ({translator.config.method}) learned from two pictures: nothing is there to retrieve; "
             "use `rgunit translate`, or name another --translation-run"
+        )
+    if not translator.method.encoders:
+        raise RgunitError(
+            f"run {source.id} ({translator.config.method}) has no encoder to search by: name a run of another method "
+            "(--translation-run)"
         )
     about = {
         "attributes_used": list(translator.schema.names),
@@ -239,18 +245,19 @@ def _draws(
     schema: AttributeSchema,
     method: Method,
     stage: StageConfig,
-    data: DataConfig,
+    config: Config,
     domains: tuple[str, str] | None,
     **process: int,
 ) -> Sampler:
     """Where a method's batches come from, by what it draws. `process`: seed, rank and world."""
-    common: dict[str, Any] = {"batch": stage.batch, "mirror": data.mirror, **process}
+    common: dict[str, Any] = {"batch": stage.batch, "mirror": config.data.mirror, **process}
     if domains is None:
         groups = [schema.indices(group) for group in schema.groups]
-        return LabelSampler(workspace, schema.names, groups=groups, noise=method.noise, **common)
+        hops = 1 if stage is config.guided else config.sampling.hops
+        return LabelSampler(workspace, schema.names, groups=groups, noise=method.noise, hops=hops, **common)
     if method.draws == "crops":
         zoom: float = getattr(stage, "zoom", 1.0)
-        return CropSampler(workspace, *domains, size=data.size, zoom=zoom, **common)
+        return CropSampler(workspace, *domains, size=config.data.size, zoom=zoom, **common)
     return DomainSampler(workspace, schema.names, *domains, **common)
 
 
@@ -266,11 +273,13 @@ def _task(
     domains: tuple[str, str] | None = None,
 ) -> MethodTask:
     process = {"rank": fabric.global_rank, "world": fabric.world_size}
+    if config.sampling.informative and isinstance(method, Weighed):
+        method.embedding = open_embedding(workspace, config.sampling.embedding, str(fabric.device))
     return MethodTask(
         workspace,
         schema,
         method,
-        _draws(workspace, schema, method, stage, config.data, domains, seed=seed, **process),
+        _draws(workspace, schema, method, stage, config, domains, seed=seed, **process),
         stage=stage,
         data=config.data,
         training=config.training,
