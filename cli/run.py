@@ -161,8 +161,13 @@ def _draw(console: Console, folder: Path, told: dict[str, Any], one_way: bool) -
     console.print()
     console.print(terminal_table(told["retrieval"], told["translation"]))
     console.print()
-    times = ", ".join(f"{stage['name']} {span(stage['seconds'])}" for stage in told["stages"])
+    times = ", ".join(f"{one['name']} {span(one['seconds'])}" for one in told["stages"] if "skipped" not in one)
+    if skipped := [one for one in told["stages"] if "skipped" in one]:
+        plain(console, f"skipped: {', '.join(one['name'] for one in skipped)} ({skipped[0]['skipped']})", style="dim")
     plain(console, f"{times}; together {span(sum(stage['seconds'] for stage in told['stages']))}", style="dim")
     plain(console, f"report: {told['report']}", style="bold")
     edit = "" if one_way else " --to '+…'"
+    if told["retrieval"] is None:
+        plain(console, f"next: rgunit -w {folder} translate IMAGE{edit}", style="dim")
+        return
     plain(console, f"next: rgunit -w {folder} query IMAGE{edit}, or translate IMAGE{edit}", style="dim")

@@ -61,7 +61,10 @@ def run_all(
     progress: Progress | None = None,
     commands: Sequence[str] = (),
 ) -> PipelineResult:
-    """All stages in order; `minutes` are those of all of it, index and evaluation included (`budget.py`)."""
+    """All stages in order; `minutes` are those of all of it, index and evaluation included (`budget.py`).
+
+    Of a method that takes no neighbours stage 1 alone, which gets the others' time; they are listed as `skipped`.
+    """
     if launched() != (1, 1):
         raise UsageError("torchrun is for `rgunit train`, one stage after the other: the rest works in one process")
     if find_method(config.method).draws == "crops":
@@ -72,6 +75,7 @@ def run_all(
     progress = progress or Progress()
     result = PipelineResult()
     budget, shares = Budget(workspace, config, minutes, seed), config.shares
+    alone = not find_method(config.method).about.guidance
     common: dict[str, Any] = {"seed": seed, "device": device, "resume": "auto", "progress": progress}
 
     if minutes is not None and not trained(workspace, TRANSLATION):
@@ -81,14 +85,23 @@ def run_all(
         if warning := planned.warning():
             progress.note(warning)
     progress.stage("translation")
+    share = shares.translation + (shares.retrieval + shares.guided if alone else 0.0)
     translation = train_translation(
-        workspace, config, attributes_used=attributes_used, minutes=budget.share(shares.translation), **common
+        workspace, config, attributes_used=attributes_used, minutes=budget.share(share), **common
     )
     if _finished(result, "translation", [translation]):
         return result
     common["translation_run"] = translation.run.id
+    judged: dict[str, Any] = {"seed": seed, "device": device, "progress": progress, "commands": commands}
     translator = Translator.load(workspace, translation.run.id, device)
     pace = measured_pace(workspace, translator)
+    if alone:
+        why = f"{config.method} takes no neighbours"
+        result.stages += [
+            {"name": name, "seconds": 0.0, "steps": 0, "skipped": why} for name in ("retrieval", "index", "guided")
+        ]
+        _evaluate(workspace, config, budget.evaluation(pace, 1), result, [translation.run], **judged)
+        return result
     progress.stage("retrieval")
     pool = config.retrieval.model_copy(update={"pool": budget.pool(translator, pace)})
     retrieval = train_retrieval(
@@ -134,7 +147,7 @@ def run_all(
 
     runs = [translation.run, retrieval.run, *(arm.run for arm in arms)]
     evaluation = budget.evaluation(pace, len(ARMS) + 2)  # stage 1 and the guided arm with random neighbours too
-    _evaluate(workspace, config, evaluation, result, runs, seed, device, progress, commands)
+    _evaluate(workspace, config, evaluation, result, runs, **judged)
     return result
 
 
@@ -204,12 +217,16 @@ def _evaluate(
     evaluation: EvaluationConfig,
     result: PipelineResult,
     runs: Sequence[RunRecord],
+    *,
     seed: int,
     device: str,
     progress: Progress,
     commands: Sequence[str],
 ) -> None:
-    """Evaluate and write the report, unless the same runs were evaluated with the same settings before."""
+    """Evaluate and write the report, unless the same runs were evaluated with the same settings before.
+
+    `runs`: of stage 1 and, where there are any, of stage 2 and of the arms.
+    """
     report = workspace.path / "report.html"
     about = {
         "config": config.model_dump(mode="json"),
@@ -227,16 +244,19 @@ def _evaluate(
     record = workspace.add_run(EVALUATE, config.preset, about)
     started = time.monotonic()
     progress.stage("evaluate")
-    protocol = RetrievalProtocol(seed=seed)
-    retrieval = evaluate_retrieval_run(workspace, protocol, run=runs[1].id, device=device, progress=progress)
-    arms = open_arms(workspace, runs[2].id, device)
+    retrieval = None
+    if len(runs) > 1:
+        protocol = RetrievalProtocol(seed=seed)
+        retrieval = evaluate_retrieval_run(workspace, protocol, run=runs[1].id, device=device, progress=progress)
+    arms = open_arms(workspace, runs[2 if len(runs) > 1 else 0].id, device)
     translation = evaluate_translation_runs(
         workspace, seed=seed, device=device, arms=arms, progress=progress, config=evaluation
     )
     first = arms.arms["stage1"].translator
     seconds = time.monotonic() - started
     result.stages.append({"name": EVALUATE, "seconds": seconds, "steps": translation.summary["protocol"]["pairs"]})
-    result.retrieval, result.translation = retrieval.summary, translation.summary
+    result.retrieval = None if retrieval is None else retrieval.summary
+    result.translation = translation.summary
     progress.stage("report")
     data = collect(
         workspace,
@@ -254,14 +274,15 @@ def _evaluate(
     )
     result.report = write_report(workspace, report, data)
     translation.save(record.path)
-    (record.path / "retrieval.json").write_text(json.dumps(retrieval.summary, indent=1) + "\n")
+    if retrieval is not None:
+        (record.path / "retrieval.json").write_text(json.dumps(retrieval.summary, indent=1) + "\n")
     workspace.update_run(
         record.id,
         status="done",
         seconds=seconds,
         steps=translation.summary["protocol"]["pairs"],
         summary={
-            "retrieval": retrieval.summary,
+            "retrieval": result.retrieval,
             "translation": translation.summary,
             "peak_memory": peak_memory(),
         },

@@ -1,7 +1,7 @@
 """INIT's backbone, a conditional GAN of images and attribute planes (Cao et al. 2020; `methods.md`, section 4).
 
-What the paper adds are options of any method, `[sampling] informative` and `hops`; this is what it adds them to: nothing
-but the log loss holds a translation to its labels, and nothing its content to the source but the generator's shape.
+What the paper adds are options of any method, `[sampling] informative` and `hops`. This is what it adds them to: the
+log loss alone holds a translation to its labels, and nothing but the generator's shape its content to the source.
 """
 
 from __future__ import annotations
@@ -167,8 +167,11 @@ class Init(GuidedAdversary):
         told, own = self._hidden(planes(batch.target), batch.noise), self._hidden(planes(labels), batch.noise)
         fake = generator(batch.images, told)
         seen = images.detach().requires_grad_(weights.gradient_penalty > 0)
-        with torch.autocast(images.device.type, enabled=not weights.gradient_penalty and torch.is_autocast_enabled()):
-            real = discriminator.forward(seen, own)  # not by a compiled call, which has no second derivative
+        if weights.gradient_penalty:
+            with torch.autocast(images.device.type, enabled=False):  # second derivatives want full precision
+                real = discriminator.forward(seen, own)  # not by a compiled call, which has no second derivative
+        else:
+            real = discriminator(seen, own)
         made = discriminator(fake.detach(), told)
         self.weigh(batch.images, fake, [made])
         terms = {"adversarial": objectives.logistic_discriminator([real], [made], self.weight)}
@@ -184,13 +187,14 @@ class Init(GuidedAdversary):
         if weights.reconstruction:
             terms["reconstruction"] = objectives.absolute_difference(generator(images, own), images)
         yield Loss(("generator",), terms, weights.model_dump())
-        return fake
+        return fake  # type: ignore[no-any-return]
 
     def health(self, metrics: Mapping[str, float]) -> str | None:
         if metrics["discriminator/adversarial"] < WON and metrics["generator/adversarial"] > LOST:
             return (
-                f"the discriminator has won (its loss {metrics['discriminator/adversarial']:.3f}): the generator learns "
-                "nothing from it; lower translation.discriminator_learning_rate, or raise weights.gradient_penalty"
+                f"the discriminator has won (its loss {metrics['discriminator/adversarial']:.3f}): the generator "
+                "learns nothing from it; lower translation.discriminator_learning_rate, or raise "
+                "translation.weights.gradient_penalty"
             )
         return None
 

@@ -1,4 +1,4 @@
-"""Networks that are told labels as planes beside the image: INIT's backbone (Cao et al. 2020, Section 3; `methods.md`, 4).
+"""Networks that are told labels as planes beside the image: INIT's backbone (Cao et al. 2020, Section 3).
 
 Shapes below: B images, H and W multiples of 4, A attributes; a plane is −1 (false), 1 (true) or 0 (not told).
 """

@@ -204,7 +204,7 @@ def too_short(translation: Numbers | None) -> str:
         factor = max(factor, ENOUGH * planned / max(1, done))
     if not told:
         return ""
-    return f"Too short to say whether guidance helps: {_and(told)}. Give it about {math.ceil(factor)} times the time."
+    return f"Too short to draw conclusions: {_and(told)}. Give it about {math.ceil(factor)} times the time."
 
 
 def classifier_warning(translation: Numbers | None) -> str:

@@ -295,7 +295,7 @@ def test_what_was_trained_too_shortly_is_said_before_anything_and_compares_no_ar
     short = {**TRANSLATION, "steps": steps, "classifier": {"accuracy": 0.9, "steps": 30, "planned_steps": 100}}
     told = headlines(short, RETRIEVAL)
     assert told[0].text == (
-        "Too short to say whether guidance helps: stage 1 made 18 steps of the 200 that show anything, the shortest "
+        "Too short to draw conclusions: stage 1 made 18 steps of the 200 that show anything, the shortest "
         "arm made 2 of 50 and the classifier that judges made 30 of its 100 (--classifier-minutes). Give it about 25 "
         "times the time."
     )
