@@ -24,8 +24,8 @@ PresetOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="demo, celeba-64, paper-celeba-128, cut, fastcut, single-image or init. Default: the settings of the "
-        "newest run (with --resume: of the run that is resumed); for a first run demo where images are at most 48 "
+        help="demo, celeba-64, paper-celeba-128, cut, fastcut, single-image, init or sdit. Default: the settings of "
+        "the newest run (with --resume: of the run that is resumed); for a first run demo where images are at most 48 "
         "pixels, else celeba-64. --config and --set override single settings.",
     ),
 ]

@@ -29,6 +29,7 @@ METHODS = {
     "gmm_unit": "translation.methods.gmm_unit:GmmUnit",
     "cut": "translation.methods.cut:Cut",
     "init": "translation.methods.init:Init",
+    "sdit": "translation.methods.sdit:Sdit",
     "single_image": "translation.methods.single_image:SingleImage",
 }
 DEFAULT = "gmm_unit"  # of runs and presets that name no method

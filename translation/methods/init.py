@@ -17,7 +17,7 @@ from index_store.attributes import AttributeSchema
 from translation import objectives
 from translation.guidance import Guide
 from translation.methods import About, Curves, Draws, Loss, Player, Sections, Stage, Steps, Translation
-from translation.methods.parts import GuidedAdversary, halved
+from translation.methods.parts import GuidedAdversary, halved, planes
 from translation.networks.blocks import initialise
 from translation.networks.conditional import ConditionalDiscriminator, ConditionalGenerator
 from translation.sampling import Batch
@@ -204,9 +204,3 @@ class Init(GuidedAdversary):
             return told
         quantile = 0.5 * (1 + torch.erf(noise[0] / 2**0.5))  # uniform in [0, 1]
         return told * (quantile >= self.stage.hidden)
-
-
-def planes(labels: Tensor) -> Tensor:
-    """Labels [B, A] in {1, 0, −1 = unknown} as −1, 1, and 0 for unknown, float."""
-    bits = labels.float()
-    return torch.where(bits < 0, torch.zeros_like(bits), 2 * bits - 1)

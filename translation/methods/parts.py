@@ -31,6 +31,12 @@ def ramp(step: int, steps: int) -> float:
     return min(1.0, step / steps) if steps else 1.0
 
 
+def planes(labels: Tensor) -> Tensor:
+    """Labels [B, A] in {1, 0, −1 = unknown} as −1, 1, and 0 for unknown, float."""
+    bits = labels.float()
+    return torch.where(bits < 0, torch.zeros_like(bits), 2 * bits - 1)
+
+
 class GuidedAdversary:
     """A generator against a discriminator, where stage 3 may have added a guidance to the networks as `fusion`."""
 

@@ -18,7 +18,8 @@ from tests.translation.steps import task_of
 from translation.config import Config, load_config
 from translation.evaluation.arms import open_arms
 from translation.inference import translate_images
-from translation.methods.init import Init, planes
+from translation.methods.init import Init
+from translation.methods.parts import planes
 from translation.sampling import Batch, LabelSampler
 from translation.stages import train_retrieval, train_translation
 from translation.training.task import Engine
