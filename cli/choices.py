@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from index_store.errors import UsageError
+from index_store.names import listed_names
 
 if TYPE_CHECKING:
     from index_store.workspace import Workspace
@@ -53,8 +54,8 @@ AttributesOption = Annotated[
     str | None,
     typer.Option(
         metavar="A,B,…",
-        help="Attributes that make up the style, in this order; the others serve evaluation only. Default: the "
-        "preset's where the workspace has them, else all.",
+        help="Attributes that make up the style, in this order; the others serve evaluation only; a name with a comma in "
+        "double quotes. Default: the preset's where the workspace has them, else all.",
     ),
 ]
 JudgeOption = Annotated[
@@ -123,8 +124,8 @@ def _fitting(workspace: Workspace) -> str:
 
 
 def names_of(text: str | None) -> tuple[str, ...]:
-    """The names in `A,B,C`."""
-    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+    """The names in `A,B,"C, D"`."""
+    return listed_names(text)
 
 
 def check_composed(workspace: Workspace, to: str | None, style_of: Path | None) -> None:

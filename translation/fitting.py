@@ -11,6 +11,7 @@ from PIL import Image
 
 from index_store.attributes import AttributeSchema
 from index_store.errors import RgunitError, UsageError
+from index_store.names import quoted
 from index_store.workspace import Workspace
 from retrieval.pictures import Picture
 from translation.config import Config
@@ -37,7 +38,7 @@ def used_schema(workspace: Workspace, config: Config, names: Sequence[str]) -> A
         known = [name for name in config.data.attributes_used if name in workspace.schema.names]
         names = known if len(known) == len(config.data.attributes_used) and known else workspace.schema.names
     if len(set(names)) != len(names):
-        raise UsageError(f"--attributes-used names an attribute twice: {', '.join(names)}")
+        raise UsageError(f"--attributes-used names an attribute twice: {', '.join(map(quoted, names))}")
     return workspace.schema.subset(tuple(names))
 
 
@@ -78,11 +79,6 @@ def picture_filter(workspace: Workspace, text: str | None) -> str | None:
     if number is None:
         raise RgunitError(f"{text} is not in the workspace: `rgunit add` it first")
     return f"id={number}"
-
-
-def quoted(name: str) -> str:
-    """An attribute's name as filters take it."""
-    return name if name.isidentifier() else f'"{name}"'
 
 
 def fitted(config: Config, translator: Translator, progress: Progress) -> Config:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from index_store.errors import RgunitError
 from index_store.images import read_image
+from index_store.names import quoted
 from index_store.workspace import Workspace
 
 
@@ -130,7 +131,7 @@ class LabelSampler:
             )
         if len(np.unique(self.labels, axis=0)) < 2:
             raise RgunitError(
-                f"all {len(self.ids)} training images have the same labels of {', '.join(attributes)}: "
+                f"all {len(self.ids)} training images have the same labels of {', '.join(map(quoted, attributes))}: "
                 "there is no other domain to translate to; add images or choose other --attributes-used"
             )
         without = {
@@ -140,7 +141,7 @@ class LabelSampler:
         for verb, names in without.items():
             if names:
                 raise RgunitError(
-                    f"no training image is known that {verb} {', '.join(names)}, so nothing can be learned of it: add "
+                    f"no training image is known that {verb} {', '.join(map(quoted, names))}, so nothing can be learned of it: add "
                     "images, or leave it out of --attributes-used"
                 )
         counted = self.labels >= 0
