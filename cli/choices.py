@@ -54,8 +54,8 @@ AttributesOption = Annotated[
     str | None,
     typer.Option(
         metavar="A,B,…",
-        help="Attributes that make up the style, in this order; the others serve evaluation only; a name with a comma in "
-        "double quotes. Default: the preset's where the workspace has them, else all.",
+        help="Attributes that make up the style, in this order; the others serve evaluation only. A name with a comma "
+        "stands in double quotes. Default: the preset's where the workspace has them, else all.",
     ),
 ]
 JudgeOption = Annotated[

@@ -12,7 +12,7 @@ import unicodedata
 from index_store.errors import UsageError
 
 QUOTED = r'"(?:[^"]|"")*"'
-_PART = r'\s*(?:' + QUOTED + r'\s*|[^"{0}][^{0}]*|)'
+_PART = r"\s*(?:" + QUOTED + r'\s*|[^"{0}][^{0}]*|)'
 _PLAIN = re.compile(r"\w[\w.-]*")
 
 SPLIT_WORDS = {

@@ -141,8 +141,8 @@ class LabelSampler:
         for verb, names in without.items():
             if names:
                 raise RgunitError(
-                    f"no training image is known that {verb} {', '.join(map(quoted, names))}, so nothing can be learned of it: add "
-                    "images, or leave it out of --attributes-used"
+                    f"no training image is known that {verb} {', '.join(map(quoted, names))}, so nothing can be learned "
+                    "of it: add images, or leave it out of --attributes-used"
                 )
         counted = self.labels >= 0
         self.prior = (self.labels == 1).sum(0) / np.maximum(counted.sum(0), 1)
