@@ -145,13 +145,11 @@ def check_query(
     origin: str | None = None,
 ) -> None:
     """Refuse an edit, a filter or a picture that cannot be meant, before a model is loaded."""
-    from index_store.images import read_image
-
     if to is not None:
         workspace.schema.edit(to)
     workspace.schema.filter(f"{where or ''} {f'origin={origin}' if origin else ''}".strip())
     for path in (*images, *([style_of] if style_of else [])):
-        read_image(path)
+        workspace.read(path)
 
 
 def edited_names(workspace: Workspace, to: str | None) -> list[str]:

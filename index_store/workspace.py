@@ -22,6 +22,7 @@ import numpy.typing as npt
 from index_store import runs
 from index_store.attributes import AttributeSchema
 from index_store.catalog import Catalog
+from index_store.decoding import read_file
 from index_store.errors import RgunitError
 from index_store.features import Record, sync_folder
 from index_store.imagecheck import check_images
@@ -57,7 +58,7 @@ class Workspace:
         self._store = IndexStore(catalog, owner=False)
         self._table: tuple[tuple[Any, ...], ImageTable] | None = None
         self._version: tuple[int, ...] = ()
-        self._cache: OrderedDict[tuple[int, int], Pixels] = OrderedDict()
+        self._cache: OrderedDict[tuple[int, int, float | None], Pixels] = OrderedDict()
         self._cached = 0
         self._guard = threading.Lock()
         for name in FOLDERS:
@@ -116,11 +117,15 @@ class Workspace:
         split_by: str | None = None,
         groups: Sequence[str] = (),
         progress: Progress | None = None,
+        update: bool = False,
+        white_level: float | None = None,
     ) -> AddReport:
         """Register the images of a folder where they lie, in durable batches; running it again changes nothing.
 
         `attributes` is a CSV (or a `metadata.csv|jsonl` in the folder); `groups` like "Black_Hair|Blond_Hair";
-        `progress(done, total)` is called after each batch. Broken files are refused one by one with a reason.
+        `progress(done, total)` is called after each batch. Broken files are refused one by one with a reason. Of images
+        that are known already `update` takes the labels, split and texts anew; else what contradicts is told.
+        `white_level` is the value that is white in deep grey.
         """
         return add_images(
             self.catalog,
@@ -131,6 +136,8 @@ class Workspace:
             split_by=split_by,
             groups=groups,
             progress=progress,
+            update=update,
+            white_level=white_level,
         )
 
     def add_generated(self, items: Sequence[GeneratedImage]) -> npt.NDArray[np.int64]:
@@ -188,15 +195,27 @@ class Workspace:
         return table
 
     def image_for_path(self, path: Path | str) -> int | None:
-        """Return the id of a registered image by its path, else by its content; None if it is not registered."""
+        """Return the id of a registered image by its content, of several with it the one at this path; by the path
+        alone where the file is gone. None if it is not registered, or was changed since."""
         file = Path(path).absolute()
-        query = "SELECT id FROM images WHERE {} = ? ORDER BY id LIMIT 1"
+        place = str(file).encode(errors="replace").decode()  # the name of a file may be any bytes
+        place = stored_path(self.path, Path(place))
+        query = "SELECT id FROM images WHERE {} ORDER BY path = ? DESC, id LIMIT 1"
         with self.catalog.reading() as connection:
-            found = connection.exec_driver_sql(query.format("path"), (stored_path(self.path, file),)).scalar()
-            if found is None and file.is_file():
-                sha = hashlib.sha256(file.read_bytes()).hexdigest()
-                found = connection.exec_driver_sql(query.format("sha256"), (sha,)).scalar()
+            if file.exists():
+                sha = hashlib.sha256(read_file(file)).hexdigest()
+                found = connection.exec_driver_sql(query.format("sha256 = ?"), (sha, place)).scalar()
+            else:
+                found = connection.exec_driver_sql(query.format("path = ?"), (place, place)).scalar()
         return None if found is None else int(found)
+
+    def read(self, path: Path | str, *, size: int | None = None) -> Pixels:
+        """Decode a picture file from anywhere, with the white level that is known of it if the workspace has it."""
+        number = self.image_for_path(path)
+        if number is None:
+            return read_image(path, size=size)
+        table = self._all()
+        return read_image(path, size=size, white=table.white(int(table.places(np.array([number]))[0])))
 
     def check_images(self, *, every: bool = False) -> list[str]:
         """Return a line on each picture that is missing, on each generated one (with `every` on any) that has changed.
@@ -212,17 +231,18 @@ class Workspace:
         places = table.places(wanted)
         pixels = np.empty((len(wanted), size, size, 3), np.uint8)
         for row, (number, place) in enumerate(zip(wanted.tolist(), places, strict=True)):
+            known = (number, size, table.white(int(place)))
             with self._guard:
-                cached = self._cache.get((number, size))
+                cached = self._cache.get(known)
                 if cached is not None:
-                    self._cache.move_to_end((number, size))
+                    self._cache.move_to_end(known)
             if cached is None:
-                cached = read_image(table.paths[place], size=size)
-                self._keep((number, size), cached)
+                cached = table.read(int(place), size)
+                self._keep(known, cached)
             pixels[row] = cached
         return pixels
 
-    def _keep(self, key: tuple[int, int], pixels: Pixels) -> None:
+    def _keep(self, key: tuple[int, int, float | None], pixels: Pixels) -> None:
         """Remember a decoded image; the least recently used ones go."""
         with self._guard:
             if key not in self._cache:

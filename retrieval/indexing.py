@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from index_store.images import read_image
 from index_store.workspace import Workspace
 from retrieval.content_models import ContentModel
 from retrieval.retriever import Retriever
@@ -92,7 +91,7 @@ def _embed(
     made: list[tuple[Ids, Sequence[Vectors]]] = []
 
     def decode(part: slice) -> Pixels:
-        return np.stack([read_image(path, size=size) for path in table.paths[part]])
+        return np.stack([table.read(row, size) for row in range(part.start, part.stop)])
 
     def whole(part: slice) -> Sequence[Vectors]:
         torch.set_num_threads(1)

@@ -18,7 +18,6 @@ from PIL import Image
 from torch import Tensor
 
 from index_store.errors import RgunitError
-from index_store.images import read_image
 from index_store.names import quoted
 from index_store.workspace import Workspace
 
@@ -141,8 +140,8 @@ class LabelSampler:
         for verb, names in without.items():
             if names:
                 raise RgunitError(
-                    f"no training image is known that {verb} {', '.join(map(quoted, names))}, so nothing can be learned "
-                    "of it: add images, or leave it out of --attributes-used"
+                    f"no training image is known that {verb} {', '.join(map(quoted, names))}, so nothing can be "
+                    "learned of it: add images, or leave it out of --attributes-used"
                 )
         counted = self.labels >= 0
         self.prior = (self.labels == 1).sum(0) / np.maximum(counted.sum(0), 1)
@@ -298,7 +297,7 @@ class CropSampler:
                     "its number (id=17)"
                 )
             ids.append(int(table.ids[0]))
-            self.pictures.append(Image.fromarray(read_image(table.paths[0])))
+            self.pictures.append(Image.fromarray(table.read(0)))
         if ids[0] == ids[1]:
             raise RgunitError(f"source and target are the same picture, id={ids[0]}: choose two")
         self.ids = np.full(batch, ids[0])

@@ -141,7 +141,7 @@ def test_labels_outside_the_three_values_are_refused():
         AttributeSchema(("a",)).pack(np.zeros((2, 3), np.int8))
 
 
-ODD = ["Hair, black", "x|y", 'say "hi"', "a b", "+a", "-a", "a=1", "−a", "?", "17", "Käse", '"']  # noqa: RUF001
+ODD = ["Hair, black", "x|y", 'say "hi"', "a b", "+a", "-a", "a=1", "−a", "?", "17", "Käse", '"']
 
 
 @pytest.mark.parametrize("name", ODD)
