@@ -19,8 +19,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from index_store.decoding import LARGEST_PIXELS
 from index_store.errors import ImageRefused, RgunitError
-from index_store.images import LARGEST_PIXELS, Pixels
+from index_store.images import Pixels
 from retrieval.tensors import to_pixels, to_tensor
 from translation.guidance import CELL, Guidance, Guide, Window, fuse, paint
 from translation.tiles import Box, MapFile, Passes, Tile, least, plan

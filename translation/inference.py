@@ -17,8 +17,9 @@ import torch
 from numpy.typing import NDArray
 
 from index_store.attributes import Edit
+from index_store.decoding import SMALLEST_SIDE
 from index_store.errors import ImageRefused, RgunitError, UsageError
-from index_store.images import SMALLEST_SIDE, Pixels, prepare, read_image, write_image
+from index_store.images import Pixels, prepare, read_image, write_image
 from index_store.workspace import Workspace
 from retrieval.pictures import Picture, Source
 from retrieval.queries import compose, style_edit
@@ -152,7 +153,7 @@ class Work:
             square = picture.at(side)
             return _Read(picture, square, square)
         name = str(source) if isinstance(source, str | Path) else "the picture"
-        pixels = read_image(source) if isinstance(source, str | Path) else prepare(source, name=name)
+        pixels = read_image(source, white=picture.white) if isinstance(source, str | Path) else prepare(source, name=name)
         own = pixels if self.size is None else scaled(pixels, self.size, name)
         return _Read(picture, prepare(pixels, size=side, name=name), own)
 

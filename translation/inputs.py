@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from index_store.errors import RgunitError, UsageError
+from index_store.files import image_files
 from index_store.images import check_header, read_image
-from index_store.layouts import image_files
 
 
 @dataclass(frozen=True)

@@ -230,9 +230,9 @@ def test_a_folder_is_read_one_picture_at_a_time(
     def watch(what: str) -> None:
         original = getattr(inference, what)
 
-        def watched(path: Path, *rest: object) -> object:
+        def watched(path: Path, *rest: object, **named: object) -> object:
             log.append(f"{what[0]} {path.name}")
-            return original(path, *rest)
+            return original(path, *rest, **named)
 
         monkeypatch.setattr(inference, what, watched)
 
