@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from index_store.imagecheck import check_images
 from index_store.images import Pixels, read_image, write_image
 from index_store.imagetable import ImageTable, read_table
 from index_store.ingest import AddReport, Progress, Rejection, add_images, stored_path
+from index_store.presence import enough, missing_rows
 from index_store.replay import schema_header
 from index_store.runs import RunRecord
 from index_store.store import IndexStore
@@ -61,6 +62,7 @@ class Workspace:
         self._cache: OrderedDict[tuple[int, int, float | None], Pixels] = OrderedDict()
         self._cached = 0
         self._guard = threading.Lock()
+        self.left_out: npt.NDArray[np.int64] = np.empty(0, np.int64)
         for name in FOLDERS:
             (self.path / name).mkdir(exist_ok=True)
 
@@ -191,8 +193,21 @@ class Workspace:
         if ids is not None:
             table = table.select(table.places(np.unique(np.asarray(ids, np.int64))))
         if where is not None:
-            table = table.select(table.mask(self.schema.filter(where)))
+            keep = table.mask(self.schema.filter(where))
+            table = table.select(keep & ~np.isin(table.ids, self.left_out) if len(self.left_out) else keep)
         return table
+
+    def leave_out_missing(self, where: str, note: Callable[[str], None]) -> None:
+        """From now on filters of this workspace pass no image whose file is gone, of those that pass `where`.
+
+        What is left out is told to `note`; RgunitError where more than one and more than 1 % are gone.
+        """
+        self.left_out = np.empty(0, np.int64)
+        table = self.images(where)
+        missing = missing_rows(table)
+        if (told := enough(table, missing)) is not None:
+            note(told)
+        self.left_out = table.ids[missing]
 
     def image_for_path(self, path: Path | str) -> int | None:
         """Return the id of a registered image by its content, of several with it the one at this path; by the path

@@ -85,7 +85,7 @@ def _embed(
     With `at_once` more than 1, so many batches are decoded and embedded side by side, a thread each.
     """
     missing = [workspace.missing_vectors(name, fingerprint, where) for name, fingerprint in encoders.items()]
-    ids = np.unique(np.concatenate(missing))
+    ids = np.setdiff1d(np.concatenate(missing), workspace.left_out)
     table = workspace.images(ids=ids) if len(ids) else workspace.images().select(ids)
     parts = [slice(start, min(start + batch, len(ids))) for start in range(0, len(ids), batch)]
     made: list[tuple[Ids, Sequence[Vectors]]] = []

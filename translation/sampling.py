@@ -90,6 +90,10 @@ class Sampler(Protocol):
     def labels(self) -> NDArray[np.int8]:
         """int8 [n, A] of the images that are drawn."""
 
+    @property
+    def learned(self) -> Sequence[NDArray[np.int64]]:
+        """The ids of all images that may be drawn."""
+
     def draw(self, step: int) -> Draw:
         """The batch of a step; the same for every call, whatever was drawn before."""
 
@@ -148,6 +152,11 @@ class LabelSampler:
         self._permutation = lru_cache(maxsize=4)(
             lambda epoch: np.random.default_rng([seed, 1, epoch]).permutation(len(self.ids))
         )
+
+    @property
+    def learned(self) -> Sequence[NDArray[np.int64]]:
+        """The ids of all images that may be drawn."""
+        return (self.ids,)
 
     def draw(self, step: int) -> Draw:
         """The batch of a step; the same for every call, whatever was drawn before."""
@@ -243,6 +252,11 @@ class DomainSampler:
             lambda domain, epoch: np.random.default_rng([seed, 1, domain, epoch]).permutation(len(self.ids[domain]))
         )
 
+    @property
+    def learned(self) -> Sequence[NDArray[np.int64]]:
+        """The ids of all images that may be drawn."""
+        return self.ids
+
     def draw(self, step: int) -> Draw:
         """The batch of a step; the same for every call, whatever was drawn before."""
         positions = (step * self.world + self.rank) * self.batch + np.arange(self.batch)
@@ -300,8 +314,13 @@ class CropSampler:
             self.pictures.append(Image.fromarray(table.read(0)))
         if ids[0] == ids[1]:
             raise RgunitError(f"source and target are the same picture, id={ids[0]}: choose two")
-        self.ids = np.full(batch, ids[0])
+        self.ids, self.both = np.full(batch, ids[0]), np.array(ids, np.int64)
         self.labels: NDArray[np.int8] = np.zeros((1, 0), np.int8)
+
+    @property
+    def learned(self) -> Sequence[NDArray[np.int64]]:
+        """The ids of all images that may be drawn."""
+        return (self.both,)
 
     def draw(self, step: int) -> Draw:
         """The batch of a step; the same for every call, whatever was drawn before."""

@@ -34,6 +34,8 @@ from translation.translator import Translator
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+COLLECTION = "origin=real|unlabelled"
+
 Arm = Literal["retrieved", "random", "none"]
 
 
@@ -74,7 +76,8 @@ def train_translation(
         method = first_weights(seed, lambda: find_method(config.method).build(config, schema, TRANSLATION))
         return _task(workspace, config, schema, method, config.translation, fabric, seed, domains=domains)
 
-    return train_run(workspace, TRANSLATION, config, about, make, session)
+    looked_at = "" if of_pictures else "origin=real"
+    return train_run(workspace, TRANSLATION, config, about, make, session, images=looked_at)
 
 
 def translation_task(
@@ -142,7 +145,7 @@ def train_retrieval(
             pool_progress=progress.step,
         )
 
-    return train_run(workspace, RETRIEVAL, config, about, make, session, training=training)
+    return train_run(workspace, RETRIEVAL, config, about, make, session, training=training, images=COLLECTION)
 
 
 def train_guided(
@@ -201,7 +204,7 @@ def train_guided(
         shown = Guiding(method, guides, g, fused=fused, seed=seed, rank=fabric.global_rank)
         return _task(workspace, config, source.schema, method, g, fabric, seed, shown, domains)
 
-    return train_run(workspace, GUIDED, config, about, make, session, exactly=steps)
+    return train_run(workspace, GUIDED, config, about, make, session, exactly=steps, images=COLLECTION)
 
 
 def _guide_retriever(workspace: Workspace, run: str | None, source: Translator) -> Retriever:

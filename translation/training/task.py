@@ -40,6 +40,10 @@ class Guiding(Protocol):
     ) -> tuple[Guide | None, Tensor]:
         """For a sample picture: the neighbours' content and the style that they make of `style`."""
 
+    @property
+    def learned(self) -> tuple[NDArray[np.int64], ...]:
+        """The ids of the images that may be shown."""
+
     def watch(self, batch: Batch) -> dict[str, Tensor]:
         """Whether the step on the batch used its neighbours."""
 
@@ -156,6 +160,12 @@ class MethodTask:
             self._held_out = held_out(workspace, schema, watched)
         if training.compile:
             compile_networks({name: self.networks[name] for names in self.trained.values() for name in names})
+
+    @property
+    def learned(self) -> NDArray[np.int64]:
+        """The ids of the images that are learned from: those that are drawn, and those that guide."""
+        drawn = [np.ravel(ids) for ids in (*self.draws.learned, *(self.guiding.learned if self.guiding else ()))]
+        return np.unique(np.concatenate(drawn).astype(np.int64))
 
     def learning_rates(self, step: int) -> dict[str, float]:
         return {name: player.learning_rate * player.decay(step) for name, player in self.players.items()}

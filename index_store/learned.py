@@ -1,0 +1,72 @@
+"""The images that a run learned from, kept in its folder.
+
+The one idea: splits may change after a training, what was seen in it does not. So an evaluation asks the run, and those
+that it came from, and not the split alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from index_store.errors import RgunitError
+from index_store.features import TEMPORARY, sync_folder
+from index_store.runs import RunRecord
+
+if TYPE_CHECKING:
+    from index_store.workspace import Workspace
+
+FILE = "learned.npy"
+EARLIER = ("translation_run", "retrieval_run")
+"""Where a run's settings name those that it came from."""
+
+Ids = npt.NDArray[np.int64]
+
+
+def keep_learned(folder: Path, ids: npt.ArrayLike) -> None:
+    """Add to the images that the run of a folder learned from."""
+    every = np.union1d(_read(folder), np.asarray(ids, np.int64).ravel())
+    every = every[every >= 0]
+    part = folder / (FILE + TEMPORARY)
+    with part.open("wb") as file:
+        np.save(file, every)
+        file.flush()
+    part.replace(folder / FILE)
+    sync_folder(folder)
+
+
+def learned_from(workspace: Workspace, runs: Iterable[RunRecord]) -> Ids:
+    """The ids of the images that any of the runs, or one that it came from, learned from, ascending.
+
+    A run that was trained before runs kept them tells none.
+    """
+    known = {run.id: run for run in workspace.runs()}
+    wanted = [run.id for run in runs]
+    every = [np.empty(0, np.int64)]
+    for name in wanted:  # grows by the runs that these came from
+        if (run := known.get(name)) is None:
+            continue
+        every.append(_read(run.path))
+        earlier = (run.config.get(key) for key in EARLIER)
+        wanted += [str(one) for one in earlier if one is not None and str(one) not in wanted]
+    return np.unique(np.concatenate(every))
+
+
+def _read(folder: Path) -> Ids:
+    """The ids that a run keeps, none for one that keeps none."""
+    file = folder / FILE
+    if not file.is_file():
+        return np.empty(0, np.int64)
+    try:
+        ids = np.load(file, allow_pickle=False)
+        if ids.ndim != 1 or ids.dtype != np.int64:
+            raise ValueError("it holds no ids")
+    except (OSError, ValueError, EOFError) as error:
+        raise RgunitError(
+            f"{file}: cannot be read ({error}), so it is not known what the run learned from: train it again"
+        ) from error
+    return np.asarray(ids)
