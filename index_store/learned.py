@@ -25,6 +25,7 @@ EARLIER = ("translation_run", "retrieval_run")
 """Where a run's settings name those that it came from."""
 
 Ids = npt.NDArray[np.int64]
+NOBODY: Ids = np.empty(0, np.int64)
 
 
 def keep_learned(folder: Path, ids: npt.ArrayLike) -> None:
@@ -54,6 +55,16 @@ def learned_from(workspace: Workspace, runs: Iterable[RunRecord]) -> Ids:
         earlier = (run.config.get(key) for key in EARLIER)
         wanted += [str(one) for one in earlier if one is not None and str(one) not in wanted]
     return np.unique(np.concatenate(every))
+
+
+def left_out(ids: Ids, learned: Ids, split: str) -> npt.NDArray[np.bool_]:
+    """bool [n]: which images of a split may not be judged, since a run learned from them; none of split train."""
+    return np.isin(ids, learned) if split != "train" else np.zeros(len(ids), np.bool_)
+
+
+def count_left_out(workspace: Workspace, split: str, learned: Ids) -> int:
+    """How many real images of a split may not be judged."""
+    return int(left_out(workspace.images(f"split={split} origin=real").ids, learned, split).sum())
 
 
 def _read(folder: Path) -> Ids:

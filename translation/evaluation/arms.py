@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from index_store.errors import RgunitError, UsageError
+from index_store.learned import count_left_out, learned_from
 from index_store.workspace import RunRecord, Workspace
 from retrieval.evaluation import RetrievalEvaluation, RetrievalProtocol, evaluate_queries
 from retrieval.onnx import OnnxNetwork
@@ -285,6 +286,8 @@ def evaluate_translation_runs(
     inception = Inception(config.inception_weights, str(first.device)) if config.inception_weights else None
     lpips = PerceptualDistance(config.lpips_weights, str(first.device)) if config.lpips_weights else None
     kept, direction = found.translation_run.path, direction_of(found.translation_run)
+    runs = [arm.translator.run for arm in found.arms.values()] + [found.retriever.run if found.retriever else None]
+    learned = learned_from(workspace, [found.translation_run, *(run for run in runs if run is not None)])
     pairs, stale = kept_pairs(
         kept,
         workspace,
@@ -294,7 +297,10 @@ def evaluate_translation_runs(
         seed=seed,
         exchanged=exchanged,
         direction=direction,
+        learned=learned,
     )
+    if barred := count_left_out(workspace, split, learned):
+        progress.note(f"{barred} images of split {split} are left out: the runs learned from them")
     if stale:
         progress.note("images of the kept list of pairs are gone: a new list, not comparable with what was measured")
     progress.stage("classifier")
@@ -375,7 +381,11 @@ def evaluate_retrieval_run(
 ) -> RetrievalEvaluation:
     """P@10 of a retrieval run (by default the newest) and of simpler retrievals, as the paper measures it."""
     retriever = open_retriever(workspace, run, device)
-    return evaluate_queries(workspace, retriever, protocol, progress=None if progress is None else progress.step)
+    found = evaluate_queries(workspace, retriever, protocol, progress=None if progress is None else progress.step)
+    if progress is not None and (count := found.summary["left_out"]):
+        split = (protocol or RetrievalProtocol()).split
+        progress.note(f"{count} images of split {split} are left out: the run learned from them")
+    return found
 
 
 class _Total:
