@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from index_store.decoding import DARK, check_size, grey_of, is_deep, open_image, read_file
 from index_store.errors import ImageRefused
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit is checked before anything is decoded
 
+_MADE_OF = "rgunit:made-of"
 _ORIENTATION = 0x0112  # EXIF's number for which side is up
 
 Pixels = npt.NDArray[np.uint8]
@@ -80,19 +82,35 @@ def check_image(path: Path, data: bytes, white: float | None = None) -> Checked:
     return Checked(upright.width, upright.height, converted, deep, dark)
 
 
-def write_image(path: Path | str, pixels: Pixels, *, durable: bool = False) -> None:
-    """Write uint8 [H, W, 3] as PNG, whole or not at all; `durable` also flushes it to the disk."""
+def write_image(path: Path | str, pixels: Pixels, *, durable: bool = False, made_of: str | None = None) -> None:
+    """Write uint8 [H, W, 3] as PNG, whole or not at all; `durable` also flushes it to the disk.
+
+    `made_of` is noted in the file, for `made_of` to read: what it was made of.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".writing")
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels, dtype=np.uint8), "RGB").save(buffer, "PNG", compress_level=3)
+    buffer, note = io.BytesIO(), PngInfo()
+    if made_of is not None:
+        note.add_text(_MADE_OF, made_of)
+    Image.fromarray(np.ascontiguousarray(pixels, dtype=np.uint8), "RGB").save(
+        buffer, "PNG", compress_level=3, pnginfo=note
+    )
     with temporary.open("wb") as file:
         file.write(buffer.getbuffer())
         if durable:
             file.flush()
             os.fsync(file.fileno())
     temporary.rename(path)
+
+
+def made_of(path: Path) -> str | None:
+    """What a picture that `write_image` wrote was made of; None for any other file."""
+    try:
+        with Image.open(io.BytesIO(read_file(path)), formats=("PNG",)) as image:
+            return image.info.get(_MADE_OF)
+    except Exception:  # whatever it is, it was not written here
+        return None
 
 
 def _upright(name: Path | str, image: Image.Image, white: float | None = None) -> tuple[Image.Image, bool]:

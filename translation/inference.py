@@ -6,6 +6,7 @@ one works like it, its labels read off its style.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from retrieval.queries import compose, style_edit
 from retrieval.tensors import to_pixels, to_tensor
 from translation.anysize import scaled, smallest_limit, translate_any_size
 from translation.indexing import neighbour_table, open_retriever, require_index
-from translation.inputs import Input, Names, find_inputs, nothing
+from translation.inputs import Input, Names, find_inputs, mark_of, nothing
 from translation.neighbours import Neighbours
 from translation.progress import Progress
 from translation.runs import direction_of, target_of
@@ -54,7 +55,8 @@ def translate_images(
     """Translate pictures and write PNGs into `out`: rows {source, target, path, neighbours, mask}.
 
     A path may be a folder: every file below it (`find_inputs`); what is no image there is left out, and told to
-    `reject` with the reason. Files are NAME-SAMPLE.png and, of a method with a mask, NAME-SAMPLE-mask.png. With an edit
+    `reject` with the reason. Files are NAME-SAMPLE.png and, of a method with a mask, NAME-SAMPLE-mask.png; where such a
+    file is there that is no translation of the same picture, NAME-2-SAMPLE.png and so on. With an edit
     a style is sampled for each (seed, picture, sample); with `style_of` alone it is that picture's μ, so `samples` must
     be 1. `guidance` in [0, 1]: by default 1 for a guided translator, 0 for others. `k` neighbours guide: by default as
     many as in training; another number is for guidance by attention or patches.
@@ -80,7 +82,6 @@ def translate_images(
     )
     progress, names = progress or Progress(), Names(out, inputs)
     rows: list[dict[str, Any]] = []
-    number = 0  # of the pictures that could be read: it decides what is drawn
     for done, one in enumerate(inputs):
         progress.step(done, len(inputs))
         try:
@@ -91,13 +92,13 @@ def translate_images(
             if reject is not None:
                 reject(one.path, str(error))
             continue
-        name = names.take(one.name, samples)
+        name, mark = names.take(one, samples), mark_of(one.path)
         for sample in range(samples):
-            made = work.translate(picture, number, sample)
+            made = work.translate(picture, sample)
             made_path, mask_path = out / f"{name}-{sample}.png", out / f"{name}-{sample}-mask.png"
-            write_image(made_path, made.pixels)
+            write_image(made_path, made.pixels, made_of=mark)
             if made.mask is not None:
-                write_image(mask_path, made.mask)
+                write_image(mask_path, made.mask, made_of=mark)
             known = neighbour_table(workspace, made.ids)
             rows.append(
                 {
@@ -108,7 +109,6 @@ def translate_images(
                     "mask": None if made.mask is None else str(mask_path.absolute()),
                 }
             )
-        number += 1
     if not rows:
         raise nothing(", ".join(sorted({str(one.folder) for one in inputs})))
     return rows
@@ -157,11 +157,12 @@ class Work:
         own = pixels if self.size is None else scaled(pixels, self.size, name)
         return _Read(picture, prepare(pixels, size=side, name=name), own)
 
-    def translate(self, read: _Read, number: int, sample: int) -> _Made:
-        """Sample `sample` of the `number`th picture."""
+    def translate(self, read: _Read, sample: int) -> _Made:
+        """Sample `sample` of a picture. What is drawn depends on the picture, not on those beside it."""
         translator, draw = self.translator, None
+        drawn = [self.seed, int.from_bytes(hashlib.sha256(read.square.tobytes()).digest()[:8]), sample]
         if self.edit is not None:
-            state = np.random.SeedSequence([self.seed, number, sample]).generate_state(1)
+            state = np.random.SeedSequence(drawn).generate_state(1)
             draw = torch.Generator().manual_seed(int(state[0]))
         query = compose(
             translator,
@@ -176,7 +177,7 @@ class Work:
         ids, guide, style = np.empty((1, 0), np.int64), None, query.style
         if self.guides is not None:
             own = np.array([-1 if read.picture.image_id is None else read.picture.image_id], np.int64)
-            rng = np.random.default_rng([self.seed, number, sample])
+            rng = np.random.default_rng(drawn)
             ids = self.guides.find(query.content, query.style, own, [rng], images)
             guide, style = self.guides.guide(translator, ids, style, self.strength)
         target = translator.schema.describe(query.target if self.goal is None else self.goal.apply(query.target))

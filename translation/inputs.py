@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from index_store.errors import RgunitError, UsageError
 from index_store.files import image_files
-from index_store.images import check_header, read_image
+from index_store.images import check_header, made_of, read_image
 
 
 @dataclass(frozen=True)
@@ -58,23 +60,32 @@ def nothing(path: Path | str) -> RgunitError:
     return RgunitError(f"{path} holds no image that can be read: name a folder with images, or the images")
 
 
+def mark_of(path: Path) -> str:
+    """What is noted in translations of a picture: its place, as a hash that tells nobody where that is."""
+    return hashlib.sha256(bytes(path.resolve())).hexdigest()[:32]
+
+
 class Names:
-    """Names of outputs: each is given once, and none whose files would overwrite a picture that is translated."""
+    """Names of outputs: each is given once, and none whose files would overwrite anything but earlier translations of
+    the same picture, as `write_image` noted them: no picture that is translated, and no file of the user's."""
 
     def __init__(self, out: Path, inputs: Sequence[Input]) -> None:
         self._out = out.resolve()
         self._inputs = {one.path.resolve() for one in inputs}
         self._taken: set[str] = set()
 
-    def take(self, wanted: str, samples: int) -> str:
-        """The name wanted, or with -2, -3 … behind it."""
-        name, n = wanted, 1
-        while name in self._taken or self._overwrites(name, samples):
+    def take(self, one: Input, samples: int) -> str:
+        """The name that an input's outputs should have, or with -2, -3 … behind it."""
+        name, n, mark = one.name, 1, mark_of(one.path)
+        while name in self._taken or any(self._stays(file, mark) for file in self._files(name, samples)):
             n += 1
-            name = f"{wanted}-{n}"
+            name = f"{one.name}-{n}"
         self._taken.add(name)
         return name
 
-    def _overwrites(self, name: str, samples: int) -> bool:
-        endings = (f"{sample}{mask}.png" for sample in range(samples) for mask in ("", "-mask"))
-        return any(self._out / f"{name}-{ending}" in self._inputs for ending in endings)
+    def _files(self, name: str, samples: int) -> list[Path]:
+        return [self._out / f"{name}-{sample}{mask}.png" for sample in range(samples) for mask in ("", "-mask")]
+
+    def _stays(self, file: Path, mark: str) -> bool:
+        """Whether a file is there that is no earlier translation of the picture with this mark."""
+        return file in self._inputs or (os.path.lexists(file) and (file.is_symlink() or made_of(file) != mark))

@@ -104,6 +104,45 @@ def test_seeds_and_samples(guided: Workspace, inside: Path, tmp_path: Path) -> N
     assert (pixels(other) != pixels(alone)).any()
 
 
+def test_a_seed_decides_a_translation_by_the_picture_and_not_by_its_place(
+    guided: Workspace, inside: Path, foreign: Path, tmp_path: Path
+) -> None:
+    def translate(out: str, *paths: Path) -> list[str]:
+        return [row["path"] for row in translate_images(guided, paths, to="+Glasses", out=tmp_path / out, device="cpu")]
+
+    [alone] = translate("alone", inside)
+    second, first = (translate(out, *paths) for out, paths in (("b", (foreign, inside)), ("a", (inside, foreign))))
+    assert (pixels(alone) == pixels(second[1])).all() and (pixels(alone) == pixels(first[0])).all()
+    shutil.copy(inside, tmp_path / "renamed.png")
+    [renamed] = translate("renamed", tmp_path / "renamed.png")
+    assert (pixels(renamed) == pixels(alone)).all()
+
+
+def test_a_translation_overwrites_only_what_was_made_of_the_same_picture(
+    guided: Workspace, inside: Path, foreign: Path, tmp_path: Path
+) -> None:
+    album = tmp_path / "album"
+    (album / "more").mkdir(parents=True)
+    for name, source in (
+        ("me.png", inside),
+        ("me-0.png", foreign),
+        ("me-2-0-mask.png", foreign),
+        ("more/me.png", foreign),
+    ):
+        shutil.copy(source, album / name)
+    before = {file: file.read_bytes() for file in album.rglob("*.png")}
+
+    def translate(*names: str) -> list[str]:
+        rows = translate_images(guided, [album / name for name in names], to="+Glasses", out=album, device="cpu")
+        return [Path(row["path"]).name for row in rows]
+
+    assert translate("me.png", "me-0.png") == ["me-3-0.png", "me-0-0.png"]
+    assert translate("me.png") == ["me-3-0.png"]  # its own, made again
+    assert translate("more/me.png") == ["me-4-0.png"]  # another picture of that name
+    assert translate("me.png", "me-3-0.png")[0] == "me-5-0.png"  # an earlier result that is an input now stays
+    assert all(file.read_bytes() == data for file, data in before.items())
+
+
 def test_style_of_takes_that_pictures_labels(guided: Workspace, inside: Path, drawn: Path, tmp_path: Path) -> None:
     table = guided.images("origin=real")
     columns = guided.schema.indices(USED)
