@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -113,14 +114,14 @@ def configuration(
 
 
 def _fitting(workspace: Workspace) -> str:
-    """The preset for a first run, by the size of the first image."""
-    from PIL import Image
+    """The preset for a first run, by the size of the first image that is there."""
+    from index_store.errors import ImageRefused
 
-    paths = workspace.images().paths
-    if not paths:
-        return "celeba-64"
-    with Image.open(paths[0]) as image:
-        return "demo" if min(image.size) <= DRAWN_SIZE else "celeba-64"
+    table = workspace.images()
+    for row in range(len(table)):
+        with suppress(ImageRefused):
+            return "demo" if min(table.read(row).shape[:2]) <= DRAWN_SIZE else "celeba-64"
+    return "celeba-64"
 
 
 def names_of(text: str | None) -> tuple[str, ...]:

@@ -90,6 +90,7 @@ def translate(
     """
     from cli.choices import check_composed
     from cli.progress import Bars
+    from index_store.names import printable
     from translation.inputs import find_inputs
 
     settings: Settings = context.obj
@@ -115,7 +116,9 @@ def translate(
                 out=folder,
                 seed=settings.seed,
                 device=settings.device,
-                reject=lambda path, reason: rejected.append({"path": str(path.absolute()), "reason": reason}),
+                reject=lambda path, reason: rejected.append(
+                    {"path": printable(str(path.absolute())), "reason": reason}
+                ),
                 progress=bars,
             )
     told = " ".join(part for part in (to, f"in the style of {style_of}" if style_of else None) if part) or "its target"

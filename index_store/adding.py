@@ -19,6 +19,8 @@ import numpy.typing as npt
 
 from index_store.attributes import AttributeSchema
 from index_store.catalog import Catalog
+from index_store.decoding import read_file
+from index_store.errors import ImageRefused
 from index_store.features import Record
 from index_store.images import Checked
 from index_store.replay import schema_header
@@ -163,6 +165,7 @@ class Adder:
     def finish(self, below: Path | None) -> None:
         """Follow what was moved and drop what was changed; `below`: the folder that was read, whose lost images are
         told."""
+        self._look_closer()
         stale = {sha for sha, path in self.places.items() if self.seen.get(path, sha) not in ("", sha)}
         moved = {sha: place for sha, place in self.found.items() if sha in stale or self._is_lost(sha)}
         rows = self._load(set(moved))
@@ -177,6 +180,23 @@ class Adder:
         if below is not None:
             rest = (Path(self._absolute(path)) for sha, path in self.places.items() if sha not in moved)
             self.tally.gone += [str(path) for path in rest if path.is_relative_to(below) and not path.exists()]
+
+    def _look_closer(self) -> None:
+        """Read what lies now where contents are known that were found elsewhere: a copy of them, or another picture?"""
+        waiting = list(self.found)
+        while waiting:
+            path = self.places[waiting.pop()]
+            file = Path(self._absolute(path))
+            if path in self.seen or not file.exists():
+                continue
+            try:
+                self.seen[path] = sha = hashlib.sha256(read_file(file)).hexdigest()
+            except ImageRefused:
+                self.seen[path] = ""
+                continue
+            if sha in self.places and self.places[sha] != path and sha not in self.found:
+                self.found[sha] = path
+                waiting.append(sha)
 
     def _is_lost(self, sha: str) -> bool:
         """Whether a content lies no more where it is known to lie."""

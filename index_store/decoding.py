@@ -36,7 +36,8 @@ _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _ORIENTATION = (b"Raw profile type exif", b"XML:com.adobe.xmp")
 _LONGEST_TEXT = 64 * 2**10
 _BITS, _SAMPLE = 258, 339  # TIFF's BitsPerSample and SampleFormat
-_UNSIGNED, _FLOAT = 1, 3
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
+_UNSIGNED = 1
 
 
 def read_file(path: Path | str) -> bytes:
@@ -153,7 +154,8 @@ def grey_of(name: Path | str, image: Image.Image, white: float | None) -> npt.ND
             f"{name}: holds {why}, so it is not known what white is: say it, `rgunit add --white-level {_step(high)}`, "
             "or save it as 8 or 16 bit"
         )
-    return np.clip(np.rint(values.astype(np.float64) * (255.0 / top)), 0, 255).astype(np.uint8)
+    grey = np.clip(np.rint(values.astype(np.float64) * (255.0 / top)), 0, 255).astype(np.uint8)
+    return 255 - grey if _tag(image, _PHOTOMETRIC) == _WHITE_IS_ZERO else grey
 
 
 def _white_of(image: Image.Image) -> float | None:

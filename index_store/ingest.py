@@ -24,7 +24,7 @@ from index_store.files import image_files
 from index_store.images import check_image
 from index_store.layouts import find_labels, splits_of_folders
 from index_store.matching import Files
-from index_store.names import quoted, typed_split
+from index_store.names import is_text, printable, quoted, same, typed_split
 from index_store.replay import schema_header
 from index_store.tables import WHITE, Known, LabelTable
 
@@ -80,10 +80,11 @@ def add_images(
     if white_level is not None and not 0 < white_level < float("inf"):
         raise UsageError(f"--white-level {white_level:g}: write the number that is white, such as 4095")
     split = None if split is None else typed_split(split)
+    split_by = None if split_by is None else same(split_by)
     if not path.exists():
         raise RgunitError(f"{path} does not exist")
-    if not _is_utf8(path):
-        raise RgunitError(f"{_printable(path)} is not UTF-8: rename the folder, then add it")
+    if not is_text(str(path)):
+        raise RgunitError(f"{printable(str(path))} is not UTF-8: rename the folder, then add it")
     with catalog.guard:
         before = catalog.schema()
     leave = [catalog.folder, *([Path(attributes).absolute()] if attributes else [])]
@@ -100,17 +101,17 @@ def add_images(
     if split_by is not None and (table is None or split_by not in table.fields):
         there = ", ".join(table.fields) if table else ""
         raise UsageError(f"--split-by {split_by}: there is no such text column (there are: {there or 'none'})")
-    if table is not None and (strange := [name for name in table.attributes if not _is_utf8(name)]):
-        raise RgunitError(f"{path}: {_printable(strange[0])} is not UTF-8: rename the folder, then add it")
+    if table is not None and (strange := [name for name in table.attributes if not is_text(name)]):
+        raise RgunitError(f"{path}: {printable(strange[0])} is not UTF-8: rename the folder, then add it")
     schema = before.extend(list(table.attributes) if table else (), [parse_group(g) for g in groups])
     schema = schema if table is None else schema.extend((), table.groups)
     every = [path] if path.is_file() else image_files(path, leave=leave)
     if not every:
         raise RgunitError(f"{path} holds no files: nothing to add")
     tally = Tally()
-    files = [file for file in every if _is_utf8(file)]
+    files = [file for file in every if is_text(str(file))]
     tally.rejected += [
-        Rejection(_printable(file), "its name is not UTF-8: rename it") for file in every if not _is_utf8(file)
+        Rejection(printable(str(file)), "its name is not UTF-8: rename it") for file in every if not is_text(str(file))
     ]
     root = path if path.is_dir() else path.parent
     wanted, missing, rowless = _match(root, files, table, tally)
@@ -140,7 +141,7 @@ def add_images(
         tally.duplicates,
         tally.rejected,
         total,
-        [name for name in missing if _is_utf8(name)],
+        [name for name in missing if is_text(name)],
         rowless,
         tally.converted + sum(sizes.values()) - max(sizes.values(), default=0),
         list(table.notes) if table else [],
@@ -151,20 +152,6 @@ def add_images(
         tally.updated,
         {(quoted(name)): count for name, count in tally.changes.most_common()},
     )
-
-
-def _is_utf8(name: Path | str) -> bool:
-    """Whether a name can be written down (a file's name may be any bytes)."""
-    try:
-        str(name).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _printable(name: Path | str) -> str:
-    """A name of any bytes, those that are no text written as their numbers."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _whites(wanted: list[tuple[Path, int]], table: LabelTable | None, level: float | None) -> list[float | None]:

@@ -6,6 +6,7 @@ spellings are one name.
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 
@@ -27,6 +28,20 @@ SPLIT_NUMBERS = {"0": "train", "1": "val", "2": "test"}  # CelebA's
 def same(name: str) -> str:
     """A name in the one spelling (NFC) that names are compared in."""
     return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def is_text(name: str) -> bool:
+    """Whether a file's name, which may be any bytes, is text that can be written down."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def printable(name: str) -> str:
+    """A file's name with those of its bytes that are no text written as their numbers."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def quoted(name: str) -> str:

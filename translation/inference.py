@@ -21,6 +21,7 @@ from index_store.attributes import Edit
 from index_store.decoding import SMALLEST_SIDE
 from index_store.errors import ImageRefused, RgunitError, UsageError
 from index_store.images import Pixels, prepare, read_image, write_image
+from index_store.names import is_text, printable
 from index_store.workspace import Workspace
 from retrieval.pictures import Picture, Source
 from retrieval.queries import compose, style_edit
@@ -148,6 +149,8 @@ class Work:
 
     def read(self, source: Source) -> _Read:
         """Decode a picture, once. ImageRefused with the reason."""
+        if isinstance(source, str | Path) and not is_text(str(source)):
+            raise ImageRefused(f"{printable(str(source))}: its name is not UTF-8: rename it")
         picture, side = Picture.of(self.workspace, source), self.translator.size
         if self.translator.style_dim:
             square = picture.at(side)

@@ -123,9 +123,11 @@ class LabelSampler:
         self.batch, self.seed, self.rank, self.world, self.mirror = batch, seed, rank, world, mirror
         self.groups, self.noise = groups, noise
         if len(self.ids) < 2:
+            splits = sorted(set(map(str, workspace.images("origin=real").split)) - {"train"})
+            others = f"; its splits are {', '.join(splits)}: mend them by `rgunit add … --update`" if splits else ""
             raise RgunitError(
                 f"training needs at least 2 labelled images in the split train, the workspace has {len(self.ids)}: "
-                "add images with `rgunit add DIR --attributes labels.csv`"
+                f"add images with `rgunit add DIR --attributes labels.csv`{others}"
             )
         if batch * world > len(self.ids):
             raise RgunitError(

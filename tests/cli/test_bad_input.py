@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from index_store.images import write_image
 from index_store.workspace import Workspace
 
 
@@ -270,3 +271,25 @@ def test_a_damaged_catalog_is_named_and_made_again(rgunit, labelled: Path, tmp_p
     assert "rgunit index rebuild" in rgunit("-w", path, "info").error
     assert rgunit("-w", path, "index", "rebuild", "--json").json["ok"] is True
     assert rgunit("-w", path, "info", "--json").json["images"] == 80
+
+
+def test_what_add_took_wrongly_is_told_and_mended_with_update(rgunit, tmp_path: Path) -> None:
+    for number in range(3):
+        write_image(tmp_path / "d" / f"{number}.png", np.full((20, 20, 3), 40 * number, np.uint8))
+    Image.fromarray(np.full((20, 20), 3000, np.uint16)).save(tmp_path / "d" / "3.png")
+    rows = "0.png,train,1,1\n1.png,train,0,0\n2.png,Test,1,maybe\n3.png,dev,0,1\n"
+    (tmp_path / "l.csv").write_text(f'image,split,A,"B, b"\n{rows}')
+    first = rgunit("-w", tmp_path / "w", "--json", "add", tmp_path / "d", "--attributes", tmp_path / "l.csv").json
+    assert len(first["notes"]) == 2 and 'column "B, b" is kept as text' in first["notes"][0]
+    assert "--white-level 4095" in first["notes"][1] and first["dark"] == [str(tmp_path / "d" / "3.png")]
+    (tmp_path / "l.csv").write_text(
+        'image,split,A,"B, b"\n' + rows.replace("maybe", "").replace("1.png,train,0", "1.png,test,1")
+    )
+    add = ("-w", tmp_path / "w", "add", tmp_path / "d", "--attributes", tmp_path / "l.csv")
+    told = rgunit(*add)
+    assert told.status == 0 and "another value of A, split already" in told.out
+    mended = rgunit(*add, "--update", "--white-level", 4095)
+    assert mended.status == 0 and "4 images changed" in mended.out and '"B, b" of 4' in mended.out
+    info = rgunit("-w", tmp_path / "w", "--json", "info").json
+    assert info["attributes"] == ["A", "B, b"] and info["by_split"] == {"train": 1, "test": 2, "val": 1}
+    assert info["fields"] == ["white_level"]

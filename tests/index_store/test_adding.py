@@ -329,6 +329,18 @@ def test_renumbered_pictures_are_followed(tmp_path, folder, workspace):
     assert labels_of(workspace, "A") == {"1.png": 1, "2.png": 0, "3.png": 1, "0.png": -1}
 
 
+def test_pictures_that_exchanged_names_are_followed_also_where_only_one_is_added(tmp_path, folder, workspace):
+    workspace.add_images(folder, attributes=table(tmp_path, "image,A\n0.png,1\n1.png,0\n2.png,1\n"))
+    for source, target in (("0.png", "x"), ("1.png", "0.png"), ("x", "1.png")):
+        (folder / source).rename(folder / target)
+    report = workspace.add_images(folder / "0.png", origin="unlabelled")
+    assert (report.added, len(report.moved), report.replaced) == (0, 2, [])
+    assert labels_of(workspace, "A") == {"1.png": 1, "0.png": 0, "2.png": 1}
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / "c.png").write_bytes((folder / "2.png").read_bytes())
+    assert workspace.add_images(tmp_path / "copy", origin="unlabelled").moved == []  # a copy: the first place stays
+
+
 def test_a_picture_that_was_retouched_under_its_name_is_another_image(tmp_path, folder, workspace):
     csv = table(tmp_path, "image,A\n0.png,1\n1.png,0\n2.png,1\n")
     workspace.add_images(folder, attributes=csv, split="test")

@@ -275,6 +275,7 @@ def evaluate_translation_runs(
     """
     progress = progress or Progress()
     referee = OnnxNetwork(judge, judge_crop) if judge is not None else None
+    workspace.leave_out_missing("origin=real|unlabelled", progress.note)
     found = arms or open_arms(workspace, run, device)
     first = found.arms["stage1"].translator
     looking = found.retriever is not None or any(arm.neighbours is not None for arm in found.arms.values())
@@ -381,6 +382,7 @@ def evaluate_retrieval_run(
 ) -> RetrievalEvaluation:
     """P@10 of a retrieval run (by default the newest) and of simpler retrievals, as the paper measures it."""
     retriever = open_retriever(workspace, run, device)
+    workspace.leave_out_missing("origin=real|unlabelled", (progress or Progress()).note)
     found = evaluate_queries(workspace, retriever, protocol, progress=None if progress is None else progress.step)
     if progress is not None and (count := found.summary["left_out"]):
         split = (protocol or RetrievalProtocol()).split
