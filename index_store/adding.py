@@ -23,6 +23,7 @@ from index_store.decoding import read_file
 from index_store.errors import ImageRefused
 from index_store.features import Record
 from index_store.images import Checked
+from index_store.learned import pass_on
 from index_store.replay import schema_header
 from index_store.tables import NOT_TOLD, WHITE, LabelTable
 
@@ -175,8 +176,10 @@ class Adder:
         self._update(list(rows.values()))
         gone = sorted(stale - moved.keys(), key=self.known.__getitem__)
         self.tally.replaced += [self._absolute(self.places[sha]) for sha in gone]
+        now = {self.known[sha]: self.known.get(self.seen[self.places[sha]], -1) for sha in gone}
         if gone:  # what these images showed is nowhere any more: the file of that name is another image now
             self.catalog.write(Record("remove", {}, {"ids": np.array([self.known[sha] for sha in gone], np.int64)}))
+            pass_on(self.catalog, now)
         if below is not None:
             rest = (Path(self._absolute(path)) for sha, path in self.places.items() if sha not in moved)
             self.tally.gone += [str(path) for path in rest if path.is_relative_to(below) and not path.exists()]

@@ -6,7 +6,7 @@ that it came from, and not the split alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +15,10 @@ import numpy.typing as npt
 
 from index_store.errors import RgunitError
 from index_store.features import TEMPORARY, sync_folder
-from index_store.runs import RunRecord
+from index_store.runs import RunRecord, list_runs
 
 if TYPE_CHECKING:
+    from index_store.catalog import Catalog
     from index_store.workspace import Workspace
 
 FILE = "learned.npy"
@@ -55,6 +56,14 @@ def learned_from(workspace: Workspace, runs: Iterable[RunRecord]) -> Ids:
         earlier = (run.config.get(key) for key in EARLIER)
         wanted += [str(one) for one in earlier if one is not None and str(one) not in wanted]
     return np.unique(np.concatenate(every))
+
+
+def pass_on(catalog: Catalog, changed: Mapping[int, int]) -> None:
+    """Where a run learned from an image whose file was changed {old id: new id}, count the new one as learned from."""
+    old = np.array(sorted(changed), np.int64)
+    for run in list_runs(catalog):
+        if not run.path.is_symlink() and len(there := np.intersect1d(_read(run.path), old)):
+            keep_learned(run.path, [changed[int(one)] for one in there])
 
 
 def left_out(ids: Ids, learned: Ids, split: str) -> npt.NDArray[np.bool_]:

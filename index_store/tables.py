@@ -68,7 +68,9 @@ def read_labels(file: Path, known: Known) -> LabelTable:
         header, rows = _read_json(file) if file.suffix.lower() in (".json", ".jsonl", ".ndjson") else _read_csv(file)
     except OSError as error:
         raise RgunitError(f"{file}: cannot be read ({error.strerror})") from error
-    except (UnicodeError, csv.Error, json.JSONDecodeError) as error:
+    except UnicodeError as error:
+        raise RgunitError(f"{file}: is not UTF-8 text: save it as UTF-8 ({error})") from error
+    except (csv.Error, json.JSONDecodeError) as error:
         raise RgunitError(f"{file}: not a readable table ({error})") from error
     if not rows:
         raise RgunitError(f"{file}: holds no rows")

@@ -11,6 +11,7 @@ from PIL import Image
 
 from index_store.errors import RgunitError, UsageError
 from index_store.images import write_image
+from index_store.learned import keep_learned, learned_from
 from index_store.workspace import Workspace
 
 
@@ -351,6 +352,16 @@ def test_a_picture_that_was_retouched_under_its_name_is_another_image(tmp_path, 
     images = workspace.images()
     assert images.ids.tolist() == [1, 3, 4] and set(images.split) == {"test"}  # it stays on its side
     assert (workspace.load([4], 16) == 7).all() and workspace.store().verify().ok
+
+
+def test_a_retouched_picture_is_still_one_that_a_run_learned_from(tmp_path, folder, workspace):
+    csv = table(tmp_path, "image,A\n0.png,1\n1.png,0\n2.png,1\n")
+    workspace.add_images(folder, attributes=csv)
+    run, other = (workspace.add_run("translation", "demo", {}) for _ in range(2))
+    keep_learned(run.path, [1, 2])
+    write_image(folder / "1.png", np.full((16, 16, 3), 7, np.uint8))
+    workspace.add_images(folder, attributes=csv)
+    assert learned_from(workspace, [run]).tolist() == [1, 2, 4] and len(learned_from(workspace, [other])) == 0
 
 
 def test_a_picture_that_is_gone_is_told_and_found_again_elsewhere(tmp_path, folder, workspace):
