@@ -84,7 +84,7 @@ def add_images(
     if not path.exists():
         raise RgunitError(f"{path} does not exist")
     if not is_text(str(path)):
-        raise RgunitError(f"{printable(str(path))} is not UTF-8: rename the folder, then add it")
+        raise RgunitError(f"{printable(str(path))} is not UTF-8: rename it, then add it")
     with catalog.guard:
         before = catalog.schema()
     leave = [catalog.folder, *([Path(attributes).absolute()] if attributes else [])]
@@ -102,7 +102,7 @@ def add_images(
         there = ", ".join(table.fields) if table else ""
         raise UsageError(f"--split-by {split_by}: there is no such text column (there are: {there or 'none'})")
     if table is not None and (strange := [name for name in table.attributes if not is_text(name)]):
-        raise RgunitError(f"{path}: {printable(strange[0])} is not UTF-8: rename the folder, then add it")
+        raise RgunitError(f"{path}: {printable(strange[0])} is not UTF-8: rename it, then add it")
     schema = before.extend(list(table.attributes) if table else (), [parse_group(g) for g in groups])
     schema = schema if table is None else schema.extend((), table.groups)
     every = [path] if path.is_file() else image_files(path, leave=leave)
