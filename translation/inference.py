@@ -115,6 +115,11 @@ def translate_images(
     return rows
 
 
+def picture_key(pixels: Pixels) -> int:
+    """A number that a picture always gets, whatever it is called and whatever is beside it."""
+    return int.from_bytes(hashlib.sha256(pixels.tobytes()).digest()[:8], "big")
+
+
 class _Read(NamedTuple):
     """A picture, its pixels [size, size, 3], and without a style those in its own size [H, W, 3]."""
 
@@ -163,7 +168,7 @@ class Work:
     def translate(self, read: _Read, sample: int) -> _Made:
         """Sample `sample` of a picture. What is drawn depends on the picture, not on those beside it."""
         translator, draw = self.translator, None
-        drawn = [self.seed, int.from_bytes(hashlib.sha256(read.square.tobytes()).digest()[:8]), sample]
+        drawn = [self.seed, picture_key(read.square), sample]
         if self.edit is not None:
             state = np.random.SeedSequence(drawn).generate_state(1)
             draw = torch.Generator().manual_seed(int(state[0]))
