@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -60,12 +61,26 @@ Settings = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Added:
-    """What `Workspace.add` did: images added, already there, refused [{path, reason}], and all that there are now."""
+    """What `Workspace.add` did: images added, already there, refused [{path, reason}], and all that there are now.
+
+    And what else it saw: `updated` images with their columns {name: images}; paths of images that were found at another
+    place, are other pictures now, are gone, or stay dark in deep grey; `notes` on columns that became text.
+    """
 
     added: int
     duplicates: int
     rejected: list[dict[str, str]]
     total: int
+    updated: int = 0
+    changes: dict[str, int] = field(default_factory=dict)
+    moved: list[str] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
+    dark: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+_SEEN = ("moved", "replaced", "gone", "dark", "notes")
 
 
 class Workspace(_Workspace):
@@ -80,10 +95,13 @@ class Workspace(_Workspace):
         split: str | None = None,
         split_by: str | None = None,
         groups: Sequence[str] = (),
+        update: bool = False,
+        white_level: float | None = None,
     ) -> Added:
         """Register the images of folders or files where they are, as `rgunit add` does.
 
         `attributes`: a CSV of labels; `groups`: attributes of which at most one is true, "A|B|C".
+        `update` takes labels, split and texts of known images anew; `white_level` is what is white in deep grey.
         """
         given = [paths] if isinstance(paths, str | Path) else list(paths)
         reports = [
@@ -94,6 +112,8 @@ class Workspace(_Workspace):
                 split=split,
                 split_by=split_by,
                 groups=list(groups),
+                update=update,
+                white_level=white_level,
             )
             for path in given
         ]
@@ -102,6 +122,9 @@ class Workspace(_Workspace):
             duplicates=sum(report.duplicates for report in reports),
             rejected=[{"path": one.path, "reason": one.reason} for report in reports for one in report.rejected],
             total=len(self.images()),
+            updated=sum(report.updated for report in reports),
+            changes=dict(sum((Counter(report.changes) for report in reports), Counter())),
+            **{name: [one for report in reports for one in getattr(report, name)] for name in _SEEN},
         )
 
 
@@ -262,9 +285,9 @@ class Translator:
             seed=seed,
         )
         found: list[Translated] = []
-        for number, (source, read) in enumerate(_read(work, pictures)):
+        for source, read in _read(work, pictures):
             for sample in range(samples):
-                made = work.translate(read, number, sample)
+                made = work.translate(read, sample)
                 known = neighbour_table(self.workspace, made.ids)
                 near = tuple(known[int(i)] for i in made.ids[0])
                 found.append(Translated(source, made.target, made.pixels, made.mask, near))
@@ -429,7 +452,7 @@ def _read(work: Work, pictures: Any) -> Iterator[tuple[Any, Any]]:
     for picture in pictures if several else [pictures]:
         source = _source(picture)
         if isinstance(source, Path) and source.is_dir():
-            from index_store.layouts import image_files
+            from index_store.files import image_files
 
             for file in image_files(source):
                 try:

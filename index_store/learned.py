@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from index_store.workspace import Workspace
 
 FILE = "learned.npy"
-EARLIER = ("translation_run", "retrieval_run")
-"""Where a run's settings name those that it came from."""
-
 Ids = npt.NDArray[np.int64]
 NOBODY: Ids = np.empty(0, np.int64)
 
@@ -53,9 +50,17 @@ def learned_from(workspace: Workspace, runs: Iterable[RunRecord]) -> Ids:
         if (run := known.get(name)) is None:
             continue
         every.append(_read(run.path))
-        earlier = (run.config.get(key) for key in EARLIER)
-        wanted += [str(one) for one in earlier if one is not None and str(one) not in wanted]
+        wanted += [one for one in _texts(run.config) if one in known and one not in wanted]
     return np.unique(np.concatenate(every))
+
+
+def _texts(value: object) -> list[str]:
+    """All texts in a run's settings. Where one is the name of a run, this run came from that one."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, Mapping):
+        return [text for one in value.values() for text in _texts(one)]
+    return [text for one in value for text in _texts(one)] if isinstance(value, list | tuple) else []
 
 
 def pass_on(catalog: Catalog, changed: Mapping[int, int]) -> None:

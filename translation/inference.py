@@ -161,7 +161,9 @@ class Work:
             square = picture.at(side)
             return _Read(picture, square, square)
         name = str(source) if isinstance(source, str | Path) else "the picture"
-        pixels = read_image(source, white=picture.white) if isinstance(source, str | Path) else prepare(source, name=name)
+        pixels = (
+            read_image(source, white=picture.white) if isinstance(source, str | Path) else prepare(source, name=name)
+        )
         own = pixels if self.size is None else scaled(pixels, self.size, name)
         return _Read(picture, prepare(pixels, size=side, name=name), own)
 

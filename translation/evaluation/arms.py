@@ -381,12 +381,15 @@ def evaluate_retrieval_run(
     progress: Progress | None = None,
 ) -> RetrievalEvaluation:
     """P@10 of a retrieval run (by default the newest) and of simpler retrievals, as the paper measures it."""
-    retriever = open_retriever(workspace, run, device)
-    workspace.leave_out_missing("origin=real|unlabelled", (progress or Progress()).note)
-    found = evaluate_queries(workspace, retriever, protocol, progress=None if progress is None else progress.step)
-    if progress is not None and (count := found.summary["left_out"]):
-        split = (protocol or RetrievalProtocol()).split
-        progress.note(f"{count} images of split {split} are left out: the run learned from them")
+    retriever, progress, protocol = (
+        open_retriever(workspace, run, device),
+        progress or Progress(),
+        protocol or RetrievalProtocol(),
+    )
+    workspace.leave_out_missing("origin=real|unlabelled", progress.note)
+    found = evaluate_queries(workspace, retriever, protocol, progress=progress.step)
+    if count := found.summary["left_out"]:
+        progress.note(f"{count} images of split {protocol.split} are left out: the run learned from them")
     return found
 
 
