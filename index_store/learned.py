@@ -6,7 +6,7 @@ that it came from, and not the split alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,6 +79,14 @@ def left_out(ids: Ids, learned: Ids, split: str) -> npt.NDArray[np.bool_]:
 def count_left_out(workspace: Workspace, split: str, learned: Ids) -> int:
     """How many real images of a split may not be judged."""
     return int(left_out(workspace.images(f"split={split} origin=real").ids, learned, split).sum())
+
+
+def barred_from(workspace: Workspace, split: str, runs: Iterable[RunRecord | None], note: Callable[[str], None]) -> Ids:
+    """What the runs learned from; how many images of the split are left out for it is told to `note`."""
+    learned = learned_from(workspace, [run for run in runs if run is not None])
+    if count := count_left_out(workspace, split, learned):
+        note(f"{count} images of split {split} are left out: the runs learned from them")
+    return learned
 
 
 def _read(folder: Path) -> Ids:

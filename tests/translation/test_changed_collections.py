@@ -123,3 +123,6 @@ def test_the_rest_of_a_split_is_judged_and_how_many_are_left_out_is_told(
     count = count_left_out(staged, "test", learned)
     assert found.summary["left_out"] == count > 0 and set(found.query_ids) <= set(before)
     assert any(f"{count} images of split test are left out" in told for told in notes.told)
+    changes = {"classifier_minutes": 0.001, "classifier_batch": 8, "diversity_inputs": 0, "bootstrap": 5}
+    judged = evaluate_translation_runs(staged, run="r1", device="cpu", changes=changes, progress=Notes())
+    assert judged.summary["protocol"]["left_out"] == count and not set(judged.pairs.others) & set(learned)

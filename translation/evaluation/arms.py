@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from index_store.errors import RgunitError, UsageError
-from index_store.learned import count_left_out, learned_from
+from index_store.learned import barred_from, count_left_out
 from index_store.workspace import RunRecord, Workspace
 from retrieval.evaluation import RetrievalEvaluation, RetrievalProtocol, evaluate_queries
 from retrieval.onnx import OnnxNetwork
@@ -287,8 +287,9 @@ def evaluate_translation_runs(
     inception = Inception(config.inception_weights, str(first.device)) if config.inception_weights else None
     lpips = PerceptualDistance(config.lpips_weights, str(first.device)) if config.lpips_weights else None
     kept, direction = found.translation_run.path, direction_of(found.translation_run)
-    runs = [arm.translator.run for arm in found.arms.values()] + [found.retriever.run if found.retriever else None]
-    learned = learned_from(workspace, [found.translation_run, *(run for run in runs if run is not None)])
+    runs = [found.translation_run, *(arm.translator.run for arm in found.arms.values())]
+    runs.append(found.retriever.run if found.retriever else None)
+    learned = barred_from(workspace, split, runs, progress.note)
     pairs, stale = kept_pairs(
         kept,
         workspace,
@@ -300,8 +301,6 @@ def evaluate_translation_runs(
         direction=direction,
         learned=learned,
     )
-    if barred := count_left_out(workspace, split, learned):
-        progress.note(f"{barred} images of split {split} are left out: the runs learned from them")
     if stale:
         progress.note("images of the kept list of pairs are gone: a new list, not comparable with what was measured")
     progress.stage("classifier")
@@ -350,6 +349,7 @@ def evaluate_translation_runs(
     )
     for name in CONTRACT_ARMS:
         evaluation.summary.setdefault(name, {**dict.fromkeys(MEASURES), "n": 0})
+    evaluation.summary["protocol"]["left_out"] = count_left_out(workspace, split, learned)
     evaluation.summary["steps"] = {
         name: arm.translator.run.steps for name, arm in found.arms.items() if arm.translator.run and name != "probe"
     }
@@ -381,16 +381,11 @@ def evaluate_retrieval_run(
     progress: Progress | None = None,
 ) -> RetrievalEvaluation:
     """P@10 of a retrieval run (by default the newest) and of simpler retrievals, as the paper measures it."""
-    retriever, progress, protocol = (
-        open_retriever(workspace, run, device),
-        progress or Progress(),
-        protocol or RetrievalProtocol(),
-    )
+    progress, protocol = progress or Progress(), protocol or RetrievalProtocol()
+    retriever = open_retriever(workspace, run, device)
     workspace.leave_out_missing("origin=real|unlabelled", progress.note)
-    found = evaluate_queries(workspace, retriever, protocol, progress=progress.step)
-    if count := found.summary["left_out"]:
-        progress.note(f"{count} images of split {protocol.split} are left out: the run learned from them")
-    return found
+    barred_from(workspace, protocol.split, [retriever.run], progress.note)
+    return evaluate_queries(workspace, retriever, protocol, progress=progress.step)
 
 
 class _Total:

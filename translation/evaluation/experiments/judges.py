@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index_store.errors import UsageError
-from index_store.learned import count_left_out, learned_from
+from index_store.learned import barred_from
 from index_store.workspace import Workspace
 from translation.evaluation.arms import Arm, arms_of_run, retriever_of
 from translation.evaluation.classifier import AttributeClassifier
@@ -75,9 +75,7 @@ def read_by(
         )
     arms = {name: Remembered(found[name]) for name, found in opened.items()}
     config = first.config.evaluation.model_copy(update={"diversity_inputs": 0})
-    learned = learned_from(workspace, [first.run, *records.values()])
-    if barred := count_left_out(workspace, "test", learned):
-        progress.note(f"{barred} images of split test are left out: the runs learned from them")
+    learned = barred_from(workspace, "test", [first.run, *records.values()], progress.note)
     found = []
     progress.stage("evaluate")
     for done, (file, classifier) in enumerate(zip(files, classifiers, strict=True)):
