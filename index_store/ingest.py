@@ -88,7 +88,7 @@ def add_images(
     with catalog.guard:
         before = catalog.schema()
     leave = [catalog.folder, *([Path(attributes).absolute()] if attributes else [])]
-    known = Known(before, tuple(known_fields(catalog)), update)
+    known = Known(before, tuple(known_fields(catalog)), update, split is not None)
     table = find_labels(path, attributes, known, origin == "real", leave)
     if table is None and origin == "real":
         raise RgunitError(f"{path} has no labels: pass --attributes FILE, or --origin unlabelled")

@@ -49,12 +49,14 @@ class LabelTable:
 class Known:
     """What the workspace has already, which decides columns that could be either: attributes, and text fields.
 
-    `update`: the file is to mend that, so a text field may become an attribute.
+    `update`: the file is to mend that, so a text field may become an attribute. `split_typed`: the split is given
+    otherwise, so whatever a column of splits holds is passed over.
     """
 
     schema: AttributeSchema
     fields: tuple[str, ...] = ()
     update: bool = False
+    split_typed: bool = False
 
     def is_text(self, name: str) -> bool:
         """Whether a column is text whatever it holds."""
@@ -99,7 +101,7 @@ def classify(file: Path, names: list[str], columns: Mapping[str, list[str]], kno
     notes = []
     for name, column in columns.items():
         if name == "split":
-            split = _splits(file, column)
+            split = None if known.split_typed else _splits(file, column)
             continue
         truth = None if known.is_text(name) else _truth(file, name, column)
         if truth is not None:

@@ -174,6 +174,8 @@ def test_a_word_that_is_no_split_is_refused_with_those_that_are(tmp_path, folder
     with pytest.raises(RgunitError, match=r"row 2 has the split 'trian'.*train, training, val.*--split"):
         workspace.add_images(folder, attributes=table(tmp_path, "image,split,A\n0.png,train,1\n1.png,trian,0\n"))
     assert len(workspace.images()) == 0
+    workspace.add_images(folder, attributes=tmp_path / "l.csv", split="held")  # it was typed on purpose
+    assert set(workspace.images().split) == {"held"}
 
 
 def test_a_split_that_is_typed_may_have_any_plain_name(tmp_path, folder, workspace):
