@@ -74,7 +74,7 @@ def read_labels(file: Path, known: Known) -> LabelTable:
         raise RgunitError(f"{file}: is not UTF-8 text: save it as UTF-8 ({error})") from error
     except (csv.Error, json.JSONDecodeError) as error:
         raise RgunitError(f"{file}: not a readable table ({error})") from error
-    if not rows:
+    if not rows or not header:
         raise RgunitError(f"{file}: holds no rows")
     header = [same(name) for name in header]
     columns = {name: [row[place] for row in rows] for place, name in enumerate(header)}

@@ -152,6 +152,16 @@ def test_tables_as_other_tools_write_them(tmp_path, folder, workspace, name, tex
     assert workspace.images().labels.tolist() == [[1, 0], [0, 1]]
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("l.json", "{}"), ("l.json", "[]"), ("l.json", "[1]"), ("l.csv", "\n"), ("l.csv", b"image,A\n\xe9,1\n")],
+)
+def test_a_table_that_is_none_is_refused_in_one_line(tmp_path, folder, workspace, name, text):
+    with pytest.raises(RgunitError, match=name) as error:
+        workspace.add_images(folder, attributes=table(tmp_path, text, name))
+    assert "\n" not in str(error.value)
+
+
 def test_a_name_without_suffix_that_could_be_two_files_is_refused(tmp_path, folder, workspace):
     write_image(folder / "0.jpg", np.zeros((16, 16, 3), np.uint8))
     report = workspace.add_images(folder, attributes=table(tmp_path, "image,A\n0,1\n1,0\n"))
