@@ -16,7 +16,7 @@ from index_store.runs import CHECKPOINT
 from index_store.workspace import RunRecord, Workspace
 from translation.config import Config, parse_config
 from translation.progress import Progress
-from translation.runs import GUIDED, RETRIEVAL, TRANSLATION
+from translation.runs import GUIDED, RETRIEVAL, TRANSLATION, trained
 from translation.sections import TrainingConfig
 from translation.training.checkpoints import read_state, restore
 from translation.training.loop import Task, train
@@ -44,12 +44,21 @@ class StageResult:
 def settled(
     workspace: Workspace, stage: str, config: Config, session: Session, neighbours: str | None = None
 ) -> Config:
-    """The configuration with a precision instead of `auto`: that of the run gone on with, else the device's faster."""
-    if config.training.precision != "auto":
-        return config
+    """The configuration with what it leaves open decided: by the run that is gone on with, else by what is there now.
+
+    These are a precision `auto`, the device's faster one, and the embedding of `sampling.informative`, the newest
+    retrieval run.
+    """
     runs = _runs(workspace, stage, neighbours) if session.resume else []
-    found = str(runs[-1].config["config"]["training"]["precision"]) if runs else faster_precision(session.device)
-    return config.model_copy(update={"training": config.training.model_copy(update={"precision": found})})
+    before = runs[-1].config["config"] if runs else {}
+    if config.training.precision == "auto":
+        found = str(before["training"]["precision"]) if before else faster_precision(session.device)
+        config = config.model_copy(update={"training": config.training.model_copy(update={"precision": found})})
+    if config.sampling.informative and not config.sampling.embedding:
+        there = trained(workspace, RETRIEVAL)
+        name = before.get("sampling", {}).get("embedding") or (there[-1].id if there else "")
+        config = config.model_copy(update={"sampling": config.sampling.model_copy(update={"embedding": name})})
+    return config
 
 
 def _runs(workspace: Workspace, stage: str, neighbours: str | None) -> list[RunRecord]:

@@ -153,7 +153,12 @@ def test_it_trains_resumes_bit_for_bit_translates_and_is_judged(workspace: Works
 def test_weights_by_an_earlier_run_and_what_is_refused(staged: Workspace) -> None:
     for name in ("", "r1", "r2"):
         config = small("sampling.informative=true", f"sampling.embedding={name}")
-        assert train_translation(staged, config, attributes_used=USED, device="cpu").steps == 4
+        run = train_translation(staged, config, attributes_used=USED, device="cpu").run
+        assert run.steps == 4 and run.config["config"]["sampling"]["embedding"] == (name or "r2"), "it is kept"
+    train_retrieval(staged, tiny(), translation_run="r1", device="cpu")
+    by_default = small("sampling.informative=true", "translation.steps=5")
+    more = train_translation(staged, by_default, attributes_used=USED, device="cpu", resume="auto").run
+    assert more.config["config"]["sampling"]["embedding"] == "r2", "the newest retrieval is another one by now"
     with pytest.raises(RgunitError, match="there is no run 'r99'"):
         train_translation(staged, small("sampling.informative=true", "sampling.embedding=r99"), device="cpu")
     with pytest.raises(UsageError, match=r"sampling\.hops is not for cut"):
