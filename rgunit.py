@@ -111,7 +111,7 @@ class Workspace(_Workspace):
                 origin=origin,
                 split=split,
                 split_by=split_by,
-                groups=list(groups),
+                groups=_names(groups),
                 update=update,
                 white_level=white_level,
             )
@@ -156,7 +156,9 @@ class Result(Mapping[str, Any]):
         return len(self._values)
 
     def __getattr__(self, name: str) -> Any:
-        if not name.startswith("_") and name in self._values:
+        if name.startswith("_"):  # asked for while it is copied or unpickled
+            raise AttributeError(name)
+        if name in self._values:
             return self._values[name]
         raise AttributeError(f"no {name!r} here: there are {', '.join(self._values)}")
 
@@ -311,7 +313,7 @@ def run(
     with _opened(workspace) as opened:
         config = _configuration(opened, preset, method, settings)
         made = run_all(
-            opened, config, attributes_used=tuple(attributes_used), minutes=minutes, seed=seed, device=device
+            opened, config, attributes_used=tuple(_names(attributes_used)), minutes=minutes, seed=seed, device=device
         )
     report = None if made.report is None else str(made.report.absolute())
     return Result(
@@ -344,12 +346,12 @@ def train(
     with _opened(workspace) as opened:
         config = _configuration(opened, preset, method, settings)
         given = {"minutes": minutes, "resume": resume, **options}
+        if "attributes_used" in given:
+            given["attributes_used"] = tuple(_names(given["attributes_used"]))
         try:
             made = start[stage](opened, config, **given)  # type: ignore[operator]
         except TypeError as error:
-            if "unexpected keyword" not in str(error):
-                raise
-            raise UsageError(f"`train {stage}` has no option {str(error).rsplit(' ', 1)[-1]}") from None
+            raise _unknown_option(error, f"train {stage}") from None
     return Run(made.run.id, made.run.stage, made.steps, made.seconds, made.metrics, made.stopped)
 
 
@@ -389,10 +391,17 @@ def evaluate(workspace: str | Path | _Workspace, what: Literal["retrieval", "tra
             from translation.evaluation.arms import evaluate_retrieval_run
 
             own = {name: options.pop(name) for name in ("run", "device") if name in options}
-            return Result(evaluate_retrieval_run(opened, RetrievalProtocol(**options), **own).summary)
+            try:
+                protocol = RetrievalProtocol(**options)
+            except TypeError as error:
+                raise _unknown_option(error, f"evaluate {what}") from None
+            return Result(evaluate_retrieval_run(opened, protocol, **own).summary)
         from translation.evaluation.arms import evaluate_translation_runs
 
-        return Result(evaluate_translation_runs(opened, **options).summary)
+        try:
+            return Result(evaluate_translation_runs(opened, **options).summary)
+        except TypeError as error:
+            raise _unknown_option(error, f"evaluate {what}") from None
 
 
 def methods() -> list[MethodInfo]:
@@ -406,6 +415,13 @@ def methods() -> list[MethodInfo]:
         about.pop("measured")
         found.append(MethodInfo(name=name, presets=tuple(presets_of(name)), **about))
     return found
+
+
+def _unknown_option(error: TypeError, what: str) -> Exception:
+    """A UsageError for an option that there is not, else the error itself."""
+    if "unexpected keyword" not in str(error):
+        return error
+    return UsageError(f"`{what}` has no option {str(error).rsplit(' ', 1)[-1]}")
 
 
 @contextmanager
@@ -422,7 +438,9 @@ def _configuration(workspace: _Workspace, preset: str | None, method: str | None
     """As the command chooses it: a preset, else the newest run's settings, with `settings` over them."""
     from cli.choices import configuration
 
-    overrides = [f"{name}={json.dumps(value)}" for name, value in _flat(settings or {})]
+    if settings is not None and not isinstance(settings, Mapping):
+        raise UsageError(f"settings are a dictionary as in a preset, not {type(settings).__name__}")
+    overrides = [f"{name}={json.dumps(value, default=_plain)}" for name, value in _flat(settings or {})]
     return configuration(workspace, preset, None, overrides, method=method)
 
 
@@ -434,31 +452,66 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{key}", value
 
 
+def _plain(value: Any) -> Any:
+    """A setting that JSON does not know: a path as text, a number of numpy as a number."""
+    return value.item() if isinstance(value, np.generic) else str(value)
+
+
 def _source(picture: Any) -> Any:
-    """A picture as the packages take it: a tensor [3, H, W] in [−1, 1] as uint8 [H, W, 3], all else as it is."""
-    if isinstance(picture, str):
+    """A picture as the packages take it: a tensor [3, H, W] in [−1, 1] as uint8 [H, W, 3], all else as it is.
+
+    UsageError for what is no picture.
+    """
+    if isinstance(picture, str | Path):
+        if picture == "":
+            raise UsageError("a picture's path is empty")
         return Path(picture)
-    if hasattr(picture, "detach"):
-        if picture.ndim != 3 or picture.shape[0] != 3:
-            raise UsageError(f"a tensor must be [3, height, width] in [−1, 1], not {list(picture.shape)}")
-        scaled = (picture.detach().float().cpu().clamp(-1, 1) + 1) * 127.5
-        return scaled.round().byte().permute(1, 2, 0).numpy()
-    return picture
+    if isinstance(picture, Image.Image | np.ndarray):
+        return picture
+    if type(picture).__module__.partition(".")[0] == "torch":
+        return _pixels(picture)
+    raise UsageError(
+        f"a picture is a path, a PIL image, uint8 [height, width, 3] or a tensor, not {type(picture).__name__}"
+    )
+
+
+def _pixels(tensor: Tensor) -> Pixels:
+    """uint8 [H, W, 3] of a tensor [3, H, W] in [−1, 1], or of uint8. UsageError for other shapes and values."""
+    import torch
+
+    values = tensor.detach().cpu()
+    if values.ndim != 3 or values.shape[0] != 3:
+        raise UsageError(f"a tensor must be [3, height, width] in [−1, 1], not {list(values.shape)}")
+    if values.dtype != torch.uint8:
+        if not values.is_floating_point() or not bool((values.abs() <= 1.001).all()):  # NaN is not, either
+            raise UsageError(f"a tensor's values must lie in [−1, 1] (or be uint8), and these {values.dtype} do not")
+        values = ((values.float().clamp(-1, 1) + 1) * 127.5).round().byte()
+    pixels: Pixels = values.permute(1, 2, 0).contiguous().numpy()
+    return pixels
+
+
+def _names(names: str | Sequence[str]) -> list[str]:
+    """One name, or several."""
+    return [names] if isinstance(names, str) else list(names)
 
 
 def _read(work: Work, pictures: Any) -> Iterator[tuple[Any, Any]]:
     """Each picture as it was given, and read; of a folder those that are images."""
-    several = isinstance(pictures, Sequence) and not isinstance(pictures, str)
+    several = isinstance(pictures, Sequence) and not isinstance(pictures, str | bytes)
     for picture in pictures if several else [pictures]:
         source = _source(picture)
         if isinstance(source, Path) and source.is_dir():
             from index_store.files import image_files
 
+            found = 0
             for file in image_files(source):
                 try:
                     read = work.read(file)
                 except ImageRefused:
                     continue
+                found += 1
                 yield file, read
+            if not found:
+                raise RgunitError(f"{source} holds no image that can be read: name a folder with images")
         else:
             yield picture, work.read(source)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from pydantic import ValidationError
 
-from index_store.errors import RgunitError
+from index_store.errors import RgunitError, UsageError
 from index_store.runs import CHECKPOINT
 from index_store.workspace import RunRecord, Workspace
 from retrieval.config import RetrievalConfig
@@ -31,7 +31,10 @@ def resolve_device(device: torch.device | str) -> torch.device:
     """`auto` is CUDA where there is one; cpu, cuda, cuda:N, mps are themselves. RgunitError for what is not there."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    wanted = torch.device(device)
+    try:
+        wanted = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise UsageError(f"{device!r} is no device: take auto, cpu, cuda, cuda:N or mps") from None
     if wanted.type == "cuda" and not torch.cuda.is_available():
         raise RgunitError("no CUDA device is available here: use --device cpu or auto")
     if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():

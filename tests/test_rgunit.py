@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -81,6 +83,60 @@ def test_pictures_of_every_kind_are_translated_and_asked_with(staged, tmp_path: 
     assert len(found) == 3 and found[0].rank == 1 and found[0].distance <= found[2].distance
     same = rgunit.query(staged, tensor, k=1)
     assert same[0].image_id == staged.image_for_path(path), "a tensor is nobody's: it finds its own image"
+
+
+@pytest.mark.parametrize(
+    ("picture", "said"),
+    [
+        (torch.zeros(3, 32, 32) + 2, r"must lie in \[−1, 1\]"),
+        (torch.full((3, 32, 32), torch.nan), r"must lie in \[−1, 1\]"),
+        (torch.zeros(3, 32, 32, dtype=torch.int64), r"must lie in \[−1, 1\]"),
+        (None, "a picture is a path, a PIL image"),
+        (b"bytes", "not bytes"),
+        ("", "path is empty"),
+        (np.zeros((4, 4)), "must be uint8"),
+    ],
+)
+def test_what_is_no_picture_is_refused_by_name(staged, picture: object, said: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(rgunit.RgunitError, match=said):
+        rgunit.Translator.open(staged, "r1", device="cpu").translate(picture, to="+Glasses")  # type: ignore[arg-type]
+    with pytest.raises(rgunit.RgunitError, match=said):
+        rgunit.query(staged, picture)  # type: ignore[arg-type]
+
+
+def test_a_tensor_of_uint8_is_its_array(staged) -> None:  # type: ignore[no-untyped-def]
+    pixels = np.asarray(Image.open(staged.images("split=test").paths[0]).convert("RGB")).copy()
+    translator = rgunit.Translator.open(staged, "r1", device="cpu")
+    given = (pixels, torch.from_numpy(pixels).permute(2, 0, 1))
+    one, other = (translator.translate(picture, to="+Glasses")[0].pixels for picture in given)
+    assert np.array_equal(one, other)
+
+
+def test_what_cannot_be_meant_is_said_before_anything_is_done(staged, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(rgunit.RgunitError, match="holds no image that can be read"):
+        rgunit.Translator.open(staged, "r1", device="cpu").translate(tmp_path / "empty", to="+Glasses")
+    for minutes in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(rgunit.UsageError, match="minutes must be a positive number"):
+            rgunit.train(staged, "translation", preset="demo", minutes=minutes)
+        with pytest.raises(rgunit.UsageError, match="minutes must be a positive number"):
+            rgunit.run(staged, preset="demo", minutes=minutes)
+    with pytest.raises(rgunit.UsageError, match="a seed must be a whole number"):
+        rgunit.train(staged, "translation", preset="demo", seed=-1)
+    with pytest.raises(rgunit.UsageError, match="'gpu' is no device"):
+        rgunit.Translator.open(staged, device="gpu")
+    with pytest.raises(rgunit.UsageError, match="settings are a dictionary"):
+        rgunit.train(staged, "translation", preset="demo", settings=["a=1"])  # type: ignore[arg-type]
+    with pytest.raises(rgunit.UsageError, match="has no option 'foo'"):
+        rgunit.evaluate(staged, "retrieval", foo=1)
+    with pytest.raises(rgunit.UsageError, match="unknown attribute 'Hut'"):
+        rgunit.train(staged, "translation", preset="demo", attributes_used="Hut")
+    assert [run.id for run in staged.runs()] == ["r1", "r2"]
+
+
+def test_a_result_can_be_copied_and_sent_to_another_process() -> None:
+    result = rgunit.Result({"k": 10})
+    assert copy.deepcopy(result).k == pickle.loads(pickle.dumps(result)).k == 10
 
 
 def test_results_are_the_commands_and_print_in_one_screen(staged) -> None:  # type: ignore[no-untyped-def]

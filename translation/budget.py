@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from index_store.errors import UsageError
 from index_store.workspace import Workspace
 from retrieval.pool import SLOTS, STYLELESS
 from retrieval.tensors import to_pixels, to_tensor
@@ -44,6 +46,8 @@ class Budget:
     """The minutes of one `run`, from now; without `minutes` everything is as the configuration says."""
 
     def __init__(self, workspace: Workspace, config: Config, minutes: float | None, seed: int) -> None:
+        if minutes is not None and not 0 < minutes < math.inf:
+            raise UsageError(f"minutes must be a positive number, not {minutes}")
         self.workspace, self.config, self.minutes = workspace, config, minutes
         self.started = time.monotonic()
         told = json.dumps([minutes, seed, config.model_dump(mode="json")], sort_keys=True)

@@ -71,9 +71,21 @@ def used_domains(
     return f"-{quoted(first)}", f"+{quoted(first)}"
 
 
+def resumed_direction(workspace: Workspace, config: Config) -> tuple[str | None, str | None]:
+    """The filters of the newest run of the configuration's method, for a session that goes on with it."""
+    for run in reversed(workspace.runs("translation")):
+        if not run.empty and run.config["config"].get("method") == config.method and "target" in run.config:
+            return str(run.config["source"]), str(run.config["target"])
+    return None, None
+
+
 def picture_filter(workspace: Workspace, text: str | None) -> str | None:
     """`id=N` for the path of a picture that the workspace has; other text as it is. RgunitError for a foreign one."""
-    if text is None or not Path(text).is_file():
+    if text is None:
+        return None
+    if not Path(text).is_file():
+        if "/" in text or Path(text).suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"):
+            raise RgunitError(f"there is no picture {text}: name one of the workspace by its path, or by id=N")
         return text
     number = Picture.of(workspace, Path(text)).image_id
     if number is None:

@@ -222,6 +222,11 @@ def prepare_work(
         )
     if samples < 1:
         raise UsageError(f"--samples must be at least 1, not {samples}")
+    if samples > 1 and not translator.style_dim:
+        raise UsageError(
+            f"run {translator.run.id} ({translator.config.method}) draws no styles, so every sample would be the same: "
+            "leave --samples out"
+        )
     if to is None and samples > 1 and translator.style_dim:
         raise UsageError("--style-of alone gives one style, so --samples must be 1: add --to to sample")
     if guidance is not None and not 0 <= guidance <= 1:

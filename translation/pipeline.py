@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -242,12 +243,36 @@ def _evaluate(
         for r in workspace.runs(EVALUATE)
         if r.status == "done" and _same({"judged": about["judged"], **r.config}, about)
     ]
-    if done and report.exists():
+    if done and (kept := done[-1].path / report.name).exists():
+        shutil.copyfile(kept, report)  # a later evaluation may have written another one
         result.stages.append({"name": EVALUATE, "seconds": done[-1].seconds, "steps": 0})
         result.retrieval, result.translation = done[-1].summary["retrieval"], done[-1].summary["translation"]
         result.report = report
         return
     record = workspace.add_run(EVALUATE, config.preset, about)
+    try:
+        _judge(workspace, result, record, report, runs, evaluation, seed, device, progress, commands)
+    except KeyboardInterrupt:
+        workspace.update_run(record.id, status="stopped")
+        result.stopped = True
+    except BaseException:
+        workspace.update_run(record.id, status="failed")
+        raise
+
+
+def _judge(
+    workspace: Workspace,
+    result: PipelineResult,
+    record: RunRecord,
+    report: Path,
+    runs: Sequence[RunRecord],
+    evaluation: EvaluationConfig,
+    seed: int,
+    device: str,
+    progress: Progress,
+    commands: Sequence[str],
+) -> None:
+    """Evaluate, write the report, and note it in the evaluation's record."""
     started = time.monotonic()
     progress.stage("evaluate")
     retrieval = None
@@ -279,6 +304,7 @@ def _evaluate(
         size=first.size,
     )
     result.report = write_report(workspace, report, data)
+    shutil.copyfile(report, record.path / report.name)
     translation.save(record.path)
     if retrieval is not None:
         (record.path / "retrieval.json").write_text(json.dumps(retrieval.summary, indent=1) + "\n")

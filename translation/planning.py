@@ -13,6 +13,7 @@ from index_store.workspace import Workspace
 from translation.budget import INDEX, LEAST_GENERATED, LEAST_PAIRS, POOL, WRITING, measured_pace
 from translation.config import Config
 from translation.evaluation.report.facts import peak_memory
+from translation.evaluation.report.verdicts import LEAST_STEPS
 from translation.methods import find_method
 from translation.runs import TRANSLATION
 from translation.stages import translation_task
@@ -20,7 +21,6 @@ from translation.training.sessions import Session
 from translation.translator import Translator
 
 TIMED = 3  # steps, after a first one
-LEAST_STEPS = 100  # of stage 1: fewer show nothing
 GUIDED_STEP = 1.25  # of a guided step against one of stage 1, an image
 ADAM = 4  # copies of the weights in a checkpoint: weights, average, two moments
 CHECKPOINTS = 5  # runs that keep one
@@ -88,7 +88,9 @@ def plan_run(
     stage("evaluate", (1 - POOL - INDEX) * rest, None, None)
     index = pace.encode * len(workspace.images()) + LEAST_GENERATED * pace.translate
     judging = WRITING + 3 * 5 * LEAST_PAIRS * pace.translate
-    found.least_minutes = max(LEAST_STEPS * seconds / shares.translation, (index + judging) / rest) / 60
+    training = LEAST_STEPS["stage1"] * seconds / shares.translation
+    fine_tuning = 3 * LEAST_STEPS["guided"] * guided / shares.guided
+    found.least_minutes = max(training, fine_tuning, (index + judging) / rest) / 60
     found.memory_mib = peak_memory() / 2**20
     found.disk_mib = CHECKPOINTS * ADAM * 4 * weights / 2**20 + config.retrieval.pool * 1e9 / 2**20
     return found

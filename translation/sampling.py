@@ -240,7 +240,8 @@ class DomainSampler:
             if len(table) < max(2, batch * world):
                 raise RgunitError(
                     f"the {name} domain {where!r} has {len(table)} training images, and a batch takes "
-                    f"{max(2, batch * world)}: add images, lower --set translation.batch, or choose --{name} otherwise"
+                    f"{max(2, batch * world)}: add images, lower the batch (--set translation.batch or guided.batch), "
+                    f"or choose --{name} otherwise"
                 )
             self.ids.append(table.ids)
             tables.append(table.labels[:, columns])

@@ -17,7 +17,15 @@ from retrieval.retriever import Retriever
 from retrieval.train import RetrievalTask
 from translation.config import Config
 from translation.embeddings import open_embedding
-from translation.fitting import fitted, picture_filter, tell_if_enlarged, tell_what_is_off, used_domains, used_schema
+from translation.fitting import (
+    fitted,
+    picture_filter,
+    resumed_direction,
+    tell_if_enlarged,
+    tell_what_is_off,
+    used_domains,
+    used_schema,
+)
 from translation.guidance import build_guidance
 from translation.indexing import open_retriever, require_index
 from translation.methods import Guidable, Method, Weighed, find_method
@@ -58,6 +66,8 @@ def train_translation(
     seed, progress = session.seed, session.told
     schema = used_schema(workspace, config, attributes_used)
     of_pictures = find_method(config.method).draws == "crops"
+    if session.resume in (True, "changed") and source is None and target is None:
+        source, target = resumed_direction(workspace, config)
     if of_pictures:
         source, target = picture_filter(workspace, source), picture_filter(workspace, target)
     about: dict[str, Any] = {"attributes_used": list(schema.names), "seed": seed}

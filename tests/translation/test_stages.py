@@ -491,3 +491,11 @@ def test_images_that_guidance_looks_up_are_not_judged(staged: Workspace, tmp_pat
     with pytest.raises(RgunitError, match="split train is where guidance looks things up"):
         evaluate_translation_runs(staged, split="train", device="cpu", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_arm_of_fewer_steps_than_there_are_is_another_run(staged: Workspace) -> None:
+    """Arms are compared at equal steps, and a run cannot unlearn."""
+    long = train_guided(staged, tiny(), neighbours="none", steps=4, device="cpu", resume="auto")
+    same = train_guided(staged, tiny(), neighbours="none", steps=4, device="cpu", resume="auto")
+    short = train_guided(staged, tiny(), neighbours="none", steps=2, device="cpu", resume="auto")
+    assert same.run.id == long.run.id != short.run.id and (long.steps, short.steps) == (4, 2)

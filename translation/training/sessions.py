@@ -5,6 +5,7 @@ Of several processes the first opens and records; the others are told.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -104,7 +105,7 @@ _STAGES = (TRANSLATION, RETRIEVAL, GUIDED)
 
 # What no change is allowed to: the networks would be others, or learned from others.
 _FIXED = (
-    *("networks", "data", "attributes_used", "translation_run", "encoders_fingerprint"),
+    *("networks", "data", "attributes_used", "source", "target", "translation_run", "encoders_fingerprint"),
     *("guided.guidance", "guided.fusion", "guided.neighbours"),
     *(f"retrieval.{key}" for key in ("objective", "widths", "hidden", "dim", "norm")),
 )
@@ -163,6 +164,12 @@ class Session:
     start: str | None = None
     progress: Progress | None = None
 
+    def __post_init__(self) -> None:
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
+            raise UsageError(f"minutes must be a positive number, not {self.minutes}")
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise UsageError(f"a seed must be a whole number from 0 up, not {self.seed!r}")
+
     @property
     def told(self) -> Progress:
         """The one who is told, who may be nobody."""
@@ -193,6 +200,8 @@ def train_run(
     steps, minutes, progress = exactly or section.steps, session.minutes, session.told
     settings = {"config": config.model_dump(mode="json"), **about}
     found, changes = from_first(lambda: _find_run(workspace, stage, settings, session.resume, progress))
+    if session.resume == "auto" and exactly is not None and found is not None and found.steps > exactly:
+        found, changes = None, ""  # arms are compared at equal steps: a run cannot unlearn
     if found is not None:
         enough = found.steps >= steps
         if minutes is not None:

@@ -87,6 +87,7 @@ def test_crops_are_shrunk_by_up_to_the_zoom_and_mirrored_in_half_of_the_cases(pi
         (ONE, ONE, "are the same picture, id=1"),
         (None, None, "name them, --source PICTURE --target PICTURE"),
         (ONE, None, "give both, or none"),
+        (ONE, "gone/b.png", "there is no picture gone/b.png"),
         (ONE, "FOREIGN", "is not in the workspace: `rgunit add` it first"),
     ],
 )
@@ -147,9 +148,10 @@ def test_an_encoder_that_halves_thrice_takes_any_size_too(pictures: Workspace, t
 
 
 def test_it_resumes_bit_for_bit_and_translates_at_the_pictures_own_size(pictures: Workspace, tmp_path: Path) -> None:
+    by_path = str(pictures.images(OTHER).paths[0])
+
     def run(steps: int, resume: bool) -> Path:
         config = tiny(f"translation.steps={steps}")
-        by_path = str(pictures.images(OTHER).paths[0])
         given = {"source": ONE, "target": by_path, "device": "cpu", "resume": resume}
         return train_translation(pictures, config, **given).run.path  # type: ignore[arg-type]
 
@@ -159,6 +161,14 @@ def test_it_resumes_bit_for_bit_and_translates_at_the_pictures_own_size(pictures
     assert [name for name in a if not torch.equal(a[name], b[name])] == []
     assert (whole / "samples" / "00000004.png").exists() or list((whole / "samples").iterdir())
     assert pictures.runs()[-1].config["target"] == OTHER
+    unnamed = train_translation(pictures, tiny("translation.steps=5"), device="cpu", resume=True)
+    assert unnamed.run.path == half and unnamed.steps == 5, "the run knows its pictures"
+    with pytest.raises(RgunitError, match="cannot go on with another source, target"):
+        train_translation(
+            pictures, tiny("translation.steps=6"), source=OTHER, target=ONE, device="cpu", resume="changed"
+        )
+    with pytest.raises(UsageError, match="draws no styles"):
+        translate_images(pictures, [Path(by_path)], samples=2, out=tmp_path / "three", device="cpu")
     (row,) = translate_images(pictures, [Path(pictures.images(ONE).paths[0])], out=tmp_path / "out", device="cpu")
     assert row["mask"] is None and Image.open(row["path"]).size == (96, 64)
 

@@ -198,13 +198,18 @@ def too_short(translation: Numbers | None) -> str:
         made, least = min(short.values())
         told.append(f"the shortest arm made {made} of {least}")
         factor = max(factor, least / max(1, made))
+    arms = {arm: steps[arm] for arm in ("guided", "random", "unguided") if arm in steps}
+    if len(set(arms.values())) > 1:
+        told.append(f"the arms made different numbers of steps ({', '.join(f'{k} {v}' for k, v in arms.items())})")
     done, planned = classifier.get("steps", 0), classifier.get("planned_steps", 0)
     if done < ENOUGH * planned:
         told.append(f"the classifier that judges made {done} of its {planned} (--classifier-minutes)")
         factor = max(factor, ENOUGH * planned / max(1, done))
     if not told:
         return ""
-    return f"Too short to draw conclusions: {_and(told)}. Give it about {math.ceil(factor)} times the time."
+    more = f" Give it about {math.ceil(factor)} times the time." if factor > 1 else " Train them for equal steps."
+    start = "Too short to draw conclusions" if factor > 1 else "No conclusions can be drawn"
+    return f"{start}: {_and(told)}.{more}"
 
 
 def classifier_warning(translation: Numbers | None) -> str:

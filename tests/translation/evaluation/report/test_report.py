@@ -301,6 +301,11 @@ def test_what_was_trained_too_shortly_is_said_before_anything_and_compares_no_ar
     )
     assert plain_words(short, RETRIEVAL).startswith("Too short") and "Guidance" not in plain_words(short, RETRIEVAL)
     assert not any(" against " in v.subject for v in told)
+    unequal = {**short, "steps": {**dict.fromkeys(steps, 500), "guided": 400}, "classifier": {}}
+    assert headlines(unequal, None)[0].text == (
+        "No conclusions can be drawn: the arms made different numbers of steps (guided 400, random 500, unguided 500). "
+        "Train them for equal steps."
+    )
     enough = {**short, "steps": dict.fromkeys(steps, 500), "classifier": {"steps": 60, "planned_steps": 100}}
     assert any(" against " in v.subject for v in headlines(enough, None)), "what is long enough is compared"
     assert not any(v.subject == "run" for v in headlines(TRANSLATION, None)), "an older evaluation noted no steps"
