@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -114,13 +115,14 @@ def configuration(
 
 def _fitting(workspace: Workspace) -> str:
     """The preset for a first run, by the size of the first image."""
-    from PIL import Image
+    from index_store.formats import image_size
 
     paths = workspace.images().paths
     if not paths:
         return "celeba-64"
-    with Image.open(paths[0]) as image:
-        return "demo" if min(image.size) <= DRAWN_SIZE else "celeba-64"
+    with suppress(OSError):  # gone, or no picture any more: what trains says so
+        return "demo" if min(image_size(paths[0])) <= DRAWN_SIZE else "celeba-64"
+    return "celeba-64"
 
 
 def names_of(text: str | None) -> tuple[str, ...]:

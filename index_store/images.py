@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
+from index_store import places
 from index_store.errors import ImageRefused
+from index_store.formats import LARGEST_BYTES, LARGEST_PIXELS, inner_sizes, open_image
 
-LARGEST_PIXELS = 64_000_000
 SMALLEST_SIDE = 16
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit is checked before anything is decoded
@@ -79,17 +80,19 @@ def write_image(path: Path | str, pixels: Pixels, *, durable: bool = False) -> N
 
 
 def _read(path: Path) -> bytes:
-    """Read a file whole."""
+    """Read a regular file whole."""
     try:
-        return path.read_bytes()
+        return places.read_bytes(path, LARGEST_BYTES)
     except OSError as error:
         raise ImageRefused(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _decode(path: Path, data: bytes) -> tuple[Image.Image, bool]:
     """Return the upright RGB image and whether it was converted."""
+    for width, height in inner_sizes(data):
+        _check_largest(path, width, height)
     try:
-        image = Image.open(io.BytesIO(data))
+        image = open_image(data)
     except Exception as error:
         raise ImageRefused(f"{path}: not an image that can be read") from error
     return _upright(path, image)
@@ -113,10 +116,15 @@ def _upright(name: Path | str, image: Image.Image) -> tuple[Image.Image, bool]:
 
 def _check_size(name: Path | str, width: int, height: int) -> None:
     """Refuse what is larger or smaller than the limits."""
-    if width * height > LARGEST_PIXELS:
-        raise ImageRefused(f"{name}: {width} x {height} is too large (at most 64 megapixels)")
+    _check_largest(name, width, height)
     if min(width, height) < SMALLEST_SIDE:
         raise ImageRefused(f"{name}: {width} x {height} is too small (at least {SMALLEST_SIDE} pixels a side)")
+
+
+def _check_largest(name: Path | str, width: int, height: int) -> None:
+    """Refuse what is larger than the limit."""
+    if width * height > LARGEST_PIXELS:
+        raise ImageRefused(f"{name}: {width} x {height} is too large (at most 64 megapixels)")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

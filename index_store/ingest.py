@@ -18,10 +18,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from index_store import places
 from index_store.attributes import AttributeSchema, parse_group
 from index_store.catalog import Catalog
 from index_store.errors import ImageRefused, RgunitError, UsageError
 from index_store.features import Record
+from index_store.formats import LARGEST_BYTES
 from index_store.images import Checked, check_image
 from index_store.layouts import find_labels, image_files
 from index_store.replay import schema_header
@@ -153,8 +155,9 @@ def hash_share(text: str) -> float:
 
 
 def stored_path(folder: Path, path: Path) -> str:
-    """Return a path as the catalog keeps it: relative to the workspace when inside it."""
-    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
+    """Return a path as the catalog keeps it: relative to the workspace when it lies in it, links followed."""
+    within = path.is_relative_to(folder) and ".." not in path.parts and not places.leads_out(folder, path)
+    return path.relative_to(folder).as_posix() if within else str(path)
 
 
 def _known_fields(catalog: Catalog) -> list[str]:
@@ -176,7 +179,8 @@ def _match(
         text = name.strip()
         pure = PurePosixPath(text)
         if not text or pure.is_absolute() or PureWindowsPath(text).is_absolute() or ".." in pure.parts:
-            relative = stored_path(root, Path(text)) if pure.is_absolute() else ""
+            inside = pure.is_absolute() and Path(text).is_relative_to(root)
+            relative = Path(text).relative_to(root).as_posix() if inside else ""
             if relative not in there:
                 tally.rejected.append(Rejection(name, f"row {row + 1} names no file inside {root}"))
                 continue
@@ -196,7 +200,7 @@ def _check(entry: tuple[Path, int]) -> _File:
     """Read, hash and decode one file."""
     path, row = entry
     try:
-        data = path.read_bytes()
+        data = places.read_bytes(path, LARGEST_BYTES)
         return _File(path, row, hashlib.sha256(data).hexdigest(), check_image(path, data))
     except OSError as error:
         return _File(path, row, reason=f"cannot be read ({error.strerror})")
@@ -296,8 +300,7 @@ class _Adder:
             there.changed = True
         if there.origin == "unlabelled" and row.origin == "real":
             there.origin, there.split, there.changed = "real", row.split, True
-        held = Path(there.path)
-        held = held if held.is_absolute() else self.catalog.folder / held
+        held = Path(places.picture_or_none(self.catalog.folder, there.id, there.path))
         if there.path != row.path and not held.exists():  # the file was moved
             there.path, there.changed = row.path, True
 

@@ -11,7 +11,9 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,11 +21,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from index_store import runs
+from index_store import forking, places, runs
 from index_store.attributes import AttributeSchema
 from index_store.catalog import Catalog
 from index_store.errors import RgunitError
 from index_store.features import Record, sync_folder
+from index_store.formats import LARGEST_BYTES
 from index_store.imagecheck import check_images
 from index_store.images import Pixels, read_image, write_image
 from index_store.imagetable import ImageTable, read_table
@@ -60,13 +63,14 @@ class Workspace:
         self._cache: OrderedDict[tuple[int, int], Pixels] = OrderedDict()
         self._cached = 0
         self._guard = threading.Lock()
-        for name in FOLDERS:
+        forking.remember(self)
+        for name in () if catalog.read_only else FOLDERS:
             (self.path / name).mkdir(exist_ok=True)
 
     @staticmethod
     def create(path: Path | str) -> Workspace:
         """Make a workspace; FileExistsError if there is one."""
-        return Workspace(Catalog.create(Path(path).absolute()))
+        return Workspace(Catalog.create(Path(path)))
 
     @staticmethod
     def open(path: Path | str, *, wait: float = 0.0) -> Workspace:
@@ -86,6 +90,14 @@ class Workspace:
         """Close files and release the writer's lock."""
         self._store.close()
         self.catalog.close()
+
+    def after_fork(self) -> None:
+        """In a forked child: a lock that no thread of the parent holds."""
+        self._guard = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled, it is opened again where it arrives, by its absolute place."""
+        return partial(Workspace.open, str(self.path), wait=self.catalog.lock.wait), ()
 
     def __enter__(self) -> Workspace:
         return self
@@ -149,7 +161,7 @@ class Workspace:
             table = self.images(ids=np.unique(parents[parents >= 0]))
             splits = dict(zip(table.ids.tolist(), table.split, strict=True))
             files = [
-                self.path / "images" / "generated" / item.run / f"{row:08d}.png"
+                places.inside(self.path, "images", "generated", item.run, f"{row:08d}.png")
                 for row, item in zip(ids, items, strict=True)
             ]
             with ThreadPoolExecutor(max_workers=4) as pool:
@@ -194,8 +206,9 @@ class Workspace:
         with self.catalog.reading() as connection:
             found = connection.exec_driver_sql(query.format("path"), (stored_path(self.path, file),)).scalar()
             if found is None and file.is_file():
-                sha = hashlib.sha256(file.read_bytes()).hexdigest()
-                found = connection.exec_driver_sql(query.format("sha256"), (sha,)).scalar()
+                with suppress(OSError):  # too large, or not to be read: whoever wants it says so
+                    sha = hashlib.sha256(places.read_bytes(file, LARGEST_BYTES)).hexdigest()
+                    found = connection.exec_driver_sql(query.format("sha256"), (sha,)).scalar()
         return None if found is None else int(found)
 
     def check_images(self, *, every: bool = False) -> list[str]:

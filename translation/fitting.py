@@ -7,10 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from index_store.attributes import AttributeSchema
 from index_store.errors import RgunitError, UsageError
+from index_store.formats import image_size
 from index_store.workspace import Workspace
 from retrieval.pictures import Picture
 from translation.config import Config
@@ -128,7 +128,7 @@ def tell_if_enlarged(workspace: Workspace, config: Config, progress: Progress) -
     """A note where the training images, by nine of them, are smaller than what is trained."""
     paths, sides = workspace.images("split=train origin=real").paths, []
     for path in paths[:: max(1, len(paths) // 9)][:9]:
-        with suppress(OSError), Image.open(path) as image:
-            sides.append(min(image.size))
+        with suppress(OSError):
+            sides.append(min(image_size(path)))
     if sides and (usual := int(np.median(sides))) < config.data.size:
         progress.note(f"the images, of {usual} px, are enlarged to {config.data.size} px, the size of the settings")
