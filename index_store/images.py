@@ -19,6 +19,7 @@ from index_store.errors import ImageRefused
 from index_store.formats import LARGEST_BYTES, LARGEST_PIXELS, inner_sizes, open_image
 
 SMALLEST_SIDE = 16
+ORIENTATION = 0x0112  # EXIF's tag
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit is checked before anything is decoded
 
@@ -40,7 +41,7 @@ def read_image(path: Path | str, *, size: int | None = None) -> Pixels:
     EXIF orientation is applied, alpha is laid over white. Raises ImageRefused with the reason.
     """
     path = Path(path)
-    return np.asarray(_fit(_decode(path, _read(path))[0], size))
+    return _pixels(_fit(_decode(path, _read(path))[0], size))
 
 
 def prepare(image: Image.Image | Pixels, *, size: int | None = None, name: str = "the picture") -> Pixels:
@@ -55,7 +56,7 @@ def prepare(image: Image.Image | Pixels, *, size: int | None = None, name: str =
         if size is None or image.shape[:2] == (size, size):
             return np.ascontiguousarray(image)
         image = Image.fromarray(np.ascontiguousarray(image))
-    return np.asarray(_fit(_upright(name, image)[0], size))
+    return _pixels(_fit(_upright(name, image)[0], size))
 
 
 def check_image(path: Path, data: bytes) -> Checked:
@@ -103,7 +104,8 @@ def _upright(name: Path | str, image: Image.Image) -> tuple[Image.Image, bool]:
     _check_size(name, *image.size)
     try:
         image.load()
-        upright = ImageOps.exif_transpose(image)
+        turned = image.getexif().get(ORIENTATION, 1) != 1  # else it would be copied
+        upright = ImageOps.exif_transpose(image) if turned else image
     except Exception as error:
         raise ImageRefused(f"{name}: truncated or damaged ({error})") from error
     if upright.mode == "RGB" and "transparency" not in upright.info:
@@ -135,10 +137,27 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         grey = np.clip(grey * (255.0 / top), 0, 255).astype(np.uint8)
         return Image.fromarray(grey).convert("RGB")
     if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
-        layered = image.convert("RGBA")
-        white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, layered).convert("RGB")
+        over = Image.new("RGB", image.size)
+        for box in _strips(image):  # whole, four copies of it would be held
+            layered = image.crop(box).convert("RGBA")
+            white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
+            over.paste(Image.alpha_composite(white, layered).convert("RGB"), box)
+        return over
     return image.convert("RGB")
+
+
+def _strips(image: Image.Image) -> list[tuple[int, int, int, int]]:
+    """Boxes that cover an image from top to bottom, of about a megapixel each."""
+    rows = max(1, 2**20 // max(1, image.width))
+    return [(0, top, image.width, min(top + rows, image.height)) for top in range(0, image.height, rows)]
+
+
+def _pixels(image: Image.Image) -> Pixels:
+    """An RGB image as uint8 [H, W, 3]."""
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for box in _strips(image):
+        pixels[box[1] : box[3]] = np.asarray(image.crop(box))
+    return pixels
 
 
 def _fit(image: Image.Image, size: int | None) -> Image.Image:
