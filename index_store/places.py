@@ -22,6 +22,7 @@ KINDS = ("schema", "settings", "images", "labels", "remove", "vectors")
 """Every kind of change that a shard may hold."""
 LONGEST = 255  # bytes of a name
 _FOLDERS = ("shards", "runs", "cache", "models", "ablation")
+_FILES, _CATALOG = ("images", "lock", "report.html"), "catalog.db"
 _SHARD = re.compile(rf"[0-9]{{8,18}}-({'|'.join(KINDS)})\.h5", re.ASCII)
 
 
@@ -130,8 +131,7 @@ def refuse_links(root: Path) -> None:
     """Look at everything in a workspace that the program itself opens, makes or deletes: Unsafe names what leads out
     of it, or is neither a file nor a folder."""
     for entry in _entries(root):
-        own = entry.name in _FOLDERS or entry.name == "images" or not entry.is_dir()
-        if own:
+        if entry.name in (*_FOLDERS, *_FILES) or entry.name.startswith(_CATALOG):
             _refuse(root, entry)
         if entry.name == "images" and entry.is_dir():
             made = [one for one in _entries(entry.path) if one.name == "generated"]

@@ -185,6 +185,7 @@ def test_links_that_stay_in_the_workspace_are_followed(sent):
     (sent / "runs" / "r1-translation").rename(sent / "runs" / "old")
     (sent / "runs" / "r1-translation").symlink_to("old")
     (sent.parent / "link").symlink_to(sent)
+    (sent / "labels.csv").symlink_to(sent.parent / "victim" / "file")  # the user's own, which nothing here opens
     with Workspace.open(sent.parent / "link") as workspace:
         workspace.update_run("r1", steps=5)
         assert workspace.run("r1").steps == 5

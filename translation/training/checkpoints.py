@@ -56,7 +56,7 @@ def save_checkpoint(
     header = {"rgunit": json.dumps({**state, "optimizer_scalars": scalars})}
     # contiguous_format: safetensors stores plain row-major tensors, whatever the memory format in training.
     plain = {k: v.detach().cpu().contiguous(memory_format=torch.contiguous_format) for k, v in tensors.items()}
-    for left in path.parent.glob(f".{path.name}.*.tmp"):
+    for left in (*path.parent.glob(f".{path.name}.*.tmp"), *path.parent.glob(".tmp??????")):  # ours, safetensors' own
         left.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
