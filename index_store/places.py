@@ -11,6 +11,7 @@ import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,7 +23,7 @@ KINDS = ("schema", "settings", "images", "labels", "remove", "vectors")
 """Every kind of change that a shard may hold."""
 LONGEST = 255  # bytes of a name
 _FOLDERS = ("shards", "runs", "cache", "models", "ablation")
-_FILES, _CATALOG = ("images", "lock", "report.html"), "catalog.db"
+_FILES = ("catalog.db", "lock", "report")  # how the names begin of what is written beside them
 _SHARD = re.compile(rf"[0-9]{{8,18}}-({'|'.join(KINDS)})\.h5", re.ASCII)
 
 
@@ -113,10 +114,15 @@ def picture(folder: Path, text: object) -> str:
     if ".." in names:
         raise Unsafe(f"{told(text)} leads out of the workspace")
     path = f"{folder}/{text}"
-    # What is under images/generated was looked at when the workspace was opened: asking for each takes long.
-    if not (len(names) == 4 and text.startswith("images/generated/")) and leads_out(folder, path):
+    if _leads_out(folder, text.rpartition("/")[0]) or (os.path.islink(path) and leads_out(folder, path)):  # noqa: PTH114
         raise Unsafe(f"{told(text)} is a link that leads out of the workspace: `rgunit add` the place that it leads to")
     return path
+
+
+@lru_cache(4096)
+def _leads_out(folder: Path, inner: str) -> bool:
+    """See `leads_out`: of a folder of pictures, asked once and not for each of them, which would take long."""
+    return leads_out(folder, folder / inner)
 
 
 def picture_or_none(folder: Path, number: object, text: object) -> str:
@@ -131,7 +137,7 @@ def refuse_links(root: Path) -> None:
     """Look at everything in a workspace that the program itself opens, makes or deletes: Unsafe names what leads out
     of it, or is neither a file nor a folder."""
     for entry in _entries(root):
-        if entry.name in (*_FOLDERS, *_FILES) or entry.name.startswith(_CATALOG):
+        if entry.name in (*_FOLDERS, "images") or entry.name.startswith(_FILES):
             _refuse(root, entry)
         if entry.name == "images" and entry.is_dir():
             made = [one for one in _entries(entry.path) if one.name == "generated"]
