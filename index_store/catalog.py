@@ -96,6 +96,7 @@ class Catalog:
         if cls.exists(folder) and not (unfinished_ok and cls._untouched(folder)):
             raise FileExistsError(f"{folder} already holds a store: open it, or choose another folder")
         places.refuse_links(folder)
+        places.refuse_journal(folder / f"{FILE}-journal")
         (folder / SHARDS).mkdir(parents=True, exist_ok=True)
         catalog = cls(folder)
         catalog.migrate()
@@ -124,6 +125,7 @@ class Catalog:
         if not cls.exists(folder):
             raise RgunitError(f"no store at {folder}: make one first")
         places.refuse_links(folder)
+        places.refuse_journal(folder / f"{FILE}-journal")
         catalog = cls(folder, wait)
         with suppress(CatalogDamaged):
             revision = catalog.revision()

@@ -124,9 +124,26 @@ class CellIndex:
     @classmethod
     @natively
     def read(cls, data: npt.NDArray[np.uint8]) -> CellIndex:
-        """Open the bytes of an index where they lie. They must have been checked: FAISS trusts them."""
+        """Open the bytes of an index where they lie. ValueError where it is none of `build`'s: FAISS would trust it."""
         module = faiss()
-        return cls(module.read_index(module.ZeroCopyIOReader(module.swig_ptr(data), data.size)), data)
+        _check_parts(data)
+        try:
+            index = module.read_index(module.ZeroCopyIOReader(module.swig_ptr(data), data.size))
+        except RuntimeError as error:
+            raise ValueError(f"no index: {error}") from error
+        if not isinstance(index, module.IndexIVFFlat) or index.metric_type != module.METRIC_L2:
+            raise ValueError("an index of another kind")
+        flat, lists = module.downcast_index(index.quantizer), index.invlists
+        if not isinstance(flat, module.IndexFlat) or (flat.d, flat.ntotal) != (index.d, index.nlist):
+            raise ValueError("centroids of another kind")
+        if index.code_size != 4 * index.d or (lists.nlist, lists.code_size) != (index.nlist, index.code_size):
+            raise ValueError("cells of another size")
+        found = cls(index, data)
+        sizes = [lists.list_size(cell) for cell in range(found.cells)]
+        rows = [module.rev_swig_ptr(lists.get_ids(cell), size) for cell, size in enumerate(sizes) if size]
+        if sum(sizes) != found.rows or any(((part < 0) | (part >= found.rows)).any() for part in rows):
+            raise ValueError("rows that are not there")
+        return found
 
     @natively
     def pack(self) -> npt.NDArray[np.uint8]:
@@ -170,6 +187,15 @@ class CellIndex:
             count, point(queries), k, point(cells), point(gaps), point(distances), point(rows), False, parameters
         )
         return distances, rows
+
+
+def _check_parts(data: npt.NDArray[np.uint8]) -> None:
+    """ValueError unless an index's bytes are flat cells around flat centroids: other parts would open other files."""
+    told = bytes(data[:98])
+    centroids = 98 + 4 * int.from_bytes(told[90:98], "little")
+    rest = bytes(data[centroids : centroids + 13]) if centroids < len(data) else b""
+    if told[:4] != b"IwFl" or told[53:57] != b"IxF2" or rest != bytes(9) + b"ilar":
+        raise ValueError("an index of other parts")
 
 
 def rerank(queries: Vectors, vectors: Vectors, candidates: Ids) -> tuple[Vectors, Ids]:

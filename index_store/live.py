@@ -137,7 +137,7 @@ class Live:
             file = segment.files[0]
             with self.guard:
                 if file not in self._cells:
-                    self._cells[file] = load_cells(self.catalog.folder, file)
+                    self._cells[file] = load_cells(self.catalog.folder, file, segment.vectors.shape)
                 found.append(self._cells[file])
         return found
 

@@ -55,7 +55,8 @@ class WriterLock:
                 if time.monotonic() < deadline:
                     time.sleep(0.02)
                     continue
-                holder = os.pread(handle, 64, 0).decode(errors="replace").strip() or "unknown"
+                told = os.pread(handle, 64, 0).strip()
+                holder = told.decode() if told.isdigit() else "unknown"  # anybody may have written the text
                 os.close(handle)
                 who = "this process" if holder == str(os.getpid()) else f"process {holder}"
                 raise Locked(

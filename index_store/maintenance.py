@@ -333,7 +333,7 @@ def _mend_files(catalog: Catalog, known: dict[str, _Row]) -> tuple[list[str], li
 def _replace(catalog: Catalog, entries: Sequence[Entry]) -> None:
     """Put a catalog made from the log in the place of the old one."""
     temporary = catalog.folder / (FILE + features.TEMPORARY)
-    for suffix in ("", "-wal", "-shm"):
+    for suffix in ("", "-wal", "-shm", "-journal"):
         temporary.with_name(temporary.name + suffix).unlink(missing_ok=True)
     engine = connect(temporary)
     migrate(engine)

@@ -45,6 +45,8 @@ class TooLarge(OSError):
         super().__init__(0, f"it has {size / 1e6:.0f} MB, more than the {most / 1e6:.0f} MB that are read", str(path))
 
 
+_SUPER = bytes.fromhex("d9d505f920a163d7")  # the end of a SQLite journal that names another
+
 # Names
 
 
@@ -146,6 +148,14 @@ def refuse_links(root: Path) -> None:
                 _refuse_below(root, one.path)
         elif entry.name in _FOLDERS and entry.is_dir():
             _refuse_below(root, entry.path)
+
+
+def refuse_journal(file: Path) -> None:
+    """Unsafe for a SQLite journal that names another file: SQLite would delete that when it rolls the journal back."""
+    with suppress(FileNotFoundError), opened(file) as journal:
+        journal.seek(max(0, os.fstat(journal.fileno()).st_size - len(_SUPER)))
+        if journal.read() == _SUPER:
+            raise Unsafe(f"{file} names another file, which no journal of rgunit does: delete it")
 
 
 def _refuse_below(root: Path, folder: str) -> None:

@@ -1,5 +1,6 @@
 """A workspace that somebody else sends: no name in it leads out of it, and nothing but regular files is read."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -8,13 +9,17 @@ import sqlite3
 import time
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 from PIL import Image
 
-from index_store import places
-from index_store.errors import ImageRefused, RgunitError
+from index_store import ann, places
+from index_store.errors import ImageRefused, Locked, RgunitError
+from index_store.features import Record, seal_file
 from index_store.images import read_image
+from index_store.index import CellIndex
+from index_store.state import Segment
 from index_store.store import IndexStore
 from index_store.workspace import GeneratedImage, Workspace
 
@@ -241,3 +246,51 @@ def test_generated_pictures_lie_below_their_run_only(sent):
             [GeneratedImage(np.zeros((20, 20, 3), np.uint8), 1, np.zeros(0, np.int8), "../../../victim")]
         )
     assert not list(Path(sent).rglob("*.writing"))
+
+
+def test_a_journal_that_names_another_file_is_refused_before_sqlite_deletes_that(sent):
+    """SQLite rolls a journal back when it opens a catalog, and deletes the file that the journal names."""
+    victim = str(sent.parent / "victim" / "file").encode()
+    head = bytes.fromhex("d9d505f920a163d7") + (1).to_bytes(4, "big") + bytes(4) + (1).to_bytes(4, "big")
+    journal = (head + (512).to_bytes(4, "big") + (4096).to_bytes(4, "big")).ljust(512, b"\0")
+    name = victim + len(victim).to_bytes(4, "big") + sum(victim).to_bytes(4, "big") + head[:8]
+    (sent / "catalog.db-journal").write_bytes(journal + bytes(4) + name)
+    assert len(told := use(sent)) == 10 and all("names another file" in line for line in told)
+
+
+def test_the_text_of_a_lock_is_shown_only_where_it_is_a_number(sent):
+    (sent / "lock").write_text("\x1b[2Jgone")
+    with IndexStore.open(sent) as store, (sent / "lock").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(Locked, match="written by process unknown"):
+            store.remove([1])
+
+
+@pytest.mark.parametrize(
+    "attack", ["kind", "fewer rows", "rows that are not there", "file", "probes", "costs", "rubbish"]
+)
+def test_cells_of_other_hands_are_not_used(tmp_path, attack):
+    """A derived index is FAISS's own format, which trusts what it reads and may open other files."""
+    vectors = np.random.default_rng(0).normal(size=(600, 4)).astype(np.float32)
+    cells = ann.build_cells(Segment(("x.h5",), np.arange(600), vectors, mapped=True))
+    ann.save_cells(tmp_path, "x.h5", cells)
+    assert ann.load_cells(tmp_path, "x.h5", vectors.shape) is not None
+    assert ann.load_cells(tmp_path, "x.h5", (600, 5)) is None
+    data, header = cells.index.pack(), {"shard": "x.h5", "probes": list(cells.probes), "costs": vars(cells.costs)}
+    if attack == "kind":
+        flat = faiss.IndexFlatL2(4)
+        flat.add(vectors)
+        data = faiss.serialize_index(flat)
+    elif attack == "fewer rows":
+        data = CellIndex.build(vectors[:500], 16, 0).pack()
+    elif attack == "rows that are not there":
+        data[-8:] = 255
+    elif attack == "file":
+        place = bytes(data).index(b"ilar")
+        data[place : place + 4] = list(b"ilod")
+    elif attack == "rubbish":
+        data[60:] = 255
+    else:
+        header[attack] = [10**9] * 3 if attack == "probes" else {"scan": "x"}
+    seal_file(ann.cells_path(tmp_path, "x.h5"), Record("cells", header, {"index": np.array(data, np.uint8)}))
+    assert ann.load_cells(tmp_path, "x.h5", vectors.shape) is None
