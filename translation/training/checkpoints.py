@@ -127,7 +127,7 @@ def read_state(path: Path) -> dict[str, Any]:
             return dict(json.loads(file.metadata()["rgunit"]))
     except FileNotFoundError:
         raise RgunitError(f"there is no checkpoint at {path}: train that stage first") from None
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise RgunitError(f"{path} is no checkpoint of rgunit ({error}): delete its run and train again") from None
 
 
