@@ -18,14 +18,14 @@ $(READY): requirements/dev.txt requirements/uv.txt pyproject.toml
 	  { echo "rgunit needs Python 3.11 or newer: $(PYTHON) is $$($(PYTHON) -V 2>&1). Pass PYTHON=/path/to/python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
-	$(BIN)/uv pip install --python $(BIN)/python --require-hashes -r requirements/dev.txt
+	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode --require-hashes -r requirements/dev.txt
 	$(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
 demo: $(READY) ## the whole job on built-in drawn faces: train, index, translate, report (6 minutes on 2 cores)
 	$(BIN)/rgunit demo
 
-test: $(READY) ## the test suite (slow tests left out), file by file: about 7 minutes alone on 2 cores
+test: $(READY) ## the test suite (slow tests left out), file by file: about 4 minutes alone on 2 cores
 	@echo "the tests of cli, index_store, retrieval and translation, a line a file; slow ones are in make test-slow"
 	$(BIN)/python -m pytest
 

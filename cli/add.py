@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -46,9 +47,10 @@ def add(
             metavar="FILE",
             exists=True,
             dir_okay=False,
-            help="CSV or JSON lines of labels: the image's name in a column image, file_name or path (else the first), "
-            "relative to PATH; columns of 0/1, -1/1 or true/false are attributes, an empty cell is unknown, split is "
-            "train, val or test, every other column is kept as text. Default: the labels in PATH itself.",
+            help="CSV (also with ; or tabs) or JSON of labels: the image's name in a column image, file_name or path "
+            "(else the first), relative to PATH; columns of 0/1, -1/1, true/false or yes/no are attributes, an empty "
+            "cell is unknown, split is train, val or test (or what other tools call them), every other column is kept "
+            "as text. Default: the labels in PATH itself.",
         ),
     ] = None,
     origin: Annotated[
@@ -56,7 +58,11 @@ def add(
         typer.Option(help="unlabelled: images without labels. They can be found, and they can guide translations."),
     ] = Origin.real,
     split: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Put all these images into one split, whatever the CSV says.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Put all these images into one split, whatever the CSV says. Any plain name: train, held.",
+        ),
     ] = None,
     split_by: Annotated[
         str | None,
@@ -70,13 +76,31 @@ def add(
         list[str] | None,
         typer.Option(metavar="'A|B|C'", help="Attributes of which at most one is true. May be given several times."),
     ] = None,
+    update: Annotated[
+        bool,
+        typer.Option(
+            "--update",
+            help="Take labels, split and texts of images that are known already anew: an empty cell makes a label "
+            "unknown. Without it what was known first stays, and what contradicts is told.",
+        ),
+    ] = False,
+    white_level: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N",
+            help="The value that is white in grey of more than 8 bits, such as 4095 for 12 bits; kept with the images. "
+            "Default: what the file's type says (65535 in 16 bits, 1 in fractions), or a column white_level.",
+        ),
+    ] = None,
 ) -> None:
     """Register images where they are. Nothing is copied, and adding the same images again changes nothing.
 
+    The content of a file decides: what was moved or renamed is found again, what was changed becomes another image.
+
     Labels come from --attributes, else from PATH itself: metadata.csv or .jsonl (Hugging Face imagefolder, also below
     train, test), CelebA's own list_attr_celeba.txt, two domains A and B in trainA, trainB, testA, testB (as CycleGAN
-    and CUT read them), or one folder a domain. Domains become an exclusive group; folders inside one become the text
-    column `folder`.
+    and CUT read them; also train_A, trainPhoto), or one folder a domain. Domains become an exclusive group; folders
+    inside one become the text column `folder`.
 
     A file that is no image, is broken, or has more than 64 megapixels or fewer than 16 pixels a side is refused with
     the reason; the others are added.
@@ -100,6 +124,8 @@ def add(
                             split_by=split_by,
                             groups=groups or [],
                             progress=bars.step,
+                            update=update,
+                            white_level=white_level,
                         )
                     )
         except BaseException:
@@ -141,7 +167,27 @@ def _payload(reports: list[AddReport], *, shared_labels: bool) -> dict[str, Any]
         "rows_without_file": without_file,
         "files_without_row": [name for report in reports for name in report.files_without_row],
         "converted": sum(report.converted for report in reports),
+        "updated": sum(report.updated for report in reports),
+        "changes": dict(sum((Counter(report.changes) for report in reports), Counter())),
+        **{
+            name: list(dict.fromkeys(one for report in reports for one in getattr(report, name)))
+            for name in ("moved", "replaced", "gone", "dark")
+        },
+        "notes": _notes(reports),
     }
+
+
+def _notes(reports: list[AddReport]) -> list[str]:
+    """What a reader should know: columns that nearly were attributes, pictures that are likely too dark."""
+    notes = list(dict.fromkeys(note for report in reports for note in report.notes))
+    if dark := [path for report in reports for path in report.dark]:
+        which = dark[0] if len(dark) == 1 else f"{len(dark)} pictures of more than 8 bits, the first {dark[0]},"
+        verb = "stays" if len(dark) == 1 else "stay"
+        notes.append(
+            f"{which} {verb} below an eighth of white: if another value is white there, say it: "
+            "`rgunit add PATH --white-level 4095` (for 12 bits)"
+        )
+    return notes
 
 
 def _why_nothing(payload: dict[str, Any]) -> str:
@@ -149,10 +195,7 @@ def _why_nothing(payload: dict[str, Any]) -> str:
         first = payload["rejected"][0]
         return f"nothing was added: {len(payload['rejected'])} refused, the first {first['path']}: {first['reason']}"
     rows, files = len(payload["rows_without_file"]), len(payload["files_without_row"])
-    return (
-        f"nothing was added: none of the {rows} rows names one of the {files} files: names are relative to PATH, "
-        "with their suffix"
-    )
+    return f"nothing was added: none of the {rows} rows names one of the {files} files: names are relative to PATH"
 
 
 class _Drawing:
@@ -171,6 +214,23 @@ class _Drawing:
             f"{len(told['rejected'])} refused: {count(told['total'], 'image')} in {self.workspace.path}",
         )
         listed(console, [f"{one['path']}: {one['reason']}" for one in told["rejected"]])
+        for note in told["notes"]:
+            plain(console, note, style="yellow")
+        if told["updated"]:
+            changes = ", ".join(f"{name} of {number}" for name, number in told["changes"].items())
+            plain(console, f"{count(told['updated'], 'image')} changed: {changes}")
+        for key, what in (
+            ("moved", "found at another place"),
+            ("replaced", "changed under its name: it is another image now, the old one is removed"),
+            (
+                "gone",
+                "gone: `rgunit add NEWPLACE` finds it where it is now, `rgunit index remove --id N` forgets it (its "
+                "number: `rgunit index verify`)",
+            ),
+        ):
+            if told[key]:
+                plain(console, f"{count(len(told[key]), 'image')} {what}:")
+                listed(console, told[key])
         if told["converted"]:
             plain(
                 console, f"{count(told['converted'], 'image')} of another size, grey or with alpha: converted when read"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from index_store.errors import UsageError
+from index_store.names import listed_names
 
 if TYPE_CHECKING:
     from index_store.workspace import Workspace
@@ -25,10 +26,9 @@ PresetOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="demo, celeba-64, paper-celeba-128, cut, fastcut or single-image. Default: the settings of the newest run "
-        "(with --resume: of the run "
-        "that is resumed); for a first run demo where images are at most 48 pixels, else celeba-64. --config and --set "
-        "override single settings.",
+        help="demo, celeba-64, paper-celeba-128, cut, fastcut, single-image, init or sdit. Default: the settings of "
+        "the newest run (with --resume: of the run that is resumed); for a first run demo where images are at most 48 "
+        "pixels, else celeba-64. --config and --set override single settings.",
     ),
 ]
 MethodOption = Annotated[
@@ -55,8 +55,8 @@ AttributesOption = Annotated[
     str | None,
     typer.Option(
         metavar="A,B,…",
-        help="Attributes that make up the style, in this order; the others serve evaluation only. Default: the "
-        "preset's where the workspace has them, else all.",
+        help="Attributes that make up the style, in this order; the others serve evaluation only. A name with a comma "
+        "stands in double quotes. Default: the preset's where the workspace has them, else all.",
     ),
 ]
 JudgeOption = Annotated[
@@ -114,28 +114,27 @@ def configuration(
 
 
 def _fitting(workspace: Workspace) -> str:
-    """The preset for a first run, by the size of the first image."""
-    from index_store.formats import image_size
+    """The preset for a first run, by the size of the first image that is there."""
+    from index_store.errors import ImageRefused
 
-    paths = workspace.images().paths
-    if not paths:
-        return "celeba-64"
-    with suppress(OSError):  # gone, or no picture any more: what trains says so
-        return "demo" if min(image_size(paths[0])) <= DRAWN_SIZE else "celeba-64"
+    table = workspace.images()
+    for row in range(len(table)):
+        with suppress(ImageRefused):
+            return "demo" if min(table.read(row).shape[:2]) <= DRAWN_SIZE else "celeba-64"
     return "celeba-64"
 
 
 def names_of(text: str | None) -> tuple[str, ...]:
-    """The names in `A,B,C`."""
-    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+    """The names in `A,B,"C, D"`."""
+    return listed_names(text)
 
 
-def check_composed(workspace: Workspace, images: Sequence[Path], to: str | None, style_of: Path | None) -> None:
-    """Refuse a translation that cannot be meant, before a model is loaded."""
+def check_composed(workspace: Workspace, to: str | None, style_of: Path | None) -> None:
+    """Refuse a translation that cannot be meant, whatever its pictures are, before a model is loaded."""
     directed = any("target" in run.config for run in workspace.runs("translation"))  # such a run needs no words
     if to is None and style_of is None and not directed:
         raise UsageError("say what to change: --to '+Blond_Hair -Male', or --style-of IMAGE, or both")
-    check_query(workspace, images, to, style_of)
+    check_query(workspace, (), to, style_of)
 
 
 def check_query(
@@ -147,13 +146,11 @@ def check_query(
     origin: str | None = None,
 ) -> None:
     """Refuse an edit, a filter or a picture that cannot be meant, before a model is loaded."""
-    from index_store.images import read_image
-
     if to is not None:
         workspace.schema.edit(to)
     workspace.schema.filter(f"{where or ''} {f'origin={origin}' if origin else ''}".strip())
     for path in (*images, *([style_of] if style_of else [])):
-        read_image(path)
+        workspace.read(path)
 
 
 def edited_names(workspace: Workspace, to: str | None) -> list[str]:

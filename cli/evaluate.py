@@ -295,7 +295,7 @@ def _draw_retrieval(console: Console, found: dict[str, Any]) -> None:
 
 def _draw_translation(console: Console, found: dict[str, Any], files: Sequence[Path]) -> None:
     from cli.drawing import plain
-    from translation.evaluation.report.verdicts import terminal_table, verdicts
+    from translation.evaluation.report.verdicts import terminal_table, too_short, verdicts
 
     for title, part in (("", found), ("both ways", found.get("both_ways"))):
         if part is None:
@@ -305,6 +305,9 @@ def _draw_translation(console: Console, found: dict[str, Any], files: Sequence[P
             plain(console, title, style="bold")
         console.print(terminal_table(None, part))
         console.print()
+        if short := too_short(found):
+            plain(console, short)
+            continue
         for verdict in verdicts(part, None):
             if " against " in verdict.subject:
                 plain(console, verdict.text)

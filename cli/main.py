@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, TextIO
 
@@ -40,12 +40,11 @@ for module in (add, info, methods, run, train, index, query, similar, duplicates
     module.register(app)
 
 
-class Device(StrEnum):
-    """Where to compute."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
+def _device(name: str) -> str:
+    """Refuse what is no device's name."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", name):
+        raise typer.BadParameter(f"{name!r} is none of auto, cpu, cuda, cuda:N and mps")
+    return name
 
 
 def _version(wanted: bool) -> None:
@@ -70,7 +69,12 @@ def settings(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of every random draw.")] = 0,
-    device: Annotated[Device, typer.Option(help="Where to compute; auto: a GPU if there is one.")] = Device.auto,
+    device: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|cpu|cuda|cuda:N|mps", callback=_device, help="Where to compute; auto: a GPU if there is one."
+        ),
+    ] = "auto",
     as_json: Annotated[
         bool,
         typer.Option("--json", help="Print one JSON object on stdout and nothing else there; progress goes to stderr."),
@@ -84,7 +88,7 @@ def settings(
     source = context.get_parameter_source("workspace")
     chosen_here = source is not None and source.name == "COMMANDLINE"
     out = context.obj if context.obj is not None else sys.stdout
-    context.obj = Settings(workspace, chosen_here, seed, device.value, as_json, debug, out)
+    context.obj = Settings(workspace, chosen_here, seed, device, as_json, debug, out)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -88,7 +88,7 @@ def draw_map(
             )
             side = 48 if kind == ".html" else 28
             pictured = kind == ".html" or color is None
-            thumbs = thumbnails(found.table.paths, side, bars.step) if pictured else None
+            thumbs = thumbnails(found.table, side, bars.step) if pictured else None
         count = len(found.table)
         shown = f"{count} images" if count == found.of else f"{count} of {found.of} images"
         title = f"{shown} by {'content and style' if by is MapBy.both else by.value}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from translation.pipeline import PipelineResult
+    from translation.planning import RunPlan
 
 DEMO_WORKSPACE = DEFAULT_WORKSPACE / "demo"
 
@@ -29,6 +32,7 @@ def register(app: typer.Typer) -> None:
         epilog="\b\nExamples:\n"
         "  rgunit -w faces run --preset celeba-64 --minutes 40\n"
         "  rgunit -w faces run --attributes-used Black_Hair,Blond_Hair,Brown_Hair,Male,Young\n"
+        "  rgunit -w faces run --minutes 40 --dry-run\n"
         "  rgunit -w faces run --config my.toml --set translation.batch=16",
     )(run)
 
@@ -41,6 +45,9 @@ def run(
     overrides: SetOption = None,
     attributes_used: AttributesOption = None,
     minutes: MinutesOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Time a few steps, show what the minutes would be used for, and stop.")
+    ] = False,
 ) -> None:
     """Do the whole job: train the three stages, fill the index, evaluate, write report.html.
 
@@ -54,6 +61,14 @@ def run(
         used = names_of(attributes_used)
         workspace.schema.indices(used)
         chosen = configuration(workspace, preset, config, overrides or [], method=method)
+        if dry_run:
+            from translation.planning import plan_run
+
+            plan = plan_run(
+                workspace, chosen, attributes_used=used, minutes=minutes, seed=settings.seed, device=settings.device
+            )
+            settings.show(asdict(plan), lambda console: _draw_plan(console, plan))
+            return
         with Bars() as bars:
             from translation.pipeline import run_all
             from translation.runs import default_run, direction_of
@@ -120,6 +135,25 @@ def _end(settings: Settings, folder: Path, result: PipelineResult, command: str,
     settings.show(payload, lambda console: _draw(console, folder, payload, one_way))
 
 
+def _draw_plan(console: Console, plan: RunPlan) -> None:
+    from cli.drawing import plain, span, table
+
+    shown = table("stage", "time", "steps", right=("time", "steps"))
+    for stage in plan.stages:
+        minutes, steps = stage["minutes"], stage["steps"]
+        shown.add_row(
+            stage["name"], "–" if minutes is None else span(60 * minutes), "" if steps is None else f"about {steps}"
+        )
+    console.print(shown)
+    plain(
+        console,
+        f"a step of stage 1 takes {plan.seconds_a_step:.2f} s; about {plan.memory_mib:,.0f} MiB of memory, at most "
+        f"{plan.disk_mib:,.0f} MiB of disk",
+        style="dim",
+    )
+    plain(console, plan.warning() or f"at least {max(1, math.ceil(plan.least_minutes))} minutes are needed")
+
+
 def _draw(console: Console, folder: Path, told: dict[str, Any], one_way: bool) -> None:
     from cli.drawing import plain, span
     from translation.evaluation.report.verdicts import terminal_table
@@ -127,8 +161,13 @@ def _draw(console: Console, folder: Path, told: dict[str, Any], one_way: bool) -
     console.print()
     console.print(terminal_table(told["retrieval"], told["translation"]))
     console.print()
-    times = ", ".join(f"{stage['name']} {span(stage['seconds'])}" for stage in told["stages"])
+    times = ", ".join(f"{one['name']} {span(one['seconds'])}" for one in told["stages"] if "skipped" not in one)
+    if skipped := [one for one in told["stages"] if "skipped" in one]:
+        plain(console, f"skipped: {', '.join(one['name'] for one in skipped)} ({skipped[0]['skipped']})", style="dim")
     plain(console, f"{times}; together {span(sum(stage['seconds'] for stage in told['stages']))}", style="dim")
     plain(console, f"report: {told['report']}", style="bold")
     edit = "" if one_way else " --to '+…'"
+    if told["retrieval"] is None:
+        plain(console, f"next: rgunit -w {folder} translate IMAGE{edit}", style="dim")
+        return
     plain(console, f"next: rgunit -w {folder} query IMAGE{edit}, or translate IMAGE{edit}", style="dim")

@@ -60,6 +60,23 @@ def translate(
             metavar="ID", help="Guided or translation run. Default: the newest guided run, else the newest translation."
         ),
     ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PX",
+            min=16,
+            help="Scale the shorter side to so many pixels first (of a run without a style). Default: as it is.",
+        ),
+    ] = None,
+    max_pixels: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Larger pictures pass in tiles (of a run without a style). Default: what half of the free memory "
+            "takes.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", file_okay=False, help="Folder for the images. Default: WORKSPACE/translations."),
@@ -67,32 +84,42 @@ def translate(
 ) -> None:
     """Translate images. Each is written with its mask, and the answer names the neighbours that guided it.
 
-    The style is drawn at random (by --seed); a run that learned one direction (cut) needs no --to. IMAGE is cropped to
-    its centre square and resized to the run's size.
+    The style is drawn at random (by --seed), and IMAGE is cropped to its centre square and resized to the run's size.
+    A run that learned one direction (cut) needs no --to and gives each image in its own size. Of a folder every image
+    below it is translated; what is none is told and left out.
     """
     from cli.choices import check_composed
     from cli.progress import Bars
+    from index_store.names import printable
+    from translation.inputs import find_inputs
 
     settings: Settings = context.obj
     folder = out or settings.folder / "translations"
+    rejected: list[dict[str, str]] = []
     with settings.open() as workspace:
-        check_composed(workspace, [image for image in images if not image.is_dir()], to, style_of)
-        with Bars("translate"):
-            from translation.inference import find_pictures, translate_images
+        check_composed(workspace, to, style_of)
+        inputs = find_inputs(images, folder)  # before anything slow is imported
+        with Bars("translate") as bars:
+            from translation.inference import translate_images
 
-            rejected = find_pictures(images, folder)[1]
             outputs = translate_images(
                 workspace,
-                images,
+                inputs,
                 to=to,
                 style_of=style_of,
                 samples=samples,
                 guidance=guidance,
                 k=k,
                 run=run,
+                size=size,
+                max_pixels=max_pixels,
                 out=folder,
                 seed=settings.seed,
                 device=settings.device,
+                reject=lambda path, reason: rejected.append(
+                    {"path": printable(str(path.absolute())), "reason": reason}
+                ),
+                progress=bars,
             )
     told = " ".join(part for part in (to, f"in the style of {style_of}" if style_of else None) if part) or "its target"
     settings.show({"outputs": outputs, "rejected": rejected}, lambda console: _draw(console, outputs, rejected, told))

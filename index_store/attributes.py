@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from index_store.errors import UnknownAttribute, UsageError
+from index_store.names import QUOTED, listed_names, quoted, same, split_meant, unquoted
 
 ORIGINS = ("real", "unlabelled", "generated")
 RESERVED = ("split", "origin")
@@ -24,8 +25,8 @@ KEYS = (*RESERVED, "id")
 Labels = npt.NDArray[np.int8]
 Bits = npt.NDArray[np.uint8]
 
-_NAME = r'"(?P<quoted>[^"]*)"|(?P<plain>[^\s,="+?-][^\s,="]*)'
-_TERM = re.compile(rf"(?P<sign>[-+?]?)(?:{_NAME})(?:=(?:\"(?P<quoted_value>[^\"]*)\"|(?P<value>[^\s,\"]*)))?")
+_NAME = rf'(?P<quoted>{QUOTED})|(?P<plain>[^\s,="+?-][^\s,="]*)'
+_TERM = re.compile(rf"(?P<sign>[-+?]?)(?:{_NAME})(?:=(?:(?P<quoted_value>{QUOTED})|(?P<value>[^\s,\"]*)))?")
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,10 @@ class AttributeSchema:
     def __post_init__(self) -> None:
         seen: set[str] = set()
         for name in self.names:
-            if name in seen or not name or '"' in name or name in RESERVED:
-                why = "is there twice" if name in seen else "is reserved" if name in RESERVED else "is no name"
-                raise UsageError(f"attribute {name!r} {why}: every attribute needs its own name without quotes")
-            seen.add(name)
+            if same(name) in seen or not name.strip() or name in RESERVED:
+                why = "is reserved" if name in RESERVED else "is there twice" if name.strip() else "is no name"
+                raise UsageError(f"attribute {name!r} {why}: every attribute needs its own name")
+            seen.add(same(name))
         for group in self.groups:
             if len(group) < 2 or len(set(group)) != len(group):
                 raise UsageError(f"group {'|'.join(group)!r} needs at least two different attributes")
@@ -134,13 +135,16 @@ class AttributeSchema:
         try:
             return self.names.index(name)
         except ValueError:
+            for place, other in enumerate(self.names):
+                if same(other) in (same(name), same(unquoted(name))):
+                    return place
             lower = {other.lower(): other for other in self.names}
             near = [lower[hit] for hit in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)]
             if near:
-                hint = f"did you mean {' or '.join(near)}?"
+                hint = f"did you mean {' or '.join(map(quoted, near))}?"
             elif self.names:
                 more = ", …" if len(self.names) > 12 else ""
-                hint = f"there are {', '.join(self.names[:12])}{more}"
+                hint = f"there are {', '.join(map(quoted, self.names[:12]))}{more}"
             else:
                 hint = "the workspace has no attributes"
             raise UnknownAttribute(f"unknown attribute {name!r}: {hint}") from None
@@ -151,16 +155,17 @@ class AttributeSchema:
 
     def subset(self, names: Sequence[str]) -> AttributeSchema:
         """Return the schema of some attributes in the order given; groups keep what is left, if two or more are."""
-        self.indices(names)
+        names = [self.names[column] for column in self.indices(names)]
         groups = (tuple(name for name in group if name in names) for group in self.groups)
         return AttributeSchema(tuple(names), tuple(group for group in groups if len(group) > 1))
 
     def extend(self, names: Sequence[str], groups: Sequence[Sequence[str]] = ()) -> AttributeSchema:
         """Return the schema with new attributes and groups appended; what is there already stays as it is."""
-        fresh = tuple(name for name in names if name not in self.names)
+        known = {same(name): name for name in reversed(self.names)}
+        fresh = tuple(name for name in names if known.setdefault(same(name), name) == name and name not in self.names)
         merged = list(self.groups)
-        for group in (tuple(group) for group in groups):
-            if not any(set(group) == set(known) for known in merged):
+        for group in (tuple(known.get(same(name), name) for name in group) for group in groups):
+            if not any(set(group) == set(other) for other in merged):
                 merged.append(group)
         return AttributeSchema(self.names + fresh, tuple(merged))
 
@@ -175,15 +180,15 @@ class AttributeSchema:
         bits: dict[int, int] = {}
         for sign, name, value in _terms(text, "edit"):
             if sign == "?" or value == "?":
-                raise UsageError(f"edit {text!r}: an edit sets or clears, it cannot ask for unknown ({name})")
+                raise UsageError(f"edit {text!r}: an edit sets or clears, it cannot ask for unknown ({quoted(name)})")
             bit = _bit(text, sign, name, value, "edit")
             index = self.index(name)
             if bits.setdefault(index, bit) != bit:
-                raise UsageError(f"edit {text!r} contradicts itself: {name} is both set and cleared")
+                raise UsageError(f"edit {text!r} contradicts itself: {quoted(name)} is both set and cleared")
         if not bits:
             raise UsageError(
                 "the edit is empty: name at least one attribute, for example "
-                f"'+{self.names[0] if self.names else 'Name'}'"
+                f"'+{quoted(self.names[0]) if self.names else 'Name'}'"
             )
         cleared: set[int] = set()
         for index, bit in bits.items():
@@ -192,7 +197,8 @@ class AttributeSchema:
                 both = [self.names[rival] for rival in rivals if bits.get(rival) == 1]
                 if both:
                     raise UsageError(
-                        f"edit {text!r} contradicts itself: {self.names[index]} and {both[0]} exclude each other"
+                        f"edit {text!r} contradicts itself: {quoted(self.names[index])} and {quoted(both[0])} "
+                        "exclude each other"
                     )
                 cleared.update(rivals)
         return Edit(bits, tuple(sorted(cleared - set(bits))), text)
@@ -215,6 +221,8 @@ class AttributeSchema:
                     raise UsageError(f"filter {text!r}: unknown origin {strange[0]!r}, there are {', '.join(ORIGINS)}")
                 if name == "id":
                     wanted = frozenset(str(_id(text or "", part)) for part in wanted)
+                if name == "split":  # a word of another tool means ours, and itself where it was typed as a name
+                    wanted |= {split_meant(part) or part for part in wanted}
                 if not (wanted := choices.get(name, wanted) & wanted):
                     raise UsageError(f"filter {text!r} contradicts itself: two values of {name}")
                 choices[name] = wanted
@@ -263,8 +271,8 @@ class AttributeSchema:
 
 
 def parse_group(text: str) -> tuple[str, ...]:
-    """Split `Black_Hair|Blond_Hair` into its names."""
-    return tuple(part.strip() for part in text.split("|") if part.strip())
+    """Split `Black_Hair|"Fair, blond"` into its names."""
+    return listed_names(text, "|")
 
 
 def _terms(text: str, what: str) -> list[tuple[str, str, str | None]]:
@@ -281,10 +289,10 @@ def _terms(text: str, what: str) -> list[tuple[str, str, str | None]]:
         if not match or (end < len(text) and not text[end].isspace() and text[end] != ","):
             raise UsageError(
                 f"cannot read {what} {text!r} at {text[position:]!r}: "
-                "write terms like +Name -Name Name=1, with quotes around names that hold spaces"
+                "write terms like +Name -Name Name=1, with double quotes around names that are no plain words"
             )
-        name = match["quoted"] if match["quoted"] is not None else match["plain"]
-        value = match["quoted_value"] if match["quoted_value"] is not None else match["value"]
+        name = unquoted(match["quoted"]) if match["quoted"] is not None else match["plain"]
+        value = unquoted(match["quoted_value"]) if match["quoted_value"] is not None else match["value"]
         terms.append((match["sign"], name, value))
         position = end
 
@@ -302,4 +310,7 @@ def _bit(text: str, sign: str, name: str, value: str | None, what: str) -> int:
         return int(sign == "+")
     if not sign and value in ("0", "1"):
         return int(value)
-    raise UsageError(f"cannot read {what} {text!r}: write +{name} or {name}=1 for true, -{name} or {name}=0 for false")
+    raise UsageError(
+        f"cannot read {what} {text!r}: write +{quoted(name)} or {quoted(name)}=1 for true, "
+        f"-{quoted(name)} or {quoted(name)}=0 for false"
+    )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from index_store import places
 from index_store.catalog import Catalog
-from index_store.formats import LARGEST_BYTES
+from index_store.decoding import LARGEST_BYTES
 
 NAMED = 20  # files of one kind that are named one by one
 OUTSIDE = "leads out of the workspace and is not read"

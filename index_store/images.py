@@ -13,35 +13,41 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
-from index_store import places
+from index_store.decoding import DARK, check_size, grey_of, is_deep, open_image, read_file
 from index_store.errors import ImageRefused
-from index_store.formats import LARGEST_BYTES, LARGEST_PIXELS, inner_sizes, open_image
-
-SMALLEST_SIDE = 16
-ORIENTATION = 0x0112  # EXIF's tag
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit is checked before anything is decoded
+
+_MADE_OF = "rgunit:made-of"
+_ORIENTATION = 0x0112  # EXIF's number for which side is up
 
 Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What a full decode of a file told: size after rotation, and whether it had to be converted to RGB."""
+    """What a full decode of a file told: size after rotation, and whether it had to be converted to RGB.
+
+    `deep`: it is grey of more than 8 bits; `dark`: deep, and it stays below an eighth of white.
+    """
 
     width: int
     height: int
     converted: bool
+    deep: bool = False
+    dark: bool = False
 
 
-def read_image(path: Path | str, *, size: int | None = None) -> Pixels:
+def read_image(path: Path | str, *, size: int | None = None, white: float | None = None) -> Pixels:
     """Decode a file to uint8 [H, W, 3] RGB; with `size` centre-cropped to a square and resized to size × size.
 
-    EXIF orientation is applied, alpha is laid over white. Raises ImageRefused with the reason.
+    EXIF orientation is applied, alpha is laid over white. Grey of more than 8 bits is scaled by what its type makes
+    white (16 bits: 65,535; fractions: 1), or by `white`. Raises ImageRefused with the reason.
     """
     path = Path(path)
-    return _pixels(_fit(_decode(path, _read(path))[0], size))
+    return _pixels(_fit(_upright(path, open_image(path, read_file(path)), white)[0], size))
 
 
 def prepare(image: Image.Image | Pixels, *, size: int | None = None, name: str = "the picture") -> Pixels:
@@ -52,26 +58,44 @@ def prepare(image: Image.Image | Pixels, *, size: int | None = None, name: str =
     if isinstance(image, np.ndarray):
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise ImageRefused(f"{name}: must be uint8 [height, width, 3], not {image.dtype} {list(image.shape)}")
-        _check_size(name, image.shape[1], image.shape[0])
+        check_size(name, image.shape[1], image.shape[0])
         if size is None or image.shape[:2] == (size, size):
             return np.ascontiguousarray(image)
         image = Image.fromarray(np.ascontiguousarray(image))
     return _pixels(_fit(_upright(name, image)[0], size))
 
 
-def check_image(path: Path, data: bytes) -> Checked:
+def check_header(path: Path) -> None:
+    """Refuse a file whose head tells that it is no image, or one outside the limits: ImageRefused with the reason.
+
+    Its pixels are not decoded, so it may still be damaged.
+    """
+    open_image(path, read_file(path))
+
+
+def check_image(path: Path, data: bytes, white: float | None = None) -> Checked:
     """Decode the bytes of a file in full and return its size; raises ImageRefused with the reason."""
-    image, converted = _decode(path, data)
-    return Checked(image.width, image.height, converted)
+    image = open_image(path, data)
+    deep = is_deep(image)
+    upright, converted = _upright(path, image, white)
+    dark = deep and white is None and int(np.asarray(upright).max()) < DARK
+    return Checked(upright.width, upright.height, converted, deep, dark)
 
 
-def write_image(path: Path | str, pixels: Pixels, *, durable: bool = False) -> None:
-    """Write uint8 [H, W, 3] as PNG, whole or not at all; `durable` also flushes it to the disk."""
+def write_image(path: Path | str, pixels: Pixels, *, durable: bool = False, made_of: str | None = None) -> None:
+    """Write uint8 [H, W, 3] as PNG, whole or not at all; `durable` also flushes it to the disk.
+
+    `made_of` is noted in the file, for `made_of` to read: what it was made of.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".writing")
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels, dtype=np.uint8), "RGB").save(buffer, "PNG", compress_level=3)
+    buffer, note = io.BytesIO(), PngInfo()
+    if made_of is not None:
+        note.add_text(_MADE_OF, made_of)
+    Image.fromarray(np.ascontiguousarray(pixels, dtype=np.uint8), "RGB").save(
+        buffer, "PNG", compress_level=3, pnginfo=note
+    )
     with temporary.open("wb") as file:
         file.write(buffer.getbuffer())
         if durable:
@@ -80,32 +104,28 @@ def write_image(path: Path | str, pixels: Pixels, *, durable: bool = False) -> N
     temporary.rename(path)
 
 
-def _read(path: Path) -> bytes:
-    """Read a regular file whole."""
+def made_of(path: Path) -> str | None:
+    """What a picture that `write_image` wrote was made of; None for any other file."""
     try:
-        return places.read_bytes(path, LARGEST_BYTES)
-    except OSError as error:
-        raise ImageRefused(f"{path}: cannot be read ({error.strerror})") from error
+        with Image.open(io.BytesIO(read_file(path)), formats=("PNG",)) as image:
+            return image.info.get(_MADE_OF)
+    except Exception:  # whatever it is, it was not written here
+        return None
 
 
-def _decode(path: Path, data: bytes) -> tuple[Image.Image, bool]:
-    """Return the upright RGB image and whether it was converted."""
-    for width, height in inner_sizes(data):
-        _check_largest(path, width, height)
-    try:
-        image = open_image(data)
-    except Exception as error:
-        raise ImageRefused(f"{path}: not an image that can be read") from error
-    return _upright(path, image)
-
-
-def _upright(name: Path | str, image: Image.Image) -> tuple[Image.Image, bool]:
+def _upright(name: Path | str, image: Image.Image, white: float | None = None) -> tuple[Image.Image, bool]:
     """Return an image of allowed size, upright and in RGB, and whether it was converted."""
-    _check_size(name, *image.size)
+    check_size(name, *image.size)
     try:
         image.load()
-        turned = image.getexif().get(ORIENTATION, 1) != 1  # else it would be copied
+        if is_deep(image):
+            grey = Image.fromarray(grey_of(name, image, white))
+            grey.getexif()[_ORIENTATION] = image.getexif().get(_ORIENTATION, 1)
+            image = grey
+        turned = image.getexif().get(_ORIENTATION, 1) != 1  # else it would be copied
         upright = ImageOps.exif_transpose(image) if turned else image
+    except ImageRefused:
+        raise
     except Exception as error:
         raise ImageRefused(f"{name}: truncated or damaged ({error})") from error
     if upright.mode == "RGB" and "transparency" not in upright.info:
@@ -116,26 +136,8 @@ def _upright(name: Path | str, image: Image.Image) -> tuple[Image.Image, bool]:
         raise ImageRefused(f"{name}: cannot be converted to RGB ({error})") from error
 
 
-def _check_size(name: Path | str, width: int, height: int) -> None:
-    """Refuse what is larger or smaller than the limits."""
-    _check_largest(name, width, height)
-    if min(width, height) < SMALLEST_SIDE:
-        raise ImageRefused(f"{name}: {width} x {height} is too small (at least {SMALLEST_SIDE} pixels a side)")
-
-
-def _check_largest(name: Path | str, width: int, height: int) -> None:
-    """Refuse what is larger than the limit."""
-    if width * height > LARGEST_PIXELS:
-        raise ImageRefused(f"{name}: {width} x {height} is too large (at most 64 megapixels)")
-
-
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode to RGB; 16-bit grey is scaled, alpha laid over white."""
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        grey = np.asarray(image, np.float64)
-        top = 255.0 if grey.max(initial=0) <= 255 else 65535.0
-        grey = np.clip(grey * (255.0 / top), 0, 255).astype(np.uint8)
-        return Image.fromarray(grey).convert("RGB")
+    """Convert any mode of 8 bits to RGB; alpha is laid over white."""
     if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
         over = Image.new("RGB", image.size)
         for box in _strips(image):  # whole, four copies of it would be held

@@ -13,6 +13,8 @@ from index_store import places
 from index_store.attributes import AttributeSchema, Filter
 from index_store.catalog import Catalog, damage_named
 from index_store.errors import RgunitError
+from index_store.images import Pixels, read_image
+from index_store.tables import WHITE
 
 Texts = npt.NDArray[np.object_]
 
@@ -50,6 +52,15 @@ class ImageTable:
             self.run[rows],
             {name: [column[row] for row in rows] for name, column in self.fields.items()},
         )
+
+    def white(self, row: int) -> float | None:
+        """The value that was said to be white in an image's deep grey, None if its type says it."""
+        told = self.fields[WHITE][row] if WHITE in self.fields else None
+        return None if told is None else float(told)
+
+    def read(self, row: int, size: int | None = None) -> Pixels:
+        """The picture of a row, as `read_image` gives it. ImageRefused, with the remedy, where it is gone."""
+        return read_image(self.paths[row], size=size, white=self.white(row))
 
     def mask(self, wanted: Filter) -> npt.NDArray[np.bool_]:
         """Return bool [n]: which images pass a filter."""

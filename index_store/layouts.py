@@ -1,91 +1,86 @@
 """Ways in which a collection tells its labels: a CSV, imagefolder metadata, CelebA's own files, two domains' folders
 (trainA, trainB), a folder a domain.
 
-The one idea: each way ends in one `LabelTable` whose names are relative to the folder that was given.
+The one idea: each way ends in one `LabelTable` whose names are relative to the folder that was given. Files that belong
+to no picture never hide a layout.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+import csv
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 
-from index_store.attributes import AttributeSchema
 from index_store.errors import RgunitError
-from index_store.tables import LabelTable, classify, read_labels
+from index_store.files import CELEBA, METADATA, entries_of, image_files, may_be_picture
+from index_store.names import SPLIT_NUMBERS, SPLIT_WORDS, same, split_meant
+from index_store.tables import NOT_TOLD, Known, LabelTable, classify, read_labels
 
-METADATA = ("metadata.csv", "metadata.jsonl")
-CELEBA = ("list_attr_celeba.txt", "list_eval_partition.txt", "identity_CelebA.txt")
-PARTITION = {"0": "train", "1": "val", "2": "test"}
-SPLITS = {"train": "train", "test": "test", "val": "val", "valid": "val", "validation": "val"}
-SIDES = {f"{split}{side}": (split, side) for split in ("test", "train", "val") for side in "AB"}
-"""CycleGAN's and CUT's own layout: two domains, a folder for each and each split."""
+_SIDE = re.compile(rf"({'|'.join(sorted(SPLIT_WORDS, key=len, reverse=True))})[ _-]?(.+)", re.IGNORECASE)
 
 
 def find_labels(
-    path: Path,
-    attributes: Path | None,
-    schema: AttributeSchema,
-    fields: Sequence[str],
-    domains: bool,
-    leave: Sequence[Path] = (),
+    path: Path, attributes: Path | None, known: Known, domains: bool, leave: Sequence[Path] = ()
 ) -> LabelTable | None:
     """Read the labels that a folder comes with, None if there are none. Domains are not looked for in `leave`.
 
     `attributes` names the file; else metadata.csv|jsonl in the folder or in its splits' folders, CelebA's files in
     it, and with `domains` `trainA/ trainB/ …` or one folder a domain (each an exclusive group).
     """
+    table = _find(path, attributes, known, domains, leave)
+    if table is not None and table.split is None and (splits := splits_of_folders(table.names)) is not None:
+        return replace(table, split=splits)
+    return table
+
+
+def splits_of_folders(names: Sequence[str]) -> list[str | None] | None:
+    """The splits of images by the folders that they lie in; None if not all lie below at least two splits' folders."""
+    found = [split_meant(parts[0]) if len(parts := _parts(name)) > 1 else None for name in names]
+    return list(found) if None not in found and len(set(found)) > 1 else None
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    return PurePosixPath(name.strip()).parts
+
+
+def _find(path: Path, attributes: Path | None, known: Known, domains: bool, leave: Sequence[Path]) -> LabelTable | None:
+    """The labels as their layout has them."""
     if attributes is not None:
-        if attributes.suffix.lower() == ".txt":
-            return _celeba(path, attributes, schema, fields)
-        return read_labels(attributes, schema, fields)
+        if attributes.suffix.lower() == ".txt" or attributes.stem == CELEBA[0]:
+            return _celeba(path, attributes, known, leave)
+        return read_labels(attributes, known)
     if not path.is_dir():
         return None
     for name in METADATA:
         if (path / name).is_file():
-            return read_labels(path / name, schema, fields)
-    if (table := _split_metadata(path, schema, fields)) is not None:
+            return read_labels(path / name, known)
+    if (table := _split_metadata(path, known)) is not None:
         return table
     for folder in (path, path / "Anno"):
-        if (folder / CELEBA[0]).is_file():
-            return _celeba(path, folder / CELEBA[0], schema, fields)
+        for suffix in (".txt", ".csv"):
+            if (folder / (CELEBA[0] + suffix)).is_file():
+                return _celeba(path, folder / (CELEBA[0] + suffix), known, leave)
     if not domains:
         return None
-    entries = [entry for entry in sorted(path.iterdir()) if not entry.name.startswith(".") and entry not in leave]
+    entries = [entry for entry in entries_of(path, leave) if entry.is_dir() or may_be_picture(entry)]
     return sides if (sides := _sides(path, entries)) is not None else _domains(path, entries)
 
 
-def is_label_file(file: Path) -> bool:
-    """Whether a file is one that tells labels, by its name."""
-    return file.name in METADATA or file.name in CELEBA
-
-
-def image_files(folder: Path, *, leave: Iterable[Path] = ()) -> list[Path]:
-    """List the files below a folder in order, without hidden ones, label files and those at or below `leave`."""
-    left = set(leave)
-    found = []
-    for place, inside, names in os.walk(folder, followlinks=True):
-        here = Path(place)
-        inside[:] = sorted(name for name in inside if not name.startswith(".") and here / name not in left)
-        for name in sorted(names):
-            file = here / name
-            if not name.startswith(".") and file not in left and not is_label_file(file):
-                found.append(file)
-    return found
-
-
-def _split_metadata(path: Path, schema: AttributeSchema, fields: Sequence[str]) -> LabelTable | None:
+def _split_metadata(path: Path, known: Known) -> LabelTable | None:
     """Read `train/metadata.csv`, `test/metadata.csv` and the like, whose names are relative to their own folder."""
     names: list[str] = []
     splits: list[str | None] = []
     tables = []
-    for folder in sorted(entry for entry in path.iterdir() if entry.is_dir() and entry.name in SPLITS):
+    for folder in sorted(entry for entry in path.iterdir() if entry.is_dir() and split_meant(entry.name)):
         for name in METADATA:
             if (folder / name).is_file():
-                table = read_labels(folder / name, schema, fields)
+                table = read_labels(folder / name, known)
                 tables.append(table)
                 names += [f"{folder.name}/{one}" for one in table.names]
-                splits += [SPLITS[folder.name]] * len(table.names)
+                splits += [split_meant(folder.name)] * len(table.names)
                 break
     if not tables:
         return None
@@ -93,34 +88,67 @@ def _split_metadata(path: Path, schema: AttributeSchema, fields: Sequence[str]) 
     texts = list(dict.fromkeys(name for table in tables for name in table.fields))
     return LabelTable(
         names,
-        {name: [v for t in tables for v in t.attributes.get(name, [-1] * len(t.names))] for name in attributes},
+        {name: [v for t in tables for v in t.attributes.get(name, [NOT_TOLD] * len(t.names))] for name in attributes},
         {name: [v for t in tables for v in t.fields.get(name, [None] * len(t.names))] for name in texts},
         splits,
+        notes=tuple(note for table in tables for note in table.notes),
     )
 
 
-def _celeba(path: Path, file: Path, schema: AttributeSchema, fields: Sequence[str]) -> LabelTable:
-    """Read CelebA's own files: a count, the names, then one line an image; partition and identity beside it."""
-    lines = [line.split() for line in _lines(file)]
-    if len(lines) < 3 or len(lines[0]) != 1 or len(lines[2]) != len(lines[1]) + 1:
-        raise RgunitError(f"{file}: not laid out as CelebA's {CELEBA[0]}: a count, a line of names, a line an image")
-    header, rows = lines[1], lines[2:]
+def _celeba(path: Path, file: Path, known: Known, leave: Sequence[Path]) -> LabelTable:
+    """Read CelebA's own files, or the CSV that a re-upload made of them; partition and identity beside it.
+
+    The images lie in whichever folder holds most of the names, also as PNG under a name that says jpg.
+    """
+    header, rows = _celeba_rows(file)
     for number, row in enumerate(rows, start=3):
         if len(row) != len(header) + 1:
             raise RgunitError(f"{file}: line {number} has {len(row)} columns instead of {len(header) + 1}")
     names = [row[0] for row in rows]
-    columns = {name: [row[place] for row in rows] for place, name in enumerate(header, start=1)}
-    for column, beside, meaning in (("split", CELEBA[1], PARTITION), ("identity", CELEBA[2], None)):
-        for folder in (file.parent, path, path / "Eval", path / "Anno"):
-            if (folder / beside).is_file():
-                told = {line[0]: line[1] for line in map(str.split, _lines(folder / beside)) if len(line) == 2}
-                columns[column] = [meaning.get(told.get(n, ""), "") if meaning else told.get(n, "") for n in names]
-                break
-    inside = ("", "img_align_celeba", "Img/img_align_celeba", "img_celeba", "Img/img_celeba", "images")
-    root = path if path.is_dir() else path.parent
-    prefix = next((part for part in inside if any((root / part / name).is_file() for name in names[:100])), "")
-    names = [f"{prefix}/{name}" if prefix else name for name in names]
-    return classify(file, names, columns, schema, [*fields, "identity"])
+    columns = {same(name): [row[place] for row in rows] for place, name in enumerate(header, start=1)}
+    beside: dict[str, list[str]] = {}
+    for column, kind in (("split", CELEBA[1]), ("identity", CELEBA[2])):
+        folders = (file.parent, path, path / "Eval", path / "Anno")
+        places = [folder / f"{kind}{suffix}" for folder in folders for suffix in (".txt", ".csv")]
+        if (place := next((place for place in places if place.is_file()), None)) is not None:
+            lines = [line.replace(",", " ").split() for line in _lines(place)]
+            told = {line[0]: line[1] for line in lines if len(line) == 2}
+            beside[column] = [told.get(name, "") for name in names]
+    if "split" in beside:
+        columns["split"] = [word if word in SPLIT_NUMBERS else "" for word in beside["split"]]
+    table = classify(file, _placed(path if path.is_dir() else path.parent, names, leave), columns, known)
+    if "identity" not in beside:
+        return table
+    return replace(table, fields={**table.fields, "identity": [name or None for name in beside["identity"]]})
+
+
+def _celeba_rows(file: Path) -> tuple[list[str], list[list[str]]]:
+    """The names of CelebA's attributes, and its rows: an image's name, then -1 and 1."""
+    if file.suffix.lower() == ".csv":
+        lines = list(csv.reader(_lines(file)))
+        if len(lines) < 2:
+            raise RgunitError(f"{file}: holds no rows")
+        return lines[0][1:], lines[1:]
+    lines = [line.split() for line in _lines(file)]
+    if len(lines) < 3 or len(lines[0]) != 1 or len(lines[2]) != len(lines[1]) + 1:
+        raise RgunitError(
+            f"{file}: not laid out as CelebA's {CELEBA[0]}.txt: a count, a line of names, a line an image"
+        )
+    return lines[1], lines[2:]
+
+
+def _placed(root: Path, names: Sequence[str], leave: Sequence[Path]) -> list[str]:
+    """Names as paths below the root: in the folder that holds most of them, under the suffix that is there."""
+    wanted = {PurePosixPath(name).stem for name in names}
+    files = [file.relative_to(root) for file in image_files(root, leave=leave) if file.stem in wanted]
+    if not files:
+        return list(names)
+    homes = Counter(file.parent for file in files)
+    home = min(homes, key=lambda folder: (-homes[folder], len(folder.parts), folder))
+    there = {file.name for file in files if file.parent == home}
+    stems = {PurePosixPath(name).stem: name for name in sorted(there)}
+    told = (name if name in there else stems.get(PurePosixPath(name).stem, name) for name in names)
+    return [(home / name).as_posix() for name in told]
 
 
 def _lines(file: Path) -> list[str]:
@@ -134,36 +162,70 @@ def _lines(file: Path) -> list[str]:
 def _sides(path: Path, entries: Sequence[Path]) -> LabelTable | None:
     """Return labels for the two domains of `trainA/ trainB/ testA/ testB/ valA/ valB/`; None if it is not so.
 
-    Without `testA/` and `testB/` the images of the train folders have no split yet. Folders inside one become the text
-    field `folder`. RgunitError names a folder that is missing or empty, and any other beside them.
+    Also spelled train_A, or with names of domains (trainPhoto, trainSketch). Without test folders the images of the
+    train folders have no split yet. Folders inside one become the text field `folder`. RgunitError names a folder that
+    is missing or empty, and any other beside them.
     """
     folders = {entry.name: entry for entry in entries if entry.is_dir()}
-    there = {name: folder for name, folder in folders.items() if name in SIDES}
-    if not there:
-        return None
-    needed = {f"{split}{side}" for split in {"train", *(SIDES[name][0] for name in there)} for side in "AB"}
-    missing, strange = sorted(needed - there.keys()), sorted(folders.keys() - there.keys())
+    parsed = {name: side for name in folders if (side := _side(name)) is not None}
+    sides = sorted({side for _, side in parsed.values()})
+    if sides and set(sides) <= {"a", "b"}:
+        parsed, sides = {name: (split, side.upper()) for name, (split, side) in parsed.items()}, ["A", "B"]
+    if not {"A", "B"} & set(sides):
+        trained = [side for side in sides if ("train", side) in parsed.values()]
+        if len(sides) != 2 or trained != sides or len(parsed) < len(folders):
+            return None  # folders that only begin like this
+    else:
+        parsed = {name: told for name, told in parsed.items() if told[1] in "AB"}
+        sides = ["A", "B"]
+    there = set(parsed.values())
+    needed = {(split, side) for split in {"train", *(split for split, _ in there)} for side in sides}
+    missing = sorted(_as_written(split, side, parsed) for split, side in needed - there)
+    strange = sorted(folders.keys() - parsed.keys())
     if missing or strange:
         near = [f"{name} ({other}?)" for name in missing for other in strange if name.lower() == other.lower()]
         wrong = f"no {', '.join(near or missing)}" if missing else f"{', '.join(strange)} beside them"
         raise RgunitError(
-            f"{path} holds {', '.join(there)}, and {wrong}: two domains are the folders trainA and trainB, with testA "
-            "and testB, valA and valB if there are such, named exactly so (or pass --attributes FILE)"
+            f"{path} holds {', '.join(parsed)}, and {wrong}: two domains are the folders trainA and trainB, with testA "
+            "and testB, valA and valB if there are such (or pass --attributes FILE)"
         )
-    rows = [(name, file) for name in there for file in image_files(there[name])]  # test first: a copy in train is none
-    if empty := [name for name in there if name not in {name for name, _ in rows}]:
+    order = sorted(parsed, key=lambda name: (parsed[name], name))  # test first: a copy in train is none
+    rows = [(name, file) for name in order for file in image_files(folders[name]) if may_be_picture(file)]
+    if empty := [name for name in order if name not in {name for name, _ in rows}]:
         raise RgunitError(f"{path}: there is no image in {', '.join(empty)}: add some or remove the folder")
-    tested = "testA" in there
-    splits = [split if tested or split != "train" else None for split in (SIDES[name][0] for name, _ in rows)]
+    tested = any(split == "test" for split, _ in there)
+    splits = [split if tested or split != "train" else None for split in (parsed[name][0] for name, _ in rows)]
     inner = [file.relative_to(path).parts for _, file in rows]
     within = ["/".join(parts[1:-1]) or None for parts in inner]
     return LabelTable(
         ["/".join(parts) for parts in inner],
-        {side: [int(SIDES[name][1] == side) for name, _ in rows] for side in "AB"},
+        {side: [int(parsed[name][1] == side) for name, _ in rows] for side in sides},
         {"folder": within} if any(within) else {},
         splits,
-        (("A", "B"),),
+        (tuple(sides),),
     )
+
+
+def _side(name: str) -> tuple[str, str] | None:
+    """The split and the domain of a folder called trainA, train_A or trainPhoto; None for trains."""
+    found = _SIDE.fullmatch(name)
+    if found is None:
+        return None
+    word, rest = found[1], same(found[2])
+    divided = len(word) + len(found[2]) < len(name)
+    if not divided and rest[0].islower() and rest not in ("a", "b"):
+        return None
+    return SPLIT_WORDS[word.lower()], rest
+
+
+def _as_written(split: str, side: str, parsed: dict[str, tuple[str, str]]) -> str:
+    """What a missing folder would be called, as the others are written."""
+    for name, (_, other) in parsed.items():
+        if name.endswith(other):
+            word = next((n.removesuffix(s) for n, (p, s) in parsed.items() if p == split and n.endswith(s)), None)
+            divider = "" if name[: -len(other)][-1:].isalnum() else name[: -len(other)][-1:]
+            return f"{word or split + divider}{side}"
+    return f"{split}{side}"
 
 
 def _domains(path: Path, entries: Sequence[Path]) -> LabelTable | None:
@@ -174,22 +236,22 @@ def _domains(path: Path, entries: Sequence[Path]) -> LabelTable | None:
     folders = [entry for entry in entries if entry.is_dir()]
     if len(folders) < len(entries) or not folders:
         return None
-    split = all(folder.name in SPLITS for folder in folders)
+    split = all(split_meant(folder.name) for folder in folders)
     names: list[str] = []
     domains: list[str] = []
     splits: list[str | None] = []
     within: list[str | None] = []
     for folder in folders:
-        for file in image_files(folder):
+        for file in filter(may_be_picture, image_files(folder)):
             inner = file.relative_to(path).parts
             if len(inner) > 1 + split:
                 names.append("/".join(inner))
-                domains.append(inner[int(split)])
-                splits.append(SPLITS.get(folder.name))
+                domains.append(same(inner[int(split)]))
+                splits.append(split_meant(folder.name))
                 within.append("/".join(inner[1 + split : -1]) or None)
     found = tuple(sorted(set(domains)))
-    homes = [folder for outer in folders for folder in (outer.iterdir() if split else (outer,)) if folder.is_dir()]
-    empty = sorted({folder.name for folder in homes if not folder.name.startswith(".")} - set(found))
+    homes = [folder for outer in folders for folder in (entries_of(outer) if split else (outer,)) if folder.is_dir()]
+    empty = sorted({same(folder.name) for folder in homes} - set(found))
     if empty and found:
         raise RgunitError(
             f"{path}: a folder is a domain, and there is no image in {', '.join(empty)}: add some or remove the folder "

@@ -198,8 +198,8 @@ def opened(path: Path | str, most: int | None = None) -> Iterator[BinaryIO]:
         if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116  a device may do something when it is opened
             raise NotRegular(path)
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-    except ValueError:  # a NUL in the name
-        raise NotRegular(path) from None
+    except ValueError as error:  # a NUL in the name
+        raise OSError(0, str(error), str(path)) from error
     with os.fdopen(handle, "rb") as file:
         found = os.fstat(handle)
         if not stat.S_ISREG(found.st_mode):

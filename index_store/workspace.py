@@ -9,14 +9,13 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -24,13 +23,14 @@ import numpy.typing as npt
 from index_store import forking, places, runs
 from index_store.attributes import AttributeSchema
 from index_store.catalog import Catalog
+from index_store.decoding import read_file
 from index_store.errors import RgunitError
 from index_store.features import Record, sync_folder
-from index_store.formats import LARGEST_BYTES
 from index_store.imagecheck import check_images
 from index_store.images import Pixels, read_image, write_image
 from index_store.imagetable import ImageTable, read_table
 from index_store.ingest import AddReport, Progress, Rejection, add_images, stored_path
+from index_store.presence import enough, missing_rows
 from index_store.replay import schema_header
 from index_store.runs import RunRecord
 from index_store.store import IndexStore
@@ -60,31 +60,32 @@ class Workspace:
         self._store = IndexStore(catalog, owner=False)
         self._table: tuple[tuple[Any, ...], ImageTable] | None = None
         self._version: tuple[int, ...] = ()
-        self._cache: OrderedDict[tuple[int, int], Pixels] = OrderedDict()
+        self._cache: OrderedDict[tuple[int, int, float | None], Pixels] = OrderedDict()
         self._cached = 0
         self._guard = threading.Lock()
         forking.remember(self)
+        self.left_out: npt.NDArray[np.int64] = np.empty(0, np.int64)
         for name in () if catalog.read_only else FOLDERS:
             (self.path / name).mkdir(exist_ok=True)
 
-    @staticmethod
-    def create(path: Path | str) -> Workspace:
+    @classmethod
+    def create(cls, path: Path | str) -> Self:
         """Make a workspace; FileExistsError if there is one."""
-        return Workspace(Catalog.create(Path(path)))
+        return cls(Catalog.create(Path(path)))
 
-    @staticmethod
-    def open(path: Path | str, *, wait: float = 0.0) -> Workspace:
+    @classmethod
+    def open(cls, path: Path | str, *, wait: float = 0.0) -> Self:
         """Open a workspace; RgunitError if there is none. A change waits up to `wait` seconds for another writer."""
         folder = Path(path).absolute()
         if not Catalog.exists(folder):
             raise RgunitError(f"no workspace at {path}: run `rgunit -w {path} add …` first")
-        return Workspace(Catalog.open(folder, wait))
+        return cls(Catalog.open(folder, wait))
 
-    @staticmethod
-    def ensure(path: Path | str, *, wait: float = 0.0) -> Workspace:
+    @classmethod
+    def ensure(cls, path: Path | str, *, wait: float = 0.0) -> Self:
         """Open a workspace, made if there is none."""
         folder = Path(path).absolute()
-        return Workspace.open(folder, wait=wait) if Catalog.exists(folder) else Workspace.create(folder)
+        return cls.open(folder, wait=wait) if Catalog.exists(folder) else cls.create(folder)
 
     def close(self) -> None:
         """Close files and release the writer's lock."""
@@ -97,9 +98,9 @@ class Workspace:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled, it is opened again where it arrives, by its absolute place."""
-        return partial(Workspace.open, str(self.path), wait=self.catalog.lock.wait), ()
+        return partial(type(self).open, str(self.path), wait=self.catalog.lock.wait), ()
 
-    def __enter__(self) -> Workspace:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -128,11 +129,15 @@ class Workspace:
         split_by: str | None = None,
         groups: Sequence[str] = (),
         progress: Progress | None = None,
+        update: bool = False,
+        white_level: float | None = None,
     ) -> AddReport:
         """Register the images of a folder where they lie, in durable batches; running it again changes nothing.
 
         `attributes` is a CSV (or a `metadata.csv|jsonl` in the folder); `groups` like "Black_Hair|Blond_Hair";
-        `progress(done, total)` is called after each batch. Broken files are refused one by one with a reason.
+        `progress(done, total)` is called after each batch. Broken files are refused one by one with a reason. Of images
+        that are known already `update` takes the labels, split and texts anew; else what contradicts is told.
+        `white_level` is the value that is white in deep grey.
         """
         return add_images(
             self.catalog,
@@ -143,6 +148,8 @@ class Workspace:
             split_by=split_by,
             groups=groups,
             progress=progress,
+            update=update,
+            white_level=white_level,
         )
 
     def add_generated(self, items: Sequence[GeneratedImage]) -> npt.NDArray[np.int64]:
@@ -196,20 +203,44 @@ class Workspace:
         if ids is not None:
             table = table.select(table.places(np.unique(np.asarray(ids, np.int64))))
         if where is not None:
-            table = table.select(table.mask(self.schema.filter(where)))
+            keep = table.mask(self.schema.filter(where))
+            table = table.select(keep & ~np.isin(table.ids, self.left_out) if len(self.left_out) else keep)
         return table
 
+    def leave_out_missing(self, where: str, note: Callable[[str], None]) -> None:
+        """From now on filters of this workspace pass no image whose file is gone, of those that pass `where`.
+
+        What is left out is told to `note`; RgunitError where more than one and more than 1 % are gone.
+        """
+        self.left_out = np.empty(0, np.int64)
+        table = self.images(where)
+        missing = missing_rows(table)
+        if (told := enough(table, missing)) is not None:
+            note(told)
+        self.left_out = table.ids[missing]
+
     def image_for_path(self, path: Path | str) -> int | None:
-        """Return the id of a registered image by its path, else by its content; None if it is not registered."""
+        """Return the id of a registered image by its content, of several with it the one at this path; by the path
+        alone where the file is gone. None if it is not registered, or was changed since."""
         file = Path(path).absolute()
-        query = "SELECT id FROM images WHERE {} = ? ORDER BY id LIMIT 1"
+        place = str(file).encode(errors="replace").decode()  # the name of a file may be any bytes
+        place = stored_path(self.path, Path(place))
+        query = "SELECT id FROM images WHERE {} ORDER BY path = ? DESC, id LIMIT 1"
         with self.catalog.reading() as connection:
-            found = connection.exec_driver_sql(query.format("path"), (stored_path(self.path, file),)).scalar()
-            if found is None and file.is_file():
-                with suppress(OSError):  # too large, or not to be read: whoever wants it says so
-                    sha = hashlib.sha256(places.read_bytes(file, LARGEST_BYTES)).hexdigest()
-                    found = connection.exec_driver_sql(query.format("sha256"), (sha,)).scalar()
+            if file.exists():
+                sha = hashlib.sha256(read_file(file)).hexdigest()
+                found = connection.exec_driver_sql(query.format("sha256 = ?"), (sha, place)).scalar()
+            else:
+                found = connection.exec_driver_sql(query.format("path = ?"), (place, place)).scalar()
         return None if found is None else int(found)
+
+    def read(self, path: Path | str, *, size: int | None = None) -> Pixels:
+        """Decode a picture file from anywhere, with the white level that is known of it if the workspace has it."""
+        number = self.image_for_path(path)
+        if number is None:
+            return read_image(path, size=size)
+        table = self._all()
+        return read_image(path, size=size, white=table.white(int(table.places(np.array([number]))[0])))
 
     def check_images(self, *, every: bool = False) -> list[str]:
         """Return a line on each picture that is missing, on each generated one (with `every` on any) that has changed.
@@ -225,17 +256,18 @@ class Workspace:
         places = table.places(wanted)
         pixels = np.empty((len(wanted), size, size, 3), np.uint8)
         for row, (number, place) in enumerate(zip(wanted.tolist(), places, strict=True)):
+            known = (number, size, table.white(int(place)))
             with self._guard:
-                cached = self._cache.get((number, size))
+                cached = self._cache.get(known)
                 if cached is not None:
-                    self._cache.move_to_end((number, size))
+                    self._cache.move_to_end(known)
             if cached is None:
-                cached = read_image(table.paths[place], size=size)
-                self._keep((number, size), cached)
+                cached = table.read(int(place), size)
+                self._keep(known, cached)
             pixels[row] = cached
         return pixels
 
-    def _keep(self, key: tuple[int, int], pixels: Pixels) -> None:
+    def _keep(self, key: tuple[int, int, float | None], pixels: Pixels) -> None:
         """Remember a decoded image; the least recently used ones go."""
         with self._guard:
             if key not in self._cache:

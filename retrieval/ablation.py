@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from index_store.duplicates import perceptual_hash
 from index_store.errors import RgunitError, UsageError
+from index_store.learned import learned_from
 from index_store.lifetimes import end_with_parent
 from index_store.workspace import Workspace
 from retrieval.baselines import WEIGHTS, Vectors, late_fusion
@@ -201,7 +202,8 @@ class _Bench:
                 f"the ablation compares ways to join content and style, and translation run {plan.translation_run} has "
                 "no style: `rgunit evaluate retrieval` without --ablation judges its content"
             )
-        images, case = choose(workspace, encoders.schema.names, plan.protocol)
+        learned = learned_from(workspace, [workspace.run(plan.translation_run)])
+        images, case = choose(workspace, encoders.schema.names, plan.protocol, learned)
         if len(case.rows) != len(images):
             raise RgunitError("an ablation is judged on labelled real images only")
         hashes = perceptual_hash(workspace.load(images.ids, encoders.size))

@@ -5,7 +5,7 @@ The one idea: an image's perceptual hash never changes, so it is kept in the cac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from index_store.duplicates import DISTANCE, alike, near_pairs, perceptual_hash, thumbs
 from index_store.errors import ImageRefused
 from index_store.images import read_image, write_image
+from index_store.imagetable import ImageTable
 from index_store.workspace import Workspace
 from retrieval.pictures import with_origin
 from retrieval.sheets import COLUMNS, TILE, Tile, contact_sheet
@@ -37,6 +38,7 @@ class Duplicate:
     path: Path
     origin: str
     bits: int
+    white: float | None = None
 
     def json(self) -> dict[str, Any]:
         return {"image_id": self.image_id, "path": str(self.path), "origin": self.origin, "bits": self.bits}
@@ -67,10 +69,10 @@ def find_duplicates(
     Without an `origin=` in `where`, real and unlabelled images only.
     """
     table = workspace.images(with_origin(workspace, where))
-    hashes, readable, unreadable = _hashes(workspace, table.ids, table.paths, progress)
+    hashes, readable, unreadable = _hashes(workspace, table, progress)
     table = table.select(readable)
     pairs = near_pairs(hashes, distance)
-    pairs = pairs[_alike(table.paths, pairs)]
+    pairs = pairs[_alike(table, pairs)]
     root = np.arange(len(table))
     while True:  # every row takes the least root of those that it is near to, until nothing changes
         before = root.copy()
@@ -86,19 +88,21 @@ def find_duplicates(
         np.minimum.at(bits, pairs[:, side], apart)
     members: dict[int, list[Duplicate]] = {}
     for row in np.unique(pairs):
-        one = Duplicate(int(table.ids[row]), Path(table.paths[row]), str(table.origin[row]), int(bits[row]))
+        one = Duplicate(
+            int(table.ids[row]), Path(table.paths[row]), str(table.origin[row]), int(bits[row]), table.white(int(row))
+        )
         members.setdefault(int(root[row]), []).append(one)
     groups = sorted(members.values(), key=lambda group: (min(one.bits for one in group), group[0].image_id))
     return Duplicates(groups, len(table), unreadable)
 
 
-def _alike(paths: Sequence[str], pairs: Ids) -> NDArray[np.bool_]:
+def _alike(table: ImageTable, pairs: Ids) -> NDArray[np.bool_]:
     """Which pairs of rows [m, 2] have the same colours too; only their pictures are read."""
     rows, place = np.unique(pairs, return_inverse=True)
     place = place.reshape(-1, 2)
     small = np.empty((len(rows), 192), np.float32)
     with ThreadPoolExecutor(4) as pool:
-        for at, one in enumerate(pool.map(lambda row: thumbs(read_image(paths[row], size=SIZE)[None])[0], rows)):
+        for at, one in enumerate(pool.map(lambda row: thumbs(table.read(row, SIZE)[None])[0], rows)):
             small[at] = one
     return alike(small[place[:, 0]], small[place[:, 1]])
 
@@ -108,7 +112,7 @@ def draw_duplicates(path: Path, found: Duplicates) -> None:
     rows: list[tuple[str, list[Tile]]] = [("", [])]
     for number, group in enumerate(found.groups[:DRAWN], start=1):
         tiles = [
-            Tile(read_image(one.path, size=TILE), f"{number}:  {one.image_id}   {one.bits} bits")
+            Tile(read_image(one.path, size=TILE, white=one.white), f"{number}:  {one.image_id}   {one.bits} bits")
             for one in group[:COLUMNS]
         ]
         if rows[-1][1] and len(rows[-1][1]) + len(tiles) > COLUMNS:
@@ -120,16 +124,16 @@ def draw_duplicates(path: Path, found: Duplicates) -> None:
 
 
 def _hashes(
-    workspace: Workspace, ids: Ids, paths: Sequence[str], progress: Callable[[int, int], None] | None
+    workspace: Workspace, table: ImageTable, progress: Callable[[int, int], None] | None
 ) -> tuple[Hashes, NDArray[np.bool_], list[str]]:
     """Hashes [m] of the images that can be read, bool [n]: which those are, and why the others cannot be."""
-    kept = _read_cache(workspace.path / CACHE)
+    kept, ids = _read_cache(workspace.path / CACHE), table.ids
     missing = [row for row, image in enumerate(ids.tolist()) if image not in kept]
     reasons: list[str] = []
 
     def make(row: int) -> tuple[int, int] | str:
         try:
-            return int(ids[row]), int(perceptual_hash(read_image(paths[row], size=SIZE)[None])[0])
+            return int(ids[row]), int(perceptual_hash(table.read(row, SIZE)[None])[0])
         except ImageRefused as error:
             return str(error)
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from index_store.duplicates import near_pairs, perceptual_hash
 from index_store.errors import RgunitError, UsageError
 from index_store.imagetable import ImageTable
+from index_store.learned import NOBODY, count_left_out, learned_from, left_out
 from index_store.workspace import Workspace
 from retrieval.baselines import Vectors, filter_by_labels, simple_retrievals
 from retrieval.content_models import ContentModel, kept_model
@@ -111,13 +112,15 @@ def evaluate_queries(
     a field that no image has, and where nothing tells which images are right: no attribute and no relevance.
     """
     protocol = protocol or RetrievalProtocol()
-    table, case = choose(workspace, retriever.encoders.schema.names, protocol)
+    learned = learned_from(workspace, [retriever.run])
+    table, case = choose(workspace, retriever.encoders.schema.names, protocol, learned)
     model = kept_model(workspace, device=str(retriever.device))
     vectors, hashes = embed_set(workspace, retriever, table.ids, case, batch, progress, model=model)
     case = replace(case, duplicates=duplicates_of(case, hashes))
     known = _visible(case, protocol)
     summary, rows, distances = evaluate_vectors(case, vectors, known)
     summary["content_vectors"] = f"{retriever.encoder_name}.content" if model is None else model.encoder_name
+    summary["left_out"] = count_left_out(workspace, protocol.split, learned)
     summary["content_by"], summary["style"] = content_by(case), retriever.style_dim > 0
     attributes, content = (mean(values, axis=1) for values in precisions(case, rows))
     return RetrievalEvaluation(
@@ -132,20 +135,28 @@ def evaluate_queries(
     )
 
 
-def choose(workspace: Workspace, names: tuple[str, ...], protocol: RetrievalProtocol) -> tuple[ImageTable, Case]:
-    """The set's images and what they are asked, by a protocol; `names` are the used attributes."""
+def choose(
+    workspace: Workspace, names: tuple[str, ...], protocol: RetrievalProtocol, learned: Ids = NOBODY
+) -> tuple[ImageTable, Case]:
+    """The set's images and what they are asked, by a protocol; `names` are the used attributes.
+
+    Images that the judged run `learned` from are not in the set, but for split train.
+    """
     columns = workspace.schema.indices(names)
     unlabelled = protocol.unlabelled or not names
     origins = ["real", *["unlabelled"] * unlabelled, *["generated"] * protocol.generated]
     table = workspace.images(f"split={protocol.split} origin={'|'.join(origins)}")
+    barred = left_out(table.ids, learned, protocol.split)
+    table = table.select(~barred)
     relevance = None if protocol.relevance is None else _codes(table, protocol.relevance)
     full = (table.labels[:, columns] >= 0).all(axis=1)
     asking = full & np.isin(table.origin.astype(str), ["real", *["unlabelled"] * (not names)])
     kept = np.arange(len(table)) if unlabelled else np.flatnonzero(full)
     if not asking.any() or len(kept) <= protocol.k:
         told = f"real images with all of {', '.join(names)} known" if names else "images"
+        why = f" ({barred.sum()} are left out: the run learned from them)" if barred.any() else ""
         raise RgunitError(
-            f"split {protocol.split} has {asking.sum()} {told}: P@{protocol.k} needs at least {protocol.k + 1}"
+            f"split {protocol.split} has {asking.sum()} {told}{why}: P@{protocol.k} needs at least {protocol.k + 1}"
         )
     if not len(workspace.schema) and relevance is None:
         there = ", ".join(sorted(table.fields)) or "none: add the images again with --attributes FILE"

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from index_store.images import read_image
 from index_store.workspace import Workspace
 from retrieval.content_models import ContentModel
 from retrieval.retriever import Retriever
@@ -86,13 +85,13 @@ def _embed(
     With `at_once` more than 1, so many batches are decoded and embedded side by side, a thread each.
     """
     missing = [workspace.missing_vectors(name, fingerprint, where) for name, fingerprint in encoders.items()]
-    ids = np.unique(np.concatenate(missing))
+    ids = np.setdiff1d(np.concatenate(missing), workspace.left_out)
     table = workspace.images(ids=ids) if len(ids) else workspace.images().select(ids)
     parts = [slice(start, min(start + batch, len(ids))) for start in range(0, len(ids), batch)]
     made: list[tuple[Ids, Sequence[Vectors]]] = []
 
     def decode(part: slice) -> Pixels:
-        return np.stack([read_image(path, size=size) for path in table.paths[part]])
+        return np.stack([table.read(row, size) for row in range(part.start, part.stop)])
 
     def whole(part: slice) -> Sequence[Vectors]:
         torch.set_num_threads(1)

@@ -28,12 +28,17 @@ ENTRY_POINTS = "rgunit.encoders"
 
 
 def resolve_device(device: torch.device | str) -> torch.device:
-    """`auto` is CUDA where there is one. Raises RgunitError for CUDA where there is none."""
+    """`auto` is CUDA where there is one; cpu, cuda, cuda:N, mps are themselves. RgunitError for what is not there."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if str(device).startswith("cuda") and not torch.cuda.is_available():
+    wanted = torch.device(device)
+    if wanted.type == "cuda" and not torch.cuda.is_available():
         raise RgunitError("no CUDA device is available here: use --device cpu or auto")
-    return torch.device(device)
+    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+        raise RgunitError(f"there is no {wanted}: the CUDA devices here are 0 to {torch.cuda.device_count() - 1}")
+    if wanted.type == "mps" and not torch.backends.mps.is_available():
+        raise RgunitError("no MPS device is available here: use --device cpu or auto")
+    return wanted
 
 
 def find_run(workspace: Workspace, run: str | None) -> RunRecord:

@@ -6,7 +6,7 @@ shows what the index knows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index_store.errors import ImageRefused, RgunitError, UsageError
-from index_store.images import read_image
 from index_store.imagetable import ImageTable
 from index_store.workspace import Workspace
 from retrieval.pictures import with_origin
@@ -91,20 +90,18 @@ def lay_out(vectors: Vectors, method: Method, seed: int = 0) -> Vectors:
     return np.asarray((places - low) / np.maximum(high - low, 1e-12), np.float32)
 
 
-def thumbnails(
-    paths: Sequence[str], side: int, progress: Callable[[int, int], None] | None = None
-) -> NDArray[np.uint8]:
+def thumbnails(table: ImageTable, side: int, progress: Callable[[int, int], None] | None = None) -> NDArray[np.uint8]:
     """uint8 [n, side, side, 3]; grey for a picture that cannot be read any more."""
-    made = np.full((len(paths), side, side, 3), 200, np.uint8)
+    made = np.full((len(table), side, side, 3), 200, np.uint8)
 
     def one(row: int) -> None:
         try:
-            made[row] = read_image(paths[row], size=side)
+            made[row] = table.read(row, side)
         except ImageRefused:
             return
 
     with ThreadPoolExecutor(2) as pool:
-        for done, _ in enumerate(pool.map(one, range(len(paths))), start=1):
+        for done, _ in enumerate(pool.map(one, range(len(table))), start=1):
             if progress is not None and not done % 100:
-                progress(done, len(paths))
+                progress(done, len(table))
     return made

@@ -34,6 +34,7 @@ class Picture:
     source: Source
     image_id: int | None = None
     all_labels: NDArray[np.int8] | None = None
+    white: float | None = None
 
     @staticmethod
     def of(workspace: Workspace, source: Source | Picture) -> Picture:
@@ -44,12 +45,13 @@ class Picture:
         if image is None:
             return Picture(source)
         table = workspace.images()
-        return Picture(source, image, table.labels[table.places(np.array([image]))[0]])
+        row = int(table.places(np.array([image]))[0])
+        return Picture(source, image, table.labels[row], table.white(row))
 
     def at(self, size: int) -> Pixels:
         """uint8 [size, size, 3], centre-cropped and resized. Raises ImageRefused with the reason."""
         if isinstance(self.source, str | Path):
-            return read_image(self.source, size=size)
+            return read_image(self.source, size=size, white=self.white)
         return prepare(self.source, size=size, name="the query picture")
 
     def labels(self, workspace: Workspace, schema: AttributeSchema) -> NDArray[np.int8] | None:
@@ -59,7 +61,9 @@ class Picture:
 
 @dataclass(frozen=True)
 class Neighbour:
-    """An image that was found: rank from 1, distance, labels {name: 1, 0 or None}, origin real|unlabelled|generated."""
+    """An image that was found: rank from 1, distance, labels {name: 1, 0 or None}, origin real|unlabelled|generated.
+
+    `white`: what is white in its deep grey, as the workspace knows it."""
 
     rank: int
     image_id: int
@@ -67,10 +71,11 @@ class Neighbour:
     distance: float
     attributes: dict[str, int | None]
     origin: str
+    white: float | None = None
 
     def array(self, size: int | None = None) -> Pixels:
         """Its pixels uint8 [H, W, 3]; with `size` centre-cropped and resized to size × size."""
-        return read_image(self.path, size=size)
+        return read_image(self.path, size=size, white=self.white)
 
     def image(self) -> Image.Image:
         """It as a PIL image."""
@@ -137,6 +142,7 @@ def neighbours_of(
             float(distance),
             workspace.schema.describe(table.labels[row]),
             str(table.origin[row]),
+            table.white(int(row)),
         )
         for rank, (row, distance) in enumerate(zip(rows, distances[there], strict=True), start=1)
     )

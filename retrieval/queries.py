@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from index_store.errors import RgunitError, UsageError
+from index_store.names import quoted
 from retrieval.protocol import Encoders
 from retrieval.tensors import to_tensor
 
@@ -100,7 +101,8 @@ def style_edit(workspace: Workspace, encoders: Encoders, text: str) -> Edit:
     strange = [names[column] for column in sorted(edit.bits) if names[column] not in encoders.schema.names]
     if strange:
         raise UsageError(
-            f"{', '.join(strange)} cannot be edited: the style was trained on {', '.join(encoders.schema.names)} "
+            f"{', '.join(map(quoted, strange))} cannot be edited: the style was trained on "
+            f"{', '.join(map(quoted, encoders.schema.names))} "
             "(--where narrows by any attribute)"
         )
     return encoders.schema.edit(text)

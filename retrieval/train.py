@@ -99,6 +99,11 @@ class RetrievalTask:
             else torch.optim.Adam(weights, lr=config.learning_rate)
         }
 
+    @property
+    def learned(self) -> NDArray[np.int64]:
+        """The ids of the images that are learned from."""
+        return self.ids
+
     def _images(self) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
         """The images to learn from: ids [n] and labels int8 [n, A] of used attributes, all known or (no style) none."""
         workspace, encoders = self.workspace, self.encoders

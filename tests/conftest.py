@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,11 +14,29 @@ import pytest
 from index_store.lifetimes import PARENT, end_with_parent
 from index_store.workspace import Workspace
 
+# What the fork server imports once, for all processes that tests fork from it.
+STORE = ("alembic.command", "index_store.store", "index_store.workspace")
+TORCH = (
+    "lightning_fabric.strategies.ddp",
+    "tests.translation.steps",
+    "translation.stages",
+    "translation.training.loop",
+)
+
 
 def pytest_configure() -> None:
-    """Every process that a test starts ends with this one, which ends with the one that started it."""
+    """Every process that a test starts ends with this one, which ends with the one that started it.
+
+    All compute on one thread each: networks as small as those of tests are slower on two.
+    """
     end_with_parent()
     os.environ[PARENT] = str(os.getpid())
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def pytest_collection_finish() -> None:
+    """What tests import is known now; the server starts with the first process that is asked of it."""
+    multiprocessing.set_forkserver_preload([*STORE, *(TORCH if "torch" in sys.modules else ())])
 
 
 @pytest.fixture(scope="session")

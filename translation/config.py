@@ -25,6 +25,7 @@ from translation.sections import (
     DemoConfig,
     GuidedConfig,
     IndexConfig,
+    SamplingConfig,
     Section,
     Shares,
     StageConfig,
@@ -47,6 +48,7 @@ class Config(Section):
     retrieval: RetrievalConfig = RetrievalConfig()
     index: IndexConfig = IndexConfig()
     guided: SerializeAsAny[GuidedConfig] = GuidedConfig()
+    sampling: SamplingConfig = SamplingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     training: TrainingConfig = TrainingConfig()
     shares: Shares = Shares()
@@ -54,7 +56,11 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _method_agrees(self) -> Config:
-        find_method(self.method).check(self)
+        method = find_method(self.method)
+        method.check(self)
+        for wanted, part in ((self.sampling.informative, "informative"), (self.sampling.hops > 1, "hops")):
+            if wanted and part not in method.about.sampling:
+                raise ValueError(f"sampling.{part} is not for {self.method}: `rgunit methods` says what it takes")
         return self
 
 

@@ -7,10 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from index_store.attributes import AttributeSchema
 from index_store.errors import RgunitError, UsageError
-from index_store.formats import image_size
+from index_store.names import quoted
 from index_store.workspace import Workspace
 from retrieval.pictures import Picture
 from translation.config import Config
@@ -37,7 +38,7 @@ def used_schema(workspace: Workspace, config: Config, names: Sequence[str]) -> A
         known = [name for name in config.data.attributes_used if name in workspace.schema.names]
         names = known if len(known) == len(config.data.attributes_used) and known else workspace.schema.names
     if len(set(names)) != len(names):
-        raise UsageError(f"--attributes-used names an attribute twice: {', '.join(names)}")
+        raise UsageError(f"--attributes-used names an attribute twice: {', '.join(map(quoted, names))}")
     return workspace.schema.subset(tuple(names))
 
 
@@ -78,11 +79,6 @@ def picture_filter(workspace: Workspace, text: str | None) -> str | None:
     if number is None:
         raise RgunitError(f"{text} is not in the workspace: `rgunit add` it first")
     return f"id={number}"
-
-
-def quoted(name: str) -> str:
-    """An attribute's name as filters take it."""
-    return name if name.isidentifier() else f'"{name}"'
 
 
 def fitted(config: Config, translator: Translator, progress: Progress) -> Config:
@@ -128,7 +124,7 @@ def tell_if_enlarged(workspace: Workspace, config: Config, progress: Progress) -
     """A note where the training images, by nine of them, are smaller than what is trained."""
     paths, sides = workspace.images("split=train origin=real").paths, []
     for path in paths[:: max(1, len(paths) // 9)][:9]:
-        with suppress(OSError):
-            sides.append(min(image_size(path)))
+        with suppress(OSError), Image.open(path) as image:
+            sides.append(min(image.size))
     if sides and (usual := int(np.median(sides))) < config.data.size:
         progress.note(f"the images, of {usual} px, are enlarged to {config.data.size} px, the size of the settings")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from index_store.errors import RgunitError
-from translation.networks.blocks import convolution, instance_norm
+from translation.networks.blocks import InstanceNorm, convolution, instance_norm
 from translation.sections import GuidedConfig
 
 HEADS = 2  # few and wide: on a CPU attention's time goes with heads · queries · keys
@@ -30,7 +30,17 @@ PLACES = 64  # width of the code of a place
 SHARPNESS = 50.0
 FAINT = 28.0  # a key so far below the best one is looked at with less than e⁻²⁸, a 10¹²th
 PAINTER = 32
+QUERIES = 4096  # so many places look at once: of large maps the weights would not fit into memory
 BLOCKS = 4  # content is hidden in blocks, 4×4 of them on a map
+
+
+class Window(NamedTuple):
+    """Where a tile of a content map lies in the whole one: its first place, and the whole's height and width."""
+
+    top: int
+    left: int
+    height: int
+    width: int
 
 
 class Guided(NamedTuple):
@@ -45,11 +55,12 @@ class Guided(NamedTuple):
 @dataclass(frozen=True)
 class Guide:
     """What one translation is shown: neighbours' content [B, k, C, h, w] (C + 48 where guidance wants pixels), how much
-    they count, in [0, 1], and the images [B] that see theirs (None: all)."""
+    they count, in [0, 1], the images [B] that see theirs (None: all), and where the content lies if it is a tile."""
 
     neighbours: Tensor
     strength: float = 1.0
     shown: Tensor | None = None
+    window: Window | None = None
 
 
 class Guidance(nn.Module, ABC):
@@ -60,19 +71,26 @@ class Guidance(nn.Module, ABC):
     pixels: bool = False
 
     @abstractmethod
-    def branches(self, content: Tensor, neighbours: Tensor) -> tuple[Tensor, Tensor]:
-        """The source's and the neighbours' parts [B, C, h, w]; their sum is what `fuse` gives before a last ReLU."""
+    def branches(self, content: Tensor, neighbours: Tensor, window: Window | None = None) -> tuple[Tensor, Tensor]:
+        """The source's and the neighbours' parts [B, C, h, w]; their sum is what `fuse` gives before a last ReLU.
 
-    def fuse(self, content: Tensor, neighbours: Tensor) -> Tensor:
+        `window`: where the content lies, if it is a tile of a larger map.
+        """
+
+    def fuse(self, content: Tensor, neighbours: Tensor, window: Window | None = None) -> Tensor:
         """c_total [B, C, h, w] of k ≥ 1 neighbours."""
-        source, theirs = self.branches(content, neighbours)
+        source, theirs = self.branches(content, neighbours, window)
         return source + theirs
 
     @abstractmethod
     def gate(self) -> Tensor:
         """How far the way of the neighbours is open, a detached scalar; 0: not at all."""
 
-    def look(self, content: Tensor, neighbours: Tensor) -> Tensor | None:
+    def step(self, side: int) -> int:
+        """How many places of the content, to a side, look together, where neighbours' maps are `side`×`side`."""
+        return 1
+
+    def look(self, content: Tensor, neighbours: Tensor, window: Window | None = None) -> Tensor | None:
         """A picture [B, 3, 4h, 4w] of neighbours' patches in the places of the source's; None: this kind has none."""
         return None
 
@@ -80,7 +98,9 @@ class Guidance(nn.Module, ABC):
         """The generator's prediction [B, 3, H, W] with what is taken over from the look; as it is without one."""
         return prediction
 
-    def forward(self, content: Tensor, neighbours: Tensor, shown: Tensor | None = None) -> Guided:
+    def forward(
+        self, content: Tensor, neighbours: Tensor, shown: Tensor | None = None, window: Window | None = None
+    ) -> Guided:
         """c_total and look where `shown` [B] (bool; None: everywhere), E_c(x) elsewhere and where k = 0."""
         k = neighbours.shape[1]
         if k == 0:
@@ -90,7 +110,7 @@ class Guidance(nn.Module, ABC):
                 f"guidance by convolution takes the {self.takes} neighbours it was trained with, not {k}: "
                 "attention and patches take any number (--set guided.guidance=attention)"
             )
-        fused, look = self.fuse(content, neighbours), self.look(content, neighbours)
+        fused, look = self.fuse(content, neighbours, window), self.look(content, neighbours, window)
         if shown is not None:
             fused = torch.where(shown[:, None, None, None], fused, content)
         return Guided(fused, look, shown)
@@ -117,12 +137,12 @@ class ConvolutionFusion(Guidance):
                 self.merge.weight[:, :channels] = 0
                 self.merge.weight[:, :channels, 1, 1].copy_(torch.eye(channels))
 
-    def fuse(self, content: Tensor, neighbours: Tensor) -> Tensor:
+    def fuse(self, content: Tensor, neighbours: Tensor, window: Window | None = None) -> Tensor:
         retrieved = F.relu(self.gather(neighbours.flatten(1, 2)))
         fused: Tensor = self.merge(torch.cat([content, retrieved], dim=1))
         return F.relu(fused) if self.clip else fused
 
-    def branches(self, content: Tensor, neighbours: Tensor) -> tuple[Tensor, Tensor]:
+    def branches(self, content: Tensor, neighbours: Tensor, window: Window | None = None) -> tuple[Tensor, Tensor]:
         retrieved = F.relu(self.gather(neighbours.flatten(1, 2)))
         source: Tensor = self.merge(torch.cat([content, torch.zeros_like(retrieved)], dim=1))
         return source, self.merge(torch.cat([content, retrieved], dim=1)) - source
@@ -150,17 +170,18 @@ class AttentionFusion(Guidance):
         # A place's own code adds 4 to its logit, softmax's e⁴ ≈ 55 times the weight of a far one.
         self.place = nn.Parameter(torch.full((HEADS, 1, 1), math.sqrt(4 * math.sqrt(width))))
         self.openness = nn.Parameter(torch.full((1,), math.atanh(start)))
+        self.norm = InstanceNorm()  # of the source's content: a module, so that tiles can be given the whole's numbers
         with torch.no_grad():
             self.query.weight.normal_(0.0, channels**-0.5)
             self.key.weight.copy_(self.query.weight)
             self.out.weight[:, :, 0, 0].copy_(torch.eye(channels))
 
-    def branches(self, content: Tensor, neighbours: Tensor) -> tuple[Tensor, Tensor]:
+    def branches(self, content: Tensor, neighbours: Tensor, window: Window | None = None) -> tuple[Tensor, Tensor]:
         k, side = neighbours.shape[1], max(neighbours.shape[3:])
         seen = neighbours.flatten(0, 1)  # [B·k, C, h, w]
         if side > KEYS:
             seen = F.avg_pool2d(seen, math.ceil(side / KEYS))
-        queries = self._headed(self.query(instance_norm(content)), 1) + self._places(content, 1)
+        queries = self._headed(self.query(self.norm(content)), 1) + self._places(content, 1, window)
         keys = self._headed(self.key(instance_norm(seen)), k) + self._places(seen, k)
         values = self._headed(seen, k)
         kind = torch.promote_types(queries.dtype, keys.dtype)
@@ -178,9 +199,9 @@ class AttentionFusion(Guidance):
         parts = maps.reshape(n // k, k, HEADS, channels // HEADS, h * w)
         return parts.permute(0, 2, 1, 4, 3).flatten(2, 3)
 
-    def _places(self, maps: Tensor, k: int) -> Tensor:
+    def _places(self, maps: Tensor, k: int, window: Window | None = None) -> Tensor:
         """Scaled codes of the positions of k maps [heads, k·h·w, C / heads], the same for each map."""
-        codes = places(maps.shape[1] // HEADS, maps.shape[2], maps.shape[3], maps.device)
+        codes = places(maps.shape[1] // HEADS, maps.shape[2], maps.shape[3], maps.device, window)
         return (self.place * codes).to(maps.dtype).repeat(1, k, 1)
 
 
@@ -205,6 +226,7 @@ class PatchGuidance(Guidance):
         # Logits are SHARPNESS · (cosine of contents + 2 · product of places) at first.
         self.sharpness = nn.Parameter(torch.full((1,), math.log(SHARPNESS)))
         self.place = nn.Parameter(torch.full((1,), math.log(2.0)))
+        self.norm = InstanceNorm()  # of the source's content, as in `AttentionFusion`
         self.painted = convolution(PAINTER, 4, 3)  # α before its tanh, and r
         self.painter = nn.Sequential(
             convolution(10, PAINTER, 3),
@@ -219,27 +241,36 @@ class PatchGuidance(Guidance):
                 parameter.zero_()
             self._bias()[0] = math.atanh(start)
 
-    def branches(self, content: Tensor, neighbours: Tensor) -> tuple[Tensor, Tensor]:
+    def branches(self, content: Tensor, neighbours: Tensor, window: Window | None = None) -> tuple[Tensor, Tensor]:
         return content, torch.zeros_like(content)
 
-    def look(self, content: Tensor, neighbours: Tensor) -> Tensor:
-        b, k, _, h, w = neighbours.shape
+    def step(self, side: int) -> int:
+        return next(n for n in range(math.ceil(side / POSITIONS), side + 1) if side % n == 0)
+
+    def look(self, content: Tensor, neighbours: Tensor, window: Window | None = None) -> Tensor:
+        """The content may be of another size than the neighbours': patches are as large as in training."""
+        b, k = neighbours.shape[:2]
+        height, width = (CELL * side for side in content.shape[2:])
         seen, pixels = torch.split(neighbours.flatten(0, 1), [content.shape[1], PIXELS], dim=1)
         pixels = F.pixel_shuffle(pixels.float(), CELL)
-        coarse = next(n for n in range(math.ceil(max(h, w) / POSITIONS), h + 1) if h % n == 0 == w % n)
+        coarse = self.step(neighbours.shape[3])
         if coarse > 1:
-            content, seen = F.avg_pool2d(content, coarse), F.avg_pool2d(seen, coarse)
+            content, seen = F.avg_pool2d(_filled(content, coarse), coarse), F.avg_pool2d(seen, coarse)
+            if window is not None:
+                top, left, *whole = window
+                window = Window(top // coarse, left // coarse, *(math.ceil(side / coarse) for side in whole))
         cell, overlap = coarse * CELL, coarse * CELL // 2
+        h, w = content.shape[2:]
         with torch.autocast(content.device.type, enabled=False):  # sharp attention needs all of the logits' bits
-            queries = self._described(self.query, content.float())  # [B, h·w, C + C′], h and w the coarse ones
-            keys = self._described(self.key, seen.float()).view(b, -1, queries.shape[2])  # [B, k·h·w, C + C′]
+            queries = self._described(self.query, self.norm(content.float()), window)  # [B, h·w, C + C′]
+            keys = self._described(self.key, instance_norm(seen.float())).view(b, -1, queries.shape[2])
             patches = F.unfold(F.pad(pixels, (overlap,) * 4, mode="reflect"), 2 * cell, stride=cell)
-            values = patches.view(b, k, *patches.shape[1:]).transpose(2, 3).flatten(1, 2)  # [B, k·h·w, 3·(2·cell)²]
+            values = patches.view(b, k, *patches.shape[1:]).transpose(2, 3).flatten(1, 2)  # [B, keys, 3·(2·cell)²]
             found = attend(queries, keys, values).transpose(1, 2)
-            size = (pixels.shape[2] + cell, pixels.shape[3] + cell)
+            size = ((h + 1) * cell, (w + 1) * cell)
             times = F.fold(torch.ones_like(found[:1]), size, 2 * cell, stride=cell)
             look = F.fold(found, size, 2 * cell, stride=cell) / times
-            return look[:, :, overlap:-overlap, overlap:-overlap]
+            return look[:, :, overlap : overlap + height, overlap : overlap + width]
 
     def paint(self, prediction: Tensor, mask: Tensor, guided: Guided, images: Tensor) -> Tensor:
         if guided.look is None:
@@ -258,11 +289,11 @@ class PatchGuidance(Guidance):
         assert self.painted.bias is not None
         return self.painted.bias
 
-    def _described(self, projection: nn.Module, maps: Tensor) -> Tensor:
-        """Directions of contents and of places, scaled so that products are logits: [n, h·w, C + C′]."""
+    def _described(self, projection: nn.Module, maps: Tensor, window: Window | None = None) -> Tensor:
+        """Directions of normalised contents and of places, scaled so that products are logits: [n, h·w, C + C′]."""
         n, _, h, w = maps.shape
-        contents = F.normalize(projection(instance_norm(maps)), dim=1).flatten(2).transpose(1, 2)
-        codes = places(PLACES, h, w, maps.device).expand(n, -1, -1)
+        contents = F.normalize(projection(maps), dim=1).flatten(2).transpose(1, 2)
+        codes = places(PLACES, h, w, maps.device, window).expand(n, -1, -1)
         scale = (0.5 * self.sharpness).exp()
         return torch.cat([scale * contents, scale * (0.5 * self.place).exp() * codes], dim=2)
 
@@ -276,24 +307,36 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """Attention [B, n, d′] of queries [B, n, d] to keys [B, m, d] with values [B, m, d′]; the products are the logits.
 
     On a CPU faint keys get no weight at all: sharp logits give weights so small that products with them are denormal
-    numbers, which some CPUs compute far slower. On CUDA torch's own attention need not hold all weights at once.
+    numbers, which some CPUs compute far slower. On CUDA torch's own attention need not hold all weights at once; here
+    `QUERIES` of them are held.
     """
     if queries.device.type == "cuda":
         return F.scaled_dot_product_attention(queries, keys, values, scale=1.0)
+    if queries.shape[1] > QUERIES:
+        return torch.cat([attend(some, keys, values) for some in torch.split(queries, QUERIES, 1)], dim=1)
     logits = queries @ keys.transpose(1, 2)
     faint = logits.detach() < logits.detach().amax(2, keepdim=True) - FAINT
     return logits.masked_fill(faint, -math.inf).softmax(2) @ values
 
 
-def places(width: int, h: int, w: int, device: torch.device | str = "cpu") -> Tensor:
+def _filled(maps: Tensor, step: int) -> Tensor:
+    """Maps [n, C, h, w] with the last row and column repeated until both sides are multiples of `step`."""
+    right, below = -maps.shape[3] % step, -maps.shape[2] % step
+    return F.pad(maps, (0, right, 0, below), mode="replicate") if right or below else maps
+
+
+def places(width: int, h: int, w: int, device: torch.device | str = "cpu", window: Window | None = None) -> Tensor:
     """Sine-cosine codes [h·w, width] of the cells of an h×w map; norm 1 (0 where width < 4).
 
     The product of two codes depends on their offset alone and falls with it. Coordinates run from 0 to 1 whatever the
-    map's size, the frequencies from a quarter turn over the map to a quarter turn in a sixteenth of it.
+    map's size, the frequencies from a quarter turn over the map to a quarter turn in a sixteenth of it. `window`: the
+    map is a tile of a larger one.
     """
     n = width // 4
     turns = torch.logspace(0, 4, n, base=2, device=device) * (math.pi / 2)
-    y, x = ((torch.arange(side, device=device) + 0.5) / side for side in (h, w))
+    top, left, height, whole = window or Window(0, 0, h, w)
+    spans = ((top, h, height), (left, w, whole))
+    y, x = ((torch.arange(start, start + n, device=device) + 0.5) / of for start, n, of in spans)
     angles = torch.cat([torch.cartesian_prod(y, x)[:, i, None] * turns for i in (0, 1)], dim=1)  # [h·w, 2n]
     codes = torch.cat([angles.sin(), angles.cos()], dim=1) / math.sqrt(max(1, 2 * n))
     return F.pad(codes, (0, width - 4 * n))
@@ -314,7 +357,7 @@ def fuse(guidance: Guidance | None, content: Tensor, guide: Guide | None) -> Gui
     """The generator's input: (1 − g)·E_c(x) + g·c_total, g = the guide's strength; E_c(x) without guidance or guide."""
     if guidance is None or guide is None:
         return Guided(content)
-    guided: Guided = guidance(content, guide.neighbours, guide.shown)
+    guided: Guided = guidance(content, guide.neighbours, guide.shown, guide.window)
     if guide.strength == 1:
         return guided
     return guided._replace(content=torch.lerp(content.float(), guided.content.float(), guide.strength))

@@ -55,6 +55,7 @@ def fill_index(
     """
     progress, started = progress or Progress(), time.monotonic()
     model = _content_model(workspace, content_model, content_crop)  # refused before any work
+    workspace.leave_out_missing("origin=real|unlabelled", progress.note)
     retriever = open_retriever(workspace, run, device)
     translator = retriever.encoders
     assert isinstance(translator, Translator)
@@ -94,6 +95,7 @@ def count_vectors(workspace: Workspace, retriever: Retriever) -> int:
 def require_index(workspace: Workspace, retriever: Retriever) -> None:
     """Raises RgunitError unless every image has a vector of the retriever."""
     missing = workspace.missing_vectors(retriever.encoder_name, retriever.fingerprint)
+    missing = np.setdiff1d(missing, workspace.left_out)
     if len(missing):
         raise RgunitError(
             f"{len(missing)} images have no vector of retrieval run {retriever.run.id} yet: "

@@ -84,7 +84,8 @@ class Neighbours:
         """
         if self.retriever is None:
             return self.at_random(own, rngs)
-        exclude = [np.array([i]) if i >= 0 else np.array([], np.int64) for i in own]
+        out = self.workspace.left_out
+        exclude = [np.append(out, i) if i >= 0 else out for i in own]
         if self._own:
             vectors = self.retriever.embed(content, style).cpu().numpy()
             found = self.retriever.nearest(vectors, k=self._among, where=self.where, exclude=exclude)
@@ -231,6 +232,11 @@ class Guiding:
     ) -> None:
         self.method, self.neighbours, self.settings, self.fused = method, neighbours, settings, fused
         self.seed, self.rank = seed, rank
+
+    @property
+    def learned(self) -> tuple[NDArray[np.int64], ...]:
+        """The ids of the images that may be shown."""
+        return () if self.neighbours is None else (self.neighbours.pool,)
 
     @torch.no_grad()
     def __call__(self, step: int, batch: Batch, ids: NDArray[np.int64]) -> Batch:

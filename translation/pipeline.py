@@ -6,6 +6,7 @@ again after a stop goes on, and calling it again at the end changes nothing.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -16,18 +17,23 @@ from typing import Any
 from index_store.errors import RgunitError, UsageError
 from index_store.workspace import RunRecord, Workspace
 from retrieval.evaluation import RetrievalProtocol
+from translation.budget import Budget, measured_pace
 from translation.config import Config, load_config
 from translation.drawings import GROUPS, make_dataset
 from translation.evaluation.arms import evaluate_retrieval_run, evaluate_translation_runs, open_arms, truth_of
+from translation.evaluation.config import EvaluationConfig
 from translation.evaluation.report.examples import collect
 from translation.evaluation.report.facts import peak_memory
 from translation.evaluation.report.report import write_report
 from translation.indexing import fill_index
 from translation.methods import find_method
+from translation.planning import plan_run
 from translation.progress import Progress
+from translation.runs import TRANSLATION, trained
 from translation.stages import Arm, train_guided, train_retrieval, train_translation
 from translation.training.processes import launched
 from translation.training.sessions import StageResult
+from translation.translator import Translator
 
 EVALUATE = "evaluate"
 ARMS: tuple[Arm, ...] = ("retrieved", "random", "none")  # the slowest first: its steps are the others' too
@@ -56,7 +62,10 @@ def run_all(
     progress: Progress | None = None,
     commands: Sequence[str] = (),
 ) -> PipelineResult:
-    """All stages in order; `minutes` is divided by the configuration's shares, index and evaluation included."""
+    """All stages in order; `minutes` are those of all of it, index and evaluation included (`budget.py`).
+
+    Of a method that takes no neighbours stage 1 alone, which gets the others' time; they are listed as `skipped`.
+    """
     if launched() != (1, 1):
         raise UsageError("torchrun is for `rgunit train`, one stage after the other: the rest works in one process")
     if find_method(config.method).draws == "crops":
@@ -66,29 +75,59 @@ def run_all(
         )
     progress = progress or Progress()
     result = PipelineResult()
-    shares = config.shares
+    budget, shares = Budget(workspace, config, minutes, seed), config.shares
+    alone = not find_method(config.method).about.guidance
     common: dict[str, Any] = {"seed": seed, "device": device, "resume": "auto", "progress": progress}
 
-    def limit(share: float) -> float | None:
-        return None if minutes is None else minutes * share
-
+    if minutes is not None and not trained(workspace, TRANSLATION):
+        planned = plan_run(
+            workspace, config, attributes_used=attributes_used, minutes=minutes, seed=seed, device=device
+        )
+        if warning := planned.warning():
+            progress.note(warning)
     progress.stage("translation")
+    share = shares.translation + (shares.retrieval + shares.guided if alone else 0.0)
     translation = train_translation(
-        workspace, config, attributes_used=attributes_used, minutes=limit(shares.translation), **common
+        workspace, config, attributes_used=attributes_used, minutes=budget.share(share), **common
     )
     if _finished(result, "translation", [translation]):
         return result
     common["translation_run"] = translation.run.id
+    judged: dict[str, Any] = {"seed": seed, "device": device, "progress": progress, "commands": commands}
+    translator = Translator.load(workspace, translation.run.id, device)
+    pace = measured_pace(workspace, translator)
+    if alone:
+        why = f"{config.method} takes no neighbours"
+        result.stages += [
+            {"name": name, "seconds": 0.0, "steps": 0, "skipped": why} for name in ("retrieval", "index", "guided")
+        ]
+        _evaluate(workspace, config, budget.evaluation(pace, 1), result, [translation.run], **judged)
+        return result
     progress.stage("retrieval")
-    retrieval = train_retrieval(workspace, config, minutes=limit(shares.retrieval), **common)
+    pool = config.retrieval.model_copy(update={"pool": budget.pool(translator, pace)})
+    retrieval = train_retrieval(
+        workspace,
+        config.model_copy(update={"retrieval": pool}),
+        minutes=budget.share(shares.retrieval),
+        **common,
+    )
     if _finished(result, "retrieval", [retrieval]):
         return result
 
     progress.stage("index")
-    index = fill_index(workspace, config, run=retrieval.run.id, seed=seed, device=device, progress=progress)
+    index = fill_index(
+        workspace,
+        config,
+        run=retrieval.run.id,
+        generated=budget.generated(pace),
+        seed=seed,
+        device=device,
+        progress=progress,
+    )
     result.stages.append({"name": "index", "seconds": index.seconds, "steps": index.vectors})
 
     arms: list[StageResult] = []
+    together = budget.guided()
     for arm in ARMS:
         progress.stage(f"guided:{arm}")
         arms.append(
@@ -98,7 +137,7 @@ def run_all(
                 neighbours=arm,
                 retrieval_run=retrieval.run.id if arm == "retrieved" else None,
                 steps=arms[0].steps if arms else None,
-                minutes=None if arms else limit(shares.guided / len(ARMS)),
+                minutes=None if arms or together is None else together / len(ARMS),
                 **common,
             )
         )
@@ -108,7 +147,8 @@ def run_all(
         return result
 
     runs = [translation.run, retrieval.run, *(arm.run for arm in arms)]
-    _evaluate(workspace, config, result, runs, seed, device, progress, commands)
+    evaluation = budget.evaluation(pace, len(ARMS) + 2)  # stage 1 and the guided arm with random neighbours too
+    _evaluate(workspace, config, evaluation, result, runs, **judged)
     return result
 
 
@@ -175,22 +215,33 @@ def _finished(result: PipelineResult, name: str, parts: Sequence[StageResult]) -
 def _evaluate(
     workspace: Workspace,
     config: Config,
+    evaluation: EvaluationConfig,
     result: PipelineResult,
     runs: Sequence[RunRecord],
+    *,
     seed: int,
     device: str,
     progress: Progress,
     commands: Sequence[str],
 ) -> None:
-    """Evaluate and write the report, unless the same runs were evaluated with the same settings before."""
+    """Evaluate and write the report, unless the same runs were evaluated with the same settings before.
+
+    `runs`: of stage 1 and, where there are any, of stage 2 and of the arms.
+    """
     report = workspace.path / "report.html"
     about = {
         "config": config.model_dump(mode="json"),
+        "evaluation": evaluation.model_dump(mode="json"),
         "runs": {run.id: run.steps for run in runs},
         "seed": seed,
         "images": len(workspace.images()),
+        "judged": hashlib.sha256(workspace.images("split=test origin=real").ids.tobytes()).hexdigest()[:16],
     }
-    done = [r for r in workspace.runs(EVALUATE) if r.status == "done" and _same(r.config, about)]
+    done = [
+        r
+        for r in workspace.runs(EVALUATE)
+        if r.status == "done" and _same({"judged": about["judged"], **r.config}, about)
+    ]
     if done and report.exists():
         result.stages.append({"name": EVALUATE, "seconds": done[-1].seconds, "steps": 0})
         result.retrieval, result.translation = done[-1].summary["retrieval"], done[-1].summary["translation"]
@@ -199,16 +250,19 @@ def _evaluate(
     record = workspace.add_run(EVALUATE, config.preset, about)
     started = time.monotonic()
     progress.stage("evaluate")
-    protocol = RetrievalProtocol(seed=seed)
-    retrieval = evaluate_retrieval_run(workspace, protocol, run=runs[1].id, device=device, progress=progress)
-    arms = open_arms(workspace, runs[2].id, device)
+    retrieval = None
+    if len(runs) > 1:
+        protocol = RetrievalProtocol(seed=seed)
+        retrieval = evaluate_retrieval_run(workspace, protocol, run=runs[1].id, device=device, progress=progress)
+    arms = open_arms(workspace, runs[2 if len(runs) > 1 else 0].id, device)
     translation = evaluate_translation_runs(
-        workspace, seed=seed, device=device, arms=arms, progress=progress, config=config.evaluation
+        workspace, seed=seed, device=device, arms=arms, progress=progress, config=evaluation
     )
     first = arms.arms["stage1"].translator
     seconds = time.monotonic() - started
     result.stages.append({"name": EVALUATE, "seconds": seconds, "steps": translation.summary["protocol"]["pairs"]})
-    result.retrieval, result.translation = retrieval.summary, translation.summary
+    result.retrieval = None if retrieval is None else retrieval.summary
+    result.translation = translation.summary
     progress.stage("report")
     data = collect(
         workspace,
@@ -226,14 +280,15 @@ def _evaluate(
     )
     result.report = write_report(workspace, report, data)
     translation.save(record.path)
-    (record.path / "retrieval.json").write_text(json.dumps(retrieval.summary, indent=1) + "\n")
+    if retrieval is not None:
+        (record.path / "retrieval.json").write_text(json.dumps(retrieval.summary, indent=1) + "\n")
     workspace.update_run(
         record.id,
         status="done",
         seconds=seconds,
         steps=translation.summary["protocol"]["pairs"],
         summary={
-            "retrieval": retrieval.summary,
+            "retrieval": result.retrieval,
             "translation": translation.summary,
             "peak_memory": peak_memory(),
         },

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from index_store.errors import RgunitError
-from index_store.images import read_image
+from index_store.names import quoted
 from index_store.workspace import Workspace
 
 
@@ -45,8 +45,9 @@ class Batch:
 
     images [B, 3, H, W] in [−1, 1]; labels and target [B, A] in {1, 0, −1 = unknown} (a target knows all); noise
     [n, B, S] ~ N(0, 1), as many as the method asks for; references [B, 3, H, W], images of the target domain, for a
-    method that draws domains. `encoded`: what frozen encoders gave for the images. held_out: images with their labels
-    that nothing is learned from.
+    method that draws domains. `real`: what D is shown as real, images with their labels, where that is not `images`: in
+    a chain of translations these are made. `hops`: the further chains of targets and noises (`Draw`). `encoded`: what
+    frozen encoders gave for the images. held_out: images with their labels that nothing is learned from.
     """
 
     images: Tensor
@@ -54,6 +55,8 @@ class Batch:
     target: Tensor
     noise: Tensor
     references: Tensor | None = None
+    real: tuple[Tensor, Tensor] | None = None
+    hops: tuple[tuple[tuple[Tensor, Tensor], ...], ...] = ()
     encoded: Any = None
     guides: Guides = Guides()
     held_out: tuple[Tensor, Tensor] | None = None
@@ -64,7 +67,8 @@ class Draw:
     """One step's choice, on the host: B images, A used attributes.
 
     ids int64 [B]; mirrored bool [B]; labels int8 [B, A] as known (−1 unknown); target int8 [B, A] without unknowns;
-    noise float32 [n, B, S] ~ N(0, 1); of domains also references int64 [B] and whether they are mirrored. `crops` uint8
+    noise float32 [n, B, S] ~ N(0, 1); hops: for chains of 2, 3 … translations the target and noise of each, the last
+    target being `target`; of domains also references int64 [B] and whether they are mirrored. `crops` uint8
     [B, S, S, 3] of the source picture and of the target picture, as they are shown.
     """
 
@@ -76,6 +80,7 @@ class Draw:
     references: NDArray[np.int64] | None = None
     references_mirrored: NDArray[np.bool_] | None = None
     crops: tuple[NDArray[np.uint8], NDArray[np.uint8]] | None = None
+    hops: tuple[tuple[tuple[NDArray[np.int8], Tensor], ...], ...] = ()
 
 
 class Sampler(Protocol):
@@ -84,6 +89,10 @@ class Sampler(Protocol):
     @property
     def labels(self) -> NDArray[np.int8]:
         """int8 [n, A] of the images that are drawn."""
+
+    @property
+    def learned(self) -> Sequence[NDArray[np.int64]]:
+        """The ids of all images that may be drawn."""
 
     def draw(self, step: int) -> Draw:
         """The batch of a step; the same for every call, whatever was drawn before."""
@@ -104,7 +113,9 @@ class LabelSampler:
         mirror: bool = True,
         groups: Sequence[Sequence[int]] = (),
         noise: tuple[int, int],
+        hops: int = 1,
     ) -> None:
+        self.hops = hops
         table = workspace.images("split=train origin=real")
         labels = table.labels[:, workspace.schema.indices(attributes)]
         known = (labels >= 0).any(axis=1)
@@ -112,9 +123,11 @@ class LabelSampler:
         self.batch, self.seed, self.rank, self.world, self.mirror = batch, seed, rank, world, mirror
         self.groups, self.noise = groups, noise
         if len(self.ids) < 2:
+            splits = sorted(set(map(str, workspace.images("origin=real").split)) - {"train"})
+            others = f"; its splits are {', '.join(splits)}: mend them by `rgunit add … --update`" if splits else ""
             raise RgunitError(
                 f"training needs at least 2 labelled images in the split train, the workspace has {len(self.ids)}: "
-                "add images with `rgunit add DIR --attributes labels.csv`"
+                f"add images with `rgunit add DIR --attributes labels.csv`{others}"
             )
         if batch * world > len(self.ids):
             raise RgunitError(
@@ -123,7 +136,7 @@ class LabelSampler:
             )
         if len(np.unique(self.labels, axis=0)) < 2:
             raise RgunitError(
-                f"all {len(self.ids)} training images have the same labels of {', '.join(attributes)}: "
+                f"all {len(self.ids)} training images have the same labels of {', '.join(map(quoted, attributes))}: "
                 "there is no other domain to translate to; add images or choose other --attributes-used"
             )
         without = {
@@ -133,14 +146,19 @@ class LabelSampler:
         for verb, names in without.items():
             if names:
                 raise RgunitError(
-                    f"no training image is known that {verb} {', '.join(names)}, so nothing can be learned of it: add "
-                    "images, or leave it out of --attributes-used"
+                    f"no training image is known that {verb} {', '.join(map(quoted, names))}, so nothing can be "
+                    "learned of it: add images, or leave it out of --attributes-used"
                 )
         counted = self.labels >= 0
         self.prior = (self.labels == 1).sum(0) / np.maximum(counted.sum(0), 1)
         self._permutation = lru_cache(maxsize=4)(
             lambda epoch: np.random.default_rng([seed, 1, epoch]).permutation(len(self.ids))
         )
+
+    @property
+    def learned(self) -> Sequence[NDArray[np.int64]]:
+        """The ids of all images that may be drawn."""
+        return (self.ids,)
 
     def draw(self, step: int) -> Draw:
         """The batch of a step; the same for every call, whatever was drawn before."""
@@ -155,7 +173,42 @@ class LabelSampler:
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         noise = torch.randn(self.noise[0], self.batch, self.noise[1], generator=generator)
         mirrored = (rng.random(self.batch) < 0.5) & self.mirror
-        return Draw(self.ids[rows], mirrored, self.labels[rows], target, noise)
+        chains = self._chains(step, self.labels[rows], target)
+        return Draw(self.ids[rows], mirrored, self.labels[rows], target, noise, hops=chains)
+
+    def _chains(
+        self, step: int, labels: NDArray[np.int8], target: NDArray[np.int8]
+    ) -> tuple[tuple[tuple[NDArray[np.int8], Tensor], ...], ...]:
+        """For each number of hops from 2 the targets on the way, other than the source's, the last and the one before,
+        as far as there are others."""
+        rng = np.random.default_rng([self.seed, 10, step, self.rank])
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        chains = []
+        for length in range(2, self.hops + 1):
+            chain, before = [], labels
+            for _ in range(length - 1):
+                between = self._between(rng, before, target)
+                chain.append((between, self._noise(generator)))
+                before = between
+            chains.append((*chain, (target, self._noise(generator))))
+        return tuple(chains)
+
+    def _between(
+        self, rng: np.random.Generator, before: NDArray[np.int8], target: NDArray[np.int8]
+    ) -> NDArray[np.int8]:
+        """Label vectors of training images int8 [B, A], complete, unlike `before` and `target` where any is."""
+        known = np.unique(self.labels[(self.labels >= 0).all(1)], axis=0)
+        if not len(known):
+            return target
+        chosen = []
+        for one, goal in zip(before, target, strict=True):
+            others = known[((known != one) & (one >= 0)).any(1) & (known != goal).any(1)]
+            among = others if len(others) else known
+            chosen.append(among[rng.integers(len(among))])
+        return np.stack(chosen)
+
+    def _noise(self, generator: torch.Generator) -> Tensor:
+        return torch.randn(self.noise[0], self.batch, self.noise[1], generator=generator)
 
 
 class DomainSampler:
@@ -200,6 +253,11 @@ class DomainSampler:
         self._permutation = lru_cache(maxsize=8)(
             lambda domain, epoch: np.random.default_rng([seed, 1, domain, epoch]).permutation(len(self.ids[domain]))
         )
+
+    @property
+    def learned(self) -> Sequence[NDArray[np.int64]]:
+        """The ids of all images that may be drawn."""
+        return self.ids
 
     def draw(self, step: int) -> Draw:
         """The batch of a step; the same for every call, whatever was drawn before."""
@@ -255,11 +313,16 @@ class CropSampler:
                     "its number (id=17)"
                 )
             ids.append(int(table.ids[0]))
-            self.pictures.append(Image.fromarray(read_image(table.paths[0])))
+            self.pictures.append(Image.fromarray(table.read(0)))
         if ids[0] == ids[1]:
             raise RgunitError(f"source and target are the same picture, id={ids[0]}: choose two")
-        self.ids = np.full(batch, ids[0])
+        self.ids, self.both = np.full(batch, ids[0]), np.array(ids, np.int64)
         self.labels: NDArray[np.int8] = np.zeros((1, 0), np.int8)
+
+    @property
+    def learned(self) -> Sequence[NDArray[np.int64]]:
+        """The ids of all images that may be drawn."""
+        return (self.both,)
 
     def draw(self, step: int) -> Draw:
         """The batch of a step; the same for every call, whatever was drawn before."""

@@ -100,6 +100,20 @@ class GuidedConfig(StageConfig):
         return self
 
 
+class SamplingConfig(Section):
+    """Which samples an adversarial method learns from (INIT, Cao et al. 2020)."""
+
+    informative: bool = Field(
+        False, description="weigh made images by how hard they are to tell from real ones, and by an embedding"
+    )
+    embedding: str = Field(
+        "", description="that of the weights: a retrieval or translation run, an ONNX file; empty: the newest retrieval"
+    )
+    hops: int = Field(
+        1, ge=1, le=4, description="reach a target also through up to so many translations, by labels drawn at random"
+    )
+
+
 class IndexConfig(Section):
     generated: int = Field(500, ge=0, description="translations made, kept and indexed with the real images")
     batch: int = Field(64, ge=1)

@@ -16,14 +16,15 @@ from index_store.workspace import RunRecord, Workspace
 from retrieval.retriever import Retriever
 from retrieval.train import RetrievalTask
 from translation.config import Config
+from translation.embeddings import open_embedding
 from translation.fitting import fitted, picture_filter, tell_if_enlarged, tell_what_is_off, used_domains, used_schema
 from translation.guidance import build_guidance
 from translation.indexing import open_retriever, require_index
-from translation.methods import Guidable, Method, find_method
+from translation.methods import Guidable, Method, Weighed, find_method
 from translation.neighbours import Guiding, Neighbours
 from translation.runs import GUIDED, RETRIEVAL, TRANSLATION, direction_of, newest
 from translation.sampling import CropSampler, DomainSampler, LabelSampler, Sampler
-from translation.sections import DataConfig, StageConfig
+from translation.sections import StageConfig
 from translation.training.checkpoints import load_networks, trained_networks
 from translation.training.loop import make_fabric
 from translation.training.sessions import Options, Session, StageResult, settled, train_run
@@ -32,6 +33,8 @@ from translation.translator import Translator
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+COLLECTION = "origin=real|unlabelled"
 
 Arm = Literal["retrieved", "random", "none"]
 
@@ -73,7 +76,21 @@ def train_translation(
         method = first_weights(seed, lambda: find_method(config.method).build(config, schema, TRANSLATION))
         return _task(workspace, config, schema, method, config.translation, fabric, seed, domains=domains)
 
-    return train_run(workspace, TRANSLATION, config, about, make, session)
+    looked_at = "" if of_pictures else "origin=real"
+    return train_run(workspace, TRANSLATION, config, about, make, session, images=looked_at)
+
+
+def translation_task(
+    workspace: Workspace, config: Config, session: Session, attributes_used: Sequence[str] = ()
+) -> tuple[MethodTask, AttributeSchema, Config]:
+    """What stage 1 would train with these settings, without a run: its task, the attributes used, and the settings."""
+    schema = used_schema(workspace, config, attributes_used)
+    domains = used_domains(schema, config, None, None)
+    config = settled(workspace, TRANSLATION, config, session)
+    fabric, seed = make_fabric(config.training, session.device), session.seed
+    method = first_weights(seed, lambda: find_method(config.method).build(config, schema, TRANSLATION))
+    task = _task(workspace, config, schema, method, config.translation, fabric, seed, domains=domains)
+    return task, schema, config
 
 
 def train_retrieval(
@@ -101,6 +118,11 @@ def train_retrieval(
             f"run {source.id} ({translator.config.method}) learned from two pictures: nothing is there to retrieve; "
             "use `rgunit translate`, or name another --translation-run"
         )
+    if not translator.method.encoders:
+        raise RgunitError(
+            f"run {source.id} ({translator.config.method}) has no encoder to search by: name a run of another method "
+            "(--translation-run)"
+        )
     about = {
         "attributes_used": list(translator.schema.names),
         "seed": seed,
@@ -123,7 +145,7 @@ def train_retrieval(
             pool_progress=progress.step,
         )
 
-    return train_run(workspace, RETRIEVAL, config, about, make, session, training=training)
+    return train_run(workspace, RETRIEVAL, config, about, make, session, training=training, images=COLLECTION)
 
 
 def train_guided(
@@ -182,7 +204,7 @@ def train_guided(
         shown = Guiding(method, guides, g, fused=fused, seed=seed, rank=fabric.global_rank)
         return _task(workspace, config, source.schema, method, g, fabric, seed, shown, domains)
 
-    return train_run(workspace, GUIDED, config, about, make, session, exactly=steps)
+    return train_run(workspace, GUIDED, config, about, make, session, exactly=steps, images=COLLECTION)
 
 
 def _guide_retriever(workspace: Workspace, run: str | None, source: Translator) -> Retriever:
@@ -226,18 +248,19 @@ def _draws(
     schema: AttributeSchema,
     method: Method,
     stage: StageConfig,
-    data: DataConfig,
+    config: Config,
     domains: tuple[str, str] | None,
     **process: int,
 ) -> Sampler:
     """Where a method's batches come from, by what it draws. `process`: seed, rank and world."""
-    common: dict[str, Any] = {"batch": stage.batch, "mirror": data.mirror, **process}
+    common: dict[str, Any] = {"batch": stage.batch, "mirror": config.data.mirror, **process}
     if domains is None:
         groups = [schema.indices(group) for group in schema.groups]
-        return LabelSampler(workspace, schema.names, groups=groups, noise=method.noise, **common)
+        hops = 1 if stage is config.guided else config.sampling.hops
+        return LabelSampler(workspace, schema.names, groups=groups, noise=method.noise, hops=hops, **common)
     if method.draws == "crops":
         zoom: float = getattr(stage, "zoom", 1.0)
-        return CropSampler(workspace, *domains, size=data.size, zoom=zoom, **common)
+        return CropSampler(workspace, *domains, size=config.data.size, zoom=zoom, **common)
     return DomainSampler(workspace, schema.names, *domains, **common)
 
 
@@ -253,11 +276,13 @@ def _task(
     domains: tuple[str, str] | None = None,
 ) -> MethodTask:
     process = {"rank": fabric.global_rank, "world": fabric.world_size}
+    if config.sampling.informative and isinstance(method, Weighed):
+        method.embedding = open_embedding(workspace, config.sampling.embedding, str(fabric.device))
     return MethodTask(
         workspace,
         schema,
         method,
-        _draws(workspace, schema, method, stage, config.data, domains, seed=seed, **process),
+        _draws(workspace, schema, method, stage, config, domains, seed=seed, **process),
         stage=stage,
         data=config.data,
         training=config.training,

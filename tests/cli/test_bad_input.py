@@ -1,4 +1,4 @@
-"""Bad input, each in a process of its own: one clear line, status 1 or 2, nothing half-written."""
+"""Bad input: one clear line, status 1 or 2, nothing half-written; a process of its own ends with that status."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from index_store.images import write_image
 from index_store.workspace import Workspace
 
 
@@ -60,24 +61,24 @@ def test_a_contradictory_filter_is_refused(rgunit, labelled: Path, picture: Path
     assert "contradicts itself" in answer.error
 
 
-def test_a_query_picture_that_is_none_is_refused(process, labelled: Path, tmp_path: Path) -> None:
+def test_a_query_picture_that_is_none_is_refused(rgunit, labelled: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.png"
     text.write_text("no picture")
-    answer = process("-w", labelled, "query", text, "--to", "+Hat", "--grid", tmp_path / "grid.png")
+    answer = rgunit("-w", labelled, "query", text, "--to", "+Hat", "--grid", tmp_path / "grid.png")
     assert answer.status == 1
     assert "text.png: not an image" in answer.error
     assert not (tmp_path / "grid.png").exists()
 
 
-def test_a_query_before_any_training_says_what_to_run(process, labelled: Path, picture: Path) -> None:
-    answer = process("-w", labelled, "query", picture, "--to", "+Hat")
+def test_a_query_before_any_training_says_what_to_run(rgunit, labelled: Path, picture: Path) -> None:
+    answer = rgunit("-w", labelled, "query", picture, "--to", "+Hat")
     assert answer.status == 1
     assert "rgunit train retrieval" in answer.error
 
 
-def test_an_empty_folder_leaves_no_workspace_behind(process, tmp_path: Path) -> None:
+def test_an_empty_folder_leaves_no_workspace_behind(rgunit, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    answer = process("-w", tmp_path / "w", "add", tmp_path / "empty", "--origin", "unlabelled")
+    answer = rgunit("-w", tmp_path / "w", "add", tmp_path / "empty", "--origin", "unlabelled")
     assert answer.status == 1
     assert "nothing to add" in answer.error
     assert not (tmp_path / "w").exists()
@@ -101,7 +102,7 @@ def test_a_folder_that_was_there_is_never_taken_away(rgunit, tmp_path: Path) -> 
     assert (tmp_path / "w" / "mine.txt").read_text() == "mine"
 
 
-def test_odd_images_are_taken_and_broken_ones_refused_with_their_reason(process, tmp_path: Path) -> None:
+def test_odd_images_are_taken_and_broken_ones_refused_with_their_reason(rgunit, tmp_path: Path) -> None:
     folder = tmp_path / "mixed"
     folder.mkdir()
     random = np.random.default_rng(1)
@@ -112,7 +113,7 @@ def test_odd_images_are_taken_and_broken_ones_refused_with_their_reason(process,
     (folder / "truncated.png").write_bytes(whole[: len(whole) // 2])
     (folder / "text.jpg").write_text("no picture")
     Image.fromarray(random.integers(0, 255, (8, 8, 3), np.uint8)).save(folder / "tiny.png")
-    answer = process("-w", tmp_path / "w", "add", folder, "--origin", "unlabelled", "--json")
+    answer = rgunit("-w", tmp_path / "w", "add", folder, "--origin", "unlabelled", "--json")
     assert answer.status == 0
     assert (answer.json["added"], answer.json["converted"]) == (3, 2)
     reasons = {Path(one["path"]).name: one["reason"] for one in answer.json["rejected"]}
@@ -155,7 +156,7 @@ def test_a_column_that_mixes_conventions_is_refused(rgunit, faces: Path, tmp_pat
     assert not (tmp_path / "w").exists()
 
 
-def test_a_second_writer_is_told_who_writes(process, labelled: Path, faces: Path, tmp_path: Path) -> None:
+def test_a_second_writer_is_told_who_writes(process, rgunit, labelled: Path, faces: Path, tmp_path: Path) -> None:
     path = tmp_path / "w"
     shutil.copytree(labelled, path)
     with Workspace.open(path) as workspace:
@@ -163,7 +164,7 @@ def test_a_second_writer_is_told_who_writes(process, labelled: Path, faces: Path
         answer = process("-w", path, "add", faces / "unlabelled", "--origin", "unlabelled")
     assert answer.status == 1
     assert "is being written by process" in answer.error
-    assert process("-w", path, "info", "--json").json["images"] == 80
+    assert rgunit("-w", path, "info", "--json").json["images"] == 80
 
 
 @pytest.mark.parametrize(
@@ -186,6 +187,8 @@ def test_a_second_writer_is_told_who_writes(process, labelled: Path, faces: Path
         (["train", "translation", "--translation-run", "r1"], 2, "names the run that `train retrieval`"),
         (["train", "retrieval", "--retrieval-run", "r2"], 2, "belongs to `train guided`"),
         (["train", "translation", "--from", "best"], 2, "--from needs --resume"),
+        (["--device", "gpu", "train", "translation"], 2, "'gpu' is none of auto, cpu, cuda, cuda:N and mps"),
+        (["--device", "cuda:99", "train", "translation", "--preset", "demo"], 1, "CUDA device"),
         (["run", "--minutes", "0"], 2, "'--minutes'"),
         (["index", "remove"], 2, "say what to remove"),
         (["index", "remove", "--id", "4711"], 1, "no image has id 4711"),
@@ -268,3 +271,25 @@ def test_a_damaged_catalog_is_named_and_made_again(rgunit, labelled: Path, tmp_p
     assert "rgunit index rebuild" in rgunit("-w", path, "info").error
     assert rgunit("-w", path, "index", "rebuild", "--json").json["ok"] is True
     assert rgunit("-w", path, "info", "--json").json["images"] == 80
+
+
+def test_what_add_took_wrongly_is_told_and_mended_with_update(rgunit, tmp_path: Path) -> None:
+    for number in range(3):
+        write_image(tmp_path / "d" / f"{number}.png", np.full((20, 20, 3), 40 * number, np.uint8))
+    Image.fromarray(np.full((20, 20), 3000, np.uint16)).save(tmp_path / "d" / "3.png")
+    rows = "0.png,train,1,1\n1.png,train,0,0\n2.png,Test,1,maybe\n3.png,dev,0,1\n"
+    (tmp_path / "l.csv").write_text(f'image,split,A,"B, b"\n{rows}')
+    first = rgunit("-w", tmp_path / "w", "--json", "add", tmp_path / "d", "--attributes", tmp_path / "l.csv").json
+    assert len(first["notes"]) == 2 and 'column "B, b" is kept as text' in first["notes"][0]
+    assert "--white-level 4095" in first["notes"][1] and first["dark"] == [str(tmp_path / "d" / "3.png")]
+    (tmp_path / "l.csv").write_text(
+        'image,split,A,"B, b"\n' + rows.replace("maybe", "").replace("1.png,train,0", "1.png,test,1")
+    )
+    add = ("-w", tmp_path / "w", "add", tmp_path / "d", "--attributes", tmp_path / "l.csv")
+    told = rgunit(*add)
+    assert told.status == 0 and "another value of A, split already" in told.out
+    mended = rgunit(*add, "--update", "--white-level", 4095)
+    assert mended.status == 0 and "4 images changed" in mended.out and '"B, b" of 4' in mended.out
+    info = rgunit("-w", tmp_path / "w", "--json", "info").json
+    assert info["attributes"] == ["A", "B, b"] and info["by_split"] == {"train": 1, "test": 2, "val": 1}
+    assert info["fields"] == ["white_level"]

@@ -57,7 +57,7 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 def test_the_readmes_store_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
-    block = python_blocks((ROOT / "README.md").read_text())[0]
+    block = python_blocks((ROOT / "README.md").read_text())[1]
     exec(compile(block, "README.md", "exec"), {})
     assert "rows" in capsys.readouterr().out
 

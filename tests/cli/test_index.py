@@ -64,10 +64,10 @@ def test_info_verify_and_remove_load_nothing_heavy(path):
         assert (status, loaded) == (0, []), (words, told)
 
 
-def test_compact_merges_files_and_keeps_ids(path):
+def test_compact_merges_files_and_keeps_ids(path, index):
     with Workspace.open(path) as workspace:
         before = workspace.store().search(np.zeros(4), encoder="r2")
-    status, told, _ = process(path, "compact")
+    status, told = index(path, "compact")
     assert status == 0 and told["ok"] is True and told["problems"] == []
     assert (told["vectors"], told["shards"], told["images"]) == (6, 1, 8)
     assert told["told"][0].endswith("sealed files merged into 2")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from PIL import Image
+
 from tests.cli.conftest import Command
 
 SMALL = (
@@ -46,6 +48,9 @@ def test_two_folders_go_through_every_stage_to_a_report(rgunit: Command, faces: 
     (made,) = rgunit("--json", "-w", workspace, "translate", picture, "--out", tmp_path / "out").json["outputs"]
     assert made["target"] == {"A": 0, "B": 1}
     assert made["neighbours"] and all("trainB" in near["path"] for near in made["neighbours"])
+    Image.open(picture).resize((50, 37)).save(tmp_path / "wide.png")
+    (wide,) = rgunit("--json", "-w", workspace, "translate", tmp_path / "wide.png", "--out", tmp_path).json["outputs"]
+    assert Image.open(wide["path"]).size == (50, 37) and wide["neighbours"], "guided, and in its own size"
     folder = tmp_path / "in"
     for place in ("a/one.png", "b/one.png", "one.png", "one.jpg"):
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
@@ -84,6 +89,15 @@ def test_cut_is_trained_translates_and_is_judged_in_its_one_direction(
     made = rgunit("--json", "-w", workspace, "translate", faces[0], "--out", tmp_path / "out")
     assert made.status == 0 and Path(made.json["outputs"][0]["path"]).is_file()
     assert "nothing else" in rgunit("-w", workspace, "translate", faces[0], "--to", "-Glasses").error
+    Image.open(faces[0]).convert("L").resize((130, 101)).save(tmp_path / "grey.png")
+    words = ("translate", tmp_path / "grey.png", "--max-pixels", "9216", "--out", tmp_path / "out")
+    assert rgunit("-w", workspace, *words).status == 0
+    assert (made := Image.open(tmp_path / "out" / "grey-0.png")).size == (130, 101) and made.mode == "RGB"
+    small = rgunit(
+        "--json", "-w", workspace, "translate", tmp_path / "grey.png", "--size", "16", "--out", tmp_path / "s"
+    )
+    assert Image.open(small.json["outputs"][0]["path"]).size == (21, 16)
+    assert "--max-pixels must be at least 9216" in rgunit("-w", workspace, *words[:2], "--max-pixels", "99").error
     judged = rgunit("--json", "-w", workspace, "evaluate", "translation")
     assert judged.status == 0 and judged.json["stage1"]["n"] == judged.json["copy"]["n"] > 1
     assert judged.json["floor"]["fd_attr"] is None, "two domains have no floor in common"

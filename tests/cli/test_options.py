@@ -76,7 +76,7 @@ def test_every_command_explains_itself_with_an_example(rgunit, command: str) -> 
         (["train"], "Missing argument 'STAGE'"),
         (["train", "everything"], "'everything' is not one of 'translation', 'retrieval', 'guided'"),
         (["index"], "Missing command"),
-        (["--device", "tpu", "info"], "'tpu' is not one of"),
+        (["--device", "tpu", "info"], "'tpu' is none of auto, cpu"),
         (["--seed", "-1", "info"], "'--seed'"),
         (["query", "a.png", "--to", "+Hat"], "'a.png' does not exist"),
     ],

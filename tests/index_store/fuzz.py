@@ -7,8 +7,24 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from index_store.formats import FORMATS
-
+FORMATS = [
+    "JPEG",
+    "MPO",
+    "PNG",
+    "WEBP",
+    "AVIF",
+    "GIF",
+    "BMP",
+    "TIFF",
+    "JPEG2000",
+    "PPM",
+    "TGA",
+    "PCX",
+    "SGI",
+    "DDS",
+    "ICO",
+    "DIB",
+]
 NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 8000, 64_000_000)
 
 

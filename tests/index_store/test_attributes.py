@@ -1,13 +1,16 @@
 """The language of edits and filters, and packed labels."""
 
+import unicodedata
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from index_store.attributes import AttributeSchema
+from index_store.attributes import AttributeSchema, parse_group
 from index_store.errors import UnknownAttribute, UsageError
+from index_store.names import listed_names, quoted
 
 HAIR = ("Black_Hair", "Blond_Hair", "Brown_Hair")
 SCHEMA = AttributeSchema((*HAIR, "Male", "Wavy Hair", "5_o_Clock_Shadow"), (HAIR,))
@@ -136,3 +139,38 @@ def test_labels_outside_the_three_values_are_refused():
         AttributeSchema(("a",)).pack(np.array([[2]]))
     with pytest.raises(UsageError, match="shape"):
         AttributeSchema(("a",)).pack(np.zeros((2, 3), np.int8))
+
+
+ODD = ["Hair, black", "x|y", 'say "hi"', "a b", "+a", "-a", "a=1", "−a", "?", "17", "Käse", '"']
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_any_name_can_be_used_quoted_as_the_messages_show_it(name):
+    schema = AttributeSchema((name, "B", "C"))
+    text = quoted(name)
+    assert schema.edit(f"+{text} -B").bits == {0: 1, 1: 0} and schema.edit(f"{text}=0").bits == {0: 0}
+    assert schema.filter(f"-{text},?B split=test").bits == {0: 0, 1: -1}
+    assert listed_names(f"B, {text},C") == ("B", name, "C") and parse_group(f"{text}|B") == (name, "B")
+    assert schema.index(text) == schema.index(name) == 0
+    with pytest.raises(UsageError) as error:
+        schema.edit("+missing")
+    assert text in str(error.value)
+    with pytest.raises(UsageError) as error:
+        schema.filter(f"+{text} -{text}")
+    assert text in str(error.value)
+
+
+def test_composed_and_decomposed_spellings_are_one_name():
+    composed, apart = (unicodedata.normalize(form, "Käse") for form in ("NFC", "NFD"))
+    for have, asked in ((composed, apart), (apart, composed)):
+        schema = AttributeSchema((have, "B")).extend([asked, "C"], [[asked, "C"]])
+        assert schema.names == (have, "B", "C") and schema.groups == ((have, "C"),)
+        assert schema.edit(f"+{asked}").bits == {0: 1} and schema.subset([asked]).names == (have,)
+    with pytest.raises(UsageError, match="twice"):
+        AttributeSchema((composed, apart))
+
+
+def test_a_quote_that_is_not_closed_is_told():
+    for text in ('"A,B', '"A"x,B'):
+        with pytest.raises(UsageError, match="quote"):
+            listed_names(text)

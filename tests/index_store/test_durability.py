@@ -19,7 +19,6 @@ DIM = 8
 STEPS = ("begin", "seal", "write", "fsync", "rename", "fsync folder", "commit", "committed")
 
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["index_store.store", "index_store.workspace", "alembic.command"])
 
 
 def batch(number, rows=10):

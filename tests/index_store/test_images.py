@@ -1,8 +1,12 @@
 """Decoding: whatever a file holds comes out as RGB, or is refused with its reason."""
 
+import os
+import struct
+
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from index_store.errors import ImageRefused
 from index_store.images import prepare, read_image, write_image
@@ -79,3 +83,78 @@ def test_a_picture_in_memory_is_read_like_its_file(tmp_path):
         prepare(pixels / 255.0, name="the query")
     with pytest.raises(ImageRefused, match="8 x 40 is too small"):
         prepare(pixels[:, :8])
+
+
+def save(path, array):
+    Image.fromarray(array).save(path)
+    return path
+
+
+def test_how_bright_deep_grey_is_follows_its_type_and_not_its_brightest_pixel(tmp_path):
+    grey = np.linspace(0, 1, 48 * 48).reshape(48, 48)
+    for name, array, top in (
+        ("full.png", (grey * 65535).astype(np.uint16), 255),
+        ("twelve.png", (grey * 4095).astype(np.uint16), 16),
+        ("255.png", (grey * 255).astype(np.uint16), 1),
+        ("256.png", (grey * 256).astype(np.uint16), 1),
+        ("full.tif", (grey * 65535).astype(np.uint16), 255),
+        ("float.tif", grey.astype(np.float32), 255),
+        ("half.tif", (grey / 2).astype(np.float32), 128),
+    ):
+        pixels = read_image(save(tmp_path / name, array))
+        assert (pixels.max(), pixels.min()) == (top, 0) and (np.diff(pixels[:, -1, 0].astype(int)) >= 0).all()
+    (tmp_path / "a.pgm").write_bytes(b"P5 20 20 4095\n" + np.full(400, 4095, ">u2").tobytes())
+    assert (read_image(tmp_path / "a.pgm") == 255).all()
+
+
+def test_deep_grey_with_no_known_white_is_refused_with_the_remedy_and_read_once_white_is_said(tmp_path):
+    grey = np.linspace(0, 1, 400).reshape(20, 20).astype(np.float32)
+    holed = grey.copy()
+    holed[3, 3] = np.nan
+    for name, array, reason in (
+        ("nan.tif", holed, "NaN"),
+        ("beyond.tif", grey * 3000, "--white-level 4095"),
+        ("below.tif", grey - 0.5, "negative"),
+        ("signed.tif", (grey * 2000 - 1000).astype(np.int32), "negative"),
+        ("counts.tif", (grey * 1000).astype(np.int32), "--white-level 1023"),
+    ):
+        with pytest.raises(ImageRefused, match=reason):
+            read_image(save(tmp_path / name, array))
+    assert read_image(tmp_path / "beyond.tif", white=3000).max() == 255
+    assert read_image(tmp_path / "counts.tif", white=2000).max() == 128
+    assert read_image(save(tmp_path / "t.png", np.full((20, 20), 4095, np.uint16)), white=4095).min() == 255
+
+
+def test_deep_grey_is_turned_upright_too(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.zeros((40, 60), np.uint16)).save(tmp_path / "a.png", exif=exif)
+    assert read_image(tmp_path / "a.png").shape == (60, 40, 3)
+
+
+def test_long_texts_and_profiles_of_a_png_are_not_the_picture(tmp_path, picture):
+    told = PngInfo()
+    told.add_text("workflow", "x" * 3_000_000, zip=True)
+    told.add_itxt("prompt", "y" * 3_000_000)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(picture).save(tmp_path / "a.png", pnginfo=told, icc_profile=bytes(3_000_000), exif=exif)
+    assert (read_image(tmp_path / "a.png") == np.rot90(picture, -1)).all()
+    told = PngInfo()
+    told.add_text("XML:com.adobe.xmp", '<x tiff:Orientation="6"/>')
+    Image.fromarray(picture).save(tmp_path / "b.png", pnginfo=told)
+    assert read_image(tmp_path / "b.png").shape == read_image(tmp_path / "a.png").shape
+
+
+def test_only_regular_files_are_read_and_pictures_inside_others_have_the_same_limit(tmp_path):
+    os.mkfifo(tmp_path / "q.png")
+    for place, reason in ((tmp_path / "q.png", "no regular file"), (tmp_path, "is a folder"), ("a\0b", "null")):
+        with pytest.raises(ImageRefused, match=reason):
+            read_image(place)
+    inside = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBBBBBI", 13, b"IHDR", 20000, 20000, 8, 2, 0, 0, 0, 0)
+    entry = struct.pack("<HHHBBBBHHII", 0, 1, 1, 64, 64, 0, 0, 1, 32, len(inside), 22)
+    (tmp_path / "bomb.ico").write_bytes(entry + inside)
+    with pytest.raises(ImageRefused, match="20000 x 20000"):
+        read_image(tmp_path / "bomb.ico")
+    Image.new("RGB", (32, 32)).save(tmp_path / "good.ico", sizes=[(32, 32)])
+    assert read_image(tmp_path / "good.ico").shape == (32, 32, 3)

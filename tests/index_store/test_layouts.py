@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from index_store.errors import RgunitError
+from index_store.files import image_files
 from index_store.images import write_image
 from index_store.workspace import Workspace
 
@@ -171,3 +172,13 @@ def test_a_workspace_inside_the_collection_is_no_domain_of_it(tmp_path):
         with Workspace.create(folder / "workspace") as inside:
             assert inside.add_images(folder).added == 2 and len(inside.schema) == 2
             assert inside.add_images(folder).duplicates == 2
+
+
+def test_links_that_lead_back_are_not_followed(tmp_path):
+    """One to the folder above, two folders that lead to each other; one to elsewhere is. Each picture counts once."""
+    draw(tmp_path / "d", ["x/1.png", "y/2.png", ".hidden/3.png", "left/4.png"])
+    draw(tmp_path / "else", ["5.png"])
+    for link, target in (("x/up", ".."), ("x/y", "../y"), ("y/x", "../x"), ("other", "../else")):
+        (tmp_path / "d" / link).symlink_to(target, target_is_directory=True)
+    found = [str(file.relative_to(tmp_path / "d")) for file in image_files(tmp_path / "d", leave=[tmp_path / "d/left"])]
+    assert sorted(found) == ["other/5.png", "x/1.png", "y/2.png"]

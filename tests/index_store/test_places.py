@@ -226,7 +226,7 @@ def test_only_regular_files_are_read_and_none_waits(tmp_path):
     (tmp_path / "link.png").symlink_to("/dev/zero")
     begun = time.monotonic()
     for file in (tmp_path / "pipe.png", tmp_path / "s", tmp_path / "link.png", tmp_path):
-        with pytest.raises(ImageRefused, match="it is no regular file"):
+        with pytest.raises(ImageRefused, match=r"is no regular file|is a folder"):
             read_image(file)
     with pytest.raises(ImageRefused, match="cannot be read"):
         read_image("nul\0.png")
@@ -236,7 +236,7 @@ def test_only_regular_files_are_read_and_none_waits(tmp_path):
 def test_a_file_of_too_many_bytes_is_refused_unread(tmp_path):
     with (tmp_path / "hole.png").open("wb") as file:
         file.truncate(10**12)
-    with pytest.raises(ImageRefused, match="more than the 256 MB"):
+    with pytest.raises(ImageRefused, match="are too large"):
         read_image(tmp_path / "hole.png")
 
 

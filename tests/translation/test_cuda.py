@@ -15,6 +15,9 @@ from index_store.runs import CHECKPOINT
 from index_store.workspace import Workspace
 from tests.translation.small import USED, tiny
 from tests.translation.steps import make_batch, make_method, shown_to, step
+from tests.translation.test_tiles import guide_of, picture
+from tests.translation.test_tiles import make as make_cut
+from translation.anysize import fitting, translate_any_size
 from translation.config import Config
 from translation.evaluation.arms import evaluate_translation_runs
 from translation.guidance import PIXELS, AttentionFusion, ConvolutionFusion, Guidance, PatchGuidance, attend
@@ -146,3 +149,14 @@ def test_what_a_gpu_trained_translates_alike_on_a_cpu(workspace: Workspace, tmp_
         style = model.style_mean(torch.tensor([[1, 0, 1], [0, 1, 0]])).to(device)
         made.append(model.translate(there, model.content(there), style).image.cpu())
     torch.testing.assert_close(made[0], made[1], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["none", "attention", "patches"])
+def test_a_picture_in_tiles_is_the_whole_and_that_of_a_cpu(kind: str) -> None:
+    pixels, found = picture(150, 213), []
+    for device in ("cpu", "cuda"):
+        translator = make_cut(kind, device=device)
+        guide = guide_of(translator, kind)
+        found += [translate_any_size(translator, pixels, guide, most=most).astype(int) for most in (10**6, 9216)]
+        assert fitting(translator) > 10**5
+    assert all(np.abs(one - found[0]).max() <= 2 for one in found)

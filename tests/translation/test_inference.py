@@ -13,6 +13,7 @@ from index_store.errors import RgunitError, UsageError
 from index_store.workspace import Workspace
 from retrieval import Results, Retriever
 from tests.translation.small import USED, tiny
+from translation import inference
 from translation.config import load_config
 from translation.evaluation.arms import open_arms
 from translation.inference import translate_images
@@ -42,6 +43,15 @@ def foreign(inside: Path, tmp_path: Path) -> Path:
 
 def query(workspace: Workspace, path: Path, **how: object) -> Results:
     return Retriever.open(workspace, device="cpu").search(path, **how)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def directed(workspace: Workspace) -> Workspace:
+    """With one run, of CUT."""
+    small = ("networks.width=0.0625", "networks.discriminator_width=0.0625", "networks.blocks=2", "data.size=32")
+    config = load_config("cut", overrides=[*small, "translation.steps=1", "translation.batch=2"])
+    train_translation(workspace, config, attributes_used=("Glasses",), device="cpu")
+    return workspace
 
 
 def pixels(path: str) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
@@ -92,6 +102,45 @@ def test_seeds_and_samples(guided: Workspace, inside: Path, tmp_path: Path) -> N
     assert (pixels(alone) == pixels(first[0])).all(), "the first sample does not depend on how many follow"
     [other] = translate("d", seed=1)
     assert (pixels(other) != pixels(alone)).any()
+
+
+def test_a_seed_decides_a_translation_by_the_picture_and_not_by_its_place(
+    guided: Workspace, inside: Path, foreign: Path, tmp_path: Path
+) -> None:
+    def translate(out: str, *paths: Path) -> list[str]:
+        return [row["path"] for row in translate_images(guided, paths, to="+Glasses", out=tmp_path / out, device="cpu")]
+
+    [alone] = translate("alone", inside)
+    second, first = (translate(out, *paths) for out, paths in (("b", (foreign, inside)), ("a", (inside, foreign))))
+    assert (pixels(alone) == pixels(second[1])).all() and (pixels(alone) == pixels(first[0])).all()
+    shutil.copy(inside, tmp_path / "renamed.png")
+    [renamed] = translate("renamed", tmp_path / "renamed.png")
+    assert (pixels(renamed) == pixels(alone)).all()
+
+
+def test_a_translation_overwrites_only_what_was_made_of_the_same_picture(
+    guided: Workspace, inside: Path, foreign: Path, tmp_path: Path
+) -> None:
+    album = tmp_path / "album"
+    (album / "more").mkdir(parents=True)
+    for name, source in (
+        ("me.png", inside),
+        ("me-0.png", foreign),
+        ("me-2-0-mask.png", foreign),
+        ("more/me.png", foreign),
+    ):
+        shutil.copy(source, album / name)
+    before = {file: file.read_bytes() for file in album.rglob("*.png")}
+
+    def translate(*names: str) -> list[str]:
+        rows = translate_images(guided, [album / name for name in names], to="+Glasses", out=album, device="cpu")
+        return [Path(row["path"]).name for row in rows]
+
+    assert translate("me.png", "me-0.png") == ["me-3-0.png", "me-0-0.png"]
+    assert translate("me.png") == ["me-3-0.png"]  # its own, made again
+    assert translate("more/me.png") == ["me-4-0.png"]  # another picture of that name
+    assert translate("me.png", "me-3-0.png")[0] == "me-5-0.png"  # an earlier result that is an input now stays
+    assert all(file.read_bytes() == data for file, data in before.items())
 
 
 def test_style_of_takes_that_pictures_labels(guided: Workspace, inside: Path, drawn: Path, tmp_path: Path) -> None:
@@ -187,3 +236,102 @@ def test_the_newest_run_is_of_the_method_trained_last(staged: Workspace) -> None
     assert default_run(staged).id == cut.id == default_start(staged).id
     again = train_guided(staged, tiny(), translation_run="r1", device="cpu").run
     assert default_run(staged).id == again.id and default_start(staged).id == "r1"
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "LA", "1", "I;16", "P"])
+def test_without_a_style_a_picture_comes_back_in_its_own_size(directed: Workspace, tmp_path: Path, mode: str) -> None:
+    """Of any mode, as RGB; in tiles as whole."""
+    ramp = np.add.outer(np.arange(101), np.arange(123)).astype(np.uint16)
+    picture = Image.fromarray(ramp * 290) if mode == "I;16" else Image.fromarray(ramp.astype(np.uint8)).convert(mode)
+    picture.save(tmp_path / "grey.png")
+    names = {"whole": {}, "tiled": {"max_pixels": 9216}, "small": {"size": 20}}
+    made = {}
+    for name, how in names.items():
+        rows = translate_images(directed, [tmp_path / "grey.png"], out=tmp_path / name, device="cpu", **how)
+        made[name] = Image.open(rows[0]["path"])
+        assert made[name].mode == "RGB" and rows[0]["target"] == {"Glasses": 1} and rows[0]["mask"] is None
+    assert made["whole"].size == made["tiled"].size == (123, 101) and made["small"].size == (24, 20)
+    whole, tiled = (np.asarray(made[name]).astype(int) for name in ("whole", "tiled"))
+    assert np.abs(whole - tiled).max() <= 2
+
+
+def test_a_folder_is_read_one_picture_at_a_time(
+    directed: Workspace, inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is decoded once and written before the next is; what is none takes no name and is told."""
+    folder, out, log = tmp_path / "in", tmp_path / "in" / "out", list[str]()
+    for name in ("a/one.png", "one.png", "two.png", ".hidden.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(inside, folder / name)
+    (folder / "one.csv").write_text("no picture")
+    (folder / "a" / "loop").symlink_to(folder, target_is_directory=True)
+
+    def watch(what: str) -> None:
+        original = getattr(inference, what)
+
+        def watched(path: Path, *rest: object, **named: object) -> object:
+            log.append(f"{what[0]} {path.name}")
+            return original(path, *rest, **named)
+
+        monkeypatch.setattr(inference, what, watched)
+
+    watch("read_image")
+    watch("write_image")
+    rejected: list[str] = []
+    for _ in range(2):  # what lies in `out` is not translated
+        log.clear()
+        rows = translate_images(
+            directed,
+            [folder],
+            out=out,
+            device="cpu",
+            reject=lambda path, reason: rejected.append(f"{path.name} {reason}"),
+        )
+    assert [Path(row["path"]).relative_to(out).as_posix() for row in rows] == ["one-0.png", "two-0.png", "a/one-0.png"]
+    assert log == ["r one.csv", "r one.png", "w one-0.png", "r two.png", "w two-0.png", "r one.png", "w one-0.png"]
+    assert len(rejected) == 2 and "one.csv" in rejected[0] and "not an image" in rejected[0]
+
+
+def test_named_files_are_refused_before_anything_is_written(directed: Workspace, inside: Path, tmp_path: Path) -> None:
+    damaged, small, out = tmp_path / "damaged.png", tmp_path / "small.png", tmp_path / "out"
+    damaged.write_bytes(inside.read_bytes()[:-300])
+    Image.new("RGB", (12, 40)).save(small)
+    for file, said in ((damaged, "damaged"), (small, "12 x 40 is too small"), (tmp_path / "missing.png", "cannot be")):
+        for paths in ([file], [inside, file]):
+            with pytest.raises(RgunitError, match=said) as refused:
+                translate_images(directed, paths, out=out, device="cpu")
+            assert file.name in str(refused.value) and not out.exists()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "text").write_text("no picture")
+    for folder in ("empty", "none"):
+        with pytest.raises(RgunitError, match="holds no image that can be read"):
+            translate_images(directed, [tmp_path / folder], out=out, device="cpu")
+    with pytest.raises(UsageError, match="name another"):
+        translate_images(directed, [tmp_path], out=tmp_path, device="cpu")
+
+
+def test_an_output_never_overwrites_a_picture_that_is_translated(
+    directed: Workspace, inside: Path, tmp_path: Path
+) -> None:
+    me, other = tmp_path / "me.png", tmp_path / "me-0.png"
+    shutil.copy(inside, me)
+    shutil.copy(inside, other)
+    rows = translate_images(directed, [me, other], out=tmp_path, device="cpu")
+    assert [Path(row["path"]).name for row in rows] == ["me-2-0.png", "me-0-0.png"]
+    assert other.read_bytes() == inside.read_bytes()
+
+
+def test_sizes_are_for_runs_without_a_style(guided: Workspace, inside: Path, tmp_path: Path) -> None:
+    for how in ({"size": 40}, {"max_pixels": 10_000}):
+        with pytest.raises(UsageError, match=r"run r3 \(gmm_unit\) translates squares of 32 pixels.*leave it out"):
+            translate_images(guided, [inside], to="+Glasses", out=tmp_path / "out", device="cpu", **how)  # type: ignore[arg-type]
+
+
+def test_sizes_that_cannot_be_meant_are_refused(directed: Workspace, inside: Path, tmp_path: Path) -> None:
+    for how, said in (({"size": 15}, "at least 16"), ({"max_pixels": 9000}, "at least 9216 for run r1, not 9000")):
+        with pytest.raises(UsageError, match=said):
+            translate_images(directed, [inside], out=tmp_path / "out", device="cpu", **how)  # type: ignore[arg-type]
+    with pytest.raises(RgunitError, match=r"1\.png: --size 9000 would make it 9000 x 9000, and at most 64 mega"):
+        translate_images(directed, [inside], size=9000, out=tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out").exists()

@@ -97,3 +97,22 @@ def test_the_demo_does_not_touch_a_workspace_of_yours(workspace: Workspace) -> N
         run_demo(path, images=80, device="cpu", overrides=SHORT)
     with pytest.raises(RgunitError, match="at least 60"):
         run_demo(path, images=10, device="cpu", overrides=SHORT)
+
+
+def test_of_a_method_without_neighbours_stage_1_is_trained_and_judged(tmp_path: Path, drawn: Path) -> None:
+    from tests.translation.small import USED, filled
+    from translation.config import load_config
+    from translation.pipeline import run_all
+
+    small = ("networks.width=0.0625", "networks.blocks=1", "translation.steps=3", "translation.batch=4")
+    config = load_config("init", overrides=[*small, "training.tensorboard=false", *SHORT[-6:]])
+    filled(tmp_path / "faces", drawn)
+    with Workspace.open(tmp_path / "faces") as workspace:
+        found = [run_all(workspace, config, attributes_used=USED, device="cpu") for _ in range(2)]
+        assert [run.stage for run in workspace.runs()] == ["translation", "evaluate"], "the second call does nothing"
+    for result in found:
+        assert [(one["name"], "skipped" in one) for one in result.stages] == [
+            *(("translation", False), ("retrieval", True), ("index", True), ("guided", True), ("evaluate", False))
+        ]
+        assert result.retrieval is None and result.report is not None and result.report.exists()
+        assert result.translation is not None and result.translation["stage1"]["n"] == 8

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from index_store.errors import RgunitError, UsageError
+from index_store.learned import barred_from, count_left_out
 from index_store.workspace import RunRecord, Workspace
 from retrieval.evaluation import RetrievalEvaluation, RetrievalProtocol, evaluate_queries
 from retrieval.onnx import OnnxNetwork
@@ -274,6 +275,7 @@ def evaluate_translation_runs(
     """
     progress = progress or Progress()
     referee = OnnxNetwork(judge, judge_crop) if judge is not None else None
+    workspace.leave_out_missing("origin=real|unlabelled", progress.note)
     found = arms or open_arms(workspace, run, device)
     first = found.arms["stage1"].translator
     looking = found.retriever is not None or any(arm.neighbours is not None for arm in found.arms.values())
@@ -285,6 +287,9 @@ def evaluate_translation_runs(
     inception = Inception(config.inception_weights, str(first.device)) if config.inception_weights else None
     lpips = PerceptualDistance(config.lpips_weights, str(first.device)) if config.lpips_weights else None
     kept, direction = found.translation_run.path, direction_of(found.translation_run)
+    runs = [found.translation_run, *(arm.translator.run for arm in found.arms.values())]
+    runs.append(found.retriever.run if found.retriever else None)
+    learned = barred_from(workspace, split, runs, progress.note)
     pairs, stale = kept_pairs(
         kept,
         workspace,
@@ -294,6 +299,7 @@ def evaluate_translation_runs(
         seed=seed,
         exchanged=exchanged,
         direction=direction,
+        learned=learned,
     )
     if stale:
         progress.note("images of the kept list of pairs are gone: a new list, not comparable with what was measured")
@@ -343,6 +349,10 @@ def evaluate_translation_runs(
     )
     for name in CONTRACT_ARMS:
         evaluation.summary.setdefault(name, {**dict.fromkeys(MEASURES), "n": 0})
+    evaluation.summary["protocol"]["left_out"] = count_left_out(workspace, split, learned)
+    evaluation.summary["steps"] = {
+        name: arm.translator.run.steps for name, arm in found.arms.items() if arm.translator.run and name != "probe"
+    }
     evaluation.summary["runs"] = {
         name: arm.translator.run.id for name, arm in found.arms.items() if arm.translator.run and name != "probe"
     }
@@ -371,8 +381,11 @@ def evaluate_retrieval_run(
     progress: Progress | None = None,
 ) -> RetrievalEvaluation:
     """P@10 of a retrieval run (by default the newest) and of simpler retrievals, as the paper measures it."""
+    progress, protocol = progress or Progress(), protocol or RetrievalProtocol()
     retriever = open_retriever(workspace, run, device)
-    return evaluate_queries(workspace, retriever, protocol, progress=None if progress is None else progress.step)
+    workspace.leave_out_missing("origin=real|unlabelled", progress.note)
+    barred_from(workspace, protocol.split, [retriever.run], progress.note)
+    return evaluate_queries(workspace, retriever, protocol, progress=progress.step)
 
 
 class _Total:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from index_store.attributes import AttributeSchema
 from index_store.errors import RgunitError
+from index_store.learned import NOBODY, left_out
 from index_store.workspace import ImageTable, Workspace
 
 LOOKED_UP = "train"
@@ -136,6 +137,7 @@ def kept_pairs(
     seed: int,
     exchanged: bool = False,
     direction: tuple[str, str] | None = None,
+    learned: NDArray[np.int64] = NOBODY,
 ) -> tuple[Pairs, bool]:
     """The list of pairs kept in `folder` for this split, number, seed and order of halves; made where there is none.
 
@@ -149,11 +151,19 @@ def kept_pairs(
         pairs = Pairs.load(path)
         wanted = np.unique(np.concatenate([pairs.source, pairs.reference, pairs.others]))
         there = workspace.images(f"split={split} origin=real").ids
+        there = there[~left_out(there, learned, split)]
         if pairs.attributes == attributes.names and np.isin(wanted, there).all():
             return pairs, False
         stale = True
     pairs = make_pairs(
-        workspace, attributes, split=split, limit=limit, seed=seed, exchanged=exchanged, direction=direction
+        workspace,
+        attributes,
+        split=split,
+        limit=limit,
+        seed=seed,
+        exchanged=exchanged,
+        direction=direction,
+        learned=learned,
     )
     pairs.save(path)
     return pairs, stale
@@ -168,17 +178,21 @@ def make_pairs(
     seed: int = 0,
     exchanged: bool = False,
     direction: tuple[str, str] | None = None,
+    learned: NDArray[np.int64] = NOBODY,
 ) -> Pairs:
     """Pairs over the real images of `split`, `attributes` being the used ones; the same for the same images and seed.
 
     Bits that the reference does not know stay as the source has them. No image of B lends its labels a second time
     before all have. `exchanged`: the halves change their roles; of two evaluations, one so, everyone is source and
     reference. `direction`: filters of the domains that sources and references are of, for a translator that learned
-    one direction. RgunitError where a half is empty or too few images differ in a used bit.
+    one direction. `learned`: ids that a run to be judged learned from; none is in a pair.
+    RgunitError where a half is empty or too few images differ in a used bit.
     """
     table = workspace.images(f"split={split} origin=real")
     columns = workspace.schema.indices(attributes.names)
     table = table.select(np.flatnonzero((table.labels[:, columns] >= 0).any(1)))
+    barred = left_out(table.ids, learned, split)
+    table = table.select(~barred)
     people = people_of(table)
     half = halves(people, seed) ^ exchanged
     a, b = np.flatnonzero(~half), np.flatnonzero(half)
@@ -191,6 +205,7 @@ def make_pairs(
         raise RgunitError(
             f"split {split} has {len(table)} labelled real images of {len(set(people))} people: evaluating a "
             f"translation needs 2 images in each of two halves with nobody in common; add more with --split {split}"
+            f"{barred_told(barred)}"
         )
     labels = table.labels[:, columns]
     rng = np.random.default_rng(seed)
@@ -200,7 +215,7 @@ def make_pairs(
     if matched.sum() < 2:
         raise RgunitError(
             f"images of split {split} hardly differ in {', '.join(attributes.names)}: nothing to translate; "
-            "use other attributes (--attributes-used) or add images"
+            f"use other attributes (--attributes-used) or add images{barred_told(barred)}"
         )
     source, reference = a[matched], b[partner[matched]]
     return Pairs(
@@ -214,6 +229,12 @@ def make_pairs(
         others=table.ids[b],
         other_people=tuple(people[row] for row in b),
     )
+
+
+def barred_told(barred: NDArray[np.bool_]) -> str:
+    """What an error adds where images bool [n] were left out, "" if none was."""
+    count = int(barred.sum())
+    return f" ({count} are left out: the runs learned from them when they were in another split)" if count else ""
 
 
 def people_of(table: ImageTable) -> list[str]:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 METHODS = {
     "gmm_unit": "translation.methods.gmm_unit:GmmUnit",
     "cut": "translation.methods.cut:Cut",
+    "init": "translation.methods.init:Init",
+    "sdit": "translation.methods.sdit:Sdit",
     "single_image": "translation.methods.single_image:SingleImage",
 }
 DEFAULT = "gmm_unit"  # of runs and presets that name no method
@@ -199,6 +201,14 @@ class Guidable(Encodes, Protocol):
 
     def queries(self, batch: Batch) -> Sequence[Query]:
         """What neighbours are sought for in a step: the translation's first, then what else is guided."""
+
+
+@runtime_checkable
+class Weighed(Protocol):
+    """A method whose adversarial terms weigh made images (`sampling.informative`)."""
+
+    embedding: Callable[[Tensor], Tensor] | None
+    """φ: images [B, 3, H, W] → vectors [B, d]; None: all count alike."""
 
 
 @runtime_checkable

@@ -89,6 +89,7 @@ class Cut(GuidedAdversary, NoStyle):
         year=2020,
         needs=("two domains",),
         guidance=("attention", "patches"),
+        sampling=("informative",),
         objectives=("patch_nce",),
         measured="results.md#cut",
     )
@@ -218,10 +219,12 @@ class Cut(GuidedAdversary, NoStyle):
             with torch.no_grad():
                 keys = features(self._generator, batch.images, self.layers)
         discriminator = self.networks["discriminator"]
-        judged = adversarial_discriminator([discriminator(target)], [discriminator(fake.detach())])
+        made = [discriminator(fake.detach())]
+        self.weigh(source, fake, made)
+        judged = adversarial_discriminator([discriminator(target)], made, self.weight)
         yield Loss(("discriminator",), {"adversarial": judged}, {"adversarial": 0.5 * s.weights.adversarial})
 
-        terms = {"adversarial": adversarial_generator([discriminator(fake)])}
+        terms = {"adversarial": adversarial_generator([discriminator(fake)], self.weight)}
         if s.weights.nce:
             terms["nce"] = self._nce(keys, fake, flip)
         if s.weights.identity:

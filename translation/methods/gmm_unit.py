@@ -116,6 +116,7 @@ class GmmUnit(GuidedAdversary):
         year=2020,
         needs=("labels",),
         guidance=("convolution", "attention", "patches"),
+        sampling=("informative", "hops"),
         objectives=("patch_nce",),
         measured="results.md",
     )
@@ -330,18 +331,21 @@ class GmmUnit(GuidedAdversary):
         The gradient penalty is measured on every fourth image: it costs a second derivative, and changes slowly.
         Several processes measure it on the images that one would if the batch of each is a multiple of four.
         """
-        images, labels, discriminator = batch.images, batch.labels, self.networks["discriminator"]
+        (images, labels), discriminator = batch.real or (batch.images, batch.labels), self.networks["discriminator"]
         if batch.guides.real is not None:
             more, theirs = batch.guides.real
             images, labels = torch.cat([images, more]), torch.cat([labels, theirs])
         real, made = discriminator(images), discriminator(fake)
+        self.weigh(batch.images, fake, [f for f, _ in made])
         terms = {
-            "adversarial": objectives.adversarial_discriminator([r for r, _ in real], [f for f, _ in made]),
+            "adversarial": objectives.adversarial_discriminator(
+                [r for r, _ in real], [f for f, _ in made], self.weight
+            ),
             "domain": self._domain(real, labels),
         }
         if self.stage.weights.gradient_penalty:
             with torch.autocast(images.device.type, enabled=False):  # second derivatives want full precision
-                seen = batch.images[::4].detach().requires_grad_()
+                seen = (batch.images if batch.real is None else batch.real[0])[::4].detach().requires_grad_()
                 judged = discriminator.forward(seen)  # not by a compiled call, which has no second derivative
                 terms["gradient_penalty"] = objectives.gradient_penalty([r for r, _ in judged], seen)
         return terms
@@ -365,7 +369,7 @@ class GmmUnit(GuidedAdversary):
         recovered = self.networks["content_encoder"](fake)
         recovered_style, _ = self.networks["style_encoder"](fake)
         terms = {
-            "adversarial": objectives.adversarial_generator([realness for realness, _ in judged]),
+            "adversarial": objectives.adversarial_generator([realness for realness, _ in judged], self.weight),
             "domain": self._domain(judged, batch.target),
             "content": objectives.absolute_difference(recovered, content),
             "style": objectives.absolute_difference(recovered_style, style),

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from translation.guidance import Guidance
 from translation.methods import Player
+from translation.objectives.importance import adversarial_importance
 from translation.sections import GuidedConfig, StageConfig
 
 Decay = Callable[[int], float]
+Embedding = Callable[[Tensor], Tensor]
 
 
 def halved(every: int) -> Decay:
@@ -29,10 +31,29 @@ def ramp(step: int, steps: int) -> float:
     return min(1.0, step / steps) if steps else 1.0
 
 
+def planes(labels: Tensor) -> Tensor:
+    """Labels [B, A] in {1, 0, −1 = unknown} as −1, 1, and 0 for unknown, float."""
+    bits = labels.float()
+    return torch.where(bits < 0, torch.zeros_like(bits), 2 * bits - 1)
+
+
 class GuidedAdversary:
     """A generator against a discriminator, where stage 3 may have added a guidance to the networks as `fusion`."""
 
     networks: dict[str, nn.Module]
+    embedding: Embedding | None = None
+    """φ, where made images are weighed by it (`sampling.informative`)."""
+    weight: Tensor | None = None
+    """[B]: how much each made image of this step counts; None: all alike."""
+
+    def weigh(self, sources: Tensor, fakes: Tensor, judged: Sequence[Tensor]) -> None:
+        """INIT's weights for this step's two adversarial terms, by what D says of the fakes (maps a scale)."""
+        if self.embedding is None:
+            return
+        logits = torch.stack([scale.detach().float().flatten(1).mean(1) for scale in judged]).mean(0)
+        with torch.no_grad(), torch.autocast(fakes.device.type, enabled=False):
+            embedded = self.embedding(sources.detach().float()), self.embedding(fakes.detach().float())
+        self.weight = adversarial_importance(logits, *embedded)
 
     @property
     def guidance(self) -> Guidance | None:

@@ -7,7 +7,7 @@ images, H and W multiples of 4 and at least 8 (not only squares), C = 256·width
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from torch import Tensor, nn
 
@@ -63,15 +63,26 @@ class ResnetDecoder(nn.Module):
         )
         self.image = nn.Sequential(convolution(a, 3, 7), nn.Tanh())
 
+    def parts(self) -> list[Callable[[Tensor], Tensor]]:
+        """The network cut into maps that are made of one another: each block, then what makes the image.
+
+        What a part gives at a place depends, norms apart, on at most 3 places around it in what it is given.
+        """
+        return [*self.blocks, self._draw]
+
     def stages(self, content: Tensor) -> Iterator[tuple[str, Tensor]]:
         """`block1` … [B, C, h, w], then `image`."""
         h = content
-        for i, block in enumerate(self.blocks, start=1):
-            h = block(h)
-            yield f"block{i}", h
+        for name, part in zip(self.stage_channels, self.parts(), strict=True):
+            h = part(h)
+            yield name, h
+
+    def _draw(self, h: Tensor) -> Tensor:
+        """Twice ×2 and 3×3, then 7×7 and tanh."""
         for layer in self.up:
             h = layer(upsample(h))
-        yield "image", self.image(h)
+        image: Tensor = self.image(h)
+        return image
 
     def forward(self, content: Tensor) -> Tensor:
         *_, (_, image) = self.stages(content)

@@ -41,11 +41,15 @@ def logistic_generator(fake: Sequence[Tensor], weight: Tensor | None = None) -> 
     return torch.stack([average(F.softplus(-f.float()), weight) for f in fake]).sum()
 
 
-def gradient_penalty(real: Sequence[Tensor], images: Tensor) -> Tensor:
+def gradient_penalty(real: Sequence[Tensor], images: Tensor, wanted: float = 0.0) -> Tensor:
     """R1 (Mescheder et al. 2018, Eq. 9): ‖∇ₓ D(x)‖² of real images x [B, 3, H, W], a batch mean; maps summed up.
 
-    A discriminator that is flat around real images cannot be fooled by patterns that nobody sees.
+    A discriminator that is flat around real images cannot be fooled by patterns that nobody sees. With `wanted` 1 it is
+    WGAN-GP's (‖∇ₓ D(x)‖ − 1)² (Gulrajani et al. 2017, Eq. 3), x between real and made images.
     """
     total = torch.stack([r.float().mean(dim=(1, 2, 3)).sum() for r in real]).sum()
     (gradient,) = torch.autograd.grad(total, images, create_graph=True)
-    return gradient.square().sum(dim=(1, 2, 3)).mean()
+    squared = gradient.square().sum(dim=(1, 2, 3))
+    if wanted == 0.0:
+        return squared.mean()
+    return ((squared + 1e-12).sqrt() - wanted).square().mean()

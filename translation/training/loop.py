@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from index_store.errors import RgunitError
 from index_store.runs import CHECKPOINT
+from retrieval.loading import resolve_device
 from translation.progress import Progress
 from translation.sections import TrainingConfig
 from translation.training.checkpoints import (
@@ -118,25 +119,25 @@ class Trained:
 
 
 def make_fabric(training: TrainingConfig, device: str) -> Fabric:
-    """Fabric for a device name (`cpu`, `cuda`, `auto`) in the configured precision; launched, in every process."""
+    """Fabric for a device name (`cpu`, `cuda`, `cuda:N`, `mps`, `auto`) in the configured precision; launched, in every
+    process. RgunitError for a device that is not there."""
     from lightning_fabric import Fabric
     from lightning_fabric.strategies.ddp import DDPStrategy
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # the precision is in the run's settings
-    if device == "cuda" and not torch.cuda.is_available():
-        raise RgunitError("no CUDA device is available here: use --device cpu or auto")
-    cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    chosen = resolve_device(device)
+    cuda = chosen.type == "cuda"
     here, machines = launched()
     if training.precision == "16-mixed":
         if not cuda:
             raise RgunitError("training.precision=16-mixed needs a GPU: on a CPU take bf16-mixed or 32-true")
         if here * machines > 1:
             raise RgunitError("training.precision=16-mixed trains in one process: with torchrun take bf16-mixed")
-    accelerator = "cuda" if cuda else "cpu"
+    accelerator = chosen.type
     torch.backends.cudnn.benchmark = cuda  # a step's shapes stay the same
     precision = faster_precision(device) if training.precision == "auto" else training.precision
     if here * machines == 1:
-        fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
+        fabric = Fabric(accelerator=accelerator, devices=[chosen.index or 0] if cuda else 1, precision=precision)
     else:
         together = DDPStrategy(process_group_backend="cpu:gloo,cuda:nccl" if cuda else "gloo")
         fabric = Fabric(

@@ -26,6 +26,8 @@ def faster_precision(device: str) -> Settled:
     A CPU is timed once a process, on a convolution like the networks' with its gradients, in well under a second.
     Several processes would find different answers, so on CPUs they train in full precision.
     """
+    if device == "mps":
+        return "32-true"
     if device != "cpu" and torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
     if launched() != (1, 1):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
 from index_store.errors import RgunitError, UsageError
+from index_store.learned import keep_learned
 from index_store.runs import CHECKPOINT
 from index_store.workspace import RunRecord, Workspace
 from translation.config import Config, parse_config
@@ -170,13 +171,15 @@ def train_run(
     *,
     training: TrainingConfig | None = None,
     exactly: int | None = None,
+    images: str = "origin=real",
 ) -> StageResult:
     """Find the run to go on with or make a new one, and train it; its row says how it ended, whatever happens.
 
     Only when its task is made a new one is, or another's settings and checkpoint are changed: what is refused leaves
     everything as it was. Steps are those of the stage's section, or `exactly` so many; `training` is by default the
     configuration's. With `resume="auto"` a run that --minutes ended counts as done, unless more time, more steps than
-    it was planned for, or exactly so many are asked for.
+    it was planned for, or exactly so many are asked for. `images` is the filter of what may be looked at: those that
+    are gone are left out, and told; "" asks for none.
     """
     section = getattr(config, stage)
     steps, minutes, progress = exactly or section.steps, session.minutes, session.told
@@ -192,6 +195,8 @@ def train_run(
             return StageResult(found, found.steps, found.seconds, found.summary.get("metrics", {}), stopped=False)
     if session.start is not None and found is None:
         raise RgunitError(f"there is no run of stage {stage} to go on with from {session.start}: leave --from out")
+    if images:
+        workspace.leave_out_missing(images, progress.note)
     with within_memory(f"a run of stage {stage} with these settings", session.device):
         task = first_then_others(make)
 
@@ -205,8 +210,12 @@ def train_run(
             progress.note(f"run {found.id} goes on with other settings ({changes})")
         return workspace.run(found.id)
 
+    def keep() -> None:
+        keep_learned(run.path, getattr(task, "learned", ()))
+
     run = from_first(opened)
     try:
+        from_first(keep)
         with within_memory(f"run {run.id} with these settings", session.device):
             trained = train(
                 task,
@@ -222,8 +231,10 @@ def train_run(
             )
     except BaseException as error:
         if process_rank() == 0:
-            status = "failed" if isinstance(error, Exception) else "stopped"
-            workspace.update_run(run.id, status=status, **_kept(run))
+            status, kept = "failed" if isinstance(error, Exception) else "stopped", _kept(run)
+            if found is not None and found.status == "done" and kept.get("steps") == found.steps:
+                status = "done"  # it was, and nothing has come of the attempt to go on
+            workspace.update_run(run.id, status=status, **kept)
         raise
 
     def record() -> RunRecord:

@@ -40,6 +40,10 @@ class Guiding(Protocol):
     ) -> tuple[Guide | None, Tensor]:
         """For a sample picture: the neighbours' content and the style that they make of `style`."""
 
+    @property
+    def learned(self) -> tuple[NDArray[np.int64], ...]:
+        """The ids of the images that may be shown."""
+
     def watch(self, batch: Batch) -> dict[str, Tensor]:
         """Whether the step on the batch used its neighbours."""
 
@@ -56,6 +60,8 @@ class Engine:
     optimizers: Mapping[str, torch.optim.Optimizer]
     autocast: Autocast = nullcontext
     scaler: torch.amp.GradScaler | None = None
+    made: Tensor | None = None
+    """What the last step returned: its fakes."""
 
     def run(self, steps: Steps) -> dict[str, Tensor]:
         """One step; its terms by name, detached. Of terms that come again the mean."""
@@ -64,7 +70,8 @@ class Engine:
             try:
                 with self.autocast():
                     loss = next(steps)
-            except StopIteration:
+            except StopIteration as end:
+                self.made = end.value
                 break
             prefix = f"{loss.players[0]}/" if loss.players else ""
             for name, value in loss.terms.items():
@@ -154,6 +161,12 @@ class MethodTask:
         if training.compile:
             compile_networks({name: self.networks[name] for names in self.trained.values() for name in names})
 
+    @property
+    def learned(self) -> NDArray[np.int64]:
+        """The ids of the images that are learned from: those that are drawn, and those that guide."""
+        drawn = [np.ravel(ids) for ids in (*self.draws.learned, *(self.guiding.learned if self.guiding else ()))]
+        return np.unique(np.concatenate(drawn).astype(np.int64))
+
     def learning_rates(self, step: int) -> dict[str, float]:
         return {name: player.learning_rate * player.decay(step) for name, player in self.players.items()}
 
@@ -184,14 +197,33 @@ class MethodTask:
             target=torch.from_numpy(draw.target).to(self.device),
             noise=draw.noise.to(self.device),
             references=references,
+            hops=tuple(
+                tuple((torch.from_numpy(target).to(self.device), noise.to(self.device)) for target, noise in chain)
+                for chain in draw.hops
+            ),
         )
 
     def _images(self, ids: NDArray[np.int64], mirrored: NDArray[np.bool_]) -> Tensor:
         return to_tensor(mirrored_pixels(self.workspace.load(ids, self.size), mirrored), self.device)
 
     def step(self, step: int, batch: Batch) -> dict[str, Tensor]:
-        terms = self.engine.run(self.method.step(batch, step))
+        terms = self._hops(step, batch, self.engine.run(self.method.step(batch, step)))
         return terms | self.method.measure(batch) if isinstance(self.method, Measures) else terms
+
+    def _hops(self, step: int, batch: Batch, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The chains of translations behind the first, each hop a step of its own: the mean of every step's terms."""
+        found = [terms]
+        for chain in batch.hops if step >= getattr(self.stage, "warmup", 0) else ():
+            hop = replace(batch, hops=(), real=(batch.images, batch.labels))
+            for target, noise in chain:
+                hop = replace(hop, target=target, noise=noise)
+                found.append(self.engine.run(self.method.step(hop, step)))
+                assert self.engine.made is not None
+                # What is made has the labels that it should have, perhaps: nothing is to be learned from them.
+                hop = replace(hop, images=self.engine.made.detach(), labels=torch.full_like(target, -1))
+        if len(found) == 1:
+            return terms
+        return {name: torch.stack([one[name] for one in found if name in one]).mean() for name in terms}
 
     def watch(self, batch: Batch) -> dict[str, Tensor]:
         """What is measured where metrics are logged, right after the step on the batch."""

@@ -138,6 +138,14 @@ def test_terms_without_weight_are_left_out(pictures: Workspace) -> None:
     assert [set(next(steps).terms) for _ in range(2)] == [{"adversarial"}, {"adversarial"}]
 
 
+def test_an_encoder_that_halves_thrice_takes_any_size_too(pictures: Workspace, tmp_path: Path) -> None:
+    config = tiny("networks.halvings=3", "translation.steps=1")
+    train_translation(pictures, config, source=ONE, target=OTHER, device="cpu")
+    Image.new("RGB", (45, 51), (90, 30, 20)).save(tmp_path / "odd.png")
+    (row,) = translate_images(pictures, [tmp_path / "odd.png"], out=tmp_path / "out", device="cpu")
+    assert Image.open(row["path"]).size == (45, 51)
+
+
 def test_it_resumes_bit_for_bit_and_translates_at_the_pictures_own_size(pictures: Workspace, tmp_path: Path) -> None:
     def run(steps: int, resume: bool) -> Path:
         config = tiny(f"translation.steps={steps}")
@@ -152,7 +160,7 @@ def test_it_resumes_bit_for_bit_and_translates_at_the_pictures_own_size(pictures
     assert (whole / "samples" / "00000004.png").exists() or list((whole / "samples").iterdir())
     assert pictures.runs()[-1].config["target"] == OTHER
     (row,) = translate_images(pictures, [Path(pictures.images(ONE).paths[0])], out=tmp_path / "out", device="cpu")
-    assert row["mask"] is None and Path(row["path"]).exists()
+    assert row["mask"] is None and Image.open(row["path"]).size == (96, 64)
 
     for stage in (train_retrieval, train_guided):
         with pytest.raises(RgunitError, match=r"learned from two pictures|takes no guidance"):

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index_store.errors import UsageError
+from index_store.learned import barred_from
 from index_store.workspace import Workspace
 from translation.evaluation.arms import Arm, arms_of_run, retriever_of
 from translation.evaluation.classifier import AttributeClassifier
@@ -74,6 +75,7 @@ def read_by(
         )
     arms = {name: Remembered(found[name]) for name, found in opened.items()}
     config = first.config.evaluation.model_copy(update={"diversity_inputs": 0})
+    learned = barred_from(workspace, "test", [first.run, *records.values()], progress.note)
     found = []
     progress.stage("evaluate")
     for done, (file, classifier) in enumerate(zip(files, classifiers, strict=True)):
@@ -88,6 +90,7 @@ def read_by(
                 limit=config.pairs,
                 seed=0,
                 exchanged=exchanged,
+                learned=learned,
             )
             every: dict[str, ArmTranslator] = {**arms, "copy": copy_arm(workspace, first.size)}
             ways.append(evaluate_translation(workspace, arms=every, pairs=pairs, classifier=classifier, config=config))

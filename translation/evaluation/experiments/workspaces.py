@@ -36,7 +36,7 @@ def quarter_workspace(path: Path, source: Workspace) -> Workspace:
         if len(workspace.images("origin=real")) != int(kept):
             raise RgunitError(f"{path} has other labels than it began with: give another --out")
         return workspace
-    table = source.images("origin=real|unlabelled")
+    table = source.images("split=train|val|test origin=real|unlabelled")  # no other split plays a part
     links = path / "images" / "given"
     links.mkdir(parents=True, exist_ok=True)
     names = [f"{key:08d}{Path(file).suffix}" for key, file in zip(table.ids, table.paths, strict=True)]

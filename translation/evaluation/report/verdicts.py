@@ -20,6 +20,8 @@ Numbers = Mapping[str, Any]
 MARGIN = 0.05  # above chance or copying, in accuracy and in P@10, before anything counts as learned
 CHANCE = 0.5  # of one attribute
 TOLERATED_LOSS = 0.01  # of the accuracy of changed attributes, up to which a gain in Fréchet distance counts
+LEAST_STEPS = {"stage1": 200, "guided": 50, "random": 50, "unguided": 50}  # under which nothing is concluded
+ENOUGH = 0.5  # share of its planned steps with which a classifier may judge arms
 RELIABLE = 0.8  # accuracy on real images that a classifier needs for its reading of translations to mean much
 MODELS = ("stage1", "unguided", "random", "guided", "swapped")
 CONTROLS = ("copy", "neighbour")
@@ -104,9 +106,8 @@ def verdicts(translation: Numbers | None, retrieval: Numbers | None) -> tuple[Ve
     if translation:
         found += [v for arm in MODELS if (v := _changed(translation, arm)) is not None]
         found += [v for arm in MODELS if (v := _truth(translation, arm)) is not None]
-        found += compared(translation, "guided", "unguided")
-        found += compared(translation, "guided", "random")
-        found += compared(translation, "guided", "swapped")
+        for other in () if too_short(translation) else ("unguided", "random", "swapped"):
+            found += compared(translation, "guided", other)
     return tuple(found)
 
 
@@ -143,8 +144,9 @@ def compared(translation: Numbers, arm: str, other: str) -> list[Verdict]:
 
 def headlines(translation: Numbers | None, retrieval: Numbers | None) -> tuple[Verdict, ...]:
     """The findings as few sentences: failures each, successes of the main arms, comparisons put together."""
-    found = verdicts(translation, retrieval)
-    shown = [v for v in found if v.subject == "retrieval"]
+    found, short = verdicts(translation, retrieval), too_short(translation)
+    shown = [Verdict("run", "length", "not learned", short)] if short else []
+    shown += [v for v in found if v.subject == "retrieval"]
     missed = [v for v in found if v.measure == "one attribute" and v.state == "not learned"]
     if missed and state_of(found, "retrieval", "attributes") == "learned":
         names = _and([v.subject.replace("_", " ") for v in missed])
@@ -179,6 +181,32 @@ def headlines(translation: Numbers | None, retrieval: Numbers | None) -> tuple[V
     return tuple(shown)
 
 
+def too_short(translation: Numbers | None) -> str:
+    """A sentence where the trainings were too short for arms to be compared, else empty: what is missing, and how much.
+
+    By `steps` {arm: of its training} and the classifier's; what an older evaluation did not note counts as enough.
+    """
+    numbers = translation or {}
+    steps, classifier = numbers.get("steps") or {}, numbers.get("classifier") or {}
+    short = {arm: (steps[arm], least) for arm, least in LEAST_STEPS.items() if arm in steps and steps[arm] < least}
+    told, factor = [], 1.0
+    if "stage1" in short:
+        made, least = short.pop("stage1")
+        told.append(f"stage 1 made {made} steps of the {least} that show anything")
+        factor = least / max(1, made)
+    if short:
+        made, least = min(short.values())
+        told.append(f"the shortest arm made {made} of {least}")
+        factor = max(factor, least / max(1, made))
+    done, planned = classifier.get("steps", 0), classifier.get("planned_steps", 0)
+    if done < ENOUGH * planned:
+        told.append(f"the classifier that judges made {done} of its {planned} (--classifier-minutes)")
+        factor = max(factor, ENOUGH * planned / max(1, done))
+    if not told:
+        return ""
+    return f"Too short to draw conclusions: {_and(told)}. Give it about {math.ceil(factor)} times the time."
+
+
 def classifier_warning(translation: Numbers | None) -> str:
     """A sentence where the classifier that reads the attributes is too poor to trust, else empty."""
     accuracy = ((translation or {}).get("classifier") or {}).get("accuracy")
@@ -190,8 +218,8 @@ def classifier_warning(translation: Numbers | None) -> str:
 
 def plain_words(translation: Numbers | None, retrieval: Numbers | None) -> str:
     """What came of it in two or three sentences; empty where nothing was evaluated."""
-    found = verdicts(translation, retrieval)
-    told = []
+    found, short = verdicts(translation, retrieval), too_short(translation)
+    told = [short] if short else []
     state = state_of(found, "retrieval", "attributes")
     if state:
         missed = [

@@ -290,6 +290,22 @@ def test_arms_that_failed_alike_are_told_in_one_sentence_and_a_poor_classifier_i
     assert "66 %" in told[2]
 
 
+def test_what_was_trained_too_shortly_is_said_before_anything_and_compares_no_arms() -> None:
+    steps = {"stage1": 18, "guided": 2, "random": 2, "unguided": 2}
+    short = {**TRANSLATION, "steps": steps, "classifier": {"accuracy": 0.9, "steps": 30, "planned_steps": 100}}
+    told = headlines(short, RETRIEVAL)
+    assert told[0].text == (
+        "Too short to draw conclusions: stage 1 made 18 steps of the 200 that show anything, the shortest "
+        "arm made 2 of 50 and the classifier that judges made 30 of its 100 (--classifier-minutes). Give it about 25 "
+        "times the time."
+    )
+    assert plain_words(short, RETRIEVAL).startswith("Too short") and "Guidance" not in plain_words(short, RETRIEVAL)
+    assert not any(" against " in v.subject for v in told)
+    enough = {**short, "steps": dict.fromkeys(steps, 500), "classifier": {"steps": 60, "planned_steps": 100}}
+    assert any(" against " in v.subject for v in headlines(enough, None)), "what is long enough is compared"
+    assert not any(v.subject == "run" for v in headlines(TRANSLATION, None)), "an older evaluation noted no steps"
+
+
 def test_the_plain_words_say_what_was_learned_and_whether_guidance_helps() -> None:
     assert plain_words(None, None) == ""
     assert (

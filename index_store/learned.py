@@ -1,0 +1,105 @@
+"""The images that a run learned from, kept in its folder.
+
+The one idea: splits may change after a training, what was seen in it does not. So an evaluation asks the run, and those
+that it came from, and not the split alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from index_store.errors import RgunitError
+from index_store.features import TEMPORARY, sync_folder
+from index_store.runs import RunRecord, list_runs
+
+if TYPE_CHECKING:
+    from index_store.catalog import Catalog
+    from index_store.workspace import Workspace
+
+FILE = "learned.npy"
+Ids = npt.NDArray[np.int64]
+NOBODY: Ids = np.empty(0, np.int64)
+
+
+def keep_learned(folder: Path, ids: npt.ArrayLike) -> None:
+    """Add to the images that the run of a folder learned from."""
+    every = np.union1d(_read(folder), np.asarray(ids, np.int64).ravel())
+    every = every[every >= 0]
+    part = folder / (FILE + TEMPORARY)
+    with part.open("wb") as file:
+        np.save(file, every)
+        file.flush()
+    part.replace(folder / FILE)
+    sync_folder(folder)
+
+
+def learned_from(workspace: Workspace, runs: Iterable[RunRecord]) -> Ids:
+    """The ids of the images that any of the runs, or one that it came from, learned from, ascending.
+
+    A run that was trained before runs kept them tells none.
+    """
+    known = {run.id: run for run in workspace.runs()}
+    wanted = [run.id for run in runs]
+    every = [np.empty(0, np.int64)]
+    for name in wanted:  # grows by the runs that these came from
+        if (run := known.get(name)) is None:
+            continue
+        every.append(_read(run.path))
+        wanted += [one for one in _texts(run.config) if one in known and one not in wanted]
+    return np.unique(np.concatenate(every))
+
+
+def _texts(value: object) -> list[str]:
+    """All texts in a run's settings. Where one is the name of a run, this run came from that one."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, Mapping):
+        return [text for one in value.values() for text in _texts(one)]
+    return [text for one in value for text in _texts(one)] if isinstance(value, list | tuple) else []
+
+
+def pass_on(catalog: Catalog, changed: Mapping[int, int]) -> None:
+    """Where a run learned from an image whose file was changed {old id: new id}, count the new one as learned from."""
+    old = np.array(sorted(changed), np.int64)
+    for run in list_runs(catalog):
+        if not run.path.is_symlink() and len(there := np.intersect1d(_read(run.path), old)):
+            keep_learned(run.path, [changed[int(one)] for one in there])
+
+
+def left_out(ids: Ids, learned: Ids, split: str) -> npt.NDArray[np.bool_]:
+    """bool [n]: which images of a split may not be judged, since a run learned from them; none of split train."""
+    return np.isin(ids, learned) if split != "train" else np.zeros(len(ids), np.bool_)
+
+
+def count_left_out(workspace: Workspace, split: str, learned: Ids) -> int:
+    """How many real images of a split may not be judged."""
+    return int(left_out(workspace.images(f"split={split} origin=real").ids, learned, split).sum())
+
+
+def barred_from(workspace: Workspace, split: str, runs: Iterable[RunRecord | None], note: Callable[[str], None]) -> Ids:
+    """What the runs learned from; how many images of the split are left out for it is told to `note`."""
+    learned = learned_from(workspace, [run for run in runs if run is not None])
+    if count := count_left_out(workspace, split, learned):
+        note(f"{count} images of split {split} are left out: the runs learned from them")
+    return learned
+
+
+def _read(folder: Path) -> Ids:
+    """The ids that a run keeps, none for one that keeps none."""
+    file = folder / FILE
+    if not file.is_file():
+        return np.empty(0, np.int64)
+    try:
+        ids = np.load(file, allow_pickle=False)
+        if ids.ndim != 1 or ids.dtype != np.int64:
+            raise ValueError("it holds no ids")
+    except (OSError, ValueError, EOFError) as error:
+        raise RgunitError(
+            f"{file}: cannot be read ({error}), so it is not known what the run learned from: train it again"
+        ) from error
+    return np.asarray(ids)

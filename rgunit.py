@@ -1,0 +1,464 @@
+"""rgunit from Python: a collection, its training, queries, translations and their evaluation in one namespace.
+
+    import rgunit
+
+    faces = rgunit.Workspace.open("faces")
+    for one in rgunit.Translator.open(faces).translate("me.jpg", to="+Blond_Hair", samples=3):
+        one.image.show()
+
+`workspace` is a folder or a `Workspace`; a picture is a path, a PIL image, uint8 [H, W, 3] or a tensor [3, H, W] in
+[−1, 1]; `settings` is a dictionary as in a preset, `{"translation": {"batch": 4}}`. Nothing is written but into the
+workspace. Importing this loads no torch; what is asked for is loaded then. Errors are `RgunitError` with one sentence
+that says what to do, and `UsageError` (a RgunitError) for what cannot be meant.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from index_store.errors import ImageRefused, RgunitError, UsageError
+from index_store.workspace import Workspace as _Workspace
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from retrieval.pictures import Results
+    from translation.config import Config
+    from translation.inference import Work
+
+__all__ = [
+    "Added",
+    "ImageRefused",
+    "MethodInfo",
+    "Result",
+    "RgunitError",
+    "Run",
+    "Translated",
+    "Translator",
+    "UsageError",
+    "Workspace",
+    "evaluate",
+    "methods",
+    "query",
+    "run",
+    "train",
+]
+
+Pixels = NDArray[np.uint8]
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Added:
+    """What `Workspace.add` did: images added, already there, refused [{path, reason}], and all that there are now.
+
+    And what else it saw: `updated` images with their columns {name: images}; paths of images that were found at another
+    place, are other pictures now, are gone, or stay dark in deep grey; `notes` on columns that became text.
+    """
+
+    added: int
+    duplicates: int
+    rejected: list[dict[str, str]]
+    total: int
+    updated: int = 0
+    changes: dict[str, int] = field(default_factory=dict)
+    moved: list[str] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
+    dark: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+_SEEN = ("moved", "replaced", "gone", "dark", "notes")
+
+
+class Workspace(_Workspace):
+    """A collection with its labels, vectors and runs, in a folder; a context manager."""
+
+    def add(
+        self,
+        paths: str | Path | Sequence[str | Path],
+        *,
+        attributes: str | Path | None = None,
+        origin: Literal["real", "unlabelled"] = "real",
+        split: str | None = None,
+        split_by: str | None = None,
+        groups: Sequence[str] = (),
+        update: bool = False,
+        white_level: float | None = None,
+    ) -> Added:
+        """Register the images of folders or files where they are, as `rgunit add` does.
+
+        `attributes`: a CSV of labels; `groups`: attributes of which at most one is true, "A|B|C".
+        `update` takes labels, split and texts of known images anew; `white_level` is what is white in deep grey.
+        """
+        given = [paths] if isinstance(paths, str | Path) else list(paths)
+        reports = [
+            self.add_images(
+                Path(path),
+                attributes=None if attributes is None else Path(attributes),
+                origin=origin,
+                split=split,
+                split_by=split_by,
+                groups=list(groups),
+                update=update,
+                white_level=white_level,
+            )
+            for path in given
+        ]
+        return Added(
+            added=sum(report.added for report in reports),
+            duplicates=sum(report.duplicates for report in reports),
+            rejected=[{"path": one.path, "reason": one.reason} for report in reports for one in report.rejected],
+            total=len(self.images()),
+            updated=sum(report.updated for report in reports),
+            changes=dict(sum((Counter(report.changes) for report in reports), Counter())),
+            **{name: [one for report in reports for one in getattr(report, name)] for name in _SEEN},
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training that ended: its id, stage, steps, seconds, and the last numbers that it logged."""
+
+    run: str
+    stage: str
+    steps: int
+    seconds: float
+    metrics: dict[str, float] = field(repr=False)
+    stopped: bool = False
+
+
+class Result(Mapping[str, Any]):
+    """The keys of the command's JSON, also as attributes; printed, one screen."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = dict(values)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("_") and name in self._values:
+            return self._values[name]
+        raise AttributeError(f"no {name!r} here: there are {', '.join(self._values)}")
+
+    def __repr__(self) -> str:
+        return f"Result of {', '.join(self._values)}"
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        from translation.evaluation.report.verdicts import terminal_table
+
+        if "retrieval" in self and "translation" in self:
+            table = terminal_table(self["retrieval"], self["translation"])
+        elif "copy" in self:
+            table = terminal_table(None, self)
+        else:
+            table = terminal_table(self, None)
+        shown = io.StringIO()
+        Console(width=100, file=shown).print(table)
+        return shown.getvalue()
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """A method that can be trained: its name, paper, what a collection needs for it, and its presets."""
+
+    name: str
+    title: str
+    paper: str
+    year: int
+    needs: tuple[str, ...]
+    guidance: tuple[str, ...]
+    sampling: tuple[str, ...]
+    objectives: tuple[str, ...]
+    presets: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Translated:
+    """A translation, `pixels` uint8 [H, W, 3]. `source`: the picture as given; `target`: {attribute: 1, 0 or None}.
+
+    `mask` uint8 [H, W, 3], where the method has one: black keeps the source. `neighbours`: the images that guided it,
+    [{image_id, path, origin}], nearest first.
+    """
+
+    source: Any = field(repr=False)
+    target: dict[str, int | None]
+    pixels: Pixels = field(repr=False)
+    mask: Pixels | None = field(repr=False)
+    neighbours: tuple[dict[str, Any], ...] = field(repr=False)
+
+    @property
+    def image(self) -> Image.Image:
+        """It as a PIL image."""
+        return Image.fromarray(self.pixels)
+
+
+class Translator:
+    """A trained translation model in use. `open` loads one; a context manager, which closes what it opened."""
+
+    def __init__(self, workspace: _Workspace, run: str | None, device: str, *, owner: bool) -> None:
+        from translation.translator import Translator as Loaded
+
+        self.workspace, self._owner = workspace, owner
+        self._loaded = Loaded.load(workspace, run, device)
+
+    @staticmethod
+    def open(workspace: str | Path | _Workspace, run: str | None = None, *, device: str = "auto") -> Translator:
+        """The translator of a run; by default the newest guided one, else the newest of stage 1."""
+        if isinstance(workspace, _Workspace):
+            return Translator(workspace, run, device, owner=False)
+        opened = _Workspace.open(workspace)
+        try:
+            return Translator(opened, run, device, owner=True)
+        except BaseException:
+            opened.close()
+            raise
+
+    def close(self) -> None:
+        """Close the workspace, if `open` was given a folder."""
+        if self._owner:
+            self.workspace.close()
+
+    def __enter__(self) -> Translator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """Those that it can edit."""
+        return self._loaded.schema.names
+
+    def translate(
+        self,
+        pictures: str | Path | Image.Image | Pixels | Tensor | Sequence[Any],
+        *,
+        to: str | None = None,
+        style_of: str | Path | Image.Image | Pixels | Tensor | None = None,
+        samples: int = 1,
+        guidance: float = 1.0,
+        k: int | None = None,
+        size: int | None = None,
+        seed: int = 0,
+    ) -> list[Translated]:
+        """Translations of a picture, of several, or of a folder's: pictures × samples in one list.
+
+        `to` is an edit ("+Blond_Hair -Male"), `style_of` a picture whose style is taken; a run that learned one
+        direction needs neither. `guidance` in [0, 1] has no effect on a run without neighbours. What is no image in a
+        folder is left out.
+        """
+        from translation.indexing import neighbour_table
+        from translation.inference import prepare_work
+
+        work: Work = prepare_work(
+            self.workspace,
+            self._loaded,
+            to=to,
+            style_of=None if style_of is None else _source(style_of),
+            samples=samples,
+            guidance=guidance if self._loaded.neighbours else None,
+            k=k,
+            size=size,
+            max_pixels=None,
+            seed=seed,
+        )
+        found: list[Translated] = []
+        for source, read in _read(work, pictures):
+            for sample in range(samples):
+                made = work.translate(read, sample)
+                known = neighbour_table(self.workspace, made.ids)
+                near = tuple(known[int(i)] for i in made.ids[0])
+                found.append(Translated(source, made.target, made.pixels, made.mask, near))
+        return found
+
+
+def run(
+    workspace: str | Path | _Workspace,
+    *,
+    preset: str | None = None,
+    method: str | None = None,
+    minutes: float | None = None,
+    settings: Settings | None = None,
+    attributes_used: Sequence[str] = (),
+    seed: int = 0,
+    device: str = "auto",
+) -> Result:
+    """All stages, evaluation and the report, as `rgunit run`: keys stages, retrieval, translation, report."""
+    from translation.pipeline import run_all
+
+    with _opened(workspace) as opened:
+        config = _configuration(opened, preset, method, settings)
+        made = run_all(
+            opened, config, attributes_used=tuple(attributes_used), minutes=minutes, seed=seed, device=device
+        )
+    report = None if made.report is None else str(made.report.absolute())
+    return Result(
+        {"stages": made.stages, "retrieval": made.retrieval, "translation": made.translation, "report": report}
+    )
+
+
+def train(
+    workspace: str | Path | _Workspace,
+    stage: Literal["translation", "retrieval", "guided"],
+    *,
+    preset: str | None = None,
+    method: str | None = None,
+    minutes: float | None = None,
+    settings: Settings | None = None,
+    resume: bool = False,
+    **options: Any,
+) -> Run:
+    """One stage. `options` are those of `translation.train_translation`, `train_retrieval` and `train_guided`:
+    attributes_used, source, target, neighbours, translation_run, retrieval_run, seed, device."""
+    from translation import stages
+
+    start = {
+        "translation": stages.train_translation,
+        "retrieval": stages.train_retrieval,
+        "guided": stages.train_guided,
+    }
+    if stage not in start:
+        raise UsageError(f"there is no stage {stage!r}: train translation, retrieval or guided")
+    with _opened(workspace) as opened:
+        config = _configuration(opened, preset, method, settings)
+        given = {"minutes": minutes, "resume": resume, **options}
+        try:
+            made = start[stage](opened, config, **given)  # type: ignore[operator]
+        except TypeError as error:
+            if "unexpected keyword" not in str(error):
+                raise
+            raise UsageError(f"`train {stage}` has no option {str(error).rsplit(' ', 1)[-1]}") from None
+    return Run(made.run.id, made.run.stage, made.steps, made.seconds, made.metrics, made.stopped)
+
+
+def query(
+    workspace: str | Path | _Workspace,
+    picture: str | Path | Image.Image | Pixels | Tensor,
+    *,
+    to: str | None = None,
+    style_of: str | Path | Image.Image | Pixels | Tensor | None = None,
+    content_weight: float | None = None,
+    k: int = 10,
+    where: str | None = None,
+    run: str | None = None,
+) -> Results:
+    """The k nearest images to a picture's content in another style, nearest first: a sequence of `Neighbour`."""
+    from retrieval.retriever import Retriever
+
+    with _opened(workspace) as opened, Retriever.open(opened, run) as retriever:
+        return retriever.search(
+            _source(picture),
+            edit=to,
+            style_of=None if style_of is None else _source(style_of),
+            content_weight=content_weight,
+            k=k,
+            where=where,
+        )
+
+
+def evaluate(workspace: str | Path | _Workspace, what: Literal["retrieval", "translation"], **options: Any) -> Result:
+    """The keys of `rgunit evaluate retrieval` or `translation`; `options` are split, run, seed, device and more:
+    of `RetrievalProtocol`, or of `translation.evaluate_translation_runs`."""
+    if what not in ("retrieval", "translation"):
+        raise UsageError(f"there is no evaluation of {what!r}: say retrieval or translation")
+    with _opened(workspace) as opened:
+        if what == "retrieval":
+            from retrieval.evaluation import RetrievalProtocol
+            from translation.evaluation.arms import evaluate_retrieval_run
+
+            own = {name: options.pop(name) for name in ("run", "device") if name in options}
+            return Result(evaluate_retrieval_run(opened, RetrievalProtocol(**options), **own).summary)
+        from translation.evaluation.arms import evaluate_translation_runs
+
+        return Result(evaluate_translation_runs(opened, **options).summary)
+
+
+def methods() -> list[MethodInfo]:
+    """What can be trained."""
+    from translation.config import presets_of
+    from translation.methods import METHODS, find_method
+
+    found = []
+    for name in METHODS:
+        about = asdict(find_method(name).about)
+        about.pop("measured")
+        found.append(MethodInfo(name=name, presets=tuple(presets_of(name)), **about))
+    return found
+
+
+@contextmanager
+def _opened(workspace: str | Path | _Workspace) -> Iterator[_Workspace]:
+    """The workspace; closed again where it was a folder."""
+    if isinstance(workspace, _Workspace):
+        yield workspace
+        return
+    with _Workspace.open(workspace) as opened:
+        yield opened
+
+
+def _configuration(workspace: _Workspace, preset: str | None, method: str | None, settings: Settings | None) -> Config:
+    """As the command chooses it: a preset, else the newest run's settings, with `settings` over them."""
+    from cli.choices import configuration
+
+    overrides = [f"{name}={json.dumps(value)}" for name, value in _flat(settings or {})]
+    return configuration(workspace, preset, None, overrides, method=method)
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _source(picture: Any) -> Any:
+    """A picture as the packages take it: a tensor [3, H, W] in [−1, 1] as uint8 [H, W, 3], all else as it is."""
+    if isinstance(picture, str):
+        return Path(picture)
+    if hasattr(picture, "detach"):
+        if picture.ndim != 3 or picture.shape[0] != 3:
+            raise UsageError(f"a tensor must be [3, height, width] in [−1, 1], not {list(picture.shape)}")
+        scaled = (picture.detach().float().cpu().clamp(-1, 1) + 1) * 127.5
+        return scaled.round().byte().permute(1, 2, 0).numpy()
+    return picture
+
+
+def _read(work: Work, pictures: Any) -> Iterator[tuple[Any, Any]]:
+    """Each picture as it was given, and read; of a folder those that are images."""
+    several = isinstance(pictures, Sequence) and not isinstance(pictures, str)
+    for picture in pictures if several else [pictures]:
+        source = _source(picture)
+        if isinstance(source, Path) and source.is_dir():
+            from index_store.files import image_files
+
+            for file in image_files(source):
+                try:
+                    read = work.read(file)
+                except ImageRefused:
+                    continue
+                yield file, read
+        else:
+            yield picture, work.read(source)

@@ -1,0 +1,101 @@
+"""`import rgunit`: the whole job from Python, with pictures of every kind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import rgunit
+from tests.places import ROOT
+from tests.translation.small import TINY, USED, filled
+from translation.evaluation.config import EvaluationConfig
+
+NESTED: dict[str, dict[str, object]] = {}
+for _override in TINY:
+    _name, _, _value = _override.partition("=")
+    _section, _, _key = _name.partition(".")
+    try:
+        NESTED.setdefault(_section, {})[_key] = __import__("tomllib").loads(f"v = {_value}")["v"]
+    except ValueError:
+        NESTED.setdefault(_section, {})[_key] = _value
+
+
+def test_importing_it_loads_no_torch() -> None:
+    code = "import rgunit, sys; rgunit.methods; assert 'torch' not in sys.modules and 'faiss' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_a_collection_is_made_and_filled(drawn: Path, tmp_path: Path) -> None:
+    with rgunit.Workspace.create(tmp_path / "w") as faces:
+        assert isinstance(faces, rgunit.Workspace)
+        added = faces.add(drawn / "labelled", attributes=drawn / "labelled" / "labels.csv")
+        assert (added.added, added.duplicates, added.rejected, added.total) == (80, 0, [], 80)
+        assert faces.add([drawn / "unlabelled"], origin="unlabelled").total == 92
+    with rgunit.Workspace.open(tmp_path / "w") as again:
+        assert again.add(drawn / "labelled", attributes=drawn / "labelled" / "labels.csv").duplicates == 80
+
+
+def test_a_stage_is_trained_by_settings_in_a_dictionary(drawn: Path, tmp_path: Path) -> None:
+    workspace = tmp_path / "w"
+    filled(workspace, drawn)
+    made = rgunit.train(workspace, "translation", preset="demo", settings=NESTED, attributes_used=USED, device="cpu")
+    assert (made.run, made.stage, made.steps, made.stopped) == ("r1", "translation", 4, False)
+    assert made.metrics and "metrics" not in repr(made)
+    with pytest.raises(rgunit.UsageError, match="no stage 'guide'"):
+        rgunit.train(workspace, "guide")  # type: ignore[arg-type]
+    with pytest.raises(rgunit.UsageError, match="has no option 'neighbors'"):
+        rgunit.train(workspace, "translation", preset="demo", neighbors=3)
+    with pytest.raises(rgunit.UsageError, match=r"unknown setting translation\.stepz"):
+        rgunit.train(workspace, "translation", preset="demo", settings={"translation": {"stepz": 1}})
+
+
+def test_pictures_of_every_kind_are_translated_and_asked_with(staged, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    path = Path(staged.images("split=test").paths[0])
+    pixels = np.asarray(Image.open(path).convert("RGB"))
+    tensor = torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 127.5 - 1
+    translator = rgunit.Translator.open(staged, "r1", device="cpu")
+    assert translator.attributes == tuple(USED)
+    by_kind = [translator.translate(one, to="+Glasses", seed=3)[0] for one in (pixels, Image.fromarray(pixels), tensor)]
+    for one in by_kind:
+        assert np.array_equal(one.pixels, by_kind[0].pixels) and one.target["Glasses"] == 1
+        assert one.image.size == (32, 32) and one.mask is not None and one.neighbours == ()
+    folder = tmp_path / "in"
+    folder.mkdir()
+    Image.fromarray(pixels).save(folder / "a.png")
+    (folder / "notes.txt").write_text("no picture")
+    several = translator.translate([path, folder], to="+Glasses", samples=2)
+    assert [str(one.source) for one in several] == [str(path)] * 2 + [str(folder / "a.png")] * 2
+    assert not np.array_equal(several[0].pixels, several[1].pixels), "two samples differ"
+    with pytest.raises(rgunit.UsageError, match=r"must be \[3, height, width\]"):
+        translator.translate(tensor[None], to="+Glasses")
+    with pytest.raises(rgunit.UsageError, match="needs an edit"):
+        translator.translate(path)
+
+    found = rgunit.query(staged.path, path, to="+Glasses", k=3)
+    assert len(found) == 3 and found[0].rank == 1 and found[0].distance <= found[2].distance
+    same = rgunit.query(staged, tensor, k=1)
+    assert same[0].image_id == staged.image_for_path(path), "a tensor is nobody's: it finds its own image"
+
+
+def test_results_are_the_commands_and_print_in_one_screen(staged) -> None:  # type: ignore[no-untyped-def]
+    found = rgunit.evaluate(staged, "retrieval", device="cpu")
+    assert found.k == 10 and found["attributes"] == found.attributes
+    assert 3 < len(str(found).splitlines()) < 40 and "retrieval" in str(found).lower()
+    with pytest.raises(AttributeError, match="no 'accuracy' here"):
+        _ = found.accuracy
+    small = EvaluationConfig(classifier_epochs=1, pairs=6, diversity_inputs=2, diversity_samples=2, bootstrap=100)
+    arms = rgunit.evaluate(staged, "translation", config=small, device="cpu")
+    assert arms.copy["n"] == 6 and "copy" in str(arms)
+    with pytest.raises(rgunit.UsageError, match="no evaluation of 'index'"):
+        rgunit.evaluate(staged, "index")  # type: ignore[arg-type]
+
+
+def test_methods_are_listed() -> None:
+    names = {one.name: one for one in rgunit.methods()}
+    assert names["cut"].presets == ("cut", "fastcut") and names["gmm_unit"].year == 2020

@@ -1,0 +1,206 @@
+"""INIT's backbone, a conditional GAN of images and attribute planes (Cao et al. 2020; `methods.md`, section 4).
+
+What the paper adds are options of any method, `[sampling] informative` and `hops`. This is what it adds them to: the
+log loss alone holds a translation to its labels, and nothing but the generator's shape its content to the source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from index_store.attributes import AttributeSchema
+from translation import objectives
+from translation.guidance import Guide
+from translation.methods import About, Curves, Draws, Loss, Player, Sections, Stage, Steps, Translation
+from translation.methods.parts import GuidedAdversary, halved, planes
+from translation.networks.blocks import initialise
+from translation.networks.conditional import ConditionalDiscriminator, ConditionalGenerator
+from translation.sampling import Batch
+from translation.sections import GuidedConfig, Section, StageConfig
+
+if TYPE_CHECKING:
+    from translation.config import Config
+
+WON, LOST = 0.05, 4.0  # losses of discriminator and generator by which the one has won: log loss
+
+
+class Networks(Section):
+    """`width` multiplies every channel count."""
+
+    width: float = Field(1.0, gt=0)
+    blocks: int = Field(6, ge=1, description="residual blocks")
+    discriminator_width: float = Field(1.0, gt=0)
+    discriminator_layers: int = Field(4, ge=1, le=6, description="halvings")
+
+
+class Weights(Section):
+    """Weight of each term; 0 leaves it out, also of the arithmetic."""
+
+    adversarial: float = Field(1.0, gt=0)
+    mismatch: float = Field(
+        0.0,
+        ge=0,
+        description="real images with others' labels are fakes to D: it looks at the labels; not in the paper",
+    )
+    reconstruction: float = Field(
+        0.0, ge=0, description="absolute difference where the target is the source's own labels; not in the paper"
+    )
+    gradient_penalty: float = Field(0.0, ge=0, description="R1 on the discriminator; not in the paper")
+
+
+class InitConfig(StageConfig):
+    """Stage 1."""
+
+    halve_every: int = Field(200_000, ge=1, description="steps after which the learning rate is halved")
+    hidden: float = Field(
+        0.0, ge=0, lt=1, description="share of target labels that neither network is told, so that some may be unknown"
+    )
+    weights: Weights = Weights()
+
+
+class Init(GuidedAdversary):
+    """networks: generator, in training discriminator. Its style is the label planes, its content the image itself."""
+
+    name: ClassVar[str] = "init"
+    about: ClassVar[About] = About(
+        title="INIT's conditional GAN",
+        paper="Informative Sample Mining Network for Multi-Domain Image-to-Image Translation (Cao et al.)",
+        year=2020,
+        needs=("labels",),
+        sampling=("informative", "hops"),
+    )
+    draws: ClassVar[Draws] = "labels"
+    encoders: ClassVar[tuple[str, ...]] = ()
+    sections: ClassVar[Sections] = Sections(Networks, InitConfig, GuidedConfig)
+    curves: ClassVar[tuple[Curves, ...]] = (
+        Curves(
+            "Adversarial",
+            "log loss",
+            {"discriminator/adversarial": "discriminator", "generator/adversarial": "generator"},
+        ),
+        Curves("Given back", "mean absolute difference", {"generator/reconstruction": "own labels"}),
+    )
+
+    def __init__(self, networks: dict[str, nn.Module], stage: InitConfig, attributes: int) -> None:
+        self.networks, self.stage, self.attributes = networks, stage, attributes
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        networks, size = config.networks, config.data.size
+        assert isinstance(networks, Networks)
+        if size >> networks.discriminator_layers < 1:
+            raise ValueError(
+                f"networks.discriminator_layers={networks.discriminator_layers} leaves nothing of {size} px"
+            )
+
+    @classmethod
+    def build(cls, config: Config, schema: AttributeSchema, stage: Stage, *, inference: bool = False) -> Self:
+        n, chosen, attributes = config.networks, config.translation, len(schema.names)
+        assert isinstance(n, Networks) and isinstance(chosen, InitConfig)
+        networks: dict[str, nn.Module] = {"generator": ConditionalGenerator(attributes, n.width, n.blocks)}
+        initialise(networks["generator"], "kaiming")
+        if not inference:
+            networks["discriminator"] = ConditionalDiscriminator(
+                attributes, n.discriminator_width, n.discriminator_layers
+            )
+            initialise(networks["discriminator"], "normal")
+        return cls(networks, chosen, attributes)
+
+    @property
+    def players(self) -> dict[str, Player]:
+        return self.adversaries(self.stage, ("generator",), halved(self.stage.halve_every))
+
+    @property
+    def averaged(self) -> tuple[str, ...]:
+        return ("generator",)
+
+    @property
+    def noise(self) -> tuple[int, int]:
+        """One: which labels are hidden."""
+        return 1, self.attributes
+
+    # In use: `Encodes`
+
+    @property
+    def content_channels(self) -> int:
+        return 3
+
+    @property
+    def style_dim(self) -> int:
+        return self.attributes
+
+    def content(self, images: Tensor) -> Tensor:
+        return images
+
+    def style(self, images: Tensor) -> Tensor:
+        """It cannot read labels: none is told."""
+        return images.new_zeros(len(images), self.attributes)
+
+    def sample_style(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return planes(labels)
+
+    def style_mean(self, labels: Tensor) -> Tensor:
+        return planes(labels)
+
+    def style_labels(self, style: Tensor) -> Tensor:
+        return torch.where(style == 0, -torch.ones_like(style), (style > 0).to(style.dtype)).to(torch.int8)
+
+    def decode(self, content: Tensor, style: Tensor, images: Tensor, guide: Guide | None = None) -> Translation:
+        made = self.networks["generator"](content, style)
+        return Translation(made, made)
+
+    # Training
+
+    def step(self, batch: Batch, t: int) -> Steps:
+        """Discriminator, then generator, on images of the target labels."""
+        weights, discriminator, generator = (
+            self.stage.weights,
+            self.networks["discriminator"],
+            self.networks["generator"],
+        )
+        images, labels = batch.real or (batch.images, batch.labels)
+        told, own = self._hidden(planes(batch.target), batch.noise), self._hidden(planes(labels), batch.noise)
+        fake = generator(batch.images, told)
+        seen = images.detach().requires_grad_(weights.gradient_penalty > 0)
+        if weights.gradient_penalty:
+            with torch.autocast(images.device.type, enabled=False):  # second derivatives want full precision
+                real = discriminator.forward(seen, own)  # not by a compiled call, which has no second derivative
+        else:
+            real = discriminator(seen, own)
+        made = discriminator(fake.detach(), told)
+        self.weigh(batch.images, fake, [made])
+        terms = {"adversarial": objectives.logistic_discriminator([real], [made], self.weight)}
+        if weights.mismatch:
+            wrong = discriminator(images, told)
+            apart = (told != own).any(1).float()
+            terms["mismatch"] = objectives.logistic_generator([-wrong], apart)
+        if weights.gradient_penalty:
+            terms["gradient_penalty"] = objectives.gradient_penalty([real], seen)
+        yield Loss(("discriminator",), terms, weights.model_dump())
+
+        terms = {"adversarial": objectives.logistic_generator([discriminator(fake, told)], self.weight)}
+        if weights.reconstruction:
+            terms["reconstruction"] = objectives.absolute_difference(generator(images, own), images)
+        yield Loss(("generator",), terms, weights.model_dump())
+        return fake  # type: ignore[no-any-return]
+
+    def health(self, metrics: Mapping[str, float]) -> str | None:
+        if metrics["discriminator/adversarial"] < WON and metrics["generator/adversarial"] > LOST:
+            return (
+                f"the discriminator has won (its loss {metrics['discriminator/adversarial']:.3f}): the generator "
+                "learns nothing from it; lower translation.discriminator_learning_rate, or raise "
+                "translation.weights.gradient_penalty"
+            )
+        return None
+
+    def _hidden(self, told: Tensor, noise: Tensor) -> Tensor:
+        """Planes [B, A] of which a share is not told; the same for source and target."""
+        if not self.stage.hidden:
+            return told
+        quantile = 0.5 * (1 + torch.erf(noise[0] / 2**0.5))  # uniform in [0, 1]
+        return told * (quantile >= self.stage.hidden)

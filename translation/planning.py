@@ -1,0 +1,94 @@
+"""What a `run` would do in its minutes, by a few steps that are timed and thrown away: nothing is written."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from index_store.workspace import Workspace
+from translation.budget import INDEX, LEAST_GENERATED, LEAST_PAIRS, POOL, WRITING, measured_pace
+from translation.config import Config
+from translation.evaluation.report.facts import peak_memory
+from translation.methods import find_method
+from translation.runs import TRANSLATION
+from translation.stages import translation_task
+from translation.training.sessions import Session
+from translation.translator import Translator
+
+TIMED = 3  # steps, after a first one
+LEAST_STEPS = 100  # of stage 1: fewer show nothing
+GUIDED_STEP = 1.25  # of a guided step against one of stage 1, an image
+ADAM = 4  # copies of the weights in a checkpoint: weights, average, two moments
+CHECKPOINTS = 5  # runs that keep one
+
+
+@dataclass
+class RunPlan:
+    """`stages`: {name, minutes, steps} (None: as the preset says; steps None: as many as fit). `least_minutes`: under
+    which a part of the run cannot do what it must. Memory of this process so far, in MiB; disk of checkpoints and pool.
+    """
+
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    seconds_a_step: float = 0.0
+    minutes: float | None = None
+    least_minutes: float = 0.0
+    memory_mib: float = 0.0
+    disk_mib: float = 0.0
+
+    def warning(self) -> str | None:
+        """What cannot be done in the minutes, in one sentence."""
+        if self.minutes is None or self.minutes >= self.least_minutes:
+            return None
+        steps = self.stages[0]["steps"]
+        return (
+            f"--minutes {self.minutes:g} is short: here at least {math.ceil(self.least_minutes)} are needed for every "
+            f"stage to do something; as it is, stage 1 makes about {steps} steps"
+        )
+
+
+def plan_run(
+    workspace: Workspace,
+    config: Config,
+    *,
+    attributes_used: Sequence[str] = (),
+    minutes: float | None = None,
+    seed: int = 0,
+    device: str = "auto",
+) -> RunPlan:
+    """The plan of `run` with these settings on this machine. Raises what `train_translation` would."""
+    session = Session(seed=seed, device=device)
+    task, schema, config = translation_task(workspace, config, session, attributes_used)
+    taken = []
+    for step in range(TIMED + 1):
+        begun = time.perf_counter()
+        task.step(config.translation.steps, task.prepare(step))  # of the usual kind, not of a warm-up
+        taken.append(time.perf_counter() - begun)
+    seconds = statistics.median(taken[1:])
+    method = find_method(config.method).build(config, schema, TRANSLATION, inference=True)
+    pace = measured_pace(workspace, Translator(method, config=config, schema=schema, device=task.device))
+    weights = sum(p.numel() for network in task.networks.values() for p in network.parameters())
+    shares, found = config.shares, RunPlan(seconds_a_step=seconds, minutes=minutes)
+    rest = 1 - shares.translation - shares.retrieval - shares.guided
+    guided = seconds * GUIDED_STEP * config.guided.batch / config.translation.batch
+
+    def stage(name: str, share: float, step: float | None, most: int | None) -> None:
+        time_ = None if minutes is None else minutes * share
+        fit = None if step is None or time_ is None else int(60 * time_ / step)
+        steps = most if fit is None or (most is not None and most < fit) else fit
+        found.stages.append({"name": name, "minutes": time_, "steps": None if step is None else steps})
+
+    stage("translation", shares.translation, seconds, config.translation.steps)
+    stage("retrieval", shares.retrieval + POOL * rest, None, None)
+    stage("index", INDEX * rest, None, None)
+    stage("guided", shares.guided, 3 * guided, config.guided.steps)
+    stage("evaluate", (1 - POOL - INDEX) * rest, None, None)
+    index = pace.encode * len(workspace.images()) + LEAST_GENERATED * pace.translate
+    judging = WRITING + 3 * 5 * LEAST_PAIRS * pace.translate
+    found.least_minutes = max(LEAST_STEPS * seconds / shares.translation, (index + judging) / rest) / 60
+    found.memory_mib = peak_memory() / 2**20
+    found.disk_mib = CHECKPOINTS * ADAM * 4 * weights / 2**20 + config.retrieval.pool * 1e9 / 2**20
+    return found
