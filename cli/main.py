@@ -122,6 +122,8 @@ def _explain(error: Exception) -> tuple[str, int]:
     """The one line and the exit status of a failure."""
     if isinstance(error, RgunitError):
         return str(error), 2 if isinstance(error, UsageError) else 1
+    if isinstance(error, MemoryError):
+        return "there is not enough memory for this: take smaller settings, fewer images or a larger machine", 1
     if hasattr(error, "format_message"):  # Typer's own: an option that does not exist, a value out of range
         path = getattr(getattr(error, "ctx", None), "command_path", "rgunit")
         text = error.format_message().replace("Value error, ", "").rstrip(".")

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from index_store import places
 from index_store.attributes import AttributeSchema
 from index_store.catalog import Catalog
 from index_store.decoding import read_file
@@ -101,8 +102,9 @@ def hash_share(text: str) -> float:
 
 
 def stored_path(folder: Path, path: Path) -> str:
-    """Return a path as the catalog keeps it: relative to the workspace when inside it."""
-    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
+    """Return a path as the catalog keeps it: relative to the workspace when it lies in it, links followed."""
+    within = path.is_relative_to(folder) and ".." not in path.parts and not places.leads_out(folder, path)
+    return path.relative_to(folder).as_posix() if within else str(path)
 
 
 def known_fields(catalog: Catalog) -> list[str]:
@@ -207,7 +209,7 @@ class Adder:
         return self.seen[path] != sha if path in self.seen else not Path(self._absolute(path)).exists()
 
     def _absolute(self, path: str) -> str:
-        return str(self.catalog.folder / path)
+        return places.picture_or_none(self.catalog.folder, "gone", path)
 
     def _row(self, file: File, path: str) -> _Row:
         """Return the image that a file and its row of labels make."""

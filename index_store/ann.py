@@ -119,14 +119,19 @@ def save_cells(folder: Path, shard: str, cells: Cells) -> None:
     features.seal_file(path, features.Record("cells", header, {"index": cells.index.pack()}))
 
 
-def load_cells(folder: Path, shard: str) -> Cells | None:
-    """Read the index of a shard; None if there is none, it is damaged or of another version (the exact scan needs
-    none). What is checked is what is read, whatever another process puts in the file's place meanwhile."""
+def load_cells(folder: Path, shard: str, shape: tuple[int, ...]) -> Cells | None:
+    """Read the index of a shard of vectors [n, d]; None if there is none, it is damaged, of other vectors or of another
+    version (the exact scan needs none). What is checked is what is read, whatever another process puts in the file's
+    place meanwhile."""
     try:
         header, data = features.map_checked(cells_path(folder, shard), "index")
-    except features.ShardDamaged:
+        index = CellIndex.read(data)
+        probes, costs = tuple(int(one) for one in header["probes"]), header["costs"]
+        cells = Cells(index, probes, Costs(**{name: float(cost) for name, cost in costs.items()}))
+    except (features.ShardDamaged, ValueError, TypeError, KeyError, AttributeError):
         return None
-    return Cells(CellIndex.read(data), tuple(header["probes"]), Costs(**header["costs"]))
+    fits = (index.rows, index.dim) == shape and len(probes) == len(DEPTHS) and min(probes) >= 0
+    return cells if fits and max(probes) <= index.cells else None
 
 
 def _probe_ranks(index: CellIndex, queries: Vectors, truth: Ids) -> Ids:

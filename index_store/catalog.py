@@ -7,7 +7,6 @@ killed writer had sealed but not committed, so the log of shards alone can resto
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -16,17 +15,20 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from index_store import features, seal
+from index_store import features, forking, places, seal
 from index_store.attributes import AttributeSchema
 from index_store.errors import RgunitError
 from index_store.features import Record, Sealed
-from index_store.lock import WriterLock
-from index_store.replay import apply, connect, migrate
+from index_store.lock import WriterLock, read_only
+from index_store.replay import apply, connect, migrate, open_database
 
 HEAD = "0001"
 FILE = "catalog.db"
 SHARDS = "shards"
 HALF_FILES = (f"{FILE}*", f"{SHARDS}/*", "cache/*.cells.h5", "runs/*/run.json", "images/generated/*/*")
+
+
+_OF_PARENTS: list[object] = []
 
 
 class CatalogDamaged(RgunitError):
@@ -37,19 +39,50 @@ class CatalogDamaged(RgunitError):
         self.why = why
 
 
+@contextmanager
+def damage_named(file: Path) -> Iterator[None]:
+    """Around making something of what a catalog holds: CatalogDamaged where a value is not of its kind."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+        raise CatalogDamaged(file, str(error).partition("\n")[0] or type(error).__name__) from error
+
+
 class Catalog:
     """A folder's catalog and shards. Threads may share it; one process at a time writes."""
 
     def __init__(self, folder: Path, wait: float = 0.0) -> None:
-        self.folder = folder
+        self.folder = folder = folder.absolute()  # whatever folder the process changes to
         self.file = folder / FILE
         self.shards = folder / SHARDS
         self.lock = WriterLock(folder, wait)
         self.guard = threading.RLock()
         self.step: features.Step = lambda name: None
-        self.engine = connect(self.file)
-        self._process = os.getpid()
+        self.read_only = read_only(folder)
+        self.engine = connect(self.file, read_only=self.read_only)
+        forking.remember(self)
         self._watch: tuple[int, sqlite3.Connection] | None = None
+        self._seen: tuple[int, ...] = ()
+
+    def after_fork(self) -> None:
+        """In a forked child: locks and connections of its own. Its parent's are kept, for closing them would tell
+        SQLite things that are not so."""
+        _OF_PARENTS.append((self.engine, self._watch))
+        self.guard = threading.RLock()
+        self.engine, self._watch = connect(self.file, read_only=self.read_only), None
+        self.lock.after_fork()
+
+    def shard(self, name: object) -> Path:
+        """The place of a shard that the catalog names; CatalogDamaged where that is no shard's name."""
+        try:
+            return places.shard(self.shards, name)
+        except places.Unsafe as error:
+            raise CatalogDamaged(self.file, str(error)) from error
+
+    def sealed_files(self) -> list[tuple[int, Path]]:
+        """The shards that lie in the folder, with their places in the log; files of other names are not looked at."""
+        found = [(places.shard_seq(path.name), path) for path in self.shards.glob("*" + features.SUFFIX)]
+        return sorted((seq, path) for seq, path in found if seq)
 
     @staticmethod
     def exists(folder: Path) -> bool:
@@ -62,6 +95,8 @@ class Catalog:
         over (its making was killed)."""
         if cls.exists(folder) and not (unfinished_ok and cls._untouched(folder)):
             raise FileExistsError(f"{folder} already holds a store: open it, or choose another folder")
+        places.refuse_links(folder)
+        places.refuse_journal(folder / f"{FILE}-journal")
         (folder / SHARDS).mkdir(parents=True, exist_ok=True)
         catalog = cls(folder)
         catalog.migrate()
@@ -89,6 +124,8 @@ class Catalog:
         """
         if not cls.exists(folder):
             raise RgunitError(f"no store at {folder}: make one first")
+        places.refuse_links(folder)
+        places.refuse_journal(folder / f"{FILE}-journal")
         catalog = cls(folder, wait)
         with suppress(CatalogDamaged):
             revision = catalog.revision()
@@ -130,28 +167,50 @@ class Catalog:
         """One consistent view of the committed state; raises CatalogDamaged where SQLite cannot read it."""
         if not self.file.exists():
             raise CatalogDamaged(self.file, "it is missing")
-        if self._process != os.getpid():  # a forked child must not use its parent's connections
-            self.engine.dispose(close=False)
-            self._process, self._watch = os.getpid(), None
+        if self.read_only:
+            self.version()
         try:
-            with self.engine.connect() as connection:
+            with forking.native(), self.engine.connect() as connection:
                 yield connection
         except sa.exc.DatabaseError as error:
-            raise CatalogDamaged(self.file, str(error.orig)) from error
+            raise CatalogDamaged(self.file, self._why(error)) from error
+
+    def _why(self, error: sa.exc.DatabaseError) -> str:
+        """What SQLite says; of a catalog that may only be read also what that needs."""
+        if self.read_only and "unable to open" in str(error.orig):
+            return "its log is without its index, which cannot be made here: copy the workspace and use the copy"
+        return str(error.orig)
 
     def version(self) -> tuple[int, ...]:
         """Return numbers that differ after a commit of any process; far cheaper than a query."""
+        if self.read_only:
+            return self._version_by_files()
         try:
             place = self.file.stat().st_ino
-            if self._watch is None or self._watch[0] != place or self._process != os.getpid():
-                if self._watch:  # the file was replaced by a rebuild
-                    self.engine.dispose()
-                self._watch = (place, sqlite3.connect(self.file, check_same_thread=False, timeout=60))
-            return place, int(self._watch[1].execute("PRAGMA data_version").fetchone()[0])
+            with forking.native():
+                if self._watch is None or self._watch[0] != place:
+                    if self._watch:  # the file was replaced by a rebuild
+                        self.engine.dispose()
+                    self._watch = (place, open_database(self.file))
+                return place, int(self._watch[1].execute("PRAGMA data_version").fetchone()[0])
         except FileNotFoundError:
             raise CatalogDamaged(self.file, "it is missing") from None
         except sqlite3.DatabaseError as error:
             raise CatalogDamaged(self.file, str(error)) from error
+
+    def _version_by_files(self) -> tuple[int, ...]:
+        """See `version`: of a catalog that may only be read; one that is read as it lies is opened again after that."""
+        told: list[int] = []
+        for file in (self.file, self.file.with_name(FILE + "-wal")):
+            with suppress(FileNotFoundError):
+                found = file.stat()
+                told += [found.st_ino, found.st_size, found.st_mtime_ns]
+        if not told:
+            raise CatalogDamaged(self.file, "it is missing")
+        if self._seen and tuple(told) != self._seen:
+            self.engine.dispose()
+        self._seen = tuple(told)
+        return self._seen
 
     def schema(self, connection: sa.Connection | None = None) -> AttributeSchema:
         """Return attribute names and groups."""
@@ -160,11 +219,13 @@ class Catalog:
                 return self.schema(own)
         names = connection.exec_driver_sql("SELECT name FROM attributes ORDER BY position").scalars()
         groups = connection.exec_driver_sql("SELECT members FROM attribute_groups ORDER BY position").scalars()
-        return AttributeSchema(tuple(names), tuple(tuple(json.loads(group)) for group in groups))
+        with damage_named(self.file):
+            return AttributeSchema(tuple(names), tuple(tuple(json.loads(group)) for group in groups))
 
     def sequence(self, connection: sa.Connection) -> int:
         """Return the place of the last committed change in the log."""
-        return int(self.setting(connection, "sequence") or 0)
+        with damage_named(self.file):
+            return int(self.setting(connection, "sequence") or 0)
 
     def setting(self, connection: sa.Connection, key: str) -> str | None:
         """Return a setting."""
@@ -182,7 +243,8 @@ class Catalog:
         """Delete the files that a killed writer left half written."""
         for pattern in HALF_FILES:
             for stale in self.folder.glob(pattern + features.TEMPORARY):
-                stale.unlink()
+                if not stale.is_dir():
+                    stale.unlink(missing_ok=True)
 
     def recover(self) -> int:
         """Delete half-written files, apply sealed shards that were not committed; return how many were applied."""
@@ -190,11 +252,11 @@ class Catalog:
         with self.reading() as connection:
             sequence = self.sequence(connection)
             listed = connection.exec_driver_sql("SELECT file, seq FROM shards").all()
-        named = {str(file) for file, _ in listed}
-        first = min((seq for _, seq in listed), default=0)
-        found = sorted((features.shard_seq(path.name) or 0, path) for path in self.shards.glob("*" + features.SUFFIX))
+        with damage_named(self.file):
+            named = {str(file) for file, _ in listed}
+            first = min((int(seq) for _, seq in listed), default=0)
         applied = 0
-        for seq, path in found:
+        for seq, path in self.sealed_files():
             if path.name in named:
                 continue
             if seq < first:
@@ -253,13 +315,16 @@ class Catalog:
 
     def commit(self, parts: Sequence[tuple[int, Record, Sealed]]) -> None:
         """Apply sealed records in one transaction."""
-        with self.engine.begin() as connection:
+        with forking.native(), self.engine.begin() as connection:
             for seq, record, sealed in parts:
                 apply(connection, seq, record, sealed)
 
     def checkpoint(self) -> None:
         """Fold the write-ahead log into the catalog's file."""
-        with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        with (
+            forking.native(),
+            self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection,
+        ):
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def next_id(self) -> int:

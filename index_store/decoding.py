@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import stat
 import zlib
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from index_store import places
 from index_store.errors import ImageRefused
 
 LARGEST_BYTES = 512 * 2**20
@@ -43,16 +43,15 @@ _UNSIGNED = 1
 def read_file(path: Path | str) -> bytes:
     """Read a regular file whole; ImageRefused says why anything else is not. A pipe or a device is never waited for."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(handle, "rb") as file:  # noqa: PTH123  opened already, so that what is judged is what is read
-            told = os.fstat(handle)
-            if not stat.S_ISREG(told.st_mode):
-                kind = "a folder" if stat.S_ISDIR(told.st_mode) else "no regular file"
-                raise ImageRefused(f"{path}: is {kind}: name a picture")
-            if told.st_size > LARGEST_BYTES:
-                size = told.st_size // 2**20
-                raise ImageRefused(f"{path}: {size} MiB are too large (at most {LARGEST_BYTES // 2**20} MiB)")
+        with places.opened(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > LARGEST_BYTES:
+                told = f"{size // 2**20} MiB are too large (at most {LARGEST_BYTES // 2**20} MiB)"
+                raise ImageRefused(f"{path}: {told}")
             return file.read(LARGEST_BYTES)
+    except places.NotRegular as error:
+        kind = "a folder" if Path(path).is_dir() else "no regular file"
+        raise ImageRefused(f"{path}: is {kind}: name a picture") from error
     except FileNotFoundError as error:
         raise ImageRefused(
             f"{path}: cannot be read: it is gone; put it back, or `rgunit add NEWPLACE` finds it where it is now"

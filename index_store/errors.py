@@ -25,5 +25,9 @@ class Locked(RgunitError):
     """Another process is writing; the message names its process id."""
 
 
+class ReadOnly(RgunitError):
+    """A workspace that this user may only read."""
+
+
 class ImageRefused(RgunitError):
     """A file that cannot be taken as an image, with the reason."""

@@ -18,7 +18,9 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from index_store import places, shardform
 from index_store import seal as sealing
+from index_store.forking import natively
 
 SUFFIX = ".h5"
 TEMPORARY = ".writing"
@@ -67,23 +69,12 @@ class Sealed:
     digest: str
 
 
-def shard_name(seq: int, kind: str) -> str:
-    """Return the file name of a shard: its place in the log and what it does."""
-    return f"{seq:08d}-{kind}{SUFFIX}"
-
-
-def shard_seq(name: str) -> int | None:
-    """Return the place in the log that a file name tells, None if it is no shard's name."""
-    head, dash, _ = name.partition("-")
-    return int(head) if dash and head.isdigit() and name.endswith(SUFFIX) else None
-
-
 def seal(folder: Path, seq: int, record: Record, step: Step) -> Sealed:
     """Write a record durably and return what the catalog must keep; `step` is called before each step with its name.
 
     On failure nothing is left behind, and the error is raised again (OSError where the disk is full).
     """
-    target = folder / shard_name(seq, record.kind)
+    target = folder / places.shard_name(seq, record.kind)
     record = Record(record.kind, {**record.header, "seq": seq}, record.arrays, record.texts)
     return seal_file(target, record, step)
 
@@ -136,6 +127,7 @@ def _image(header: str, columns: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[
         return np.frombuffer(file.id.get_file_image(), np.uint8)
 
 
+@natively
 def read(path: Path, *, check: bool = False, vectors: bool = True, only: Sequence[str] | None = None) -> Record:
     """Read a shard. With `check` its digest is compared first; without `vectors` that column is left out; `only`
     names the columns wanted.
@@ -147,11 +139,11 @@ def read(path: Path, *, check: bool = False, vectors: bool = True, only: Sequenc
     try:
         if check and (wrong := sealing.check(path)[1]):
             raise ShardDamaged(f"{path.name}: {wrong}")
-        with h5py.File(path, "r", locking=False) as file:
-            meta = json.loads(str(file.attrs["header"]))
+        with places.opened(path), h5py.File(path, "r", locking=False) as file:
+            meta, found = shardform.check(file, path.stat().st_size)
             columns = {
-                name: file[name][()]
-                for name in file
+                name: column[()]
+                for name, column in found.items()
                 if (vectors or name != "vectors") and (only is None or name.removeprefix("text.") in only)
             }
         texts = {
@@ -165,13 +157,14 @@ def read(path: Path, *, check: bool = False, vectors: bool = True, only: Sequenc
     return Record(meta.pop("kind"), meta, arrays, texts)
 
 
+@natively
 def map_vectors(path: Path) -> npt.NDArray[np.float32]:
     """Return the vectors of a shard, float32 [n, d], memory-mapped and read-only."""
     if not path.exists():
         raise ShardMissing(f"{path.name}: is missing")
     try:
-        with h5py.File(path, "r", locking=False) as file:
-            data = file["vectors"]
+        with places.opened(path), h5py.File(path, "r", locking=False) as file:
+            data = shardform.check(file, path.stat().st_size)[1]["vectors"]
             shape, offset = data.shape, data.id.get_offset()
             if offset is None:  # an empty dataset has no place in the file
                 return np.zeros(shape, np.float32)
@@ -180,16 +173,18 @@ def map_vectors(path: Path) -> npt.NDArray[np.float32]:
         raise _unreadable(path, error) from error
 
 
+@natively
 def map_checked(path: Path, column: str) -> tuple[dict[str, Any], npt.NDArray[np.uint8]]:
     """Return the header of a sealed file and one of its columns, uint8 [n], memory-mapped; the digest is compared
     first. One open file is looked at throughout. Raises ShardDamaged and ShardMissing."""
     try:
-        with path.open("rb") as file:
+        with places.opened(path) as file:
             data = np.memmap(file, np.uint8, "r")
             if wrong := sealing.check_bytes(data)[1]:
                 raise ShardDamaged(f"{path.name}: {wrong}")
             with h5py.File(file, "r") as content:
-                found, header = content[column], json.loads(str(content.attrs["header"]))
+                header, columns = shardform.check(content, len(data))
+                found = columns[column]
                 start = found.id.get_offset()
                 return header, data[start : start + found.size]
     except Exception as error:
@@ -202,7 +197,7 @@ def _unreadable(path: Path, error: Exception) -> ShardDamaged:
         return ShardMissing(f"{path.name}: is missing")
     if isinstance(error, ShardDamaged):
         return error
-    return ShardDamaged(f"{path.name}: cannot be read ({str(error).splitlines()[0]})")
+    return ShardDamaged(f"{path.name}: cannot be read ({(str(error).splitlines() or [type(error).__name__])[0]})")
 
 
 def write_durably(path: Path, data: bytes) -> None:

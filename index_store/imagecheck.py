@@ -11,9 +11,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from index_store import places
 from index_store.catalog import Catalog
+from index_store.decoding import LARGEST_BYTES
 
 NAMED = 20  # files of one kind that are named one by one
+OUTSIDE = "leads out of the workspace and is not read"
 MADE = "images/generated/"
 
 Row = tuple[int, str, str | None]  # id, path as the catalog keeps it, sha-256
@@ -30,7 +33,7 @@ def check_images(catalog: Catalog, *, every: bool = False) -> list[str]:
     with ThreadPoolExecutor(max_workers=4) as pool:
         states = list(pool.map(lambda row: _state(catalog.folder, row, every), rows, chunksize=64))
     problems = []
-    for wrong in ("is missing", "cannot be read", "is not the picture that was registered"):
+    for wrong in (OUTSIDE, "is missing", "cannot be read", "is not the picture that was registered"):
         for made in (True, False):
             concerned = [
                 row for row, state in zip(rows, states, strict=True) if state == wrong and _is_made(row) == made
@@ -47,12 +50,14 @@ def _is_made(row: Row) -> bool:
 def _state(folder: Path, row: Row, every: bool) -> str:
     """Return what is wrong with a picture, "" if nothing is known to be."""
     _, path, sha = row
-    file = folder / path
     try:
+        file = places.picture(folder, path)
         if sha and (every or _is_made(row)):
-            same = hashlib.sha256(file.read_bytes()).hexdigest() == sha
+            same = hashlib.sha256(places.read_bytes(file, LARGEST_BYTES)).hexdigest() == sha
             return "" if same else "is not the picture that was registered"
-        return "" if file.is_file() else "is missing"
+        return "" if Path(file).is_file() else "is missing"
+    except places.Unsafe:
+        return OUTSIDE
     except FileNotFoundError:
         return "is missing"
     except OSError:
@@ -61,7 +66,9 @@ def _state(folder: Path, row: Row, every: bool) -> str:
 
 def _lines(rows: Sequence[Row], wrong: str, made: bool) -> list[str]:
     """Name the files of one kind."""
-    if made:
+    if wrong == OUTSIDE:
+        remedy = "`rgunit index remove --id {}`"
+    elif made:
         remedy = "`rgunit index remove --id {}`, then `rgunit index build` makes others"
     elif wrong == "is missing":
         remedy = "put it back, add its new place by `rgunit add`, or `rgunit index remove --id {}`"

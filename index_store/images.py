@@ -47,7 +47,7 @@ def read_image(path: Path | str, *, size: int | None = None, white: float | None
     white (16 bits: 65,535; fractions: 1), or by `white`. Raises ImageRefused with the reason.
     """
     path = Path(path)
-    return np.asarray(_fit(_upright(path, open_image(path, read_file(path)), white)[0], size))
+    return _pixels(_fit(_upright(path, open_image(path, read_file(path)), white)[0], size))
 
 
 def prepare(image: Image.Image | Pixels, *, size: int | None = None, name: str = "the picture") -> Pixels:
@@ -62,7 +62,7 @@ def prepare(image: Image.Image | Pixels, *, size: int | None = None, name: str =
         if size is None or image.shape[:2] == (size, size):
             return np.ascontiguousarray(image)
         image = Image.fromarray(np.ascontiguousarray(image))
-    return np.asarray(_fit(_upright(name, image)[0], size))
+    return _pixels(_fit(_upright(name, image)[0], size))
 
 
 def check_header(path: Path) -> None:
@@ -122,7 +122,8 @@ def _upright(name: Path | str, image: Image.Image, white: float | None = None) -
             grey = Image.fromarray(grey_of(name, image, white))
             grey.getexif()[_ORIENTATION] = image.getexif().get(_ORIENTATION, 1)
             image = grey
-        upright = ImageOps.exif_transpose(image)
+        turned = image.getexif().get(_ORIENTATION, 1) != 1  # else it would be copied
+        upright = ImageOps.exif_transpose(image) if turned else image
     except ImageRefused:
         raise
     except Exception as error:
@@ -138,10 +139,27 @@ def _upright(name: Path | str, image: Image.Image, white: float | None = None) -
 def _to_rgb(image: Image.Image) -> Image.Image:
     """Convert any mode of 8 bits to RGB; alpha is laid over white."""
     if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
-        layered = image.convert("RGBA")
-        white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, layered).convert("RGB")
+        over = Image.new("RGB", image.size)
+        for box in _strips(image):  # whole, four copies of it would be held
+            layered = image.crop(box).convert("RGBA")
+            white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
+            over.paste(Image.alpha_composite(white, layered).convert("RGB"), box)
+        return over
     return image.convert("RGB")
+
+
+def _strips(image: Image.Image) -> list[tuple[int, int, int, int]]:
+    """Boxes that cover an image from top to bottom, of about a megapixel each."""
+    rows = max(1, 2**20 // max(1, image.width))
+    return [(0, top, image.width, min(top + rows, image.height)) for top in range(0, image.height, rows)]
+
+
+def _pixels(image: Image.Image) -> Pixels:
+    """An RGB image as uint8 [H, W, 3]."""
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for box in _strips(image):
+        pixels[box[1] : box[3]] = np.asarray(image.crop(box))
+    return pixels
 
 
 def _fit(image: Image.Image, size: int | None) -> Image.Image:

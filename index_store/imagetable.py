@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
+from index_store import places
 from index_store.attributes import AttributeSchema, Filter
-from index_store.catalog import Catalog
+from index_store.catalog import Catalog, damage_named
 from index_store.errors import RgunitError
 from index_store.images import Pixels, read_image
 from index_store.tables import WHITE
@@ -88,19 +88,19 @@ def read_table(connection: sa.Connection, catalog: Catalog) -> ImageTable:
         "SELECT id, path, known, value, split, origin, parent, run, fields FROM images "
         "WHERE path IS NOT NULL ORDER BY id"
     ).all()
-    count = len(rows)
-    told = [json.loads(row[8]) if row[8] else {} for row in rows]
-    names = json.loads(catalog.setting(connection, "fields") or "[]")
-    folder = str(catalog.folder)
-    masks = [np.frombuffer(b"".join(row[place] for row in rows), np.uint8) for place in (2, 3)]
-    return ImageTable(
-        schema,
-        np.array([row[0] for row in rows], np.int64),
-        [os.path.join(folder, row[1]) for row in rows],  # noqa: PTH118  pathlib takes ten times as long
-        schema.unpack(*(mask.reshape(count, schema.width) for mask in masks)),
-        np.array([row[4] for row in rows], object),
-        np.array([row[5] for row in rows], object),
-        np.array([-1 if row[6] is None else row[6] for row in rows], np.int64),
-        np.array([row[7] or "" for row in rows], object),
-        {name: [one.get(name) for one in told] for name in names},
-    )
+    with damage_named(catalog.file):
+        count = len(rows)
+        told = [json.loads(row[8]) if row[8] else {} for row in rows]
+        names = json.loads(catalog.setting(connection, "fields") or "[]")
+        masks = [np.frombuffer(b"".join(row[place] for row in rows), np.uint8) for place in (2, 3)]
+        return ImageTable(
+            schema,
+            np.array([row[0] for row in rows], np.int64),
+            [places.picture_or_none(catalog.folder, row[0], row[1]) for row in rows],
+            schema.unpack(*(mask.reshape(count, schema.width) for mask in masks)),
+            np.array([row[4] for row in rows], object),
+            np.array([row[5] for row in rows], object),
+            np.array([-1 if row[6] is None else row[6] for row in rows], np.int64),
+            np.array([row[7] or "" for row in rows], object),
+            {name: [one.get(name) for one in told] for name in names},
+        )

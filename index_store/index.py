@@ -6,13 +6,14 @@ The one idea: FAISS picks candidates, and the distances that are returned are co
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from index_store.forking import natively
 
 Vectors = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
@@ -21,21 +22,15 @@ SPARE = 8  # candidates beyond k, so that rounding in FAISS cannot push a true n
 PRODUCT_FORM = 20  # queries from which FAISS uses the matrix product form
 RERANK_CHUNK = 2**22  # numbers gathered at a time
 
-_loaded_in = 0
-
 
 def faiss() -> Any:
-    """Import FAISS when it is first needed; in a forked child it must not use threads (its pool would hang)."""
+    """Import FAISS when it is first needed; `forking` keeps it from its threads in a forked child."""
     import faiss as module
 
-    global _loaded_in
-    if _loaded_in != os.getpid():
-        if _loaded_in:
-            module.omp_set_num_threads(1)
-        _loaded_in = os.getpid()
     return module
 
 
+@natively
 def exact_search(queries: Vectors, vectors: Vectors, k: int) -> tuple[Vectors, Ids]:
     """Return squared L2 distances [q, k] ascending and rows [q, k]; inf and -1 where there are fewer than k rows."""
     count, kept = len(vectors), min(k, len(vectors))
@@ -70,6 +65,7 @@ def _rounding(queries: Vectors, distances: Vectors) -> Vectors:
     return np.asarray(largest * (2e-7 * np.sqrt(queries.shape[1]) + 4e-7), np.float32)
 
 
+@natively
 def scan_rows(query: Vectors, vectors: Vectors, rows: Ids, k: int) -> tuple[Vectors, Ids]:
     """Search some rows of vectors [n, d] where they lie: distances [k] and rows [k] (inf and -1) of a query [d]."""
     distances, found = np.full(k, np.inf, np.float32), np.full(k, -1, np.int64)
@@ -110,6 +106,7 @@ class CellIndex:
         self._parameters: dict[int, Any] = {}
 
     @classmethod
+    @natively
     def build(cls, vectors: Vectors, cells: int, seed: int) -> CellIndex:
         """Sort vectors [n, d] into cells around k-means centroids of a sample of at most 64 rows a cell."""
         module = faiss()
@@ -125,11 +122,30 @@ class CellIndex:
         return cls(index)
 
     @classmethod
+    @natively
     def read(cls, data: npt.NDArray[np.uint8]) -> CellIndex:
-        """Open the bytes of an index where they lie. They must have been checked: FAISS trusts them."""
+        """Open the bytes of an index where they lie. ValueError where it is none of `build`'s: FAISS would trust it."""
         module = faiss()
-        return cls(module.read_index(module.ZeroCopyIOReader(module.swig_ptr(data), data.size)), data)
+        _check_parts(data)
+        try:
+            index = module.read_index(module.ZeroCopyIOReader(module.swig_ptr(data), data.size))
+        except RuntimeError as error:
+            raise ValueError(f"no index: {error}") from error
+        if not isinstance(index, module.IndexIVFFlat) or index.metric_type != module.METRIC_L2:
+            raise ValueError("an index of another kind")
+        flat, lists = module.downcast_index(index.quantizer), index.invlists
+        if not isinstance(flat, module.IndexFlat) or (flat.d, flat.ntotal) != (index.d, index.nlist):
+            raise ValueError("centroids of another kind")
+        if index.code_size != 4 * index.d or (lists.nlist, lists.code_size) != (index.nlist, index.code_size):
+            raise ValueError("cells of another size")
+        found = cls(index, data)
+        sizes = [lists.list_size(cell) for cell in range(found.cells)]
+        rows = [module.rev_swig_ptr(lists.get_ids(cell), size) for cell, size in enumerate(sizes) if size]
+        if sum(sizes) != found.rows or any(((part < 0) | (part >= found.rows)).any() for part in rows):
+            raise ValueError("rows that are not there")
+        return found
 
+    @natively
     def pack(self) -> npt.NDArray[np.uint8]:
         """Return the index as bytes."""
         return np.asarray(faiss().serialize_index(self.index), np.uint8)
@@ -142,6 +158,7 @@ class CellIndex:
             owner[faiss().rev_swig_ptr(lists.get_ids(cell), lists.list_size(cell))] = cell
         return owner
 
+    @natively
     def nearest(self, queries: Vectors, probes: int) -> tuple[Vectors, Ids]:
         """Return distances and numbers [q, probes] of the cells nearest to queries, by float32 differences."""
         point, count = faiss().swig_ptr, len(queries)
@@ -153,6 +170,7 @@ class CellIndex:
             )
         return gaps, found
 
+    @natively
     def search(self, queries: Vectors, k: int, probes: int) -> tuple[Vectors, Ids]:
         """Return distances [q, k] ascending and rows [q, k] (-1 where there are fewer) of what lies in the nearest
         cells."""
@@ -169,6 +187,15 @@ class CellIndex:
             count, point(queries), k, point(cells), point(gaps), point(distances), point(rows), False, parameters
         )
         return distances, rows
+
+
+def _check_parts(data: npt.NDArray[np.uint8]) -> None:
+    """ValueError unless an index's bytes are flat cells around flat centroids: other parts would open other files."""
+    told = bytes(data[:98])
+    centroids = 98 + 4 * int.from_bytes(told[90:98], "little")
+    rest = bytes(data[centroids : centroids + 13]) if centroids < len(data) else b""
+    if told[:4] != b"IwFl" or told[53:57] != b"IxF2" or rest != bytes(9) + b"ilar":
+        raise ValueError("an index of other parts")
 
 
 def rerank(queries: Vectors, vectors: Vectors, candidates: Ids) -> tuple[Vectors, Ids]:

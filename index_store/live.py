@@ -9,9 +9,9 @@ import threading
 
 import numpy as np
 
-from index_store import features
+from index_store import features, forking
 from index_store.ann import Cells, load_cells
-from index_store.catalog import Catalog
+from index_store.catalog import Catalog, damage_named
 from index_store.errors import RgunitError
 from index_store.state import (
     BIG_SEGMENT,
@@ -33,12 +33,17 @@ class Live:
     def __init__(self, catalog: Catalog) -> None:
         self.catalog = catalog
         self.guard = threading.RLock()
+        forking.remember(self)
         self._state: State | None = None
         self._version: tuple[int, ...] = ()
         self._tables: dict[int, tuple[int, Table]] = {}
         self._cells: dict[str, Cells | None] = {}
         self._snapshots: dict[tuple[str | None, ...], tuple[State, list[Table]]] = {}
         self._ids: dict[str, Ids] = {}
+
+    def after_fork(self) -> None:
+        """In a forked child: a lock that no thread of the parent holds. What was read stays true."""
+        self.guard = threading.RLock()
 
     def forget(self) -> None:
         """Drop everything that was read."""
@@ -54,7 +59,7 @@ class Live:
         with self.guard:
             version = self.catalog.version()
             if self._state is None or version != self._version:
-                with self.catalog.reading() as connection:
+                with self.catalog.reading() as connection, damage_named(self.catalog.file):
                     if self._state is None or self._state.sequence != self.catalog.sequence(connection):
                         self._state = read_state(self.catalog, connection, self._state)
                 self._version = version
@@ -97,7 +102,7 @@ class Live:
             files = [file for number, file, _ in state.shards if number == info.number]
             for file in files:
                 if file not in self._ids:
-                    self._ids[file] = features.read(self.catalog.shards / file, only=("ids",)).arrays["ids"]
+                    self._ids[file] = features.read(self.catalog.shard(file), only=("ids",)).arrays["ids"]
             return np.concatenate([self._ids[file] for file in files]) if files else np.zeros(0, np.int64)
 
     def _load(self, state: State, info: EncoderInfo, before: Table | None) -> Table:
@@ -110,7 +115,7 @@ class Live:
             segments, read = [], []
         small: list[tuple[str, Ids, Vectors]] = []
         for file in files[len(read) :]:
-            path = self.catalog.shards / file
+            path = self.catalog.shard(file)
             ids, vectors = features.read(path, vectors=False).arrays["ids"], features.map_vectors(path)
             if rows[file] >= BIG_SEGMENT:
                 segments, small = _grow(segments, small), []
@@ -132,7 +137,7 @@ class Live:
             file = segment.files[0]
             with self.guard:
                 if file not in self._cells:
-                    self._cells[file] = load_cells(self.catalog.folder, file)
+                    self._cells[file] = load_cells(self.catalog.folder, file, segment.vectors.shape)
                 found.append(self._cells[file])
         return found
 

@@ -11,7 +11,13 @@ import os
 import time
 from pathlib import Path
 
-from index_store.errors import Locked
+from index_store.errors import Locked, ReadOnly, RgunitError
+
+
+def read_only(folder: Path) -> bool:
+    """Whether this process may read a folder that is there, and not write into it."""
+    effective = os.access in os.supports_effective_ids
+    return folder.is_dir() and not os.access(folder, os.W_OK, effective_ids=effective)
 
 
 class WriterLock:
@@ -21,19 +27,26 @@ class WriterLock:
         self.file = folder / "lock"
         self.wait = wait
         self._handle: int | None = None
-        self._pid = 0
 
     @property
     def held(self) -> bool:
-        """Whether this object of this process holds the lock (a forked child does not)."""
-        return self._handle is not None and self._pid == os.getpid()
+        """Whether this object holds the lock (a forked child's does not)."""
+        return self._handle is not None
 
     def acquire(self) -> bool:
         """Take the lock, waiting up to `wait` seconds; return whether it was taken just now. Raises Locked."""
         if self.held:
             return False
+        if read_only(self.file.parent):
+            raise ReadOnly(
+                f"{self.file.parent} may only be read (it is another user's, or its disk is read-only): copy it "
+                "(`cp -r`) and change the copy"
+            )
         deadline = time.monotonic() + self.wait
-        handle = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            handle = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise RgunitError(f"{self.file} cannot be locked ({error.strerror}): delete it") from error
         while True:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -42,7 +55,8 @@ class WriterLock:
                 if time.monotonic() < deadline:
                     time.sleep(0.02)
                     continue
-                holder = os.pread(handle, 64, 0).decode(errors="replace").strip() or "unknown"
+                told = os.pread(handle, 64, 0).strip()
+                holder = told.decode() if told.isdigit() else "unknown"  # anybody may have written the text
                 os.close(handle)
                 who = "this process" if holder == str(os.getpid()) else f"process {holder}"
                 raise Locked(
@@ -50,13 +64,18 @@ class WriterLock:
                 ) from None
         os.ftruncate(handle, 0)
         os.pwrite(handle, str(os.getpid()).encode(), 0)
-        self._handle, self._pid = handle, os.getpid()
+        self._handle = handle
         return True
 
     def release(self) -> None:
         """Give the lock back, if it is held."""
         if self._handle is not None:
-            if self._pid == os.getpid():
-                os.ftruncate(self._handle, 0)
+            os.ftruncate(self._handle, 0)
+            os.close(self._handle)
+            self._handle = None
+
+    def after_fork(self) -> None:
+        """In a forked child: the lock stays its parent's, and so ends with that."""
+        if self._handle is not None:
             os.close(self._handle)
             self._handle = None

@@ -25,6 +25,7 @@ from index_store.catalog import FILE, Catalog, CatalogDamaged
 from index_store.errors import RgunitError
 from index_store.features import Record, Sealed
 from index_store.models import METADATA, RUNS
+from index_store.places import shard_seq
 from index_store.replay import IMAGE_TEXTS, apply, connect, migrate, schema_header
 
 TABLES = {
@@ -83,6 +84,7 @@ def verify(catalog: Catalog) -> Report:
             return Report(False, [f"{FILE}: {error.why}", *_damaged_files(catalog, {})])
         try:
             problems = listed.problems + _damaged_files(catalog, listed.shards) + runs.read_rows(catalog)[1]
+            problems += runs.check_rows(catalog)
             if not any(file in problem for file in listed.shards for problem in problems):
                 problems += _compare(catalog, listed)
         except FileNotFoundError as error:  # merged by a compaction a moment ago, or else it is missed the next time
@@ -116,7 +118,7 @@ def rebuild(catalog: Catalog) -> list[str]:
         names = ", ".join(sorted(set(lost) - set(dropped)))
         raise RgunitError(f"{catalog.shards}: {names} cannot be repaired: put a copy from a backup in its place")
     for file in dropped:
-        (catalog.shards / file).unlink(missing_ok=True)
+        catalog.shard(file).unlink(missing_ok=True)
     report = verify(catalog)
     if not report.ok:
         _replace(catalog, sealed_entries(catalog, missing_ok=bool(dropped)))
@@ -137,7 +139,8 @@ def compact(catalog: Catalog, *, check: bool = True) -> str:
         if check and (problems := verify(catalog).problems):
             raise RgunitError(f"{problems[0]}: run `rgunit index rebuild` first; nothing was merged")
         with catalog.reading() as connection:
-            old = [str(name) for name in connection.exec_driver_sql("SELECT file FROM shards ORDER BY seq").scalars()]
+            names = connection.exec_driver_sql("SELECT file FROM shards ORDER BY seq").scalars().all()
+            old = [catalog.shard(name) for name in names]
             encoders = connection.exec_driver_sql("SELECT id, name, fingerprint, dim FROM encoders ORDER BY id").all()
             held = connection.exec_driver_sql("SELECT encoder, file FROM shards ORDER BY seq").all()
             first = catalog.sequence(connection) + 1
@@ -156,7 +159,7 @@ def compact(catalog: Catalog, *, check: bool = True) -> str:
         catalog.write(*parts)
         catalog.checkpoint()
         for file in old:
-            (catalog.shards / file).unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
     return f"{len(old)} sealed files merged into {len(parts)}"
 
 
@@ -172,9 +175,8 @@ def replay(entries: Sequence[Entry]) -> sa.Engine:
 
 def sealed_entries(catalog: Catalog, *, upto: int | None = None, missing_ok: bool = False) -> list[Entry]:
     """Read the log from the files alone, from the last complete compaction on. RgunitError names what is missing."""
-    found = sorted((features.shard_seq(path.name) or 0, path) for path in catalog.shards.glob("*" + features.SUFFIX))
     entries = []
-    for seq, path in found:
+    for seq, path in catalog.sealed_files():
         if upto is None or seq <= upto:
             record = features.read(path, check=True, vectors=False)
             entries.append((seq, record, Sealed(path.name, path.stat().st_size, seal.digest_of(path))))
@@ -215,23 +217,28 @@ def _listed(catalog: Catalog) -> _Listed:
             lines = connection.exec_driver_sql("PRAGMA integrity_check(5)").scalars()
             problems = [f"{FILE}: {line}" for line in lines if line != "ok"]
             rows = connection.exec_driver_sql("SELECT file, seq, size, digest FROM shards").all()
-            shards = {str(file): _Row(int(seq), int(size), str(digest)) for file, seq, size, digest in rows}
+            shards = {}
+            for file, seq, size, digest in rows:
+                try:
+                    shards[catalog.shard(file).name] = _Row(int(seq), int(size), str(digest))
+                except CatalogDamaged as error:
+                    problems.append(f"{FILE}: {error.why}")
             return _Listed(sequence, shards, _dump(connection), problems)
     except CatalogDamaged:
         raise
-    except (sa.exc.SQLAlchemyError, UnicodeDecodeError, ValueError, TypeError) as error:
+    except (sa.exc.SQLAlchemyError, ValueError, TypeError, OverflowError) as error:
         raise CatalogDamaged(catalog.file, str(error).splitlines()[0]) from error
 
 
 def _damaged_files(catalog: Catalog, listed: dict[str, _Row]) -> list[str]:
     """Return what is wrong with the shards: those in the catalog, and any other that lies there."""
     problems = []
-    there = {path.name for path in catalog.shards.glob("*" + features.SUFFIX)}
-    places = {features.shard_seq(name) for name in there}
+    there = {path.name for _, path in catalog.sealed_files()}
+    numbers = {shard_seq(name) for name in there}
     for file in sorted(there | set(listed)):
         path, row = catalog.shards / file, listed.get(file)
         if file not in there:
-            known = row is not None and (row.seq in places or features.shard_seq(file) in places)
+            known = row is not None and (row.seq in numbers or shard_seq(file) in numbers)
             problems.append(f"{FILE}: names {file}, which is not there" if known else f"{file}: is missing")
             continue
         told, wrong = seal.check(path)
@@ -241,6 +248,9 @@ def _damaged_files(catalog: Catalog, listed: dict[str, _Row]) -> list[str]:
             problems.append(f"{file}: {wrong}")
         elif row and not wrong and (told, path.stat().st_size) != (row.digest, row.size):
             problems.append(f"{FILE}: keeps another size or digest of {file}")
+        elif not wrong:
+            with suppress(features.ShardMissing):  # as above: told when the log is read
+                problems += _malformed(path)
     for path in sorted((catalog.folder / CELLS_FOLDER).glob("*" + CELLS_SUFFIX)):
         with suppress(FileNotFoundError):  # derived: another process may take it away at any moment
             if wrong := seal.check(path)[1]:
@@ -248,11 +258,22 @@ def _damaged_files(catalog: Catalog, listed: dict[str, _Row]) -> list[str]:
     return problems
 
 
+def _malformed(path: Path) -> list[str]:
+    """Return what is wrong with a shard whose seal is right: it was sealed by other hands."""
+    try:
+        features.read(path, only=())
+    except features.ShardMissing:
+        raise
+    except features.ShardDamaged as error:
+        return [str(error)]
+    return []
+
+
 def _compare(catalog: Catalog, listed: _Listed) -> list[str]:
     """Replay the log and compare it with the catalog."""
-    there = [path.name for path in catalog.shards.glob("*" + features.SUFFIX)]
+    there = [path.name for _, path in catalog.sealed_files()]
     now = _sequence(catalog)  # asked after the files: what a writer has committed meanwhile is not too many
-    newer = [name for name in there if (features.shard_seq(name) or 0) > now]
+    newer = [name for name in there if shard_seq(name) > now]
     problems = []
     if len(newer) > 1 and not any("base" in _header(catalog.shards / name) for name in newer):
         problems.append(f"{FILE}: lacks {len(newer)} sealed batches, from {min(newer)} on")
@@ -285,13 +306,13 @@ def _mend_files(catalog: Catalog, known: dict[str, _Row]) -> tuple[list[str], li
     A shard that fits its own seal is left alone, whatever the catalog says of it: the catalog may be what is damaged.
     """
     mended, lost = [], []
-    there = {path.name for path in catalog.shards.glob("*" + features.SUFFIX)}
-    places = {features.shard_seq(name) for name in there}
+    there = {path.name for _, path in catalog.sealed_files()}
+    numbers = {shard_seq(name) for name in there}
     for file in sorted(there | set(known)):
-        path = catalog.shards / file
+        path = catalog.shard(file)
         row = known.get(file)
         if file not in there:
-            if row and row.seq not in places and features.shard_seq(file) not in places:
+            if row and row.seq not in numbers and shard_seq(file) not in numbers:
                 lost.append(file)
             continue
         if not seal.check(path)[1]:
@@ -312,7 +333,7 @@ def _mend_files(catalog: Catalog, known: dict[str, _Row]) -> tuple[list[str], li
 def _replace(catalog: Catalog, entries: Sequence[Entry]) -> None:
     """Put a catalog made from the log in the place of the old one."""
     temporary = catalog.folder / (FILE + features.TEMPORARY)
-    for suffix in ("", "-wal", "-shm"):
+    for suffix in ("", "-wal", "-shm", "-journal"):
         temporary.with_name(temporary.name + suffix).unlink(missing_ok=True)
     engine = connect(temporary)
     migrate(engine)
@@ -359,7 +380,7 @@ def _live_vectors(
 ) -> dict[str, npt.NDArray[Any]] | None:
     """Return the vectors of some shards, in order of id, of the ids that are still there."""
     parts = [
-        (features.read(catalog.shards / file, vectors=False).arrays["ids"], features.map_vectors(catalog.shards / file))
+        (features.read(catalog.shard(file), vectors=False).arrays["ids"], features.map_vectors(catalog.shard(file)))
         for file in files
     ]
     if not parts:

@@ -6,6 +6,7 @@ The one idea: the tables are a function of the log, so replaying the sealed shar
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -14,26 +15,37 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from index_store.attributes import AttributeSchema
-from index_store.features import Record, Sealed
+from index_store.errors import RgunitError
+from index_store.features import Record, Sealed, ShardDamaged
 from index_store.models import ENCODERS, IMAGES, REMOVED, SETTINGS, SHARDS
 
+_COMPUTES = re.compile(r"\bVIRTUAL\b|\bGENERATED\b|\bAS\s*\(", re.IGNORECASE)  # tables that a query would run
 IMAGE_TEXTS = ("key", "split", "origin", "path", "sha256", "run", "fields")
 
 
-def connect(file: Path | None) -> sa.Engine:
+def connect(file: Path | None, *, read_only: bool = False) -> sa.Engine:
     """Return an engine on a SQLite file (or in memory): write-ahead log, every commit flushed to the disk."""
     if file is None:
         engine = sa.create_engine("sqlite://", poolclass=sa.pool.StaticPool)
     else:
-        engine = sa.create_engine(f"sqlite:///{file}")
+        place = file  # by a creator: in a URL `%`, `?` and `#` would mean something else
+        engine = sa.create_engine(
+            "sqlite://", creator=lambda: open_database(place, read_only=read_only), poolclass=sa.pool.QueuePool
+        )
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: sqlite3.Connection, _: object) -> None:
         connection.isolation_level = None
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 2**28)
+        connection.execute("PRAGMA trusted_schema = OFF")
         connection.execute("PRAGMA busy_timeout = 60000")
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
+        if not read_only:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
+        for kind, sql in connection.execute("SELECT type, sql FROM sqlite_master"):
+            if kind not in ("table", "index") or _COMPUTES.search(sql or ""):
+                raise sqlite3.DatabaseError("it holds more than tables")
 
     @event.listens_for(engine, "begin")
     def _begin(connection: sa.Connection) -> None:
@@ -42,16 +54,32 @@ def connect(file: Path | None) -> sa.Engine:
     return engine
 
 
+def open_database(file: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    """Open a SQLite file, whatever characters its path has.
+
+    One that may only be read has no shared memory for a log to be read by: without a log it is read as it lies.
+    """
+    if not read_only:
+        return sqlite3.connect(file, check_same_thread=False, timeout=60)
+    log = file.with_name(file.name + "-wal")
+    how = "mode=ro" if log.exists() and log.stat().st_size else "mode=ro&immutable=1"
+    return sqlite3.connect(f"{file.as_uri()}?{how}", uri=True, check_same_thread=False, timeout=60)
+
+
 def migrate(engine: sa.Engine) -> None:
     """Bring a catalog's tables to this version by Alembic."""
     from alembic import command
     from alembic.config import Config
+    from alembic.util.exc import CommandError
 
     config = Config()
     config.set_main_option("script_location", "index_store:migrations")
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+    try:
+        with engine.begin() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    except CommandError as error:
+        raise RgunitError(f"the catalog's schema is none of rgunit's ({error}): run `rgunit index rebuild`") from error
 
 
 def schema_header(schema: AttributeSchema) -> dict[str, Any]:
@@ -60,7 +88,18 @@ def schema_header(schema: AttributeSchema) -> dict[str, Any]:
 
 
 def apply(connection: sa.Connection, seq: int, record: Record, sealed: Sealed) -> None:
-    """Make one record's change in the tables. The same code serves a write, a recovery and a restoration."""
+    """Make one record's change in the tables. The same code serves a write, a recovery and a restoration.
+
+    Raises ShardDamaged where the record's columns do not fit each other.
+    """
+    try:
+        _apply(connection, seq, record, sealed)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        raise ShardDamaged(f"{sealed.file}: its columns do not fit each other ({error})") from error
+
+
+def _apply(connection: sa.Connection, seq: int, record: Record, sealed: Sealed) -> None:
+    """See `apply`."""
     header = record.header
     compaction = header.get("base") == "first"
     if compaction:

@@ -11,12 +11,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from index_store.catalog import Catalog
+from index_store import places
+from index_store.catalog import Catalog, CatalogDamaged, damage_named
 from index_store.errors import RgunitError, UsageError
 from index_store.features import TEMPORARY, sync_folder, write_durably
 from index_store.models import RUNS
 
 FILE = "run.json"
+LARGEST = 64_000_000  # bytes of it
 CHECKPOINT = "checkpoint.safetensors"
 """The file of a run's folder that holds what was trained last."""
 STATUS = ("running", "done", "stopped", "failed")
@@ -45,6 +47,8 @@ class RunRecord:
 
 def add_run(catalog: Catalog, stage: str, preset: str, config: Mapping[str, Any]) -> RunRecord:
     """Make a run with its folder `runs/<id>-<stage>`."""
+    if stage not in places.STAGES:
+        raise UsageError(f"run stage {stage!r}: choose one of {', '.join(places.STAGES)}")
     catalog.begin()
     with catalog.guard:
         with catalog.reading() as connection:
@@ -116,20 +120,32 @@ def get_run(catalog: Catalog, run: str) -> RunRecord:
 
 
 def _record(catalog: Catalog, row: Mapping[str, Any]) -> RunRecord:
-    """Return a row of the catalog as a RunRecord."""
-    run = f"r{row['number']}"
-    return RunRecord(
-        run,
-        row["stage"],
-        row["preset"],
-        row["steps"],
-        row["status"],
-        catalog.folder / "runs" / f"{run}-{row['stage']}",
-        row["created"],
-        row["seconds"],
-        json.loads(row["config"]),
-        json.loads(row["summary"]),
-    )
+    """Return a row of the catalog as a RunRecord; CatalogDamaged where it is none."""
+    with damage_named(catalog.file):
+        try:
+            path = places.run_folder(catalog.folder, row["number"], row["stage"])
+        except places.Unsafe as error:
+            raise CatalogDamaged(catalog.file, str(error)) from error
+        return RunRecord(
+            f"r{row['number']}",
+            str(row["stage"]),
+            str(row["preset"]),
+            int(row["steps"]),
+            str(row["status"]),
+            path,
+            str(row["created"]),
+            float(row["seconds"]),
+            _object(row["config"]),
+            _object(row["summary"]),
+        )
+
+
+def _object(text: str) -> dict[str, Any]:
+    """The JSON object of a text; ValueError where it is none."""
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise ValueError("a run's settings are no JSON object")
+    return found
 
 
 def _write(folder: Path, row: Mapping[str, Any]) -> None:
@@ -145,11 +161,26 @@ def read_rows(catalog: Catalog) -> tuple[list[dict[str, Any]], list[str]]:
     rows, problems = [], []
     for file in sorted((catalog.folder / "runs").glob("*/" + FILE)):
         row = _read(file)
-        if row is None:
-            problems.append(f"{file.parent.name}/{FILE}: cannot be read")
-        else:
-            rows.append(row)
+        try:
+            if row is None or _record(catalog, row).path != file.parent:
+                problems.append(f"{file.parent.name}/{FILE}: cannot be read")
+            else:
+                rows.append(row)
+        except CatalogDamaged as error:
+            problems.append(f"{file.parent.name}/{FILE}: {error.why}")
     return rows, problems
+
+
+def check_rows(catalog: Catalog) -> list[str]:
+    """Return a line on each run of the catalog that can be none."""
+    problems = []
+    with catalog.reading() as connection:
+        for row in connection.execute(sa.select(RUNS)).mappings():
+            try:
+                _record(catalog, dict(row))
+            except CatalogDamaged as error:
+                problems.append(f"{catalog.file.name}: a run: {error.why}")
+    return problems
 
 
 def mend_files(catalog: Catalog) -> list[str]:
@@ -158,7 +189,11 @@ def mend_files(catalog: Catalog) -> list[str]:
     with catalog.reading() as connection:
         rows = [dict(row) for row in connection.execute(sa.select(RUNS)).mappings()]
     for row in rows:
-        folder = _record(catalog, row).path
+        try:
+            folder = _record(catalog, row).path
+        except CatalogDamaged as error:
+            mended.append(f"{FILE}: of a run that is left out: {error.why}")
+            continue
         if _read(folder / FILE) is None:
             folder.mkdir(parents=True, exist_ok=True)
             _write(folder, row)
@@ -169,7 +204,7 @@ def mend_files(catalog: Catalog) -> list[str]:
 def _read(file: Path) -> dict[str, Any] | None:
     """Return what a `run.json` tells, None if it cannot be read."""
     try:
-        row = json.loads(file.read_text())
+        row = json.loads(places.read_bytes(file, LARGEST))
         return {column.name: row[column.name] for column in RUNS.columns}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

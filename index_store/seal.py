@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from index_store import places
 from index_store.errors import RgunitError
 
 BLOCK = 4096
@@ -37,7 +38,13 @@ def trailer(content: npt.NDArray[np.uint8]) -> bytes:
 
 def check(path: Path) -> tuple[str, str]:
     """Return (digest, what is wrong or ""): whether a sealed file is as it was written."""
-    return check_bytes(np.fromfile(path, np.uint8))
+    return check_bytes(map_bytes(path))
+
+
+def map_bytes(path: Path) -> npt.NDArray[np.uint8]:
+    """Return the bytes of a regular file, uint8 [n], memory-mapped: a file of any size takes no memory."""
+    with places.opened(path) as file:
+        return np.memmap(file, np.uint8, "r") if os.fstat(file.fileno()).st_size else np.zeros(0, np.uint8)
 
 
 def check_bytes(data: npt.NDArray[np.uint8]) -> tuple[str, str]:
@@ -53,7 +60,7 @@ def check_bytes(data: npt.NDArray[np.uint8]) -> tuple[str, str]:
 
 def digest_of(path: Path) -> str:
     """Return the digest that a sealed file carries; raises Damaged."""
-    with path.open("rb") as file:
+    with places.opened(path) as file:
         file.seek(0, os.SEEK_END)
         size = file.tell()
         if size < FOOTER.size:
@@ -70,7 +77,7 @@ def mend(path: Path, size: int | None, digest: str | None) -> bytes | None:
 
     `size` and `digest` are what the catalog keeps of it, None where the catalog itself is lost.
     """
-    data = np.fromfile(path, np.uint8)
+    data: npt.NDArray[np.uint8] = map_bytes(path)
     if size is not None and len(data) != size:
         data = np.concatenate([data[:size], np.zeros(max(0, size - len(data)), np.uint8)])
     footer = _footer(data)

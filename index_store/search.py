@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from index_store import forking
 from index_store.ann import Cells, depth_for
 from index_store.attributes import Filter
 from index_store.index import PRODUCT_FORM, Ids, Vectors, exact_search, merge, pick, scan_rows
@@ -73,9 +74,14 @@ class Subsets:
 
     def __init__(self) -> None:
         self._guard = threading.RLock()
+        forking.remember(self)
         self._held: dict[tuple[int, int, str], Subset] = {}
         self._clock = 0
         self._budget = SMALL_BUDGET
+
+    def after_fork(self) -> None:
+        """In a forked child: a lock that no thread of the parent holds."""
+        self._guard = threading.RLock()
 
     def get(self, state: State, table: Table, where: str | None) -> Subset:
         """Return the rows that a filter keeps."""

@@ -141,7 +141,7 @@ def read_state(catalog: Catalog, connection: sa.Connection, before: State | None
         "SELECT encoder, file, rows FROM shards WHERE encoder IS NOT NULL ORDER BY seq"
     ).all()
     infos = tuple(EncoderInfo(*row) for row in encoders)
-    files = tuple((int(row[0]), str(row[1]), int(row[2])) for row in shards)
+    files = tuple((int(row[0]), catalog.shard(row[1]).name, int(row[2])) for row in shards)
     sequence, default = catalog.sequence(connection), catalog.setting(connection, "encoder")
     if before is None:
         try:
@@ -192,7 +192,7 @@ def _rows_from_log(catalog: Catalog, connection: sa.Connection, width: int) -> C
     updates: list[list[npt.NDArray[Any]]] = []
     gone = [np.zeros(0, np.int64)]
     for kind, file, _ in listed:
-        record = features.read(catalog.shards / file, only=("ids", "known", "value", "split", "origin"))
+        record = features.read(catalog.shard(file), only=("ids", "known", "value", "split", "origin"))
         if kind == "remove":
             gone.append(record.arrays["ids"])
             continue

@@ -6,6 +6,7 @@ The one idea: every change is one sealed record (`catalog.write`), every search 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -74,6 +75,10 @@ class IndexStore:
         self._live.forget()
         if self._owner:
             self.catalog.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled, it is opened again where it arrives, by its absolute place."""
+        return partial(IndexStore.open, str(self.catalog.folder), wait=self.catalog.lock.wait), ()
 
     def __enter__(self) -> IndexStore:
         return self
@@ -267,7 +272,7 @@ class IndexStore:
         info = _known_encoder(state, encoder, fingerprint)
         for number, file, _ in state.shards if info else ():
             if info and number == info.number:
-                path = self.catalog.shards / file
+                path = self.catalog.shard(file)
                 ids, vectors = read(path, only=("ids",)).arrays["ids"], map_vectors(path)
                 for start in range(0, len(ids), rows):
                     there = find(state.ids, ids[start : start + rows]) >= 0

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,7 +20,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from index_store import runs
+from index_store import forking, places, runs
 from index_store.attributes import AttributeSchema
 from index_store.catalog import Catalog
 from index_store.decoding import read_file
@@ -62,14 +63,15 @@ class Workspace:
         self._cache: OrderedDict[tuple[int, int, float | None], Pixels] = OrderedDict()
         self._cached = 0
         self._guard = threading.Lock()
+        forking.remember(self)
         self.left_out: npt.NDArray[np.int64] = np.empty(0, np.int64)
-        for name in FOLDERS:
+        for name in () if catalog.read_only else FOLDERS:
             (self.path / name).mkdir(exist_ok=True)
 
     @classmethod
     def create(cls, path: Path | str) -> Self:
         """Make a workspace; FileExistsError if there is one."""
-        return cls(Catalog.create(Path(path).absolute()))
+        return cls(Catalog.create(Path(path)))
 
     @classmethod
     def open(cls, path: Path | str, *, wait: float = 0.0) -> Self:
@@ -89,6 +91,14 @@ class Workspace:
         """Close files and release the writer's lock."""
         self._store.close()
         self.catalog.close()
+
+    def after_fork(self) -> None:
+        """In a forked child: a lock that no thread of the parent holds."""
+        self._guard = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled, it is opened again where it arrives, by its absolute place."""
+        return partial(type(self).open, str(self.path), wait=self.catalog.lock.wait), ()
 
     def __enter__(self) -> Self:
         return self
@@ -158,7 +168,7 @@ class Workspace:
             table = self.images(ids=np.unique(parents[parents >= 0]))
             splits = dict(zip(table.ids.tolist(), table.split, strict=True))
             files = [
-                self.path / "images" / "generated" / item.run / f"{row:08d}.png"
+                places.inside(self.path, "images", "generated", item.run, f"{row:08d}.png")
                 for row, item in zip(ids, items, strict=True)
             ]
             with ThreadPoolExecutor(max_workers=4) as pool:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from index_store import places
 from index_store.errors import RgunitError
 from index_store.workspace import Workspace
 from retrieval.onnx import OnnxNetwork
@@ -87,7 +88,7 @@ def kept_model(workspace: Workspace, *, device: str = "cpu") -> ContentModel | N
     told = json.loads(workspace.meta(SETTING) or "{}")
     if not told:
         return None
-    path = workspace.path / str(told["file"])
+    path = places.inside(workspace.path, *str(told["file"]).split("/"))
     if not path.is_file():
         raise RgunitError(
             f"the content model {told['from']} is not in {path.parent} any more: "

@@ -12,11 +12,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -159,9 +159,11 @@ def open_pool(
     domains = Domains(labels)
     plan = _plan(domains, seed) if slots == SLOTS else np.stack([domains.of] * slots, axis=1)
     shape = (len(ids), slots, encoders.content_channels, side, side)
-    if not (folder / READY).is_file():
+    kinds = _kinds(encoders, shape)
+    arrays = _ready(folder, kinds)
+    if arrays is None:
         _fill(workspace, encoders, folder, ids, domains, plan, shape, seed, progress)
-    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _kinds(encoders, shape)}
+        arrays = {name: _opened(folder / f"{name}.npy", *kind, mode="r") for name, kind in kinds.items()}
     none = np.zeros((*shape[:2], 0), np.float32)
     return TripletPool(
         ids=ids,
@@ -212,10 +214,15 @@ def _fill(
 ) -> None:
     """Encode every slot of every image into the folder's arrays, chunk by chunk."""
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = {name: _array(folder / f"{name}.npy", *kind) for name, kind in _kinds(encoders, shape).items()}
     parts = [slice(start, start + CHUNK) for start in range(0, len(ids), CHUNK)]
-    log = folder / "done.txt"
-    done = {int(line) for line in log.read_text().split()} if log.is_file() else set()
+    log, kinds = folder / "done.txt", _kinds(encoders, shape)
+    try:
+        arrays = {name: _opened(folder / f"{name}.npy", *kind, mode="r+") for name, kind in kinds.items()}
+        done = _done(log)
+    except (OSError, ValueError):  # none yet, or half-made by a call that was killed: made anew
+        log.unlink(missing_ok=True)
+        arrays = {name: _made(folder / f"{name}.npy", *kind) for name, kind in kinds.items()}
+        done = set()
     todo = [number for number in range(len(parts)) if number not in done]
     # One thread an operation and one chunk a thread: cores that other work shares are used better than by halves.
     workers = 1 if encoders.device.type == "cuda" else max(1, len(os.sched_getaffinity(0)))
@@ -252,12 +259,31 @@ def _fill(
     ready.replace(folder / READY)
 
 
-def _array(path: Path, shape: tuple[int, ...], kind: Any) -> np.memmap[Any, Any]:
-    """A memory-mapped array of a file, made where it is not there or has another shape."""
-    if path.is_file():
-        there: np.memmap[Any, Any] = np.load(path, mmap_mode="r+")
-        if there.shape == shape and there.dtype == kind:
-            return there
+def _ready(folder: Path, kinds: Mapping[str, tuple[tuple[int, ...], Any]]) -> dict[str, Any] | None:
+    """The arrays of a pool that is whole, else None."""
+    try:
+        json.loads((folder / READY).read_text())
+        return {name: _opened(folder / f"{name}.npy", *kind, mode="r") for name, kind in kinds.items()}
+    except (OSError, ValueError):
+        (folder / READY).unlink(missing_ok=True)
+        return None
+
+
+def _done(log: Path) -> set[int]:
+    """The chunks that a log tells; a kill may have cut its last line."""
+    return {int(line) for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")}
+
+
+def _opened(path: Path, shape: tuple[int, ...], kind: Any, mode: Literal["r", "r+"]) -> np.memmap[Any, Any]:
+    """The memory-mapped array of a file. ValueError or OSError where it is not whole, or has another shape."""
+    there = np.lib.format.open_memmap(path, mode="r")  # not yet to be written: that would make a short file longer
+    if there.shape != shape or there.dtype != kind:
+        raise ValueError(f"{path} has another shape")
+    return there if mode == "r" else np.lib.format.open_memmap(path, mode=mode)
+
+
+def _made(path: Path, shape: tuple[int, ...], kind: Any) -> np.memmap[Any, Any]:
+    """A new memory-mapped array of a file."""
     return np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=shape)
 
 

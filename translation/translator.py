@@ -21,6 +21,7 @@ from translation.guidance import Guidance, Guide, build_guidance
 from translation.methods import Encodes, Method, Stage, Translation, find_method
 from translation.runs import GUIDED, TRANSLATION, default_run
 from translation.training.checkpoints import load_networks
+from translation.training.memory import within_memory
 
 
 class Translator:
@@ -71,12 +72,13 @@ class Translator:
             )
         schema = workspace.schema.subset(names)
         stage: Stage = "guided" if run.stage == GUIDED else "translation"
-        method: Method = find_method(config.method).build(config, schema, stage, inference=True)
-        if run.config.get("neighbours") in ("retrieved", "random") and isinstance(method, Encodes):
-            fusion = build_guidance(config.guided, method.content_channels)
-            if fusion is not None:
-                method.networks["fusion"] = fusion
-        load_networks(run.path / CHECKPOINT, method.networks)
+        with within_memory(f"run {run.id}", device, "use it on a larger machine"):
+            method: Method = find_method(config.method).build(config, schema, stage, inference=True)
+            if run.config.get("neighbours") in ("retrieved", "random") and isinstance(method, Encodes):
+                fusion = build_guidance(config.guided, method.content_channels)
+                if fusion is not None:
+                    method.networks["fusion"] = fusion
+            load_networks(run.path / CHECKPOINT, method.networks)
         return Translator(method, config=config, schema=schema, device=resolve_device(device), run=run)
 
     @property

@@ -146,7 +146,7 @@ def test_readers_get_on_while_another_process_takes_cells_away_and_makes_them_ag
     other.start()
     found = []
     while len(found) < 200 or (not any(found) and len(found) < 5000):
-        found.append(ann.load_cells(tmp_path / "s", shard))
+        found.append(ann.load_cells(tmp_path / "s", shard, (18_000, DIM)))
     done.set()
     other.join()
     assert all(cells is None or cells.index.rows == 18_000 for cells in found)

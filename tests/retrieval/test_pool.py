@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -297,3 +298,28 @@ def test_a_medium_negative_that_nobody_else_has_is_another_image_s_translation()
         assert (c.medium != c.image).all()
         alone += int((pool.domain[c.medium, c.medium_slot] != pool.domain[c.image, c.target]).sum())
     assert alone  # only the first image was translated to the second domain
+
+
+@pytest.mark.parametrize("harm", ["cut", "empty", "rubbish", "cut while it says ready", "half a line", "other shape"])
+def test_a_pool_that_a_kill_left_half_made_is_made_anew(own: Workspace, harm: str) -> None:
+    encoders = ColourEncoders()
+    ids, labels = labelled(own)
+    shutil.rmtree(own.path / "cache" / "pools", ignore_errors=True)
+    whole = np.array(open_pool(own, encoders, ids, labels).content)
+    folder = next((own.path / "cache" / "pools").iterdir())
+    array, log = folder / "content.npy", folder / "done.txt"
+    data = array.read_bytes()
+    if harm != "cut while it says ready":
+        (folder / "ready.json").unlink()
+    if harm.startswith("cut"):
+        array.write_bytes(data[: len(data) // 2])
+    elif harm == "half a line":
+        log.write_text("0\n1")  # of the line of chunk 1, or 12, or 100
+        np.lib.format.open_memmap(array, mode="r+")[32:] = 0
+    elif harm == "other shape":
+        np.save(array, np.zeros(3))
+    else:
+        array.write_bytes(b"rubbish" if harm == "rubbish" else b"")
+    again = open_pool(own, encoders, ids, labels)
+    np.testing.assert_array_equal(again.content, whole)
+    assert (folder / "ready.json").is_file()

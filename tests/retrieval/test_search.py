@@ -176,8 +176,8 @@ def test_encoders_come_from_the_package_that_announces_the_runs_stage(
     trained: tuple[Workspace, str], encoders: ColourEncoders
 ) -> None:
     workspace, run = trained
-    stranger = workspace.add_run("painting", "tiny", {})
+    stranger = workspace.add_run("miner", "tiny", {})
     record = workspace.run(run)
     record.config["translation_run"] = stranger.id
-    with pytest.raises(RgunitError, match="nothing installed reads runs of stage painting"):
+    with pytest.raises(RgunitError, match="nothing installed reads runs of stage miner"):
         load_encoders(workspace, record, torch.device("cpu"))

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from index_store import places
 from index_store.errors import RgunitError
 
 BLOCKS = (2, 2, 4, 4, 4)  # 3×3 convolutions of VGG-19 before each max-pool
@@ -30,7 +31,8 @@ class VGG(nn.Module):
     def __init__(self, weights: Path) -> None:
         super().__init__()
         try:
-            tensors = load_file(weights)
+            with places.opened(weights):
+                tensors = load_file(weights)
         except (OSError, SafetensorError) as error:
             raise RgunitError(f"cannot read the perceptual network {weights}: {error}") from None
         numbered = {}

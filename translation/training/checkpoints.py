@@ -56,7 +56,7 @@ def save_checkpoint(
     header = {"rgunit": json.dumps({**state, "optimizer_scalars": scalars})}
     # contiguous_format: safetensors stores plain row-major tensors, whatever the memory format in training.
     plain = {k: v.detach().cpu().contiguous(memory_format=torch.contiguous_format) for k, v in tensors.items()}
-    for left in path.parent.glob(f".{path.name}.*.tmp"):
+    for left in (*path.parent.glob(f".{path.name}.*.tmp"), *path.parent.glob(".tmp??????")):  # ours, safetensors' own
         left.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -77,13 +77,19 @@ def save_checkpoint(
 
 def keep_older(path: Path, step: int, keep: int) -> None:
     """Keep the last `keep` checkpoints, that of `step` at `path` included, as `checkpoint-STEP`; no others."""
-    kept = {int(file.stem.rpartition("-")[2]): file for file in path.parent.glob(f"{path.stem}-*{path.suffix}")}
+    kept = _kept(path)
     if keep > 1:
         kept[step] = path.with_name(f"{path.stem}-{step:08d}{path.suffix}")
         _link(path, kept[step])
     wanted = sorted(s for s in kept if s <= step)[-keep:] if keep > 1 else []
     for file in (kept[s] for s in kept.keys() - set(wanted)):
         file.unlink()
+
+
+def _kept(path: Path) -> dict[int, Path]:
+    """The older checkpoints beside that at `path`, by their steps."""
+    found = {file.stem.rpartition("-")[2]: file for file in path.parent.glob(f"{path.stem}-*{path.suffix}")}
+    return {int(step): file for step, file in found.items() if step.isascii() and step.isdigit()}
 
 
 def keep_best(path: Path) -> None:
@@ -94,8 +100,7 @@ def keep_best(path: Path) -> None:
 def restore(folder: Path, name: str) -> None:
     """Make a kept checkpoint the one to go on from: `best` or a step. RgunitError names those that are there."""
     kept = {"best": folder / BEST} if (folder / BEST).exists() else {}
-    for file in sorted(folder.glob("checkpoint-*.safetensors")):
-        kept[str(int(file.stem.rpartition("-")[2]))] = file
+    kept |= {str(step): file for step, file in sorted(_kept(folder / CHECKPOINT).items())}
     if name not in kept:
         there = f"there are {', '.join(kept)}" if kept else "none was kept (--set training.keep=N, training.best=NAME)"
         raise RgunitError(f"{folder} has no checkpoint {name!r} beside the last one: {there}")
@@ -122,7 +127,7 @@ def read_state(path: Path) -> dict[str, Any]:
             return dict(json.loads(file.metadata()["rgunit"]))
     except FileNotFoundError:
         raise RgunitError(f"there is no checkpoint at {path}: train that stage first") from None
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise RgunitError(f"{path} is no checkpoint of rgunit ({error}): delete its run and train again") from None
 
 

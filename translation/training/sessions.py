@@ -21,6 +21,7 @@ from translation.runs import GUIDED, RETRIEVAL, TRANSLATION, trained
 from translation.sections import TrainingConfig
 from translation.training.checkpoints import read_state, restore
 from translation.training.loop import Task, train
+from translation.training.memory import within_memory
 from translation.training.precision import faster_precision
 from translation.training.processes import first_then_others, from_first, process_rank
 
@@ -214,7 +215,8 @@ def train_run(
         raise RgunitError(f"there is no run of stage {stage} to go on with from {session.start}: leave --from out")
     if images:
         workspace.leave_out_missing(images, progress.note)
-    task = first_then_others(make)
+    with within_memory(f"a run of stage {stage} with these settings", session.device):
+        task = first_then_others(make)
 
     def opened() -> RunRecord:
         if found is None:
@@ -232,18 +234,19 @@ def train_run(
     run = from_first(opened)
     try:
         from_first(keep)
-        trained = train(
-            task,
-            folder=run.path,
-            training=training or config.training,
-            steps=steps,
-            minutes=minutes,
-            seed=session.seed,
-            warmup=getattr(section, "warmup", 0),
-            resume=bool(session.resume),
-            description={"run": run.id, "stage": run.stage, **run.config},
-            progress=progress,
-        )
+        with within_memory(f"run {run.id} with these settings", session.device):
+            trained = train(
+                task,
+                folder=run.path,
+                training=training or config.training,
+                steps=steps,
+                minutes=minutes,
+                seed=session.seed,
+                warmup=getattr(section, "warmup", 0),
+                resume=bool(session.resume),
+                description={"run": run.id, "stage": run.stage, **run.config},
+                progress=progress,
+            )
     except BaseException as error:
         if process_rank() == 0:
             status, kept = "failed" if isinstance(error, Exception) else "stopped", _kept(run)
