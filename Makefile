@@ -25,7 +25,7 @@ $(READY): requirements/dev.txt requirements/uv.txt pyproject.toml
 demo: $(READY) ## the whole job on built-in drawn faces: train, index, translate, report (6 minutes on 2 cores)
 	$(BIN)/rgunit demo
 
-test: $(READY) ## the test suite (slow tests left out), file by file: about 4 minutes alone on 2 cores
+test: $(READY) ## the test suite (slow tests left out), file by file: about 5 minutes alone on 2 cores
 	@echo "the tests of cli, index_store, retrieval and translation, a line a file; slow ones are in make test-slow"
 	$(BIN)/python -m pytest
 
