@@ -29,7 +29,8 @@ KEY = "budget"
 POOL, INDEX = 0.2, 0.2  # of what the stages leave; the evaluation has the rest
 WRITING = 8.0  # seconds for the report
 GUIDED_COST = 1.4  # of a translation that looks up its neighbours, against one that does not
-CLASSIFIER, PAIRS, DIVERSITY = 0.35, 0.35, 0.12  # of the evaluation's time; retrieval's evaluation takes the rest
+CLASSIFIER, PAIRS, DIVERSITY, RETRIEVAL = 0.35, 0.35, 0.12, 0.15  # of the evaluation's time
+READING = 1.5  # times what translations cost: they are read by the classifier as well
 LEAST_PAIRS, LEAST_GENERATED, LEAST_POOL = 40, 10, 64
 TRIED = 16  # images whose translation is timed
 
@@ -120,17 +121,17 @@ class Budget:
         seconds = max(self.left() - WRITING, 0.3 * self.rest)
         each = pace.translate * (1 + GUIDED_COST * (arms - 1))  # of one pair, by all arms
         samples = each * whole.diversity_samples
+        there = min(whole.pairs, len(self.workspace.images("split=test origin=real")) // 2)
+        pairs = min(there, max(LEAST_PAIRS, PAIRS * seconds // each))
+        inputs = min(whole.diversity_inputs, max(2, DIVERSITY * seconds // samples))
+        # What pairs and samples do not need is the classifier's: without it no figure means much.
+        free = (1 - RETRIEVAL) * seconds - READING * (pairs * each + inputs * samples)
+        judge = min(whole.classifier_minutes, max(CLASSIFIER * seconds, free) / 60)
         return whole.model_copy(
             update={
-                "classifier_minutes": self.decide(
-                    "classifier_minutes", lambda: min(whole.classifier_minutes, CLASSIFIER * seconds / 60)
-                ),
-                "pairs": int(self.decide("pairs", lambda: min(whole.pairs, max(LEAST_PAIRS, PAIRS * seconds // each)))),
-                "diversity_inputs": int(
-                    self.decide(
-                        "diversity_inputs", lambda: min(whole.diversity_inputs, max(2, DIVERSITY * seconds // samples))
-                    )
-                ),
+                "classifier_minutes": self.decide("classifier_minutes", lambda: judge),
+                "pairs": int(self.decide("pairs", lambda: pairs if pairs < there else whole.pairs)),
+                "diversity_inputs": int(self.decide("diversity_inputs", lambda: inputs)),
             }
         )
 
