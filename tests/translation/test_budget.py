@@ -12,7 +12,7 @@ from translation.config import load_config
 from translation.planning import plan_run
 from translation.translator import Translator
 
-QUICK, SLOW = Pace(0.001, 0.0005), Pace(0.5, 0.2)
+QUICK, SLOW = Pace(0.001, 0.0005), Pace(5.0, 2.0)
 
 
 def test_without_minutes_everything_is_as_configured(staged: Workspace) -> None:
