@@ -28,7 +28,7 @@ from translation.evaluation.report.facts import peak_memory
 from translation.evaluation.report.report import write_report
 from translation.indexing import fill_index
 from translation.methods import find_method
-from translation.planning import plan_run
+from translation.planning import check_run, plan_run
 from translation.progress import Progress
 from translation.runs import TRANSLATION, trained
 from translation.stages import Arm, train_guided, train_retrieval, train_translation
@@ -80,6 +80,7 @@ def run_all(
     alone = not find_method(config.method).about.guidance
     common: dict[str, Any] = {"seed": seed, "device": device, "resume": "auto", "progress": progress}
 
+    check_run(workspace, config, attributes_used)
     if minutes is not None and not trained(workspace, TRANSLATION):
         planned = plan_run(
             workspace, config, attributes_used=attributes_used, minutes=minutes, seed=seed, device=device

@@ -9,17 +9,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from index_store.errors import RgunitError
 from index_store.workspace import Workspace
 from translation.budget import INDEX, LEAST_GENERATED, LEAST_PAIRS, POOL, WRITING, measured_pace
 from translation.config import Config
 from translation.evaluation.report.facts import peak_memory
 from translation.evaluation.report.verdicts import LEAST_STEPS
+from translation.fitting import used_domains, used_schema
 from translation.methods import find_method
 from translation.runs import TRANSLATION
+from translation.sampling import DomainSampler, LabelSampler
 from translation.stages import translation_task
 from translation.training.sessions import Session
 from translation.translator import Translator
 
+LEAST_TESTED = 11  # images of the split test: ten neighbours and the query
 TIMED = 3  # steps, after a first one
 GUIDED_STEP = 1.25  # of a guided step against one of stage 1, an image
 ADAM = 4  # copies of the weights in a checkpoint: weights, average, two moments
@@ -50,6 +54,27 @@ class RunPlan:
         )
 
 
+def check_run(workspace: Workspace, config: Config, attributes_used: Sequence[str] = ()) -> None:
+    """Refuse what a later stage of `run` would refuse, before the first one: RgunitError.
+
+    Batches of stage 3 that are larger than what there is, and too few test images to evaluate on.
+    """
+    method = find_method(config.method)
+    schema = used_schema(workspace, config, attributes_used)
+    domains = used_domains(schema, config, None, None)
+    batch = config.guided.batch
+    if method.about.guidance and domains is not None:
+        DomainSampler(workspace, schema.names, *domains, batch=batch, seed=0)
+    elif method.about.guidance:
+        LabelSampler(workspace, schema.names, batch=batch, seed=0, noise=(0, 0))
+    there = len(workspace.images("split=test origin=real"))
+    if there < LEAST_TESTED:
+        raise RgunitError(
+            f"the split test has {there} labelled images, and an evaluation needs {LEAST_TESTED}: add images with "
+            "`rgunit add DIR --split test`, or train stage by stage (`rgunit train`)"
+        )
+
+
 def plan_run(
     workspace: Workspace,
     config: Config,
@@ -60,6 +85,7 @@ def plan_run(
     device: str = "auto",
 ) -> RunPlan:
     """The plan of `run` with these settings on this machine. Raises what `train_translation` would."""
+    check_run(workspace, config, attributes_used)
     session = Session(seed=seed, device=device)
     task, schema, config = translation_task(workspace, config, session, attributes_used)
     taken = []

@@ -116,3 +116,21 @@ def test_of_a_method_without_neighbours_stage_1_is_trained_and_judged(tmp_path: 
         ]
         assert result.retrieval is None and result.report is not None and result.report.exists()
         assert result.translation is not None and result.translation["stage1"]["n"] == 8
+
+
+def test_what_a_later_stage_would_refuse_is_refused_before_the_first(tmp_path: Path, drawn: Path) -> None:
+    from tests.translation.small import USED, filled, tiny
+    from translation.drawings import make_dataset
+    from translation.pipeline import run_all
+
+    filled(tmp_path / "faces", drawn)
+    with Workspace.open(tmp_path / "faces") as workspace:
+        with pytest.raises(RgunitError, match=r"a batch of 999 is larger .* guided\.batch"):
+            run_all(workspace, tiny("guided.batch=999"), attributes_used=USED, device="cpu")
+        assert workspace.runs() == []
+    make_dataset(tmp_path / "few", images=30, size=32, seed=1)
+    with Workspace.ensure(tmp_path / "workspace") as workspace:
+        workspace.add_images(tmp_path / "few" / "labelled", attributes=tmp_path / "few" / "labelled" / "labels.csv")
+        with pytest.raises(RgunitError, match="the split test has 6 labelled images, and an evaluation needs 11"):
+            run_all(workspace, tiny(), attributes_used=USED, device="cpu")
+        assert workspace.runs() == []
