@@ -73,6 +73,7 @@ class Sdit(GuidedAdversary):
         year=2019,
         needs=("labels",),
         sampling=("informative", "hops"),
+        measured="results.md#init-and-sdit-a-first-look",
     )
     draws: ClassVar[Draws] = "labels"
     encoders: ClassVar[tuple[str, ...]] = ("encoder", "discriminator")
