@@ -295,7 +295,8 @@ def _draw_retrieval(console: Console, found: dict[str, Any]) -> None:
 
 def _draw_translation(console: Console, found: dict[str, Any], files: Sequence[Path]) -> None:
     from cli.drawing import plain
-    from translation.evaluation.report.verdicts import terminal_table, too_short, verdicts
+    from translation.evaluation.report.lengths import too_short
+    from translation.evaluation.report.verdicts import terminal_table, verdicts
 
     for title, part in (("", found), ("both ways", found.get("both_ways"))):
         if part is None:

@@ -14,7 +14,7 @@ from index_store.workspace import Workspace
 from translation.budget import INDEX, LEAST_GENERATED, LEAST_PAIRS, POOL, WRITING, measured_pace
 from translation.config import Config
 from translation.evaluation.report.facts import peak_memory
-from translation.evaluation.report.verdicts import LEAST_STEPS
+from translation.evaluation.report.lengths import LEAST_STEPS
 from translation.fitting import used_domains, used_schema
 from translation.methods import find_method
 from translation.runs import TRANSLATION

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from translation.evaluation.report.lengths import listed, too_short
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -20,8 +22,6 @@ Numbers = Mapping[str, Any]
 MARGIN = 0.05  # above chance or copying, in accuracy and in P@10, before anything counts as learned
 CHANCE = 0.5  # of one attribute
 TOLERATED_LOSS = 0.01  # of the accuracy of changed attributes, up to which a gain in Fréchet distance counts
-LEAST_STEPS = {"stage1": 200, "guided": 50, "random": 50, "unguided": 50}  # under which nothing is concluded
-ENOUGH = 0.5  # share of its planned steps with which a classifier may judge arms
 RELIABLE = 0.8  # accuracy on real images that a classifier needs for its reading of translations to mean much
 MODELS = ("stage1", "unguided", "random", "guided", "swapped")
 CONTROLS = ("copy", "neighbour")
@@ -149,7 +149,7 @@ def headlines(translation: Numbers | None, retrieval: Numbers | None) -> tuple[V
     shown += [v for v in found if v.subject == "retrieval"]
     missed = [v for v in found if v.measure == "one attribute" and v.state == "not learned"]
     if missed and state_of(found, "retrieval", "attributes") == "learned":
-        names = _and([v.subject.replace("_", " ") for v in missed])
+        names = listed([v.subject.replace("_", " ") for v in missed])
         text = f"Retrieval: {names} {'is' if len(missed) == 1 else 'are'} not found better than by chance."
         shown.append(Verdict("retrieval", "per_attribute", "not learned", text))
     for measure in ("accuracy_changed", "truth"):
@@ -163,7 +163,7 @@ def headlines(translation: Numbers | None, retrieval: Numbers | None) -> tuple[V
                 "truth": "Not nearer to the true translation than the input itself "
                 f"({_three(value_of(translation or {}, 'copy', 'truth'))})",
             }[measure]
-            shown.append(Verdict("several", measure, "not learned", f"{told}: {_and(numbers)}."))
+            shown.append(Verdict("several", measure, "not learned", f"{told}: {listed(numbers)}."))
         else:
             shown += failed
     if text := classifier_warning(translation):
@@ -174,42 +174,11 @@ def headlines(translation: Numbers | None, retrieval: Numbers | None) -> tuple[V
         for state in ("better", "worse", "no difference"):
             same = [v for v in found if v.subject == subject and v.state == state and v.gap]
             if same and state == "no difference":
-                text = f"{start}: no difference in {_and([MEASURES[v.measure] for v in same])}."
+                text = f"{start}: no difference in {listed([MEASURES[v.measure] for v in same])}."
                 shown.append(Verdict(subject, "several", "no difference", text))
             elif same:
                 shown += same
     return tuple(shown)
-
-
-def too_short(translation: Numbers | None) -> str:
-    """A sentence where the trainings were too short for arms to be compared, else empty: what is missing, and how much.
-
-    By `steps` {arm: of its training} and the classifier's; what an older evaluation did not note counts as enough.
-    """
-    numbers = translation or {}
-    steps, classifier = numbers.get("steps") or {}, numbers.get("classifier") or {}
-    short = {arm: (steps[arm], least) for arm, least in LEAST_STEPS.items() if arm in steps and steps[arm] < least}
-    told, factor = [], 1.0
-    if "stage1" in short:
-        made, least = short.pop("stage1")
-        told.append(f"stage 1 made {made} steps of the {least} that show anything")
-        factor = least / max(1, made)
-    if short:
-        made, least = min(short.values())
-        told.append(f"the shortest arm made {made} of {least}")
-        factor = max(factor, least / max(1, made))
-    arms = {arm: steps[arm] for arm in ("guided", "random", "unguided") if arm in steps}
-    if len(set(arms.values())) > 1:
-        told.append(f"the arms made different numbers of steps ({', '.join(f'{k} {v}' for k, v in arms.items())})")
-    done, planned = classifier.get("steps", 0), classifier.get("planned_steps", 0)
-    if done < ENOUGH * planned:
-        told.append(f"the classifier that judges made {done} of its {planned} (--classifier-minutes)")
-        factor = max(factor, ENOUGH * planned / max(1, done))
-    if not told:
-        return ""
-    more = f" Give it about {math.ceil(factor)} times the time." if factor > 1 else " Train them for equal steps."
-    start = "Too short to draw conclusions" if factor > 1 else "No conclusions can be drawn"
-    return f"{start}: {_and(told)}.{more}"
 
 
 def classifier_warning(translation: Numbers | None) -> str:
@@ -231,7 +200,7 @@ def plain_words(translation: Numbers | None, retrieval: Numbers | None) -> str:
             v.subject.replace("_", " ") for v in found if v.measure == "one attribute" and v.state == "not learned"
         ]
         verb = "finds" if state == "learned" else "did not learn to find"
-        but = f", except {_and(missed)}" if missed and state == "learned" else ""
+        but = f", except {listed(missed)}" if missed and state == "learned" else ""
         told.append(f"Retrieval {verb} what it is asked for{but}.")
     arm = next((a for a in ("guided", "unguided", "stage1") if state_of(found, a, "accuracy_changed")), None)
     if arm:
@@ -245,7 +214,7 @@ def plain_words(translation: Numbers | None, retrieval: Numbers | None) -> str:
         told.append(text + ".")
     if any(v.subject == "guided against unguided" for v in found):
         helps, harms = (_measures(found, "guided against unguided", s) for s in ("better", "worse"))
-        parts = [f"{verb} {_and(names)}" for verb, names in (("improves", helps), ("harms", harms)) if names]
+        parts = [f"{verb} {listed(names)}" for verb, names in (("improves", helps), ("harms", harms)) if names]
         text = "Guidance " + (" and ".join(parts) if parts else "makes no measurable difference")
         against = [v.state for v in found if v.subject == "guided against random"]
         if against and all(s == "no difference" for s in against):
@@ -274,10 +243,6 @@ def difference(translation: Numbers, arm: str, other: str, measure: str) -> tupl
         return None
     half = math.hypot(ends[1] - ends[0], others[1] - others[0]) / 2
     return a - b, a - b - half, a - b + half
-
-
-def _and(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _bought(translation: Numbers, arm: str, other: str) -> bool:
