@@ -178,7 +178,7 @@ class Sdit(GuidedAdversary):
             }
             if weights.latent:
                 terms["latent"] = objectives.absolute_difference(read, noise)
-            if weights.reconstruction:
+            if weights.reconstruction and batch.real is None:  # what was made has no labels to go back to
                 back, _ = self.make(fake, planes(batch.labels), noise)
                 terms["reconstruction"] = objectives.absolute_difference(back, batch.images)
             yield Loss(("generator",), terms, weights.model_dump())

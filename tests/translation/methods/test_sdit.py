@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,14 @@ def test_the_head_that_reads_the_noise_is_trained(workspace: Workspace) -> None:
     }
     Engine(optimizers).run(method.step(batch(), 0))
     assert not torch.equal(weights(discriminator.noise), before)
+
+
+def test_a_made_source_is_not_led_back_to_labels_that_nobody_knows(workspace: Workspace) -> None:
+    given = batch()
+    hop = replace(given, real=(given.images, given.labels), labels=torch.full_like(given.labels, -1))
+    for one, expected in ((given, True), (hop, False)):
+        _, generator, _ = make(workspace).step(one, 0)
+        assert ("reconstruction" in generator.terms) == expected
 
 
 def test_the_generator_learns_every_fifth_step(workspace: Workspace) -> None:
