@@ -168,7 +168,7 @@ class Result(Mapping[str, Any]):
     def __str__(self) -> str:
         from rich.console import Console
 
-        from translation.evaluation.report.verdicts import terminal_table
+        from translation.evaluation.report.terminal import terminal_table
 
         if "retrieval" in self and "translation" in self:
             table = terminal_table(self["retrieval"], self["translation"])

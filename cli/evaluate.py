@@ -271,7 +271,8 @@ def translation(
 
 def _draw_retrieval(console: Console, found: dict[str, Any]) -> None:
     from cli.drawing import plain, table
-    from translation.evaluation.report.verdicts import baseline_name, terminal_table
+    from translation.evaluation.report.terminal import terminal_table
+    from translation.evaluation.report.verdicts import baseline_name
 
     console.print(terminal_table(found, None))
     kept = {name: (row["kept"]["content"], row["flipped"]["content"]) for name, row in found["by_change"].items()}
@@ -296,7 +297,8 @@ def _draw_retrieval(console: Console, found: dict[str, Any]) -> None:
 def _draw_translation(console: Console, found: dict[str, Any], files: Sequence[Path]) -> None:
     from cli.drawing import plain
     from translation.evaluation.report.lengths import too_short
-    from translation.evaluation.report.verdicts import terminal_table, verdicts
+    from translation.evaluation.report.terminal import terminal_table
+    from translation.evaluation.report.verdicts import verdicts
 
     for title, part in (("", found), ("both ways", found.get("both_ways"))):
         if part is None:

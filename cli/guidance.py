@@ -25,6 +25,7 @@ MEASURES = {
     "fd_attr": "FD-attr",
     "fd_judge": "FD-judge",
     "truth": "to truth",
+    "truth_edit": "in edit",
     "neighbour_copies": "copies",
 }
 """The measures that the terminal shows, those that there are."""

@@ -156,7 +156,7 @@ def _draw_plan(console: Console, plan: RunPlan) -> None:
 
 def _draw(console: Console, folder: Path, told: dict[str, Any], one_way: bool) -> None:
     from cli.drawing import plain, span
-    from translation.evaluation.report.verdicts import terminal_table
+    from translation.evaluation.report.terminal import terminal_table
 
     console.print()
     console.print(terminal_table(told["retrieval"], told["translation"]))

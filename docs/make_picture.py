@@ -14,8 +14,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from index_store.workspace import Workspace
 from retrieval.tensors import to_pixels
-from translation.evaluation.arms import open_arms, truth_of
+from translation.evaluation.arms import open_arms
 from translation.evaluation.protocol import make_pairs
+from translation.evaluation.truth import truth_of
 
 ROWS, SCALE, GAP, HEAD = 5, 3, 6, 26
 COLUMNS = ("source", "retrieved for the new style", "", "", "mask", "unguided", "guided", "truth")

@@ -21,11 +21,12 @@ from retrieval.evaluation import RetrievalProtocol
 from translation.budget import Budget, measured_pace
 from translation.config import Config, load_config
 from translation.drawings import GROUPS, make_dataset
-from translation.evaluation.arms import evaluate_retrieval_run, evaluate_translation_runs, open_arms, truth_of
+from translation.evaluation.arms import evaluate_retrieval_run, evaluate_translation_runs, open_arms
 from translation.evaluation.config import EvaluationConfig
 from translation.evaluation.report.examples import collect
 from translation.evaluation.report.facts import peak_memory
 from translation.evaluation.report.report import write_report
+from translation.evaluation.truth import truth_of
 from translation.indexing import fill_index
 from translation.methods import find_method
 from translation.planning import check_run, plan_run

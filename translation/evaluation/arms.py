@@ -25,13 +25,11 @@ from retrieval.onnx import OnnxNetwork
 from retrieval.retriever import Retriever
 from retrieval.tensors import to_pixels, to_tensor
 from translation.config import Config, parse_config
-from translation.drawings import true_translation
 from translation.evaluation.classifier import train_classifier
 from translation.evaluation.config import EvaluationConfig
 from translation.evaluation.evaluate import (
     ArmTranslator,
     Evaluation,
-    Truth,
     copy_arm,
     evaluate_translation,
     neighbour_arm,
@@ -40,6 +38,7 @@ from translation.evaluation.exchange import both_ways
 from translation.evaluation.inception import Inception, PerceptualDistance
 from translation.evaluation.protocol import LOOKED_UP, kept_pairs
 from translation.evaluation.relevance import train_content_reader
+from translation.evaluation.truth import truth_of
 from translation.indexing import open_retriever, require_index
 from translation.methods import Translation, find_method
 from translation.neighbours import Neighbours
@@ -51,7 +50,7 @@ ARM_OF = {"none": "unguided", "random": "random", "retrieved": "guided"}
 CONTRACT_ARMS = ("unguided", "random", "guided", "copy", "neighbour")
 MEASURES = (
     *("accuracy_changed", "accuracy_kept", "fd_attr", "fd_judge", "diversity", "identity", "truth"),
-    *("neighbour_copies", "reverse", "relevance", "fid", "kid", "inception_score", "lpips"),
+    *("truth_edit", "neighbour_copies", "reverse", "relevance", "fid", "kid", "inception_score", "lpips"),
 )
 
 CHOSEN_IN_USE = ("neighbour_style", "neighbours", "neighbour_pool")  # of `guided`: what needs no other training
@@ -230,23 +229,6 @@ def _named_retriever(
 
 def _neighbours(workspace: Workspace, run: str) -> str | None:
     return workspace.run(run).config.get("neighbours")
-
-
-def truth_of(workspace: Workspace, names: tuple[str, ...], size: int) -> Truth | None:
-    """The true translations of drawn faces; None for a collection that was not drawn."""
-    if "drawing" not in workspace.images().fields:
-        return None
-
-    def truth(source: Ids, target: Labels) -> NDArray[np.uint8] | None:
-        table = workspace.images(ids=np.unique(source))
-        drawings = dict(zip(table.ids.tolist(), table.fields["drawing"], strict=True))
-        if any(drawings[int(i)] is None for i in source):
-            return None
-        return np.stack(
-            [true_translation(str(drawings[int(i)]), row, names, size) for i, row in zip(source, target, strict=True)]
-        )
-
-    return truth
 
 
 def evaluate_translation_runs(

@@ -124,10 +124,17 @@ def cosine_distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> Float:
     return np.asarray(np.clip(1.0 - cosine, 0.0, 2.0), dtype=np.float64)
 
 
-def pixel_distance(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> Float:
-    """Mean absolute difference of each pair of images [n, H, W, 3], in [0, 1]."""
+def pixel_distance(a: NDArray[np.uint8], b: NDArray[np.uint8], where: NDArray[np.bool_] | None = None) -> Float:
+    """Mean absolute difference of each pair of images [n, H, W, 3], in [0, 1].
+
+    `where` bool [n, H, W]: over those pixels alone, nan for a pair that has none.
+    """
     difference = np.abs(a.astype(np.int16) - b.astype(np.int16))
-    return np.asarray(difference.reshape(len(a), -1).mean(axis=1) / 255.0, dtype=np.float64)
+    if where is None:
+        return np.asarray(difference.reshape(len(a), -1).mean(axis=1) / 255.0, dtype=np.float64)
+    with np.errstate(invalid="ignore"):
+        sums, pixels = (difference.sum(axis=3) * where).sum(axis=(1, 2)), where.sum(axis=(1, 2))
+        return np.asarray(sums / (3 * pixels) / 255.0, dtype=np.float64)
 
 
 def _group_sums(table: Float, groups: Sequence[str]) -> Float:

@@ -30,6 +30,7 @@ from translation.evaluation.protocol import Pairs, check_neighbours
 from translation.evaluation.relevance import ContentReader
 from translation.evaluation.reverse import ReverseMeter
 from translation.evaluation.scores import INTERVALS, Draws, PairScores, comparisons, figures, intervals
+from translation.evaluation.truth import Goal, Truth
 
 Ids = NDArray[np.int64]
 Labels = NDArray[np.int8]
@@ -59,12 +60,6 @@ class TopHit(Protocol):
     """The retrieval behind the arm `neighbour`: int64 [n], the nearest image that guidance may use."""
 
     def __call__(self, source: Ids, target: Labels, seeds: Ids) -> Ids: ...
-
-
-class Truth(Protocol):
-    """The true translations of drawn images, uint8 [n, S, S, 3], or None where they are not known."""
-
-    def __call__(self, source: Ids, target: Labels) -> Images | None: ...
 
 
 @dataclass(frozen=True)
@@ -135,13 +130,14 @@ def evaluate_translation(
     """Runs every arm on every pair and compares them.
 
     `summary`: for each arm {accuracy_changed, accuracy_kept, accuracy_other, fd_attr, fd_judge, diversity, identity,
-    truth, neighbour_copies, reverse, relevance, fid, kid, inception_score, lpips, n}, None where it cannot be computed;
+    truth, truth_edit, neighbour_copies, reverse, relevance, fid, kid, inception_score, lpips, n}, None where it cannot
+    be computed;
     `floor` (real images of half A against those of half B); `intervals` {arm: {measure: [low, high]}}; `comparisons`
     {"guided vs unguided": {measure: {difference, interval, verdict}}}; `classifier` and `protocol`. With `out`, every
     image stays there with a manifest.jsonl. `one_way`: sources and references are of two domains, so the Fréchet
     distance of the real ones is no floor and is left out, and so are copies of neighbours.
     """
-    goal = truth(pairs.source, pairs.target) if truth is not None else None
+    goal = Goal.of(truth, pairs.source, pairs.target) if truth is not None else None
     real = _Reference(workspace, pairs, classifier, config, judge, inception, lpips, goal, seed, relevance, one_way)
     draws = Draws.draw(pairs, config.bootstrap, seed)
     scores: dict[str, PairScores] = {}
@@ -194,7 +190,7 @@ class _Reference:
         judge: OnnxNetwork | None,
         inception: Inception | None,
         lpips: PerceptualDistance | None,
-        goal: Images | None,
+        goal: Goal | None,
         seed: int,
         relevance: ContentReader | None,
         one_way: bool,
@@ -258,13 +254,14 @@ class _Readings:
     judged: list[NDArray[np.float32]] = field(default_factory=list)
     inception: list[NDArray[np.float32]] = field(default_factory=list)
     inception_logits: list[NDArray[np.float32]] = field(default_factory=list)
-    distances: list[NDArray[np.float64]] = field(default_factory=list)
+    truth: list[NDArray[np.float64]] = field(default_factory=list)
+    truth_edit: list[NDArray[np.float64]] = field(default_factory=list)
     copied: list[NDArray[np.bool_]] = field(default_factory=list)
     kept: list[NDArray[np.int64]] = field(default_factory=list)
     images: list[Images] = field(default_factory=list)
 
-    def add(self, images: Images, neighbours: Ids | None, goal: Images | None, real: _Reference) -> None:
-        """Read a batch of images [n, S, S, 3], guided by `neighbours` [n, k] or by none."""
+    def add(self, images: Images, neighbours: Ids | None, rows: Ids, real: _Reference) -> None:
+        """Read the images [n, S, S, 3] of the pairs `rows`, guided by `neighbours` [n, k] or by none."""
         reading = real.classifier.read(images)
         self.logits.append(reading.logits)
         self.features.append(reading.features)
@@ -274,8 +271,10 @@ class _Readings:
             seen = real.inception.read(images)
             self.inception.append(seen.features)
             self.inception_logits.append(seen.logits)
-        if goal is not None:
-            self.distances.append(pixel_distance(images, goal))
+        if real.goal is not None:
+            goal = real.goal.images[rows]
+            self.truth.append(pixel_distance(images, goal))
+            self.truth_edit.append(pixel_distance(images, goal, real.goal.edited[rows]))
         if real.copies is not None and neighbours is not None and neighbours.shape[1]:
             features = self.features if real.judge is None else self.judged
             self.copied.append(real.copies.copied(features[-1], neighbours))
@@ -303,7 +302,7 @@ def _measure(
                 f"{name} was guided by image {neighbours[judged][0]}, which is judged itself: guidance may only "
                 "retrieve images outside the judged split"
             )
-        read.add(images, neighbours, None if real.goal is None else real.goal[rows], real)
+        read.add(images, neighbours, rows, real)
         if real.relevance is not None:
             read.kept.append(real.relevance.kept(images, rows))
         if keep is not None:
@@ -332,7 +331,8 @@ def _measure(
         right=(used > 0) == (pairs.target == 1),
         likeness=(confidence * changed).sum(1) / changed.sum(1),
         other=agreement.mean(1) if real.unused else None,
-        truth=np.concatenate(read.distances) if read.distances else None,
+        truth=np.concatenate(read.truth) if read.truth else None,
+        truth_edit=np.concatenate(read.truth_edit) if read.truth_edit else None,
         identity=None if identities is None else cosine_distance(identities, real.source_judged),
         fd_attr=frechet(np.concatenate(read.features), real.other_features),
         fd_judge=None if identities is None else frechet(identities, real.other_judged),

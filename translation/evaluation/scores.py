@@ -28,6 +28,7 @@ HIGHER_IS_BETTER = {
     "fd_attr": False,
     "fd_judge": False,
     "truth": False,
+    "truth_edit": False,
     "fid": False,
     "neighbour_copies": False,
     "reverse": True,
@@ -35,8 +36,8 @@ HIGHER_IS_BETTER = {
 }
 TOLERATED_LOSS = 0.01  # a gain in Fréchet distance counts if the accuracy of changed attributes falls by at most this
 INTERVALS = (
-    "95 %, people resampled: percentile bootstrap for accuracies, truth, identity, copies and reverse, infinitesimal "
-    "jackknife for Fréchet distances; differences between arms are paired"
+    "95 %, people resampled: percentile bootstrap for accuracies, truth, truth_edit, identity, copies and reverse, "
+    "infinitesimal jackknife for Fréchet distances; differences between arms are paired"
 )
 
 
@@ -70,11 +71,11 @@ class PairScores:
 
     `right` bool [n, U]: the classifier reads the target's value. `likeness` float64 [n] in [0, 1]: mean probability
     that it gives to the targets of the attributes to change. `other` [n]: share of unused attributes read as in the
-    source. `truth` [n] in [0, 1], `identity` [n] in [0, 2], `copies` bool [n] (`copies.py`). `reverse` int [m, 2]: how
-    many attributes of each image of half B a classifier trained on the translations reads right, and how many are
-    known (`reverse.py`). `relevance` int [n, 2]: whether the source's value of a text field is read, and known
-    (`relevance.py`). `fid` … `lpips` are of `inception.py`; `diversity` and `lpips` are means over several
-    translations of one input.
+    source. `truth` [n] in [0, 1], `truth_edit` [n] the same where the edit acts (`truth.py`; nan: nowhere), `identity`
+    [n] in [0, 2], `copies` bool [n] (`copies.py`). `reverse` int [m, 2]: how many attributes of each image of half B a
+    classifier trained on the translations reads right, and how many are known (`reverse.py`). `relevance` int [n, 2]:
+    whether the source's value of a text field is read, and known (`relevance.py`). `fid` … `lpips` are of
+    `inception.py`; `diversity` and `lpips` are means over several translations of one input.
     """
 
     right: NDArray[np.bool_]
@@ -86,6 +87,7 @@ class PairScores:
     fd_judge: Frechet | None
     diversity: float | None
     copies: NDArray[np.bool_] | None = None
+    truth_edit: NDArray[np.float64] | None = None
     reverse: NDArray[np.int64] | None = None
     relevance: NDArray[np.int64] | None = None
     fid: Frechet | None = None
@@ -124,6 +126,7 @@ def figures(arm: PairScores, pairs: PairList) -> dict[str, float | int | None]:
         "diversity": arm.diversity,
         "identity": shares.get("identity"),
         "truth": shares.get("truth"),
+        "truth_edit": shares.get("truth_edit"),
         "neighbour_copies": shares.get("neighbour_copies"),
         "reverse": shares.get("reverse"),
         "relevance": shares.get("relevance"),
@@ -167,6 +170,8 @@ def _ratios(arm: PairScores, pairs: PairList) -> dict[str, tuple[NDArray[Any], N
     }
     means = {"accuracy_other": arm.other, "identity": arm.identity, "truth": arm.truth, "neighbour_copies": arm.copies}
     ratios.update({name: (values, ones) for name, values in means.items() if values is not None})
+    if arm.truth_edit is not None:
+        ratios["truth_edit"] = (np.nan_to_num(arm.truth_edit), np.isfinite(arm.truth_edit))
     if arm.reverse is not None:
         ratios["reverse"] = (arm.reverse[:, 0], arm.reverse[:, 1])
     if arm.relevance is not None:

@@ -145,6 +145,11 @@ def test_pixel_distance_of_black_and_white_is_1():
     white[1, 2:] = 0
     assert pixel_distance(black, white).tolist() == [1.0, 0.5]
     assert pixel_distance(white, black).tolist() == [1.0, 0.5]
+    where = np.zeros(black.shape[:3], bool)
+    where[1, 0] = True
+    inside = pixel_distance(black, white, where)
+    assert np.isnan(inside[0]), "no pixel to measure is no distance"
+    assert inside[1] == pixel_distance(black[1:, :1], white[1:, :1])[0]
 
 
 def test_cosine_distance_runs_from_0_to_2():

@@ -14,7 +14,7 @@ from translation.evaluation.protocol import GUIDES, Pairs, make_pairs
 
 USED = ("Glasses", "Hat")
 CONTRACT = {"accuracy_changed", "accuracy_kept", "fd_attr", "fd_judge", "diversity", "identity", "truth", "n"}
-FURTHER = {"neighbour_copies", "reverse", "fid", "kid", "inception_score", "lpips"}
+FURTHER = {"truth_edit", "neighbour_copies", "reverse", "fid", "kid", "inception_score", "lpips"}
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +89,7 @@ def test_copying_all_of_half_a_is_as_far_from_half_b_as_the_floor(evaluation):
 def test_the_true_translation_is_at_distance_0_and_wins_on_changed_bits(evaluation):
     summary = evaluation[0].summary
     assert summary["guided"]["truth"] == 0 < summary["copy"]["truth"] < summary["unguided"]["truth"]
+    assert summary["guided"]["truth_edit"] == 0 < summary["unguided"]["truth_edit"]
     assert summary["guided"]["accuracy_changed"] > 0.75
 
 

@@ -3,7 +3,8 @@
 from translation.evaluation.report.data import Neighbour, Output, ReportData, RetrievalRow, TranslationRow
 from translation.evaluation.report.examples import collect
 from translation.evaluation.report.report import write_report
-from translation.evaluation.report.verdicts import Verdict, terminal_table, verdicts
+from translation.evaluation.report.terminal import terminal_table
+from translation.evaluation.report.verdicts import Verdict, verdicts
 
 __all__ = [
     "Neighbour",

@@ -17,7 +17,8 @@ from translation.evaluation.report.data import Case, Labels, Neighbour, Output, 
 if TYPE_CHECKING:
     from index_store.workspace import ImageTable, Workspace
     from retrieval.evaluation import RetrievalEvaluation
-    from translation.evaluation.evaluate import Evaluation, Truth
+    from translation.evaluation.evaluate import Evaluation
+    from translation.evaluation.truth import Truth
 
 SHOWN_ARMS = ("unguided", "random", "guided")
 Ids = NDArray[np.int64]

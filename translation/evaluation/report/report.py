@@ -28,6 +28,7 @@ from translation.evaluation.report.verdicts import (
     CHANCE,
     CONTROLS,
     FRECHET,
+    LOWER_IS_BETTER,
     MEASURES,
     Verdict,
     arms_of,
@@ -226,11 +227,11 @@ def _translation(translation: Mapping[str, Any] | None, found: Sequence[Verdict]
 
 
 def _dots(translation: Mapping[str, Any] | None) -> list[Chart]:
-    """Arms side by side with their intervals: changed and kept attributes, distance to the truth."""
+    """Arms side by side with their intervals: changed and kept attributes, distances to the truth."""
     if not translation:
         return []
     charts = []
-    for measure in ("accuracy_changed", "accuracy_kept", "truth"):
+    for measure in ("accuracy_changed", "accuracy_kept", "truth", "truth_edit"):
         dots = [
             Dot(arm.replace("stage1", "stage 1"), value, interval_of(translation, arm, measure), arm in CONTROLS)
             for arm in arms_of(translation)
@@ -239,9 +240,9 @@ def _dots(translation: Mapping[str, Any] | None) -> list[Chart]:
         if not dots:
             continue
         highest = max(max(dot.interval or (dot.value,)) for dot in dots)
-        x_range = (0.0, 1.1 * highest) if measure == "truth" else (0.0, 1.0)
+        x_range = (0.0, 1.1 * highest) if measure in LOWER_IS_BETTER else (0.0, 1.0)
         marks = {"chance": CHANCE} if measure == "accuracy_changed" else None
         title = MEASURES[measure].capitalize()
-        better = "lower is better" if measure == "truth" else "higher is better"
+        better = "lower is better" if measure in LOWER_IS_BETTER else "higher is better"
         charts.append(Chart(title, better, dot_chart(dots, label=title, x_range=x_range, marks=marks), Markup("")))
     return charts

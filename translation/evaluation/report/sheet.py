@@ -12,11 +12,12 @@ from PIL import Image
 from index_store.images import write_image
 from index_store.workspace import Workspace
 from retrieval.sheets import TILE, Tile, contact_sheet
-from translation.evaluation.arms import Arms, truth_of
+from translation.evaluation.arms import Arms
 from translation.evaluation.evaluate import Evaluation
 from translation.evaluation.report.data import TranslationRow
 from translation.evaluation.report.examples import SHOWN_ARMS, translation_rows
 from translation.evaluation.report.report import mask_pixels
+from translation.evaluation.truth import truth_of
 
 
 def pair_sheet(rows: Sequence[TranslationRow]) -> NDArray[np.uint8]:

@@ -9,12 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from translation.evaluation.report.lengths import listed, too_short
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 State = Literal["learned", "not learned", "better", "worse", "no difference"]
 Numbers = Mapping[str, Any]
@@ -23,17 +20,14 @@ MARGIN = 0.05  # above chance or copying, in accuracy and in P@10, before anythi
 CHANCE = 0.5  # of one attribute
 TOLERATED_LOSS = 0.01  # of the accuracy of changed attributes, up to which a gain in Fréchet distance counts
 RELIABLE = 0.8  # accuracy on real images that a classifier needs for its reading of translations to mean much
+NEARER = 0.5  # of copying's distance to the truth where the edit acts, at most which a translation may keep
 MODELS = ("stage1", "unguided", "random", "guided", "swapped")
 CONTROLS = ("copy", "neighbour")
-COMPARED = ("accuracy_changed", "accuracy_kept", "fd_attr", "fd_judge", "truth", "fid", "reverse", "relevance")
-SHOWN = (
-    *COMPARED,
-    "neighbour_copies",
-    "kid",
-    "inception_score",
-    "lpips",
-)  # in the terminal's table, where they were measured
-LOWER_IS_BETTER = {"fd_attr", "fd_judge", "identity", "truth", "fid"}
+COMPARED = (
+    *("accuracy_changed", "accuracy_kept", "fd_attr", "fd_judge", "truth", "truth_edit"),
+    *("fid", "reverse", "relevance"),
+)
+LOWER_IS_BETTER = {"fd_attr", "fd_judge", "identity", "truth", "truth_edit", "fid"}
 FRECHET = ("fd_attr", "fd_judge", "fid")
 MEASURES = {
     "accuracy_changed": "accuracy of changed attributes",
@@ -42,26 +36,13 @@ MEASURES = {
     "fd_attr": "FD-attr",
     "fd_judge": "FD-judge",
     "truth": "distance to the truth",
+    "truth_edit": "distance to the truth where the edit acts",
     "identity": "identity distance",
     "diversity": "diversity",
     "reverse": "reverse classification",
     "relevance": "content kept",
     "neighbour_copies": "copies of a neighbour",
     "fid": "FID",
-    "kid": "KID",
-    "inception_score": "IS",
-    "lpips": "LPIPS",
-}
-SHORT = {
-    "accuracy_changed": "changed",
-    "accuracy_kept": "kept",
-    "fd_attr": "FD-attr",
-    "fd_judge": "FD-judge",
-    "truth": "to truth",
-    "fid": "FID",
-    "reverse": "reverse",
-    "relevance": "content",
-    "neighbour_copies": "copies",
     "kid": "KID",
     "inception_score": "IS",
     "lpips": "LPIPS",
@@ -106,6 +87,7 @@ def verdicts(translation: Numbers | None, retrieval: Numbers | None) -> tuple[Ve
     if translation:
         found += [v for arm in MODELS if (v := _changed(translation, arm)) is not None]
         found += [v for arm in MODELS if (v := _truth(translation, arm)) is not None]
+        found += [v for arm in MODELS if (v := _truth_edit(translation, arm)) is not None]
         for other in () if too_short(translation) else ("unguided", "random", "swapped"):
             found += compared(translation, "guided", other)
     return tuple(found)
@@ -152,7 +134,7 @@ def headlines(translation: Numbers | None, retrieval: Numbers | None) -> tuple[V
         names = listed([v.subject.replace("_", " ") for v in missed])
         text = f"Retrieval: {names} {'is' if len(missed) == 1 else 'are'} not found better than by chance."
         shown.append(Verdict("retrieval", "per_attribute", "not learned", text))
-    for measure in ("accuracy_changed", "truth"):
+    for measure in ("accuracy_changed", "truth", "truth_edit"):
         mine = [v for v in found if v.subject in MODELS and v.measure == measure]
         shown += [v for v in mine if v.state == "learned" and v.subject in ("unguided", "guided")]
         failed = [v for v in mine if v.state == "not learned"]
@@ -161,7 +143,9 @@ def headlines(translation: Numbers | None, retrieval: Numbers | None) -> tuple[V
             told = {
                 "accuracy_changed": "Not clearly more of the attributes changed than by chance or copying",
                 "truth": "Not nearer to the true translation than the input itself "
-                f"({_three(value_of(translation or {}, 'copy', 'truth'))})",
+                f"({three(value_of(translation or {}, 'copy', 'truth'))})",
+                "truth_edit": "Where the edit acts, more than half as far from the true translation as the input "
+                f"itself ({three(value_of(translation or {}, 'copy', 'truth_edit'))})",
             }[measure]
             shown.append(Verdict("several", measure, "not learned", f"{told}: {listed(numbers)}."))
         else:
@@ -212,6 +196,7 @@ def plain_words(translation: Numbers | None, retrieval: Numbers | None) -> str:
             text += " comes nearer to the truth than" if near == "learned" else " comes no nearer to the truth than"
             text += " its input"
         told.append(text + ".")
+        told += [words] if (words := _by_the_truth(translation or {}, found, arm)) else []
     if any(v.subject == "guided against unguided" for v in found):
         helps, harms = (_measures(found, "guided against unguided", s) for s in ("better", "worse"))
         parts = [f"{verb} {listed(names)}" for verb, names in (("improves", helps), ("harms", harms)) if names]
@@ -225,6 +210,22 @@ def plain_words(translation: Numbers | None, retrieval: Numbers | None) -> str:
             )
         told.append(text + ".")
     return " ".join(told)
+
+
+def _by_the_truth(translation: Numbers, found: Sequence[Verdict], arm: str) -> str:
+    """Whether an arm worked by the drawn truth: near it where the edit acts, and no harm done elsewhere."""
+    states = [state_of(found, arm, measure) for measure in ("truth_edit", "truth")]
+    if None in states:
+        return ""
+    inside, whole = (
+        100 * (value_of(translation, arm, measure) or 0.0) / (value_of(translation, "copy", measure) or math.inf)
+        for measure in ("truth_edit", "truth")
+    )
+    worked = "it worked" if states == ["learned", "learned"] else "it did not work"
+    return (
+        f"By the drawn truth {worked}: its distance is {inside:.0f} % of copying's where the edit acts (wanted: at "
+        f"most {100 * NEARER:.0f} %) and {whole:.0f} % over the whole picture (wanted: clearly below 100 %)."
+    )
 
 
 def _measures(found: Sequence[Verdict], subject: str, state: State) -> list[str]:
@@ -257,6 +258,11 @@ def signed(value: float) -> str:
     if size < 5e-5:
         return "0"
     return f"{value:+.{1 if size >= 10 else 2 if size >= 1 else 3 if size >= 0.01 else 4}f}".replace("-", "−")
+
+
+def three(value: float | None) -> str:
+    """A figure for a sentence or a cell: three digits, fewer of what is large, an en dash for nothing."""
+    return "–" if value is None else f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}"
 
 
 def value_of(translation: Numbers, arm: str, measure: str) -> float | None:
@@ -322,71 +328,17 @@ def _truth(translation: Numbers, arm: str) -> Verdict | None:
     return Verdict(arm, "truth", state, text)
 
 
+def _truth_edit(translation: Numbers, arm: str) -> Verdict | None:
+    value, copy = value_of(translation, arm, "truth_edit"), value_of(translation, "copy", "truth_edit")
+    if value is None or copy is None:
+        return None
+    state: State = "learned" if value <= NEARER * copy else "not learned"
+    word = "at most half" if state == "learned" else "more than half"
+    text = f"{ARMS[arm].capitalize()}: where the edit acts, {word} as far from the true translation as the input itself"
+    return Verdict(arm, "truth_edit", state, f"{text} ({value:.3f} against {copy:.3f}).")
+
+
 def baseline_name(name: str, scores: Numbers) -> str:
     """A simpler retrieval's name in a table, late fusion with its weight of content."""
     weight = f", best weight {scores['weight']:.1f}" if "weight" in scores else ""
     return BASELINES.get(name, name) + weight
-
-
-def terminal_table(retrieval: Numbers | None, translation: Numbers | None) -> RenderableType:
-    """The short tables that end `rgunit run`: retrieval against random, and the arms with their verdicts."""
-    from rich.console import Group
-    from rich.markup import escape
-    from rich.table import Table
-
-    found = verdicts(translation, retrieval)
-    shown: list[RenderableType] = []
-    if retrieval:
-        table = Table(title=f"Retrieval, P@{retrieval.get('k', 10)}", title_justify="left", box=None, pad_edge=False)
-        for heading in ("", "here", "random", ""):
-            table.add_column(heading, justify="right" if heading else "left")
-        for measure in ("attributes", "content", "average"):
-            value, base = retrieval.get(measure), retrieval["random"].get(measure)
-            state = state_of(found, "retrieval", measure) if measure == "attributes" else None
-            table.add_row(measure, _three(value), _three(base), _styled(state))
-        shown.append(table)
-        if missed := [v.subject for v in found if v.measure == "one attribute" and v.state == "not learned"]:
-            shown.append(f"{_styled('not learned')}: {escape(', '.join(missed))}")
-    if translation:
-        arms = arms_of(translation)
-        columns = [m for m in SHOWN if any(value_of(translation, arm, m) is not None for arm in arms)]
-        table = Table(title="Translation", title_justify="left", box=None, pad_edge=False)
-        for heading in ("", *[SHORT[m] for m in columns], ""):
-            table.add_column(heading, justify="right" if heading else "left")
-        for arm in arms:
-            style = "dim" if arm in CONTROLS else ""
-            numbers = [_three(value_of(translation, arm, m)) for m in columns]
-            table.add_row(ARMS[arm], *numbers, _arm_verdict(found, arm), style=style)
-        shown += ["", table]
-        if warning := classifier_warning(translation):
-            shown.append(f"[red]{warning}[/]")
-    if words := plain_words(translation, retrieval):
-        shown += ["", words]
-    return Group(*shown)
-
-
-def _arm_verdict(found: Sequence[Verdict], arm: str) -> str:
-    if arm in CONTROLS:
-        return "control"
-    if state_of(found, arm, "accuracy_changed") == "not learned":
-        return _styled("not learned")
-    if arm != "guided":
-        return ""
-    states = [v.state for v in found if v.subject == "guided against unguided"]
-    if states and all(state == "no difference" for state in states):
-        return _styled("no difference") + " from unguided"
-    told = []
-    for state in ("better", "worse"):
-        names = [SHORT[v.measure] for v in found if v.subject == "guided against unguided" and v.state == state]
-        if names:
-            told.append(f"{_styled(state)}: {', '.join(names)}")
-    return "; ".join(told)
-
-
-def _styled(state: State | None) -> str:
-    colour = {"not learned": "bold red", "worse": "red", "no difference": "yellow"}.get(state or "", "green")
-    return f"[{colour}]{state}[/]" if state else ""
-
-
-def _three(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}"

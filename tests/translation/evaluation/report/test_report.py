@@ -20,7 +20,6 @@ from retrieval.evaluation import RetrievalEvaluation
 from retrieval.sheets import BAD, GAP, GOOD, LINE, TILE
 from retrieval.tensors import to_tensor
 from translation.drawings import GROUPS, STYLE_ATTRIBUTES, make_dataset
-from translation.evaluation.arms import truth_of
 from translation.evaluation.distances import frechet
 from translation.evaluation.evaluate import Evaluation, PairScores
 from translation.evaluation.protocol import make_pairs
@@ -41,6 +40,7 @@ from translation.evaluation.report.examples import cases, edit_words
 from translation.evaluation.report.report import picture
 from translation.evaluation.report.sheet import pair_sheet
 from translation.evaluation.report.verdicts import headlines, plain_words, signed, state_of
+from translation.evaluation.truth import truth_of
 from translation.translator import Translation
 
 RETRIEVAL: dict[str, Any] = {
@@ -245,6 +245,20 @@ def test_not_learned_is_said_of_what_hardly_beats_chance() -> None:
     assert state_of(verdicts(far, None), "unguided", "truth") == "not learned"
     weak = {**RETRIEVAL, "attributes": 0.649}
     assert state_of(verdicts(None, weak), "retrieval", "attributes") == "not learned"
+
+
+def test_a_translation_worked_if_it_is_near_the_truth_where_the_edit_acts_and_harms_nothing_else() -> None:
+    def judged(inside: float, whole: float) -> dict[str, Any]:
+        guided = {**arm(0.81, truth=whole), "truth_edit": inside}
+        return {**TRANSLATION, "guided": guided, "copy": {**arm(0.05, truth=0.11), "truth_edit": 0.3}}
+
+    near = judged(0.15, 0.07)
+    assert state_of(verdicts(near, None), "guided", "truth_edit") == "learned", "half of copying's is enough"
+    assert "By the drawn truth it worked: its distance is 50 % of copying's where" in plain_words(near, None)
+    for failed in (judged(0.16, 0.07), judged(0.1, 0.12)):
+        assert "By the drawn truth it did not work" in plain_words(failed, None)
+    assert state_of(verdicts(judged(0.16, 0.07), None), "guided", "truth_edit") == "not learned"
+    assert "drawn truth" not in plain_words(TRANSLATION, None), "evaluations made before measured no region"
 
 
 def test_arms_closer_than_their_interval_are_no_difference() -> None:
