@@ -165,6 +165,15 @@ def check_file(option: str, path: Path | None) -> None:
         raise UsageError(f"{option} {path}: nothing can be written in {folder}")
 
 
+def check_folder(option: str, path: Path | None) -> None:
+    """Refuse a folder that is to be made or filled where nothing can be written, before any work."""
+    if path is None:
+        return
+    there = next(one for one in (path.absolute(), *path.absolute().parents) if one.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError(f"{option} {path}: nothing can be written in {there}")
+
+
 def edited_names(workspace: Workspace, to: str | None) -> list[str]:
     """The attributes that an edit sets or clears, in the workspace's order."""
     if to is None:

@@ -17,6 +17,8 @@ from retrieval.scoring import BLOCK, Case, Ids, rank_table, score, score_same_la
 Vectors = NDArray[np.float32]
 WEIGHTS = tuple(tenths / 10 for tenths in range(1, 10))
 """Of content in late fusion."""
+ORACLES = ("late_fusion", "same_labels")
+"""Of the baselines those that know what no search does: the best weight for these very queries, all labels."""
 CURVE = ("attributes", "content", "average", "both")
 
 
