@@ -78,13 +78,13 @@ def filter_by_labels(case: Case, queries: Vectors, vectors: Vectors, known: Labe
     found = []
     for start in range(0, len(case.rows), BLOCK):
         part = slice(start, start + BLOCK)
-        table, (wrong, _) = squared_distances(queries[part], vectors), _agreement(case, known, part)
-        found.append(rank_table(np.where(wrong, table + table.max() + 1, table), case, part))
+        table, (against, _) = squared_distances(queries[part], vectors), _agreement(case, known, part)
+        found.append(rank_table(np.where(against > 0, table + table.max() + 1, table), case, part))
     return np.concatenate(found)
 
 
 def prefer_labels(case: Case, queries: Vectors, vectors: Vectors, content: Vectors, known: Labels | None = None) -> Ids:
-    """Neighbours [q, k] as `labels.LabelSearch` orders them: `filter_by_labels`, those that fit first, by content.
+    """Neighbours [q, k] as `labels.LabelSearch` orders them: those that fit, by content; then by contradictions.
 
     content float32 [n, c] of the set. Those that fit have the target's labels, all known; where none has, the order is
     that of the distances.
@@ -93,23 +93,24 @@ def prefer_labels(case: Case, queries: Vectors, vectors: Vectors, content: Vecto
     found = []
     for start in range(0, len(case.rows), BLOCK):
         part = slice(start, start + BLOCK)
-        table, (wrong, fits) = squared_distances(queries[part], vectors), _agreement(case, known, part)
+        table, (against, fits) = squared_distances(queries[part], vectors), _agreement(case, known, part)
         near = squared_distances(content[case.rows[part]], content)
-        table = np.where(wrong, table + table.max() + 1, table)
+        table += against * (table.max() + 1)
         found.append(rank_table(np.where(fits, near - near.max() - 1, table), case, part))
     return np.concatenate(found)
 
 
-def _agreement(case: Case, known: Labels, part: slice) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which images contradict the target of each query of `part`, and which are known to have it: bool [b, n] both."""
+def _agreement(case: Case, known: Labels, part: slice) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """For each query of `part` how many labels of an image contradict its target, int64 [b, n], and which images are
+    known to have it all, bool [b, n]."""
     targets = case.targets[part]
-    wrong = np.zeros((len(targets), len(known)), np.bool_)
-    fits = np.full(wrong.shape, bool(targets.shape[1]))
+    against = np.zeros((len(targets), len(known)), np.int64)
+    fits = np.full(against.shape, bool(targets.shape[1]))
     for place in range(targets.shape[1]):
         asked, label = targets[:, [place]], known[None, :, place]
-        wrong |= (asked >= 0) & (label >= 0) & (asked != label)
+        against += (asked >= 0) & (label >= 0) & (asked != label)
         fits &= (asked >= 0) & (asked == label)
-    return wrong, fits
+    return against, fits
 
 
 def mean_squared_distance(vectors: Vectors) -> float:

@@ -57,7 +57,8 @@ class LabelSearch:
 
     `sought` are the labels of the style that is sought, read off a picture where they are not known, `asked` those of
     them that are asked for (`asked_labels`); −1: none. `near` orders all images, `by_content` those that have the
-    labels sought (None: it cannot), and `distances` measures ids [n] as `near` does, float32 [n].
+    labels sought (None: it cannot), and `distances` measures ids [n] as `near` does, float32 [n]. `labels` gives the
+    images of a filter: ids [n] and labels int8 [n, A].
     """
 
     schema: AttributeSchema
@@ -68,38 +69,39 @@ class LabelSearch:
     near: Near
     by_content: Callable[[int, str, Ids], Found | None]
     distances: Callable[[Ids], NDArray[np.float32]]
+    labels: Callable[[str], tuple[Ids, Labels]]
 
     def __call__(self, k: int, where: str, exclude: Ids) -> Found:
         """The k best images of a filter, with the distances of `near`; −1 and inf stand behind the last.
 
         With "ignore", or where no label is asked for, `near`'s answer. Else first those that are known to have exactly
-        the labels sought, in order of content, then those that are not known to contradict what is asked for ("prefer",
-        which all others follow) or that are known to agree with it ("require"), in order of distance.
+        the labels sought, in order of content, then in order of distance those that are not known to contradict what is
+        asked for and, the fewest contradictions first, all others ("prefer"), or those that are known to agree with it
+        and no others ("require").
         """
         decided = self.schema.filter(where).bits
         asked = self._bits(self.asked, decided, where)
         if self.policy == "ignore" or (self.asked < 0).all():
             return self.near(k, where, exclude)
-        there, gaps, told = np.empty(0, np.int64), np.empty(0, np.float32), []
+        answer = _Answer(k, exclude)
         if not any(decided.get(column, bit) != bit for column, bit in self._columns(self.sought).items()):
             exact = _narrowed(where, self._bits(self.sought, decided), "{}={}")
             found = self.by_content(k, exact, exclude) or self.near(k, exact, exclude)
-            there = found.ids[0][found.ids[0] >= 0]
-            if len(there):
-                gaps, told = self.distances(there), [f"the labels wanted: {found.plan}"]
-        rest = ["{}={}"] if self.policy == "require" else ["{}={}|?", ""] if asked else [""]
-        for form in rest:
-            if len(there) == k:
-                break
-            left_out = np.union1d(exclude, there)
-            found = self.near(k - len(there), _narrowed(where, asked if form else {}, form), left_out)
-            new = found.ids[0] >= 0
-            there, gaps = np.append(there, found.ids[0][new]), np.append(gaps, found.distances[0][new])
-            if new.any():
-                told.append(f"{_TOLD[form]}: {found.plan}")
-        short = (0, k - len(there))
-        ids = np.pad(there, short, constant_values=-1)[None]
-        return Found(ids, np.pad(gaps, short, constant_values=np.inf)[None], "; ".join(told))
+            ids = found.ids[0][found.ids[0] >= 0]
+            if len(ids):
+                answer.take(Found(ids[None], self.distances(ids)[None], found.plan), "the labels wanted")
+        form, told = ("{}={}", "the labels asked for") if self.policy == "require" else ("{}={}|?", "none against it")
+        if answer.missing:
+            answer.take(self.near(answer.missing, _narrowed(where, asked, form), answer.left_out), told)
+        if answer.missing and self.policy == "prefer" and asked:
+            every, labels = self.labels(where)
+            against = ((self.asked >= 0) & (labels >= 0) & (labels != self.asked)).sum(axis=1)
+            for count in np.unique(against[against > 0]).tolist():
+                left_out = np.union1d(answer.left_out, every[against != count])
+                answer.take(self.near(answer.missing, where, left_out), f"{count} against it")
+                if not answer.missing:
+                    break
+        return answer.found()
 
     def _columns(self, labels: Labels) -> dict[int, int]:
         """{column of the schema: bit} of labels int8 [A]."""
@@ -124,7 +126,37 @@ class LabelSearch:
         return {self.schema.names[column]: bit for column, bit in columns.items() if column not in decided}
 
 
-_TOLD = {"{}={}": "the labels asked for", "{}={}|?": "no label against it", "": "the others"}
+class _Answer:
+    """The images found so far, best first, of k."""
+
+    def __init__(self, k: int, exclude: Ids) -> None:
+        self._k, self._exclude = k, exclude
+        self._ids, self._distances = np.empty(0, np.int64), np.empty(0, np.float32)
+        self._told: list[str] = []
+
+    @property
+    def missing(self) -> int:
+        """How many are still to be found."""
+        return self._k - len(self._ids)
+
+    @property
+    def left_out(self) -> Ids:
+        """What is not to be found any more."""
+        return np.union1d(self._exclude, self._ids)
+
+    def take(self, found: Found, what: str) -> None:
+        """Put the images of a search behind those that are there."""
+        new = found.ids[0] >= 0
+        self._ids = np.append(self._ids, found.ids[0][new])
+        self._distances = np.append(self._distances, found.distances[0][new])
+        if new.any():
+            self._told.append(f"{what}: {found.plan}")
+
+    def found(self) -> Found:
+        """All of them, with −1 and inf behind the last."""
+        short = (0, self.missing)
+        ids = np.pad(self._ids, short, constant_values=-1)[None]
+        return Found(ids, np.pad(self._distances, short, constant_values=np.inf)[None], "; ".join(self._told))
 
 
 def _narrowed(where: str, bits: dict[str, int], form: str) -> str:

@@ -243,7 +243,9 @@ class Retriever:
         alone = content_weight == 1  # no style is looked at
         asked = asked_labels(query.target, [] if alone else styled, change)
         orders = self._orders(query, pictures, content_weight)
-        search = LabelSearch(workspace.schema, schema.names, asked, asked if alone else query.target, policy, *orders)
+        search = LabelSearch(
+            workspace.schema, schema.names, asked, asked if alone else query.target, policy, *orders, self._labels
+        )
         found = search(k, where, descendants(workspace, own) if own else np.empty(0, np.int64))
         neighbours = neighbours_of(workspace, found.ids[0], found.distances[0])
         milliseconds = 1e3 * (time.perf_counter() - started)
@@ -289,6 +291,11 @@ class Retriever:
         if model is None:
             return _mean_direction(self.content_vectors(query.contents).cpu().numpy())
         return _mean_direction(model(np.stack([one.at(model.side) for one in pictures])))
+
+    def _labels(self, where: str) -> tuple[Ids, NDArray[np.int8]]:
+        """The images of a filter, ids [n] and their labels int8 [n, A] over the attributes of the style."""
+        table = self.workspace.images(where)
+        return table.ids, table.labels[:, self.workspace.schema.indices(self.encoders.schema.names)]
 
     def nearest(self, vectors: ArrayLike, *, k: int = 10, where: Where = None, exclude: Any = None) -> Found:
         """The k nearest indexed images of embeddings float32 [dim] or [q, dim]; see `IndexStore.search`.

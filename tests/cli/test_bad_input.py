@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,33 @@ def test_a_query_picture_that_is_none_is_refused(rgunit, labelled: Path, tmp_pat
 def test_a_query_before_any_training_says_what_to_run(rgunit, labelled: Path, picture: Path) -> None:
     answer = rgunit("-w", labelled, "query", picture, "--to", "+Hat")
     assert answer.status == 1
-    assert "rgunit train retrieval" in answer.error
+    assert f"run `rgunit -w {labelled} train retrieval` first" in answer.error  # the workspace that was asked
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("similar", "PICTURE"),
+        ("query", "PICTURE", "--to", "+Hat"),
+        ("translate", "PICTURE", "--to", "+Hat"),
+        ("map", "--out", "map.html"),
+        ("index", "build"),
+        ("evaluate", "retrieval"),
+        ("evaluate", "translation"),
+        ("train", "retrieval"),
+        ("train", "guided"),
+    ],
+)
+def test_what_needs_a_run_is_refused_before_torch_is_loaded(
+    rgunit, labelled: Path, picture: Path, tmp_path: Path, monkeypatch, words: tuple[str, ...]
+) -> None:
+    """A module that is None cannot be imported: whoever tries ends with another message."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for name in [name for name in sys.modules if name.startswith(("retrieval.", "translation."))]:
+        monkeypatch.delitem(sys.modules, name)
+    answer = rgunit("-w", labelled, *[str(picture) if word == "PICTURE" else word for word in words])
+    assert answer.status == 1 and "run `rgunit -w " in answer.error and " train " in answer.error
 
 
 def test_an_empty_folder_leaves_no_workspace_behind(rgunit, tmp_path: Path) -> None:
@@ -268,7 +295,7 @@ def test_a_damaged_catalog_is_named_and_made_again(rgunit, labelled: Path, tmp_p
     answer = rgunit("-w", path, "index", "verify", "--json")
     assert answer.status == 1
     assert answer.json["ok"] is False and "catalog.db" in answer.json["problems"][0]
-    assert "rgunit index rebuild" in rgunit("-w", path, "info").error
+    assert f"run `rgunit -w {path} index rebuild`" in rgunit("-w", path, "info").error
     assert rgunit("-w", path, "index", "rebuild", "--json").json["ok"] is True
     assert rgunit("-w", path, "info", "--json").json["images"] == 80
 
