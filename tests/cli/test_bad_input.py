@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from PIL import Image
 
 from index_store.images import write_image
 from index_store.workspace import Workspace
+from tests.places import ROOT
 
 
 @pytest.fixture
@@ -77,30 +80,29 @@ def test_a_query_before_any_training_says_what_to_run(rgunit, labelled: Path, pi
     assert f"run `rgunit -w {labelled} train retrieval` first" in answer.error  # the workspace that was asked
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("similar", "PICTURE"),
-        ("query", "PICTURE", "--to", "+Hat"),
-        ("translate", "PICTURE", "--to", "+Hat"),
-        ("map", "--out", "map.html"),
-        ("index", "build"),
-        ("evaluate", "retrieval"),
-        ("evaluate", "translation"),
-        ("train", "retrieval"),
-        ("train", "guided"),
-    ],
-)
-def test_what_needs_a_run_is_refused_before_torch_is_loaded(
-    rgunit, labelled: Path, picture: Path, tmp_path: Path, monkeypatch, words: tuple[str, ...]
-) -> None:
-    """A module that is None cannot be imported: whoever tries ends with another message."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, "torch", None)
-    for name in [name for name in sys.modules if name.startswith(("retrieval.", "translation."))]:
-        monkeypatch.delitem(sys.modules, name)
-    answer = rgunit("-w", labelled, *[str(picture) if word == "PICTURE" else word for word in words])
-    assert answer.status == 1 and "run `rgunit -w " in answer.error and " train " in answer.error
+def test_what_needs_a_run_is_refused_before_torch_is_loaded(labelled: Path, picture: Path, tmp_path: Path) -> None:
+    commands = [
+        ["similar", str(picture)],
+        ["query", str(picture), "--to", "+Hat"],
+        ["translate", str(picture), "--to", "+Hat"],
+        ["map", "--out", "map.html"],
+        ["index", "build"],
+        ["evaluate", "retrieval"],
+        ["evaluate", "translation"],
+        ["train", "retrieval"],
+        ["train", "guided"],
+    ]
+    code = (
+        "import sys; from cli.main import main\n"
+        f"print([main(['-w', {str(labelled)!r}, *words]) for words in {commands!r}], 'torch' in sys.modules)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120
+    )
+    lines = done.stderr.splitlines()
+    assert done.stdout.strip() == f"{[1] * len(commands)} False" and len(lines) == len(commands), done.stderr
+    assert all(line.startswith("error: ") and f"run `rgunit -w {labelled} train " in line for line in lines)
 
 
 def test_an_empty_folder_leaves_no_workspace_behind(rgunit, tmp_path: Path) -> None:
