@@ -17,11 +17,11 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +55,7 @@ __all__ = [
     "train",
 ]
 
+T = TypeVar("T")
 Pixels = NDArray[np.uint8]
 Settings = Mapping[str, Any]
 
@@ -287,7 +288,7 @@ class Translator:
             seed=seed,
         )
         found: list[Translated] = []
-        for source, read in _read(work, pictures):
+        for source, read in _each(work.read, pictures):
             for sample in range(samples):
                 made = work.translate(read, sample)
                 known = neighbour_table(self.workspace, made.ids)
@@ -355,29 +356,63 @@ def train(
     return Run(made.run.id, made.run.stage, made.steps, made.seconds, made.metrics, made.stopped)
 
 
+class _Asked(TypedDict, total=False):
+    """The options of `query`."""
+
+    to: str | None
+    style_of: str | Path | Image.Image | Pixels | Tensor | None
+    content_weight: float | None
+    k: int
+    where: str | None
+    labels: Literal["prefer", "require", "ignore"]
+    run: str | None
+
+
+@overload
+def query(workspace: str | Path | _Workspace, picture: str | Path, **options: Unpack[_Asked]) -> Any: ...
+@overload
+def query(
+    workspace: str | Path | _Workspace, picture: Image.Image | Pixels | Tensor, **options: Unpack[_Asked]
+) -> Results: ...
+@overload
+def query(workspace: str | Path | _Workspace, picture: Sequence[Any], **options: Unpack[_Asked]) -> list[Results]: ...
 def query(
     workspace: str | Path | _Workspace,
-    picture: str | Path | Image.Image | Pixels | Tensor,
+    picture: str | Path | Image.Image | Pixels | Tensor | Sequence[Any],
     *,
     to: str | None = None,
     style_of: str | Path | Image.Image | Pixels | Tensor | None = None,
     content_weight: float | None = None,
     k: int = 10,
     where: str | None = None,
+    labels: Literal["prefer", "require", "ignore"] = "prefer",
     run: str | None = None,
-) -> Results:
-    """The k nearest images to a picture's content in another style, nearest first: a sequence of `Neighbour`."""
+) -> Any:
+    """The k best images to a picture's content in another style: `Results`, a sequence of `Neighbour`, best first.
+
+    Of a list of pictures or a folder's a list of them; what is no image in a folder is left out. `labels`: how known
+    labels count, as `rgunit query --labels`.
+    """
     from retrieval.retriever import Retriever
 
-    with _opened(workspace) as opened, Retriever.open(opened, run) as retriever:
+    def ask(source: Any) -> Results:
         return retriever.search(
-            _source(picture),
+            source,
             edit=to,
             style_of=None if style_of is None else _source(style_of),
             content_weight=content_weight,
             k=k,
             where=where,
+            labels=labels,
         )
+
+    with _opened(workspace) as opened:
+        opened.check_filter(where)
+        with Retriever.open(opened, run) as retriever:
+            several = not isinstance(picture, str | Path) and isinstance(picture, Sequence)
+            if not several and not (isinstance(picture, str | Path) and Path(picture).is_dir()):
+                return ask(_source(picture))
+            return [found for _, found in _each(ask, picture)]
 
 
 def evaluate(workspace: str | Path | _Workspace, what: Literal["retrieval", "translation"], **options: Any) -> Result:
@@ -495,8 +530,8 @@ def _names(names: str | Sequence[str]) -> list[str]:
     return [names] if isinstance(names, str) else list(names)
 
 
-def _read(work: Work, pictures: Any) -> Iterator[tuple[Any, Any]]:
-    """Each picture as it was given, and read; of a folder those that are images."""
+def _each(read: Callable[[Any], T], pictures: Any) -> Iterator[tuple[Any, T]]:
+    """Each picture as it was given, and what `read` makes of it; of a folder those that are images."""
     several = isinstance(pictures, Sequence) and not isinstance(pictures, str | bytes)
     for picture in pictures if several else [pictures]:
         source = _source(picture)
@@ -506,12 +541,12 @@ def _read(work: Work, pictures: Any) -> Iterator[tuple[Any, Any]]:
             found = 0
             for file in image_files(source):
                 try:
-                    read = work.read(file)
+                    made = read(file)
                 except ImageRefused:
                     continue
                 found += 1
-                yield file, read
+                yield file, made
             if not found:
                 raise RgunitError(f"{source} holds no image that can be read: name a folder with images")
         else:
-            yield picture, work.read(source)
+            yield picture, read(source)

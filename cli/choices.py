@@ -5,6 +5,7 @@ The one idea: what can be refused is refused before anything slow is imported.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -148,9 +149,29 @@ def check_query(
     """Refuse an edit, a filter or a picture that cannot be meant, before a model is loaded."""
     if to is not None:
         workspace.schema.edit(to)
-    workspace.schema.filter(f"{where or ''} {f'origin={origin}' if origin else ''}".strip())
+    workspace.check_filter(f"{where or ''} {f'origin={origin}' if origin else ''}".strip())
     for path in (*images, *([style_of] if style_of else [])):
         workspace.read(path)
+
+
+def check_file(option: str, path: Path | None) -> None:
+    """Refuse a file that cannot be written, before any work: its folder must be there and writable."""
+    if path is None:
+        return
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise UsageError(f"{option} {path}: there is no folder {folder}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(f"{option} {path}: nothing can be written in {folder}")
+
+
+def check_folder(option: str, path: Path | None) -> None:
+    """Refuse a folder that is to be made or filled where nothing can be written, before any work."""
+    if path is None:
+        return
+    there = next(one for one in (path.absolute(), *path.absolute().parents) if one.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise UsageError(f"{option} {path}: nothing can be written in {there}")
 
 
 def edited_names(workspace: Workspace, to: str | None) -> list[str]:

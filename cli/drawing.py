@@ -43,6 +43,14 @@ def shortest(path: str) -> str:
         return path
 
 
+def between(text: str, room: int) -> str:
+    """A path that is too long for so many columns, with … in its middle; its end, the file's name, is longer."""
+    if len(text) <= room:
+        return text
+    start = max(0, (room - 1) // 3)
+    return f"{text[:start]}…{text[len(text) - max(0, room - 1 - start) :]}"
+
+
 def plain(console: Console, text: str, style: str | None = None) -> None:
     """Print a line as it is: a path in it is neither broken nor read as markup."""
     console.print(text, style=style, markup=False, soft_wrap=True)

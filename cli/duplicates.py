@@ -47,14 +47,16 @@ def duplicates(
 
     Each image of a group is that near to at least one other. A mirrored picture is another picture. Needs no training.
     """
+    from cli.choices import check_file
     from cli.progress import Bars
     from index_store.duplicates import DISTANCE
     from retrieval.duplicates import draw_duplicates, find_duplicates
 
     settings: Settings = context.obj
     bits = DISTANCE if distance is None else distance
+    check_file("--picture", picture)
     with settings.open() as workspace:
-        workspace.schema.filter(where)
+        workspace.check_filter(where)
         with Bars("duplicates") as bars:
             found = find_duplicates(workspace, distance=bits, where=where, progress=bars.step)
     if not found.images:

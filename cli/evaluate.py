@@ -104,10 +104,13 @@ def retrieval(
     there are none, its own value in the column of --relevance; both: with all labels asked for and, with --relevance,
     the query's own value in that column. Compared with random images.
     """
+    from cli.choices import check_file
     from cli.progress import Bars
     from index_store.errors import UsageError
+    from retrieval.runs import find_run
 
     settings: Settings = context.obj
+    check_file("--plane", plane)
     if plane is not None and plane.suffix.lower() != ".svg":
         raise UsageError(f"--plane draws SVG: give it a name that ends in .svg, not {plane}")
     if ablation:
@@ -124,6 +127,7 @@ def retrieval(
     if rows is not None:
         raise UsageError("--rows needs --ablation")
     with settings.open() as workspace:
+        find_run(workspace, run)
         with Bars("evaluate") as bars:
             from retrieval.evaluation import RetrievalProtocol
             from translation.evaluation.arms import evaluate_retrieval_run
@@ -225,10 +229,14 @@ def translation(
     distances are to B: copying cannot win. The pairs are kept with the stage-1 run (translation), so arms trained
     later are judged on the same pairs.
     """
+    from cli.choices import check_file, check_folder
     from cli.progress import Bars
     from index_store.errors import UsageError
+    from translation.runs import default_start
 
     settings: Settings = context.obj
+    check_file("--grid", grid)
+    check_folder("--out", out)
     check_judge(judge, judge_crop)
     if cases is not None and grid is None:
         raise UsageError("--cases needs --grid FILE.png")
@@ -243,6 +251,7 @@ def translation(
         "lpips_weights": lpips_weights,
     }
     with settings.open() as workspace:
+        _ = default_start(workspace) if run is None else workspace.run(run)  # told before anything slow is imported
         with Bars() as bars:
             bars.stage("evaluate")
             from translation.evaluation.arms import evaluate_both_ways, evaluate_translation_runs, open_arms
@@ -271,6 +280,7 @@ def translation(
 
 def _draw_retrieval(console: Console, found: dict[str, Any]) -> None:
     from cli.drawing import plain, table
+    from retrieval.baselines import ORACLES
     from translation.evaluation.report.terminal import terminal_table
     from translation.evaluation.report.verdicts import baseline_name
 
@@ -284,14 +294,36 @@ def _draw_retrieval(console: Console, found: dict[str, Any]) -> None:
         console.print()
         console.print(shown)
     columns = {name: short for name, short in COLUMNS.items() if found.get(name) is not None}
-    shown = table("", *columns.values(), right=columns.values(), title="Against simpler retrievals")
-    rows = {"this run": found, "random images": found["random"]}
-    rows |= {baseline_name(name, row): row for name, row in found["baselines"].items()}
-    for name, row in rows.items():
-        shown.add_row(name, *(_number(row.get(column)) for column in columns))
+    rows = {"this run, the embedding alone": found, "this run, and known labels": found["labels_prefer"]}
+    rows["random images"] = found["random"]
+    apart: dict[str, Any] = {}
+    for name, row in found["baselines"].items():
+        (apart if name in ORACLES else rows)[baseline_name(name, row)] = row
+    for title, part in (("Against simpler retrievals", rows), ("Oracles: they know what no search does", apart)):
+        shown = table("", *columns.values(), right=columns.values(), title=title)
+        for name, row in part.items():
+            shown.add_row(name, *(_number(row.get(column)) for column in columns))
+        console.print()
+        console.print(shown)
+    if found["average"] is not None and found["style"]:
+        _draw_known(console, found["labels_known"])
+    plain(console, f"{found['queries']} queries among {found['images']} images", style="dim")
+
+
+def _draw_known(console: Console, shares: Sequence[dict[str, Any]]) -> None:
+    """The average of what searches with labels, where all, some or none of the stored images' labels are known."""
+    from cli.drawing import table
+    from translation.evaluation.report.verdicts import BASELINES
+
+    names = ["labels_prefer", "label_filter", "label_filter_content"]
+    headings = ["known labels (95 %)", *(BASELINES[name] for name in names[1:])]
+    shown = table("", *headings, right=headings, title="Average, by the share of images whose labels are known")
+    for row in shares:
+        low, high = row["labels_prefer"]["interval"]
+        averages = [_number(row[name]["average"]) for name in names]
+        shown.add_row(f"{row['known']:.0%}", f"{averages[0]} ({low:.3f} … {high:.3f})", *averages[1:])
     console.print()
     console.print(shown)
-    plain(console, f"{found['queries']} queries among {found['images']} images", style="dim")
 
 
 def _draw_translation(console: Console, found: dict[str, Any], files: Sequence[Path]) -> None:

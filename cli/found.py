@@ -1,32 +1,37 @@
-"""What `query` and `similar` share: their options, and how an answer is shown: a table, a CSV, a picture."""
+"""What `query` and `similar` share: their options, and the asking."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli.settings import Settings
-from index_store.errors import RgunitError
+from index_store.errors import ImageRefused, RgunitError, UsageError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.text import Text
-
     from retrieval.pictures import Results
     from retrieval.retriever import Retriever
 
-SHOWN = 6  # wanted labels up to which each has a column of its own
+
+class LabelsPolicy(StrEnum):
+    """How known labels take part in a search (`retrieval.labels.Policy`)."""
+
+    prefer = "prefer"
+    require = "require"
+    ignore = "ignore"
+
 
 ImagesArgument = Annotated[
     list[Path],
     typer.Argument(
-        metavar="IMAGE…",
+        metavar="IMAGE…|FOLDER",
         exists=True,
-        dir_okay=False,
-        help="Image whose content to look for, from anywhere; with several, their mean content.",
+        help="Image whose content to look for, from anywhere; with several, their mean content. A folder: every image "
+        "below it, each asked by itself.",
     ),
 ]
 KOption = Annotated[int, typer.Option("-k", metavar="N", min=1, help="How many neighbours.")]
@@ -52,6 +57,15 @@ WeightOption = Annotated[
         "mean over the collection. Default: the learned embedding of both.",
     ),
 ]
+LabelsOption = Annotated[
+    LabelsPolicy,
+    typer.Option(
+        "--labels",
+        help="How known labels count: prefer, what is known to contradict what is asked for comes last; require, only "
+        "what is known to have it; ignore, the embedding alone. Equals stand in order of content, so distances need "
+        "not rise with the rank. (`translate` does not look at labels: it searches as it was trained.)",
+    ),
+]
 RunOption = Annotated[str | None, typer.Option(metavar="ID", help="Retrieval run to use. Default: the newest.")]
 CsvOption = Annotated[
     Path | None,
@@ -72,109 +86,118 @@ def ask(
     k: int = 10,
     where: str | None = None,
     origin: Sequence[str] = (),
+    labels: str = "prefer",
     run: str | None = None,
     csv: Path | None = None,
     grid: Path | None = None,
 ) -> None:
     """Search, write what was asked for, and show the answer. RgunitError where nothing is found."""
-    from cli.choices import check_query, edited_names
+    from cli.answers import draw_answer, draw_answers
+    from cli.choices import check_file, check_query, edited_names
+    from retrieval.runs import find_run
 
+    folders = [path for path in images if path.is_dir()]
+    if folders and len(folders) < len(images):
+        raise UsageError("images together are one query, a folder is one for each image: name images or folders")
+    if folders and grid is not None:
+        raise UsageError("--grid draws one query: name images instead of a folder, or take --csv")
+    check_file("--csv", csv)
+    check_file("--grid", grid)
+    names = "|".join(origin) or None
     with settings.open() as workspace:
-        names = "|".join(origin) or None
-        check_query(workspace, images, to, style_of, where, names)
+        files = _files(folders) if folders else list(images)
+        check_query(workspace, () if folders else files, to, style_of, where, names)
+        find_run(workspace, run)
         edited = edited_names(workspace, to)
         from retrieval.retriever import Retriever
 
         retriever = Retriever.open(workspace, run, device=settings.device)
-        found = retriever.search(
-            images,
-            edit=to,
-            style_of=style_of,
-            content_weight=content_weight,
-            k=k,
-            where=where,
-            origin=names,
-        )
-        if not len(found):
-            told = " ".join(part for part in (where, f"origin={names}" if names else "") if part)
-            raise RgunitError(f"no image passes the filter {told!r}: widen it" if told else "there is nothing to find")
-        _write(retriever, images, style_of, found, csv, grid)
-    if len(found) < k:
-        typer.echo(f"only {len(found)} images can be found, fewer than -k {k}", err=True)
-    wanted = [name for name, bit in found.target.items() if bit is not None]
-    columns = edited or (wanted if len(wanted) <= SHOWN else [])
-    settings.show(found.json(), lambda console: _draw(console, found, columns, [one for one in (csv, grid) if one]))
+        search: dict[str, Any] = {
+            "edit": to,
+            "style_of": style_of,
+            "content_weight": content_weight,
+            "k": k,
+            "where": where,
+            "origin": names,
+            "labels": labels,
+        }
+        rejected: list[dict[str, str]] = []
+        answers = _each(retriever, files, search, rejected) if folders else []
+        if not folders:
+            answers = [(images[0], retriever.search(images, **search))]
+        fewest = min((len(found) for _, found in answers), default=0)
+        if not fewest:
+            raise RgunitError(rejected[0]["reason"] if rejected and not answers else _nothing(where, names, labels))
+        _write(answers, images, style_of, csv, grid, each=bool(folders))
+    for one in rejected:
+        typer.echo(f"left out: {one['reason']}", err=True)
+    if fewest < k:
+        typer.echo(f"only {fewest} images can be found, fewer than -k {k}", err=True)
+    kept = [one for one in (csv, grid) if one]
+    if folders:
+        told = [{"image": str(path.absolute()), **found.json()} for path, found in answers]
+        payload = {"queries": told, "rejected": rejected}
+        settings.show(payload, lambda console: draw_answers(console, answers, kept))
+    else:
+        found = answers[0][1]
+        settings.show(found.json(), lambda console: draw_answer(console, found, edited, kept))
+
+
+def _files(folders: Sequence[Path]) -> list[Path]:
+    """The files below folders that may be pictures. RgunitError where there are none."""
+    from index_store.files import image_files, may_be_picture
+
+    files = [file for folder in folders for file in image_files(folder) if may_be_picture(file)]
+    if not files:
+        raise RgunitError(f"{folders[0]} holds no image that can be read: name a folder with images, or the images")
+    return files
+
+
+def _each(
+    retriever: Retriever, files: Sequence[Path], search: dict[str, Any], rejected: list[dict[str, str]]
+) -> list[tuple[Path, Results]]:
+    """The answer to each file that is a picture; `rejected` gets the others with the reason."""
+    from cli.progress import Bars
+    from index_store.names import printable
+    from retrieval.pictures import Picture
+
+    if (other := search["style_of"]) is not None:
+        search = search | {"style_of": Picture.of(retriever.workspace, other)}
+    answers = []
+    with Bars("asking") as bars:
+        for done, file in enumerate(files):
+            bars.step(done, len(files))
+            try:
+                answers.append((file, retriever.search(file, **search)))
+            except ImageRefused as error:
+                rejected.append({"path": printable(str(file.absolute())), "reason": str(error)})
+    return answers
+
+
+def _nothing(where: str | None, origin: str | None, labels: str) -> str:
+    """Why nothing was found."""
+    told = " ".join(part for part in (where, f"origin={origin}" if origin else "") if part)
+    if labels == LabelsPolicy.require:
+        return "no image is known to have the labels that are asked for: --labels prefer also gives those unknown"
+    return f"no image passes the filter {told!r}: widen it" if told else "there is nothing to find"
 
 
 def _write(
-    retriever: Retriever,
+    answers: Sequence[tuple[Path, Results]],
     images: Sequence[Path],
     style_of: Path | None,
-    found: Results,
     csv: Path | None,
     grid: Path | None,
+    *,
+    each: bool,
 ) -> None:
     """Write the files that were asked for."""
     from retrieval.pictures import Picture
-    from retrieval.sheets import write_csv, write_grid
+    from retrieval.sheets import wanted, write_csv, write_grid
 
     if csv is not None:
-        write_csv(csv, found)
+        write_csv(csv, [found for _, found in answers], [path for path, _ in answers] if each else None)
     if grid is not None:
-        asked = [Picture(path) for path in images]
+        found = answers[0][1]
         other = None if style_of is None else Picture(style_of)
-        write_grid(grid, asked, other, found, heading=_wanted(found))
-
-
-def _wanted(found: Results) -> str:
-    told = " ".join(f"{'+' if bit else '-'}{name}" for name, bit in found.target.items() if bit is not None)
-    return f"wanted: {told}" if told else "wanted: the same content"
-
-
-def _draw(console: Console, found: Results, columns: Sequence[str], files: Sequence[Path]) -> None:
-    """A row a neighbour: which labels are as wanted, how many of all, which are not, and where the image is."""
-    from cli.drawing import plain, shortest, table
-    from retrieval.sheets import agreement
-
-    plain(console, _wanted(found), style="bold")
-    shown = table(
-        "",
-        "id",
-        "distance",
-        *columns,
-        "labels",
-        "not as wanted",
-        "origin",
-        "image",
-        right=["", "id", "distance", "labels"],
-    )
-    for one in found:
-        agree, known = agreement(one.attributes, found.target)
-        wrong = [
-            f"{'-' if bit else '+'}{name}"
-            for name, bit in found.target.items()
-            if bit is not None and one.attributes[name] == 1 - bit
-        ]
-        shown.add_row(
-            str(one.rank),
-            str(one.image_id),
-            f"{one.distance:.3f}",
-            *(_mark(one.attributes.get(name), found.target.get(name)) for name in columns),
-            f"{agree}/{known}" if known else "?",
-            " ".join(wrong),
-            one.origin,
-            shortest(str(one.path)),
-        )
-    console.print(shown)
-    plain(console, f"{found.milliseconds:.0f} ms, {found.plan}", style="dim")
-    for file in files:
-        plain(console, f"written: {file.absolute()}")
-
-
-def _mark(bit: int | None, wanted: int | None) -> Text:
-    """✓ where a label is as wanted, ✗ where it is not, ? where it is unknown."""
-    from rich.text import Text
-
-    if bit is None or wanted is None:
-        return Text("?", style="dim")
-    return Text("✓", style="green") if bit == wanted else Text("✗", style="red")
+        write_grid(grid, [Picture(path) for path in images], other, found, heading=wanted(found))

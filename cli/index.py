@@ -60,6 +60,7 @@ def build(
     An image gets an embedding (counted as `vectors`), and a content and a style vector for --content-weight.
     """
     from cli.progress import Bars
+    from retrieval.runs import find_run
 
     settings: Settings = context.obj
     if content_crop is not None and content_model is None:
@@ -67,6 +68,7 @@ def build(
     if content_model is not None and str(content_model) != "none" and not content_model.is_file():
         raise UsageError(f"--content-model: there is no file {content_model}")
     with settings.open() as workspace:
+        find_run(workspace, run)
         with Bars("index") as bars:
             from translation.indexing import fill_index
 
@@ -148,6 +150,7 @@ def remove(
     if not (where or "").strip() and not ids:
         raise UsageError("say what to remove: --where FILTER, or --id N (both: those ids that pass the filter)")
     with settings.open() as workspace:
+        workspace.check_filter(where)
         table = workspace.images(where, ids=np.array(ids, np.int64) if ids else None)
         removed = workspace.store().remove(table.ids)
         _show(settings, workspace, check=True, removed=removed)

@@ -18,7 +18,7 @@ from typing import Annotated, TextIO
 import typer
 
 from cli import add, duplicates, evaluate, index, info, map, methods, query, run, similar, train, translate
-from cli.settings import Failed, Settings, globals_first
+from cli.settings import Failed, Settings, globals_first, named
 from index_store.errors import RgunitError, UsageError
 from index_store.lifetimes import end_with_parent
 
@@ -101,7 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _quiet()
         try:
             end_with_parent()
-            status = app(globals_first(words), prog_name="rgunit", standalone_mode=False, obj=out)
+            words = globals_first(words)
+            status = app(words, prog_name="rgunit", standalone_mode=False, obj=out)
             return _stopped(out, as_json) if status == INTERRUPTED else int(status or 0)
         except (KeyboardInterrupt, typer.Abort):
             return _stopped(out, as_json)
@@ -114,6 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
                 traceback.print_exc()
             message, status = _explain(error)
+            message = named(message, words)
             _tell(out, as_json, message, error.payload if isinstance(error, Failed) else {})
             return status
 

@@ -66,15 +66,19 @@ def draw_map(
     run: RunOption = None,
 ) -> None:
     """Draw the indexed images as a map, similar ones close together."""
+    from cli.choices import check_file
     from cli.progress import Bars
     from index_store.attributes import ORIGINS
+    from retrieval.runs import find_run
 
     settings: Settings = context.obj
     kind = out.suffix.lower()
     if kind not in (".html", ".png"):
         raise UsageError(f"--out {out}: end its name in .html for a page or .png for a picture")
+    check_file("--out", out)
     with settings.open() as workspace:
-        workspace.schema.filter(where)
+        workspace.check_filter(where)
+        find_run(workspace, run)
         if color is not None and color not in ("origin", "split"):
             workspace.schema.index(color)
         with Bars("map") as bars:

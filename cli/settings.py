@@ -7,9 +7,12 @@ the other, so that no command knows about `--json`.
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -71,6 +74,20 @@ class Failed(RgunitError):
     def __init__(self, message: str, payload: dict[str, Any]) -> None:
         super().__init__(message)
         self.payload = payload
+
+
+def named(message: str, arguments: Sequence[str]) -> str:
+    """A message whose commands (`rgunit train …`) name the workspace that `arguments` (globals first) chose, if any."""
+    words = dict(pairwise(arguments))
+    chosen = words.get("-w") or words.get("--workspace")
+    chosen = chosen or next((word.partition("=")[2] for word in arguments if word.startswith("--workspace=")), None)
+    if chosen is None:
+        return message
+
+    def told(found: re.Match[str]) -> str:
+        return found[0] if "--help" in found[1] else f"`rgunit -w {shlex.quote(chosen)} {found[1]}`"
+
+    return re.sub(r"`rgunit ((?!methods|demo)[a-z][^`]*)`", told, message)
 
 
 def globals_first(arguments: Sequence[str]) -> list[str]:

@@ -117,6 +117,7 @@ def train(
     from cli.choices import configuration, names_of
     from cli.progress import Bars
     from translation.progress import Progress, is_first
+    from translation.runs import TRANSLATION, newest
 
     settings: Settings = context.obj
     if neighbours is not None and stage is not Stage.guided:
@@ -140,6 +141,8 @@ def train(
     with settings.open() as workspace:
         used = names_of(attributes_used)
         workspace.schema.indices(used)
+        if stage is not Stage.translation:
+            newest(workspace, TRANSLATION, translation_run)  # told before anything slow is imported
         kind = (neighbours.value if neighbours else "retrieved") if stage is Stage.guided else None
         goes_on = (stage.value, kind) if resume else None
         chosen = configuration(workspace, preset, config, overrides or [], goes_on, method)

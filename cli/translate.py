@@ -88,16 +88,19 @@ def translate(
     A run that learned one direction (cut) needs no --to and gives each image in its own size. Of a folder every image
     below it is translated; what is none is told and left out.
     """
-    from cli.choices import check_composed
+    from cli.choices import check_composed, check_folder
     from cli.progress import Bars
     from index_store.names import printable
     from translation.inputs import find_inputs
+    from translation.runs import default_run
 
     settings: Settings = context.obj
     folder = out or settings.folder / "translations"
     rejected: list[dict[str, str]] = []
+    check_folder("--out", out)
     with settings.open() as workspace:
         check_composed(workspace, to, style_of)
+        _ = default_run(workspace) if run is None else workspace.run(run)  # told before anything slow is imported
         inputs = find_inputs(images, folder)  # before anything slow is imported
         with Bars("translate") as bars:
             from translation.inference import translate_images

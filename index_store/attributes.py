@@ -26,6 +26,7 @@ Labels = npt.NDArray[np.int8]
 Bits = npt.NDArray[np.uint8]
 
 _NAME = rf'(?P<quoted>{QUOTED})|(?P<plain>[^\s,="+?-][^\s,="]*)'
+_EITHER = re.compile(r"(?P<bit>[01])\|\?|\?\|(?P<last>[01])")
 _TERM = re.compile(rf"(?P<sign>[-+?]?)(?:{_NAME})(?:=(?:(?P<quoted_value>{QUOTED})|(?P<value>[^\s,\"]*)))?")
 
 
@@ -50,7 +51,8 @@ class Edit:
 class Filter:
     """Which rows to keep: `bits` maps attribute index to 1 (known true), 0 (known false) or -1 (unknown).
 
-    `split`, `origin` and `ids` name the values that are kept; None keeps all.
+    `maybe` maps one to 1 or 0 that it is, or unknown. `split`, `origin` and `ids` name the values that are kept; None
+    keeps all.
     """
 
     bits: Mapping[int, int] = field(default_factory=dict)
@@ -58,11 +60,12 @@ class Filter:
     origin: frozenset[str] | None = None
     ids: frozenset[int] | None = None
     text: str = ""
+    maybe: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def everything(self) -> bool:
         """Whether every row passes."""
-        return not self.bits and self.split is None and self.origin is None and self.ids is None
+        return not self.bits and not self.maybe and self.split is None and self.origin is None and self.ids is None
 
     def masks(self, width: int) -> tuple[Bits, Bits, Bits]:
         """Return uint8 [width] byte masks (bits that must be known, their values, bits that must be unknown)."""
@@ -86,6 +89,10 @@ class Filter:
                 keep &= column == must
             if must:
                 keep &= (value[:, byte] & must) == truth
+        for index, bit in self.maybe.items():
+            byte, place = index // 8, np.uint8(1 << index % 8)
+            other = ~value[:, byte] if bit else value[:, byte]
+            keep &= (known[:, byte] & other & place) == 0
         return keep
 
     def match_labels(self, labels: Labels) -> npt.NDArray[np.bool_]:
@@ -93,6 +100,8 @@ class Filter:
         keep = np.ones(len(labels), np.bool_)
         for index, bit in self.bits.items():
             keep &= labels[:, index] == bit
+        for index, bit in self.maybe.items():
+            keep &= labels[:, index] != 1 - bit
         return keep
 
     def match_ids(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
@@ -130,15 +139,15 @@ class AttributeSchema:
         """Bytes of a packed mask."""
         return (len(self.names) + 7) // 8
 
-    def index(self, name: str) -> int:
-        """Return the column of an attribute; `UnknownAttribute` offers the nearest names."""
+    def index(self, name: str, keys: Sequence[str] = ()) -> int:
+        """Return the column of an attribute; `UnknownAttribute` offers the nearest names, also of `keys`."""
         try:
             return self.names.index(name)
         except ValueError:
             for place, other in enumerate(self.names):
                 if same(other) in (same(name), same(unquoted(name))):
                     return place
-            lower = {other.lower(): other for other in self.names}
+            lower = {other.lower(): other for other in (*keys, *self.names)}
             near = [lower[hit] for hit in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)]
             if near:
                 hint = f"did you mean {' or '.join(map(quoted, near))}?"
@@ -204,12 +213,13 @@ class AttributeSchema:
         return Edit(bits, tuple(sorted(cleared - set(bits))), text)
 
     def filter(self, text: str | None) -> Filter:
-        """Parse `+A -B ?C split=test origin=real|unlabelled id=17|18`; empty keeps everything.
+        """Parse `+A -B ?C D=1|? split=test origin=real|unlabelled id=17|18`; empty keeps everything.
 
-        Raises UsageError for a contradiction, an unknown origin, an id that is no number; an id that no image has
-        keeps nothing.
+        `D=1|?` keeps what is true or unknown. Raises UsageError for a contradiction, an unknown origin, an id that is
+        no number; an id that no image has keeps nothing.
         """
         bits: dict[int, int] = {}
+        maybe: dict[int, set[int]] = {}
         choices: dict[str, frozenset[str]] = {}
         for sign, name, value in _terms(text or "", "filter"):
             if name in KEYS and not sign and value is not None:
@@ -230,12 +240,22 @@ class AttributeSchema:
             if "id" in choices and not sign and value is None and name.isdecimal():
                 several = "|".join((*sorted(choices["id"]), name))
                 raise UsageError(f"filter {text!r}: several ids are written id={several}")
+            column = self.index(name, KEYS if not sign else ())
+            if not sign and value is not None and (either := _EITHER.fullmatch(value)):
+                maybe.setdefault(column, set()).add(int(either["bit"] or either["last"]))
+                continue
             bit = -1 if sign == "?" or (not sign and value == "?") else _bit(text or "", sign, name, value, "filter")
-            index = self.index(name)
-            if bits.setdefault(index, bit) != bit:
+            if bits.setdefault(column, bit) != bit:
                 raise UsageError(f"filter {text!r} contradicts itself: two values of {name}")
+        for index, either_bits in maybe.items():
+            if len(either_bits) > 1:  # true or unknown, and false or unknown
+                either_bits.clear()
+                bits.setdefault(index, -1)
+            if bits.get(index, -1) >= 0 and bits[index] not in either_bits:
+                raise UsageError(f"filter {text!r} contradicts itself: two values of {self.names[index]}")
+        open_bits = {index: either_bits.pop() for index, either_bits in maybe.items() if index not in bits}
         ids = frozenset(map(int, choices["id"])) if "id" in choices else None
-        return Filter(bits, choices.get("split"), choices.get("origin"), ids, (text or "").strip())
+        return Filter(bits, choices.get("split"), choices.get("origin"), ids, (text or "").strip(), open_bits)
 
     def pack(self, labels: npt.ArrayLike) -> tuple[Bits, Bits]:
         """Pack int8 [n, A] in {1, 0, -1} into (known, value), each uint8 [n, ceil(A / 8)], low bit first."""

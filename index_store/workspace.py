@@ -6,6 +6,7 @@ fingerprint of the encoder that made them. One catalog serves both.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import threading
 from collections import OrderedDict
@@ -24,12 +25,13 @@ from index_store import forking, places, runs
 from index_store.attributes import AttributeSchema
 from index_store.catalog import Catalog
 from index_store.decoding import read_file
-from index_store.errors import RgunitError
+from index_store.errors import RgunitError, UsageError
 from index_store.features import Record, sync_folder
 from index_store.imagecheck import check_images
 from index_store.images import Pixels, read_image, write_image
 from index_store.imagetable import ImageTable, read_table
 from index_store.ingest import AddReport, Progress, Rejection, add_images, stored_path
+from index_store.names import split_meant
 from index_store.presence import enough, missing_rows
 from index_store.replay import schema_header
 from index_store.runs import RunRecord
@@ -206,6 +208,17 @@ class Workspace:
             keep = table.mask(self.schema.filter(where))
             table = table.select(keep & ~np.isin(table.ids, self.left_out) if len(self.left_out) else keep)
         return table
+
+    def check_filter(self, where: str | None) -> None:
+        """Refuse a filter that cannot be read, or that names a split which no image is in; UsageError offers others."""
+        wanted = self.schema.filter(where).split or frozenset()
+        there = sorted(set(self.images().split.tolist())) if wanted else []
+        meant = {name: split_meant(name) or name for name in (*wanted, *there)}
+        strange = sorted(name for name in wanted if meant[name] not in {meant[other] for other in there})
+        if strange:
+            near = difflib.get_close_matches(strange[0], there, n=1, cutoff=0.5)
+            told = f"did you mean {near[0]}?" if near else f"there are {', '.join(there) or 'no images'}"
+            raise UsageError(f"filter {where!r}: no image is in the split {strange[0]!r}: {told}")
 
     def leave_out_missing(self, where: str, note: Callable[[str], None]) -> None:
         """From now on filters of this workspace pass no image whose file is gone, of those that pass `where`.

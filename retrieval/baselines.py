@@ -17,6 +17,8 @@ from retrieval.scoring import BLOCK, Case, Ids, rank_table, score, score_same_la
 Vectors = NDArray[np.float32]
 WEIGHTS = tuple(tenths / 10 for tenths in range(1, 10))
 """Of content in late fusion."""
+ORACLES = ("late_fusion", "same_labels")
+"""Of the baselines those that know what no search does: the best weight for these very queries, all labels."""
 CURVE = ("attributes", "content", "average", "both")
 
 
@@ -76,13 +78,39 @@ def filter_by_labels(case: Case, queries: Vectors, vectors: Vectors, known: Labe
     found = []
     for start in range(0, len(case.rows), BLOCK):
         part = slice(start, start + BLOCK)
-        table, targets = squared_distances(queries[part], vectors), case.targets[part]
-        wrong = np.zeros(table.shape, bool)
-        for place in range(targets.shape[1]):
-            asked, label = targets[:, [place]], known[None, :, place]
-            wrong |= (asked >= 0) & (label >= 0) & (asked != label)
-        found.append(rank_table(np.where(wrong, table + table.max() + 1, table), case, part))
+        table, (against, _) = squared_distances(queries[part], vectors), _agreement(case, known, part)
+        found.append(rank_table(np.where(against > 0, table + table.max() + 1, table), case, part))
     return np.concatenate(found)
+
+
+def prefer_labels(case: Case, queries: Vectors, vectors: Vectors, content: Vectors, known: Labels | None = None) -> Ids:
+    """Neighbours [q, k] as `labels.LabelSearch` orders them: those that fit, by content; then by contradictions.
+
+    content float32 [n, c] of the set. Those that fit have the target's labels, all known; where none has, the order is
+    that of the distances.
+    """
+    known = case.used if known is None else known
+    found = []
+    for start in range(0, len(case.rows), BLOCK):
+        part = slice(start, start + BLOCK)
+        table, (against, fits) = squared_distances(queries[part], vectors), _agreement(case, known, part)
+        near = squared_distances(content[case.rows[part]], content)
+        table += against * (table.max() + 1)
+        found.append(rank_table(np.where(fits, near - near.max() - 1, table), case, part))
+    return np.concatenate(found)
+
+
+def _agreement(case: Case, known: Labels, part: slice) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """For each query of `part` how many labels of an image contradict its target, int64 [b, n], and which images are
+    known to have it all, bool [b, n]."""
+    targets = case.targets[part]
+    against = np.zeros((len(targets), len(known)), np.int64)
+    fits = np.full(against.shape, bool(targets.shape[1]))
+    for place in range(targets.shape[1]):
+        asked, label = targets[:, [place]], known[None, :, place]
+        against += (asked >= 0) & (label >= 0) & (asked != label)
+        fits &= (asked >= 0) & (asked == label)
+    return against, fits
 
 
 def mean_squared_distance(vectors: Vectors) -> float:

@@ -19,7 +19,7 @@ from index_store.errors import RgunitError, UsageError
 from index_store.imagetable import ImageTable
 from index_store.learned import NOBODY, count_left_out, learned_from, left_out
 from index_store.workspace import Workspace
-from retrieval.baselines import Vectors, filter_by_labels, simple_retrievals
+from retrieval.baselines import Vectors, filter_by_labels, prefer_labels, simple_retrievals
 from retrieval.content_models import ContentModel, kept_model
 from retrieval.metrics import Floats, Labels, average_precision, mean, number, recall_at_k, squared_distances
 from retrieval.retriever import Retriever
@@ -37,6 +37,11 @@ from retrieval.scoring import (
     score_random,
 )
 from retrieval.tensors import to_tensor
+
+KNOWN = (1.0, 0.25, 0.0)
+"""Shares of the set's images whose labels a search may see, in `labels_known`."""
+SHORT = ("attributes", "content", "average", "both", "interval")
+DRAWS = 1000
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,9 @@ def evaluate_retrieval(
     """P@k of every image of a split, with a target drawn from the split's label vectors, as JSON.
 
     Keys: k, queries, images, those of `scoring.score`, random {those of `scoring.score_random`},
-    mean_average_precision and recall over the whole set (of the images with exactly the target's labels), baselines
+    mean_average_precision and recall over the whole set (of the images with exactly the target's labels),
+    labels_prefer (what a query answers by default: with the labels; and the 95 % interval of its average), labels_known
+    (labels_prefer and the two filters where all labels, a quarter and none of the set are known), baselines
     {those of `simple_retrievals`; label_filter, label_filter_content: the labels as a filter, ranked by the
     embedding and by content}, late_fusion_curve, content_vectors (the name of those the baselines take: the run's,
     or those of the user's own model), content_by (what `content` counts: attributes, relevance or None), style
@@ -117,7 +124,7 @@ def evaluate_queries(
     model = kept_model(workspace, device=str(retriever.device))
     vectors, hashes = embed_set(workspace, retriever, table.ids, case, batch, progress, model=model)
     case = replace(case, duplicates=duplicates_of(case, hashes))
-    known = _visible(case, protocol)
+    known = visible(case, protocol.hidden, protocol.seed)
     summary, rows, distances = evaluate_vectors(case, vectors, known)
     summary["content_vectors"] = f"{retriever.encoder_name}.content" if model is None else model.encoder_name
     summary["left_out"] = count_left_out(workspace, protocol.split, learned)
@@ -228,10 +235,10 @@ def evaluate_vectors(
     """
     rows, distances = rank(vectors.queries, vectors.images, case)
     baselines, curve = simple_retrievals(case, vectors.content, vectors.style, vectors.wanted)
-    filtered = filter_by_labels(case, vectors.queries, vectors.images, known)
-    baselines["label_filter"] = score(case, filtered)
-    filtered = filter_by_labels(case, vectors.content[case.rows], vectors.content, known)
-    baselines["label_filter_content"] = score(case, filtered)
+    known = case.used if known is None else known
+    labels_prefer, filters = _by_labels(case, vectors, known)
+    baselines |= filters
+    shares = {share: _by_labels(case, vectors, visible(case, 1 - share)) for share in KNOWN}
     summary = {
         "k": case.k,
         "queries": len(case.rows),
@@ -239,10 +246,41 @@ def evaluate_vectors(
         **score(case, rows),
         "random": score_random(case),
         **_whole_ranking(case, vectors),
+        "labels_prefer": labels_prefer,
+        "labels_known": [
+            {"known": share, "labels_prefer": _short(preferred)} | {name: _short(row) for name, row in others.items()}
+            for share, (preferred, others) in shares.items()
+        ],
         "baselines": baselines,
         "late_fusion_curve": curve,
     }
     return summary, rows, distances
+
+
+def _by_labels(case: Case, vectors: SetVectors, known: Labels) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """What searches score that see the labels `known` of the set: labels_prefer, and the baselines."""
+    preferred = prefer_labels(case, vectors.queries, vectors.images, vectors.content, known)
+    filtered = filter_by_labels(case, vectors.queries, vectors.images, known)
+    by_content = filter_by_labels(case, vectors.content[case.rows], vectors.content, known)
+    return {**score(case, preferred), "interval": _interval(case, preferred)}, {
+        "label_filter": score(case, filtered),
+        "label_filter_content": score(case, by_content),
+    }
+
+
+def _interval(case: Case, rows: Ids) -> list[float] | None:
+    """The 95 % interval of the average: percentiles of 1,000 draws of the queries."""
+    attributes, content = (mean(values, axis=1) for values in precisions(case, rows))
+    averages = (attributes + content) / 2
+    averages = averages[~np.isnan(averages)]
+    if not len(averages):
+        return None
+    draws = np.random.default_rng(0).integers(len(averages), size=(DRAWS, len(averages)))
+    return [float(end) for end in np.percentile(averages[draws].mean(axis=1), [2.5, 97.5])]
+
+
+def _short(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in SHORT if name in row}
 
 
 def _codes(table: ImageTable, column: str) -> Ids:
@@ -277,11 +315,11 @@ def duplicates_of(case: Case, hashes: NDArray[np.uint64]) -> list[Ids]:
     return [both[start:end, 1] for start, end in bounds.T]
 
 
-def _visible(case: Case, protocol: RetrievalProtocol) -> Labels:
-    """The used labels with those of the hidden share of images unknown."""
-    order = np.random.default_rng([protocol.seed, 1]).permutation(len(case.used))
+def visible(case: Case, hidden: float, seed: int = 0) -> Labels:
+    """The used labels int8 [n, A] with those of a share of the images unknown."""
+    order = np.random.default_rng([seed, 1]).permutation(len(case.used))
     known = case.used.copy()
-    known[order[: round(protocol.hidden * len(order))]] = -1
+    known[order[: round(hidden * len(order))]] = -1
     return known
 
 

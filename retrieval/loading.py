@@ -44,21 +44,6 @@ def resolve_device(device: torch.device | str) -> torch.device:
     return wanted
 
 
-def find_run(workspace: Workspace, run: str | None) -> RunRecord:
-    """A retrieval run, by default the newest that has a checkpoint. Raises RgunitError where there is none."""
-    if run is not None:
-        record = workspace.run(run)
-        if record.stage != "retrieval":
-            raise RgunitError(f"run {run} trained {record.stage}, not retrieval: name a retrieval run (`rgunit info`)")
-        if not (Path(record.path) / CHECKPOINT).is_file():
-            raise RgunitError(f"retrieval run {run} has no checkpoint yet: run `rgunit train retrieval --resume`")
-        return record
-    for record in reversed(workspace.runs("retrieval")):
-        if (Path(record.path) / CHECKPOINT).is_file():
-            return record
-    raise RgunitError(f"no retrieval run in {workspace.path}: run `rgunit train retrieval` first")
-
-
 def load_encoders(workspace: Workspace, record: RunRecord, device: torch.device) -> Encoders:
     """The translation model that a retrieval run was trained on, from the package that announces its runs' stage."""
     return load_encoders_of(workspace, str(record.config["translation_run"]), str(device))

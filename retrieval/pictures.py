@@ -95,12 +95,15 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Results(Sequence[Neighbour]):
-    """The neighbours, nearest first, with what was asked for (`target`, the style's labels) and what was done."""
+    """The neighbours, best first, with what was asked for (`target`, the style's labels) and what was done.
+
+    `labels`: how known labels counted, prefer|require|ignore."""
 
     neighbours: tuple[Neighbour, ...]
     target: dict[str, int | None]
     plan: str
     milliseconds: float
+    labels: str = "prefer"
 
     @overload
     def __getitem__(self, place: int) -> Neighbour: ...
@@ -122,6 +125,7 @@ class Results(Sequence[Neighbour]):
             "plan": self.plan,
             "milliseconds": self.milliseconds,
             "target": self.target,
+            "labels": self.labels,
         }
 
 

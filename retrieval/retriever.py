@@ -7,7 +7,7 @@ that those of two trainings are never compared.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
@@ -22,10 +22,12 @@ from torch.nn import functional as F
 from index_store.errors import RgunitError, UsageError
 from index_store.workspace import RunRecord, Workspace
 from retrieval.content_models import ContentModel, kept_model
-from retrieval.loading import check_encoders, find_run, load_encoders, load_network, resolve_device, trained_on
+from retrieval.labels import LabelSearch, Near, Policy, asked_labels, policy_named
+from retrieval.loading import check_encoders, load_encoders, load_network, resolve_device, trained_on
 from retrieval.pictures import Picture, Results, Source, neighbours_of, with_origin, with_origins
 from retrieval.protocol import Encoders
-from retrieval.queries import compose, descendants, no_style, style_edit
+from retrieval.queries import ComposedQuery, compose, descendants, no_style, style_edit
+from retrieval.runs import find_run
 from retrieval.scales import scale_of
 from retrieval.tensors import fingerprint, to_tensor
 
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
     from index_store.queries import Where
     from index_store.store import Found
     from retrieval.network import Network
+
+Ids = NDArray[np.int64]
+Vectors = NDArray[np.float32]
 
 
 class Retriever:
@@ -184,6 +189,7 @@ class Retriever:
         k: int = 10,
         where: str | None = None,
         origin: str | None = None,
+        labels: Policy | str = "prefer",
     ) -> Results:
         """The k nearest images to the content of a picture in another style; to the picture itself where none is told.
 
@@ -192,10 +198,16 @@ class Retriever:
         `compose`). `where` is a filter, `origin` short for `origin=` in it; without either real and unlabelled
         images are found. A picture that the workspace has is never found by itself, nor is what was made from it.
 
+        Known labels count, unless `labels` is "ignore" (`retrieval/labels.py`): first come the images that are known to
+        have exactly the labels sought, in order of content, then those without a label against what is asked for (the
+        edit, and the known labels of the pictures that the style is of), last the others, with "require" never. So
+        distances need not rise with the rank.
+
         Distances are squared Euclidean ones of the embedding. With `content_weight` W in [0, 1] they are
         W · content + (1 − W) · style, each divided by its mean over the collection (`retrieval/scales.py`), the
         content by the user's model where the index was built with one. A run without a style looks for content alone:
-        it takes no edit, no `style_of` and no other weight than 1; `where` filters by attributes.
+        it takes no edit, no `style_of` and no other weight than 1; `where` filters by attributes. A weight of 1 looks
+        at no style, so that of the labels only the edit's count then.
 
         Raises RgunitError and UsageError in one line: a broken picture, an unknown attribute, nothing indexed.
         """
@@ -209,6 +221,7 @@ class Retriever:
             raise UsageError("a query needs at least one picture")
         if not self.style_dim and (edit is not None or style_of is not None):
             raise no_style(self._named())
+        policy = policy_named(labels)
         where = with_origin(self.workspace, where, origin)
         encoders, workspace = self.encoders, self.workspace
         change = None if edit is None else style_edit(workspace, encoders, edit)
@@ -216,39 +229,73 @@ class Retriever:
         other = None if style_of is None else Picture.of(workspace, style_of)
         started = time.perf_counter()
         schema, unknown = encoders.schema, np.full(len(encoders.schema.names), -1, np.int8)
-        labels = [one.labels(workspace, schema) for one in pictures]
+        known = [one.labels(workspace, schema) for one in pictures]
         query = compose(
             encoders,
             np.stack([one.at(encoders.size) for one in pictures]),
             edit=change,
             style_of=None if other is None else other.at(encoders.size),
-            known_labels=np.stack([unknown if row is None else row for row in labels]),
+            known_labels=np.stack([unknown if row is None else row for row in known]),
             style_of_labels=None if other is None else other.labels(workspace, schema),
         )
         own = [one.image_id for one in pictures if one.image_id is not None]
-        exclude = descendants(workspace, own) if own else None
-        if content_weight is None:
-            vector = self.embed(query.content, query.style).cpu().numpy()
-            found = self.nearest(vector, k=k, where=where, exclude=exclude)
-        else:
-            model = self._content_model() if content_weight else None
-            vectors = (
-                self.content_vectors(query.contents).cpu().numpy()
-                if model is None
-                else model(np.stack([one.at(model.side) for one in pictures]))
-            )
-            found = self.nearest_weighted(
-                _mean_direction(vectors),
-                query.style.cpu().numpy(),
-                content_weight,
-                model=model,
-                k=k,
-                where=where,
-                exclude=exclude,
-            )
+        styled = known if other is None else [other.labels(workspace, schema)]
+        alone = content_weight == 1  # no style is looked at
+        asked = asked_labels(query.target, [] if alone else styled, change)
+        orders = self._orders(query, pictures, content_weight)
+        search = LabelSearch(
+            workspace.schema, schema.names, asked, asked if alone else query.target, policy, *orders, self._labels
+        )
+        found = search(k, where, descendants(workspace, own) if own else np.empty(0, np.int64))
         neighbours = neighbours_of(workspace, found.ids[0], found.distances[0])
         milliseconds = 1e3 * (time.perf_counter() - started)
-        return Results(neighbours, schema.describe(query.target), found.plan, milliseconds)
+        return Results(neighbours, schema.describe(query.target), found.plan, milliseconds, policy)
+
+    def _orders(
+        self, query: ComposedQuery, pictures: Sequence[Picture], weight: float | None
+    ) -> tuple[Near, Callable[[int, str, Ids], Found | None], Callable[[Ids], Vectors]]:
+        """How all images are ordered, how those with the labels sought, and the distances of the first order."""
+        if weight is not None:
+            model = self._content_model() if weight else None
+            content, style = self._contents(query, pictures, model), query.style.cpu().numpy()
+
+            def weighted(k: int, where: str, exclude: Ids) -> Found:
+                return self.nearest_weighted(content, style, weight, model=model, k=k, where=where, exclude=exclude)
+
+            def sums(ids: Ids) -> Vectors:
+                found = weighted(len(ids), f"id={'|'.join(map(str, ids.tolist()))}", np.empty(0, np.int64))
+                table = dict(zip(found.ids[0].tolist(), found.distances[0].tolist(), strict=True))
+                return np.array([table[number] for number in ids.tolist()], np.float32)
+
+            return weighted, weighted, sums
+        vector = self.embed(query.content, query.style).cpu().numpy()
+
+        def near(k: int, where: str, exclude: Ids) -> Found:
+            return self.nearest(vector, k=k, where=where, exclude=exclude)
+
+        def by_content(k: int, where: str, exclude: Ids) -> Found | None:
+            model = self._content_model()
+            if self._scale(*self._content_encoder(model)) is None:  # an index of before, or not built with the model
+                return None
+            content = self._contents(query, pictures, model)
+            return self.nearest_weighted(content, None, 1.0, model=model, k=k, where=where, exclude=exclude)
+
+        def distances(ids: Ids) -> Vectors:
+            stored = self.workspace.store().vectors(ids, encoder=f"{self.encoder_name}@{self.fingerprint}")
+            return np.asarray(np.square(stored - vector).sum(axis=1), np.float32)
+
+        return near, by_content, distances
+
+    def _contents(self, query: ComposedQuery, pictures: Sequence[Picture], model: ContentModel | None) -> Vectors:
+        """The content that is sought, [1, ·], by the run or by the user's model."""
+        if model is None:
+            return _mean_direction(self.content_vectors(query.contents).cpu().numpy())
+        return _mean_direction(model(np.stack([one.at(model.side) for one in pictures])))
+
+    def _labels(self, where: str) -> tuple[Ids, NDArray[np.int8]]:
+        """The images of a filter, ids [n] and their labels int8 [n, A] over the attributes of the style."""
+        table = self.workspace.images(where)
+        return table.ids, table.labels[:, self.workspace.schema.indices(self.encoders.schema.names)]
 
     def nearest(self, vectors: ArrayLike, *, k: int = 10, where: Where = None, exclude: Any = None) -> Found:
         """The k nearest indexed images of embeddings float32 [dim] or [q, dim]; see `IndexStore.search`.
@@ -267,8 +314,8 @@ class Retriever:
 
     def nearest_weighted(
         self,
-        content: NDArray[np.float32],
-        style: NDArray[np.float32] | None,
+        content: Vectors,
+        style: Vectors | None,
         weight: float,
         *,
         model: ContentModel | None = None,
@@ -284,8 +331,8 @@ class Retriever:
         """
         if weight < 1 and (style is None or not self.style_dim):
             raise UsageError(f"{self._named()} has no style to weigh content against: ask with a content weight of 1")
-        own, styles = self.encoder_names[1], self.encoder_names[-1]
-        encoder, mark = (own, self.fingerprint) if model is None else (model.encoder_name, model.fingerprint)
+        styles = self.encoder_names[-1]
+        encoder, mark = self._content_encoder(model)
         parts = ((encoder, mark, content, weight), (styles, self.fingerprint, style, 1 - weight))
         queries, weights = {}, {}
         for name, seal, vectors, share in parts:
@@ -304,11 +351,23 @@ class Retriever:
         """It in a message: its run and the one that it was trained on."""
         return f"retrieval run {self.run.id}, on translation run {self.run.config.get('translation_run', '?')},"
 
+    def _content_encoder(self, model: ContentModel | None) -> tuple[str, str]:
+        """The name and the fingerprint of content vectors: the run's, or those of the user's model."""
+        if model is None:
+            return self.encoder_names[1], self.fingerprint
+        return model.encoder_name, model.fingerprint
+
+    def _scale(self, encoder: str, seal: str) -> float | None:
+        """The scale of indexed vectors, None if there are none, or theirs was never measured."""
+        there = (encoder, seal) in {(info.name, info.fingerprint) for info in self.workspace.store().encoders()}
+        if not there:
+            return None
+        return 1.0 if encoder == self.encoder_name else scale_of(self.workspace, encoder, seal)
+
     def _require(self, encoder: str, seal: str) -> float:
         """The scale of indexed vectors. Raises RgunitError if there are none, or theirs was never measured."""
-        there = (encoder, seal) in {(info.name, info.fingerprint) for info in self.workspace.store().encoders()}
-        scale = 1.0 if encoder == self.encoder_name else scale_of(self.workspace, encoder, seal)
-        if there and scale is not None:
+        scale = self._scale(encoder, seal)
+        if scale is not None:
             return scale
         what = "content model" if not encoder.startswith(self.run.id) else f"retrieval run {self.run.id}"
         raise RgunitError(

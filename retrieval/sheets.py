@@ -73,19 +73,31 @@ def write_grid(
     write_image(path, contact_sheet(rows))
 
 
-def write_csv(path: Path, results: Results) -> None:
-    """rank, path, image_id, distance, origin and a column for each attribute (1, 0, empty for unknown)."""
-    names = list(results[0].attributes) if len(results) else []
+def write_csv(path: Path, answers: Sequence[Results], queries: Sequence[Path] | None = None) -> None:
+    """rank, path, image_id, distance, origin and a column for each attribute (1, 0, empty for unknown).
+
+    Of several answers with the picture that each is to, in a first column `query`.
+    """
+    names = next((list(found[0].attributes) for found in answers if len(found)), [])
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow(["rank", "path", "image_id", "distance", "origin", *names])
-    for one in results:
-        bits = ["" if one.attributes[name] is None else one.attributes[name] for name in names]
-        writer.writerow([one.rank, one.path, one.image_id, f"{one.distance:.6g}", one.origin, *bits])
+    first = [] if queries is None else ["query"]
+    writer.writerow([*first, "rank", "path", "image_id", "distance", "origin", *names])
+    for number, found in enumerate(answers):
+        asked = [] if queries is None else [queries[number].absolute()]
+        for one in found:
+            bits = ["" if one.attributes[name] is None else one.attributes[name] for name in names]
+            writer.writerow([*asked, one.rank, one.path, one.image_id, f"{one.distance:.6g}", one.origin, *bits])
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".writing")
     temporary.write_text(text.getvalue(), newline="")
     temporary.replace(path)
+
+
+def wanted(found: Results) -> str:
+    """The labels that were sought, in words."""
+    told = " ".join(f"{'+' if bit else '-'}{name}" for name, bit in found.target.items() if bit is not None)
+    return f"wanted: {told}" if told else "wanted: the same content"
 
 
 def agreement(attributes: dict[str, int | None], target: dict[str, int | None]) -> tuple[int, int]:

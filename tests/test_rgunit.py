@@ -80,7 +80,11 @@ def test_pictures_of_every_kind_are_translated_and_asked_with(staged, tmp_path: 
         translator.translate(path)
 
     found = rgunit.query(staged.path, path, to="+Glasses", k=3)
-    assert len(found) == 3 and found[0].rank == 1 and found[0].distance <= found[2].distance
+    assert len(found) == 3 and found[0].rank == 1 and found.labels == "prefer"
+    plain = rgunit.query(staged.path, path, to="+Glasses", k=3, labels="ignore")
+    assert plain[0].distance <= plain[1].distance <= plain[2].distance
+    listed, inside = rgunit.query(staged, [path, pixels], k=2), rgunit.query(staged, folder, k=2)
+    assert [len(one) for one in (*listed, *inside)] == [2, 2, 2]
     same = rgunit.query(staged, tensor, k=1)
     assert same[0].image_id == staged.image_for_path(path), "a tensor is nobody's: it finds its own image"
 

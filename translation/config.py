@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, SerializeAsAny, ValidationError, create_model, model_validator
+from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, create_model, model_validator
 
 from index_store.errors import UsageError
 from retrieval.config import RetrievalConfig
@@ -178,11 +178,32 @@ def _explain(error: ValidationError, kind: type[Config]) -> str:
         model: Any = kind
         for part in first["loc"][:-1]:
             model = model.model_fields[str(part)].annotation
-        return f"unknown setting {place}: {_did_you_mean(str(first['loc'][-1]), list(model.model_fields))}"
+        return f"unknown setting {place}: {_meant(str(first['loc'][-1]), list(model.model_fields), kind)}"
     message = str(first["msg"]).removeprefix("Value error, ")
     if message.startswith("Input should be") and isinstance(first["input"], str | int | float):
         message = f"{message.replace('Input should be', 'must be')}, not {first['input']!r}"
     return f"setting {place}: {message}" if place else message
+
+
+def _meant(name: str, here: Sequence[str], kind: type[Config]) -> str:
+    """What an unknown name of a section with the settings `here` may mean, there or in another section."""
+    elsewhere: dict[str, list[str]] = {}
+    for path in _settings(kind):
+        elsewhere.setdefault(path.rpartition(".")[2], []).append(path)
+    if not difflib.get_close_matches(name, here, cutoff=0.5 if name not in elsewhere else 0.8):
+        near = difflib.get_close_matches(name, elsewhere, n=1, cutoff=0.7)
+        if near:
+            return f"did you mean {' or '.join(elsewhere[near[0]])}?"
+    return _did_you_mean(name, here)
+
+
+def _settings(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Every setting of a configuration as `section.key`, those of sections in sections too."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _settings(field.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name
 
 
 def _did_you_mean(name: str, known: Sequence[str]) -> str:

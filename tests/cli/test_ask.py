@@ -55,6 +55,7 @@ def face(faces: Path) -> Path:
 
 
 def test_the_answer_as_json_as_csv_and_as_a_picture(rgunit, asked: Path, face: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
     files = ("--csv", tmp_path / "out" / "found.csv", "--grid", tmp_path / "out" / "found.png")
     answer = rgunit("-w", asked, "query", face, "--to", "+Blond_Hair", "-k", 9, *files, "--json").json
     assert set(answer) >= {"neighbours", "plan", "milliseconds"} and len(answer["neighbours"]) == 9
@@ -95,6 +96,72 @@ def test_several_images_an_origin_and_a_weight(rgunit, asked: Path, faces: Path)
     assert [one["image_id"] for one in weighed["neighbours"]] != [one["image_id"] for one in every]
 
 
+def test_known_labels_decide_unless_they_are_to_be_ignored(rgunit, asked: Path, face: Path) -> None:
+    words = ("-w", asked, "query", face, "--to", "+Hat -Glasses", "-k", 92, "--json")
+    told = rgunit(*words).json
+    assert told["labels"] == "prefer" and len(told["neighbours"]) == 91
+    target = told["target"].items()
+    fits = [all(one["attributes"][name] == bit for name, bit in target) for one in told["neighbours"]]
+    wrong = [any(one["attributes"][name] == 1 - bit for name, bit in target) for one in told["neighbours"]]
+    assert fits == sorted(fits, reverse=True) and any(fits)  # what is known to fit, then what is unknown
+    assert wrong == sorted(wrong) and any(wrong) and not all(wrong)
+    every = {one["image_id"]: one["distance"] for one in rgunit(*words, "--labels", "ignore").json["neighbours"]}
+    assert list(every.values()) == sorted(every.values())
+    for one in told["neighbours"]:  # the distance is the same, only the order is another
+        assert every[one["image_id"]] == pytest.approx(one["distance"], rel=1e-3, abs=1e-4)
+    required = rgunit(*words, "--labels", "require").json["neighbours"]
+    assert [one["image_id"] for one in required] == [one["image_id"] for one in told["neighbours"]][: sum(fits)]
+    refused = rgunit(*words[:-1], "--labels", "require", "--where", "-Hat")
+    assert refused.status == 2 and "--labels require asks for +Hat, which the filter '-Hat" in refused.error
+
+
+def test_a_folder_is_asked_picture_by_picture(rgunit, asked: Path, faces: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    (folder / "more").mkdir(parents=True)
+    for name in ("000001.png", "000002.png"):
+        shutil.copy(faces / "labelled" / name, folder / "more" / name)
+    (folder / "text.png").write_text("no picture")
+    answer = rgunit("-w", asked, "query", folder, "--to", "+Hat", "-k", 3, "--csv", tmp_path / "f.csv", "--json")
+    told = answer.json
+    assert [Path(one["image"]).name for one in told["queries"]] == ["000001.png", "000002.png"]
+    assert [Path(one["path"]).name for one in told["rejected"]] == ["text.png"] and "left out" in answer.err
+    for one in told["queries"]:
+        alone = rgunit("-w", asked, "query", one["image"], "--to", "+Hat", "-k", 3, "--json").json
+        assert alone["neighbours"] == one["neighbours"]
+    with (tmp_path / "f.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["query"], row["path"]) for row in rows] == [
+        (one["image"], near["path"]) for one in told["queries"] for near in one["neighbours"]
+    ]
+    shown = rgunit("-w", asked, "query", folder, "--to", "+Hat", "-k", 3).out
+    assert "000001.png" in shown and "fitting" in shown
+
+
+@pytest.mark.parametrize("words", [["query", "--to", "+Blond_Hair +Glasses"], ["similar"]])
+def test_a_narrow_terminal_loses_neither_rank_nor_distance_nor_path(asked: Path, face: Path, words: list[str]) -> None:
+    from rich.console import Console
+
+    from cli.answers import draw_answer
+    from retrieval.retriever import Retriever
+
+    edit = words[2] if len(words) > 2 else None
+    with Retriever.open(asked) as retriever:
+        found = retriever.search(face, edit=edit, k=12)
+    shown = {}
+    for width in (48, 80, 400):
+        out = io.StringIO()
+        draw_answer(Console(file=out, width=width, force_terminal=True, color_system=None), found, [])
+        lines = out.getvalue().splitlines()
+        for one in found:
+            (line,) = [line for line in lines if line.split()[:1] == [str(one.rank)]]
+            assert f"{one.distance:.3f}" in line and len(line) <= width
+            assert line.rstrip().endswith(str(one.path)[-16:])
+            assert width < 400 or str(one.path) in line
+        shown[width] = next(line for line in lines if "distance" in line)
+    assert "Blond_Hair" not in shown[80] and "Blond_Hair" in shown[400]  # single labels go first
+    assert all(name in shown[400] for name in ("id", "labels", "not as wanted", "origin", "image"))
+
+
 def test_similar_needs_no_edit(process, asked: Path, face: Path) -> None:
     answer = process("-w", asked, "similar", face, "-k", 4, "--json")
     assert answer.status == 0, answer.err
@@ -125,17 +192,34 @@ def test_a_query_imports_only_what_it_needs(asked: Path, face: Path) -> None:
         (["query", "FACE", "--to", "+Hat", "--content-weight", "1.5"], 2, "'--content-weight'"),
         (["query", "FACE", "--to", "+Hat", "--origin", "elsewhere"], 2, "unknown origin 'elsewhere'"),
         (["similar", "FACE", "--where", "+Glases"], 2, "unknown attribute 'Glases'"),
-        (["similar", "FACE", "--where", "split=none"], 1, "no image passes the filter 'split=none': widen it"),
+        (["similar", "FACE", "--where", "split=tset"], 2, "no image is in the split 'tset': did you mean test?"),
+        (["similar", "FACE", "--where", "splt=test"], 2, "unknown attribute 'splt': did you mean split?"),
+        (["similar", "FACE", "--where", "id=9999"], 1, "no image passes the filter 'id=9999': widen it"),
+        (
+            ["query", "FACE", "--to", "+Hat", "--grid", "foldr/found.png"],
+            2,
+            "--grid foldr/found.png: there is no folder",
+        ),
+        (
+            ["query", "FACE", "--to", "+Hat", "--csv", "broken.png/a.csv"],
+            2,
+            "--csv broken.png/a.csv: there is no folder",
+        ),
+        (["query", "FOLDER", "FACE", "--to", "+Hat"], 2, "name images or folders"),
+        (["query", "FOLDER", "--to", "+Hat", "--grid", "a.png"], 2, "--grid draws one query"),
+        (["similar", "BROKEN", "--labels", "never"], 2, "'never' is not one of 'prefer', 'require', 'ignore'"),
         (["similar", "BROKEN"], 1, "truncated or damaged"),
         (["similar", "TINY"], 1, "too small"),
         (["index", "build", "--content-model", "missing.onnx"], 2, "there is no file missing.onnx"),
         (["index", "build", "--content-model", "FACE"], 1, "no ONNX network"),
         (["index", "build", "--content-crop", "1,2,3,4@5"], 2, "--content-crop needs --content-model"),
         (["duplicates", "--distance", "40"], 2, "'--distance'"),
-        (["duplicates", "--where", "split=none"], 1, "there are no images to compare that pass 'split=none'"),
+        (["duplicates", "--where", "split=none"], 2, "no image is in the split 'none': there are test, train"),
+        (["duplicates", "--where", "id=9999"], 1, "there are no images to compare that pass 'id=9999'"),
+        (["duplicates", "--picture", "none/d.png"], 2, "--picture none/d.png: there is no folder"),
         (["map", "--out", "map.gif"], 2, "end its name in .html for a page or .png"),
         (["map", "--out", "map.png", "--color", "Hatt"], 2, "unknown attribute 'Hatt': did you mean Hat"),
-        (["map", "--out", "map.png", "--where", "split=none"], 1, "at least 10 indexed images, and 0 pass"),
+        (["map", "--out", "map.png", "--where", "id=9999"], 1, "at least 10 indexed images, and 0 pass"),
     ],
 )
 def test_what_cannot_be_asked_is_one_line(
@@ -145,7 +229,7 @@ def test_what_cannot_be_asked_is_one_line(
     (tmp_path / "broken.png").write_bytes(face.read_bytes()[:300])
     Image.new("RGB", (9, 9)).save(tmp_path / "tiny.png")
     before = sorted(tmp_path.iterdir())
-    places = {"FACE": str(face), "BROKEN": "broken.png", "TINY": "tiny.png"}
+    places = {"FACE": str(face), "FOLDER": str(face.parent), "BROKEN": "broken.png", "TINY": "tiny.png"}
     answer = rgunit("-w", asked, *[places.get(word, word) for word in words])
     assert answer.status == status and told in answer.error
     assert sorted(tmp_path.iterdir()) == before
@@ -162,9 +246,11 @@ def test_an_empty_index_and_an_older_network_are_told(rgunit, asked: Path, face:
     assert rgunit("-w", path, "train", "retrieval", "--preset", "demo", *settings).status == 0
     answer = rgunit("-w", path, "query", face, "--to", "+Hat")
     assert answer.status == 1 and "no vectors r3 of the retrieval run r3" in answer.error
-    assert "rgunit index build" in answer.error
+    assert f"rgunit -w {path} index build" in answer.error
     answer = rgunit("-w", path, "map", "--out", tmp_path / "map.png")
-    assert answer.status == 1 and "rgunit index build" in answer.error and not (tmp_path / "map.png").exists()
+    assert (
+        answer.status == 1 and f"rgunit -w {path} index build" in answer.error and not (tmp_path / "map.png").exists()
+    )
 
 
 def test_duplicates_are_found_in_groups_and_drawn(process, rgunit, faces: Path, tmp_path: Path) -> None:
@@ -193,8 +279,8 @@ def test_duplicates_are_found_in_groups_and_drawn(process, rgunit, faces: Path, 
     again = rgunit("-w", path, "duplicates", "--json")
     assert len(again.json["groups"]) == 2 and again.json["images"] == 8
     assert "1 images cannot be read, the first: " in again.err and "5.png" in again.json["unreadable"][0]
-    nothing = rgunit("-w", path, "duplicates", "--distance", 0, "--where", "split=test")
-    assert nothing.status == 1 and "split=test" in nothing.error
+    nothing = rgunit("-w", path, "duplicates", "--distance", 0, "--where", "id=9999")
+    assert nothing.status == 1 and "id=9999" in nothing.error
 
 
 def test_a_map_is_one_page_or_a_picture(rgunit, asked: Path, tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ from PIL import Image
 
 from index_store.images import write_image
 from index_store.workspace import Workspace
+from tests.places import ROOT
 
 
 @pytest.fixture
@@ -73,7 +77,32 @@ def test_a_query_picture_that_is_none_is_refused(rgunit, labelled: Path, tmp_pat
 def test_a_query_before_any_training_says_what_to_run(rgunit, labelled: Path, picture: Path) -> None:
     answer = rgunit("-w", labelled, "query", picture, "--to", "+Hat")
     assert answer.status == 1
-    assert "rgunit train retrieval" in answer.error
+    assert f"run `rgunit -w {labelled} train retrieval` first" in answer.error  # the workspace that was asked
+
+
+def test_what_needs_a_run_is_refused_before_torch_is_loaded(labelled: Path, picture: Path, tmp_path: Path) -> None:
+    commands = [
+        ["similar", str(picture)],
+        ["query", str(picture), "--to", "+Hat"],
+        ["translate", str(picture), "--to", "+Hat"],
+        ["map", "--out", "map.html"],
+        ["index", "build"],
+        ["evaluate", "retrieval"],
+        ["evaluate", "translation"],
+        ["train", "retrieval"],
+        ["train", "guided"],
+    ]
+    code = (
+        "import sys; from cli.main import main\n"
+        f"print([main(['-w', {str(labelled)!r}, *words]) for words in {commands!r}], 'torch' in sys.modules)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120
+    )
+    lines = done.stderr.splitlines()
+    assert done.stdout.strip() == f"{[1] * len(commands)} False" and len(lines) == len(commands), done.stderr
+    assert all(line.startswith("error: ") and f"run `rgunit -w {labelled} train " in line for line in lines)
 
 
 def test_an_empty_folder_leaves_no_workspace_behind(rgunit, tmp_path: Path) -> None:
@@ -268,7 +297,7 @@ def test_a_damaged_catalog_is_named_and_made_again(rgunit, labelled: Path, tmp_p
     answer = rgunit("-w", path, "index", "verify", "--json")
     assert answer.status == 1
     assert answer.json["ok"] is False and "catalog.db" in answer.json["problems"][0]
-    assert "rgunit index rebuild" in rgunit("-w", path, "info").error
+    assert f"run `rgunit -w {path} index rebuild`" in rgunit("-w", path, "info").error
     assert rgunit("-w", path, "index", "rebuild", "--json").json["ok"] is True
     assert rgunit("-w", path, "info", "--json").json["images"] == 80
 

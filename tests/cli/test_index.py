@@ -84,7 +84,7 @@ def test_compact_refuses_what_is_damaged_and_changes_nothing(path, index):
     shard.write_bytes(data)
     before = sorted(file.name for file in (path / "shards").iterdir())
     status, told = index(path, "compact")
-    assert status == 1 and shard.name in told["error"] and "rgunit index rebuild" in told["error"]
+    assert status == 1 and shard.name in told["error"] and "index rebuild`" in told["error"]
     assert sorted(file.name for file in (path / "shards").iterdir()) == before
     assert index(path, "rebuild")[0] == 0 and index(path, "compact")[0] == 0
 

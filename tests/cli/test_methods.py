@@ -106,7 +106,7 @@ def test_cut_is_trained_translates_and_is_judged_in_its_one_direction(
     for words, said in {
         ("train", "guided", "--set", "guided.guidance=convolution"): "not for cut",
         ("train", "guided", "--set", "guided.neighbour_style=1"): "has no meaning for cut",
-        ("query", faces[0], "--to", "+Glasses"): "run `rgunit train retrieval` first",
+        ("query", faces[0], "--to", "+Glasses"): "train retrieval` first",
         ("train", "retrieval", "--source", "+Hat"): "belong to",
         ("train", "translation", "--preset", "demo", "--source", "+Hat", "--target", "-Hat"): "learns all",
     }.items():

@@ -42,11 +42,15 @@ def test_an_edit_that_makes_no_sense_is_refused_in_one_line(text):
 def test_an_unknown_attribute_offers_the_nearest_names():
     with pytest.raises(UnknownAttribute, match="did you mean Blond_Hair"):
         SCHEMA.edit("+blonde_hair")
+    with pytest.raises(UnknownAttribute, match=r"unknown attribute 'splt': did you mean split\?"):
+        SCHEMA.filter("splt=test")
     with pytest.raises(UnknownAttribute, match="there are Black_Hair"):
         SCHEMA.index("xyzzy")
 
 
-@pytest.mark.parametrize("text", ["+Male -Male", "+Male ?Male", "split=a split=b", "origin=fake", "split=", "Male=3"])
+@pytest.mark.parametrize(
+    "text", ["+Male -Male", "+Male ?Male", "split=a split=b", "origin=fake", "split=", "Male=3", "-Male Male=1|?"]
+)
 def test_a_filter_that_makes_no_sense_is_refused(text):
     with pytest.raises(UsageError):
         SCHEMA.filter(text)
@@ -55,11 +59,16 @@ def test_a_filter_that_makes_no_sense_is_refused(text):
 def test_a_filter_tells_known_false_from_unknown():
     labels = np.array([[1], [0], [-1]], np.int8)
     schema = AttributeSchema(("a",))
-    kept = {text: schema.filter(text).match_labels(labels).tolist() for text in ("+a", "-a", "?a", "", "a=?", "a=0")}
+    texts = ("+a", "-a", "?a", "", "a=?", "a=0", "a=1|?", "a=?|0", "a=1|? a=0|?", "+a a=1|?")
+    kept = {text: schema.filter(text).match_labels(labels).tolist() for text in texts}
     assert kept["+a"] == [True, False, False]
     assert kept["-a"] == kept["a=0"] == [False, True, False]
     assert kept["?a"] == kept["a=?"] == [False, False, True]
     assert kept[""] == [True, True, True]
+    assert kept["a=1|?"] == [True, False, True] and kept["a=?|0"] == [False, True, True]  # true, or unknown
+    assert kept["a=1|? a=0|?"] == kept["?a"] and kept["+a a=1|?"] == kept["+a"]
+    for text in texts:
+        assert schema.filter(text).match_bits(*schema.pack(labels)).tolist() == kept[text]
 
 
 def test_a_filter_takes_alternatives_of_split_and_origin():

@@ -141,7 +141,7 @@ def test_labels_are_for_scoring_and_never_for_searching(retriever: Retriever) ->
         np.testing.assert_array_equal(values, getattr(again, name))
 
 
-def test_hidden_labels_change_the_filter_only(retriever: Retriever) -> None:
+def test_hidden_labels_change_what_searches_by_them_only(retriever: Retriever) -> None:
     told = {
         share: evaluate_queries(retriever.workspace, retriever, RetrievalProtocol(k=5, hidden=share)).summary
         for share in (0.0, 0.75, 1.0)
@@ -150,6 +150,8 @@ def test_hidden_labels_change_the_filter_only(retriever: Retriever) -> None:
     contents = [told[share]["baselines"].pop("label_filter_content") for share in told]
     assert filters[0] == 1 > filters[1] > filters[2] == told[0.0]["attributes"]
     assert contents[2] == told[0.0]["baselines"]["content_only"]
+    preferred = [told[share].pop("labels_prefer")["average"] for share in told]
+    assert preferred[0] > preferred[1] > preferred[2] == told[0.0]["average"]
     assert told[0.0] == told[0.75] == told[1.0]
 
 

@@ -35,7 +35,7 @@ def vectors_of(retriever: Retriever) -> list[np.ndarray]:
 
 def test_answers_are_records_with_paths_and_pixels(indexed: Retriever) -> None:
     table = indexed.workspace.images()
-    found = indexed.search(table.paths[0], edit="+Red", k=3)
+    found = indexed.search(table.paths[0], edit="+Red", k=3, labels="ignore")
     assert isinstance(found, Results) and len(found) == 3 and found[:2] == tuple(found)[:2]
     first = found[0]
     assert isinstance(first, Neighbour) and first.rank == 1 and first.origin == "real"
@@ -60,7 +60,7 @@ def test_without_an_edit_what_is_like_the_picture_is_found(indexed: Retriever) -
     table, (embedded, _, _) = indexed.workspace.images(), vectors_of(indexed)
     distances = squared_distances(embedded[:1], embedded)[0]
     distances[0] = np.inf
-    found = indexed.search(table.paths[0], k=6)
+    found = indexed.search(table.paths[0], k=6, labels="ignore")
     assert [one.image_id for one in found] == table.ids[np.argsort(distances, kind="stable")[:6]].tolist()
 
 
@@ -86,7 +86,7 @@ def test_content_and_style_are_weighed_each_by_its_mean_distance(indexed: Retrie
     distances += (1 - weight) * squared_distances(wanted, style)[0] / scales[1]
     distances[0] = np.inf
     order = np.argsort(distances, kind="stable")[:5]
-    found = indexed.search(table.paths[0], edit="+Red", content_weight=weight, k=5)
+    found = indexed.search(table.paths[0], edit="+Red", content_weight=weight, k=5, labels="ignore")
     np.testing.assert_allclose([one.distance for one in found], distances[order], rtol=1e-3, atol=1e-5)
     assert "@" not in found.plan
 

@@ -146,3 +146,20 @@ def test_another_methods_key_is_refused_where_a_user_gives_it_and_dropped_from_t
     file.write_text("[translation]\ndomain_softmax = true\n")
     with pytest.raises(UsageError, match=r"unknown setting translation\.domain_softmax"):
         load_config("demo", method="cut", file=file)
+
+
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("batch=4", r"unknown setting batch: did you mean translation\.batch or .*guided\.batch"),
+        ("bacth=4", r"unknown setting bacth: did you mean translation\.batch or .*guided\.batch"),
+        ("guided.bacth=4", r"unknown setting guided\.bacth: did you mean batch\?"),
+        (
+            "retrieval.neighbour_pool=4",
+            r"unknown setting retrieval\.neighbour_pool: did you mean guided\.neighbour_pool",
+        ),
+    ],
+)
+def test_a_setting_in_the_wrong_place_is_told_its_own(override: str, meant: str) -> None:
+    with pytest.raises(UsageError, match=meant):
+        load_config("demo", overrides=[override])

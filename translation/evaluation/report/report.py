@@ -170,6 +170,7 @@ def _retrieval(retrieval: Mapping[str, Any] | None, found: Sequence[Verdict]) ->
         return None
     rows = [
         ("this run", retrieval, "own"),
+        *([("this run, with known labels", retrieval["labels_prefer"], "own")] if "labels_prefer" in retrieval else []),
         ("random images", retrieval["random"], "control"),
         *((baseline_name(k, v), v, "control") for k, v in (retrieval.get("baselines") or {}).items()),
     ]

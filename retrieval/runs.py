@@ -1,0 +1,24 @@
+"""Which retrieval run is meant. Needs no torch, so that what cannot be answered is told before it is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from index_store.errors import RgunitError
+from index_store.runs import CHECKPOINT
+from index_store.workspace import RunRecord, Workspace
+
+
+def find_run(workspace: Workspace, run: str | None) -> RunRecord:
+    """A retrieval run, by default the newest that has a checkpoint. Raises RgunitError where there is none."""
+    if run is not None:
+        record = workspace.run(run)
+        if record.stage != "retrieval":
+            raise RgunitError(f"run {run} trained {record.stage}, not retrieval: name a retrieval run (`rgunit info`)")
+        if not (Path(record.path) / CHECKPOINT).is_file():
+            raise RgunitError(f"retrieval run {run} has no checkpoint yet: run `rgunit train retrieval --resume`")
+        return record
+    for record in reversed(workspace.runs("retrieval")):
+        if (Path(record.path) / CHECKPOINT).is_file():
+            return record
+    raise RgunitError(f"no retrieval run in {workspace.path}: run `rgunit train retrieval` first")
