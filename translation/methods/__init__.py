@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from index_store.attributes import AttributeSchema
     from translation.config import Config
+    from translation.embeddings import Importance
     from translation.guidance import Guide
     from translation.sampling import Batch
     from translation.sections import GuidedConfig, Section, StageConfig
@@ -191,7 +192,10 @@ class Encodes(Protocol):
 
 @runtime_checkable
 class Guidable(Encodes, Protocol):
-    """A method that stage 3 can guide: frozen encoders, and a generator that takes neighbours' content."""
+    """A method that stage 3 can guide: frozen encoders, and a generator that takes neighbours' content.
+
+    A further network that starts in stage 3 as a copy of another has its name and that one's in an attribute `starts`.
+    """
 
     def encode(self, images: Tensor) -> Any:
         """What the frozen encoders give for images; a batch carries it as `encoded`, for the search and the step."""
@@ -207,8 +211,8 @@ class Guidable(Encodes, Protocol):
 class Weighed(Protocol):
     """A method whose adversarial terms weigh made images (`sampling.informative`)."""
 
-    embedding: Callable[[Tensor], Tensor] | None
-    """φ: images [B, 3, H, W] → vectors [B, d]; None: all count alike."""
+    importance: Importance | None
+    """None: all count alike."""
 
 
 @runtime_checkable

@@ -7,6 +7,7 @@ NCE(y, G(y)). One-sided: there is no way back and no second generator.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
@@ -220,7 +221,7 @@ class Cut(GuidedAdversary, NoStyle):
                 keys = features(self._generator, batch.images, self.layers)
         discriminator = self.networks["discriminator"]
         made = [discriminator(fake.detach())]
-        self.weigh(source, fake, made)
+        self.weigh(replace(batch, images=source), fake, made)
         judged = adversarial_discriminator([discriminator(target)], made, self.weight)
         yield Loss(("discriminator",), {"adversarial": judged}, {"adversarial": 0.5 * s.weights.adversarial})
 

@@ -336,7 +336,7 @@ class GmmUnit(GuidedAdversary):
             more, theirs = batch.guides.real
             images, labels = torch.cat([images, more]), torch.cat([labels, theirs])
         real, made = discriminator(images), discriminator(fake)
-        self.weigh(batch.images, fake, [f for f, _ in made])
+        self.weigh(batch, fake, [f for f, _ in made])
         terms = {
             "adversarial": objectives.adversarial_discriminator(
                 [r for r, _ in real], [f for f, _ in made], self.weight
