@@ -76,6 +76,16 @@ class Player:
     decay: Callable[[int], float]
 
 
+class Won(NamedTuple):
+    """Adversarial losses by which the discriminator has won: its own is at most, the generator's at least this."""
+
+    discriminator: float
+    generator: float
+
+
+LEAST_SQUARES, LOG_LOSS = Won(0.02, 0.9), Won(0.05, 4.0)
+
+
 class Loss(NamedTuple):
     """Σ weight·term, which the `players` descend. A loss of no players is only logged: its terms as they are named.
 
@@ -123,8 +133,9 @@ class Curves:
 class Method(Protocol):
     """One paper: its networks, and one training step on drawn batches.
 
-    It may have two more attributes: `curves`, a tuple of `Curves` that the report draws, and `helpers`, networks that
-    are moved to the device like the others, but neither trained nor kept.
+    It may have three more attributes: `curves`, a tuple of `Curves` that the report draws; `helpers`, networks that
+    are moved to the device like the others, but neither trained nor kept; and `won`, by which losses its discriminator
+    (player `discriminator`, term `adversarial`) has `Won`.
     """
 
     name: ClassVar[str]
@@ -225,7 +236,7 @@ class Measures(Protocol):
 
 @runtime_checkable
 class Watches(Protocol):
-    """A method that knows when its training goes wrong."""
+    """A method that knows of more that may go wrong than every training does (`training/health.py`)."""
 
     def health(self, metrics: Mapping[str, float]) -> str | None:
         """A warning about logged metrics, or None."""

@@ -17,7 +17,21 @@ from torch import Tensor, nn
 from index_store.attributes import AttributeSchema
 from translation import objectives
 from translation.guidance import Guide, fuse, paint
-from translation.methods import SHARE, About, Curves, Draws, Loss, Player, Query, Sections, Stage, Steps, Translation
+from translation.methods import (
+    LOG_LOSS,
+    SHARE,
+    About,
+    Curves,
+    Draws,
+    Loss,
+    Player,
+    Query,
+    Sections,
+    Stage,
+    Steps,
+    Translation,
+    Won,
+)
 from translation.methods.parts import GuidedAdversary, closed_mask, halved, planes
 from translation.networks.blocks import initialise
 from translation.networks.conditional import LabelledEncoder, initialise_painting
@@ -151,6 +165,10 @@ class Sdit(GuidedAdversary):
         )
         found["discriminator"] = replace(found["discriminator"], networks=(self._judge,))
         return found
+
+    @property
+    def won(self) -> Won | None:
+        return LOG_LOSS if self.stage.adversarial == "logistic" else None  # a critic's lead is no victory
 
     @property
     def averaged(self) -> tuple[str, ...]:

@@ -20,6 +20,8 @@ from translation.networks.blocks import (
     upsample,
 )
 
+MASK_OPEN = 2.0  # the mask's bias at the start: 0.88
+
 
 def with_planes(images: Tensor, labels: Tensor) -> Tensor:
     """Images [B, 3, H, W] and a plane for each of labels [B, A] → [B, 3 + A, H, W]."""
@@ -78,7 +80,7 @@ def initialise_painting(network: nn.Module) -> None:
         for heads in (module.heads for module in network.modules() if isinstance(module, Painter)):
             heads.weight.mul_(0.3)  # tanh saturates under kaiming's scale
             if heads.bias is not None:
-                heads.bias[3:] = 2.0
+                heads.bias[3:] = MASK_OPEN
 
 
 class ConditionalGenerator(nn.Module):

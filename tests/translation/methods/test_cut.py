@@ -221,13 +221,6 @@ def test_a_source_domain_without_labels_in_use_is_trained_on(workspace: Workspac
     assert ids.tolist() == table.ids.tolist() and labels.shape == (len(ids), 0)
 
 
-def test_a_discriminator_that_has_won_is_told(workspace: Workspace) -> None:
-    method = make(workspace)
-    told = method.health({"discriminator/adversarial": 0.001, "generator/adversarial": 0.99})
-    assert told is not None and "the discriminator has won" in told
-    assert method.health({"discriminator/adversarial": 0.4, "generator/adversarial": 0.4}) is None
-
-
 def test_the_rate_is_constant_and_then_falls_to_nothing(workspace: Workspace) -> None:
     decay = make(workspace, "translation.steps=100").players["generator"].decay
     assert [decay(step) for step in (0, 50, 75, 100)] == [1, 1, 0.5, 0]
