@@ -201,8 +201,8 @@ class Init(GuidedAdversary):
 
         terms = {"adversarial": objectives.logistic_generator([discriminator(fake, told)], self.weight)}
         if weights.reconstruction:
-            # Unblended: blended, a closed mask would make it 0 (measured: closed within 240 steps).
-            terms["reconstruction"] = objectives.absolute_difference(self.make(images, own).raw, images)
+            # Blended: it teaches the mask, which without it opens wholly (measured), and D asks for other labels.
+            terms["reconstruction"] = objectives.absolute_difference(self.make(images, own).image, images)
         yield Loss(("generator",), terms, weights.model_dump())
         if translated.mask is not None:
             yield Loss((), {"mask_mean": translated.mask.detach().float().mean()})

@@ -32,8 +32,8 @@ def look(method: Method, batch: Batch, made: Tensor) -> dict[str, Tensor]:
     """What is measured of the images `made` [B, 3, H, W] in the step on the batch.
 
     made_diversity: mean |x̂ᵢ − x̂ⱼ| over mean |xᵢ − xⱼ|, each image and the next (batches of 2 or more). made_change:
-    mean |x̂ − x| over the same, of images whose labels should change (1 where none should). draws_diversity: likewise two
-    draws of the style for one image, where it is drawn. generator_gradient: norm of the last one.
+    mean |x̂ − x| over the same, of images whose labels should change (1 where none should). draws_diversity: likewise
+    two draws of the style for one image, where it is drawn. generator_gradient: norm of the last one.
     """
     images, fakes = batch.images.float(), made.float()
     found = {"generator_gradient": _gradient(method, "generator")}
