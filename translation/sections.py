@@ -100,6 +100,9 @@ class GuidedConfig(StageConfig):
         return self
 
 
+STORE = "store:"  # what begins `sampling.embedding` where the weights come from the index
+
+
 class SamplingConfig(Section):
     """Which samples an adversarial method learns from (INIT, Cao et al. 2020)."""
 
@@ -107,7 +110,9 @@ class SamplingConfig(Section):
         False, description="weigh made images by how hard they are to tell from real ones, and by an embedding"
     )
     embedding: str = Field(
-        "", description="that of the weights: a retrieval or translation run, an ONNX file; empty: the newest retrieval"
+        "",
+        description="of the weights: a retrieval or translation run, an ONNX file; empty: the newest retrieval. "
+        "store:RUN: weights by how near a made image is to indexed real ones of its target domain",
     )
     hops: int = Field(
         1, ge=1, le=4, description="reach a target also through up to so many translations, by labels drawn at random"

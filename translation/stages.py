@@ -16,7 +16,7 @@ from index_store.workspace import RunRecord, Workspace
 from retrieval.retriever import Retriever
 from retrieval.train import RetrievalTask
 from translation.config import Config
-from translation.embeddings import open_embedding
+from translation.embeddings import open_importance
 from translation.fitting import (
     fitted,
     picture_filter,
@@ -241,10 +241,11 @@ def _guided_method(config: Config, source: Translator, source_run: RunRecord, *,
     method: Method = find_method(config.method).build(config, source.schema, GUIDED)
     assert isinstance(method, Guidable)
     for name, network in method.networks.items():
+        start = getattr(method, "starts", {}).get(name, name)
         if name in source.networks:
             network.load_state_dict(source.networks[name].state_dict())
-        elif name in trained:  # no part of inference, so without a moving average
-            load_networks(checkpoint, {name: network}, prefix="networks")
+        elif start in trained:  # no part of inference, so without a moving average
+            load_networks(checkpoint, {start: network}, prefix="networks")
     fusion = build_guidance(config.guided, source.content_channels) if guided else None
     if fusion is not None:
         method.networks["fusion"] = fusion
@@ -287,7 +288,7 @@ def _task(
 ) -> MethodTask:
     process = {"rank": fabric.global_rank, "world": fabric.world_size}
     if config.sampling.informative and isinstance(method, Weighed):
-        method.embedding = open_embedding(workspace, config.sampling.embedding, str(fabric.device))
+        method.importance = open_importance(workspace, schema, config.sampling.embedding, str(fabric.device))
     return MethodTask(
         workspace,
         schema,

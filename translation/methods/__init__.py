@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from index_store.attributes import AttributeSchema
     from translation.config import Config
+    from translation.embeddings import Importance
     from translation.guidance import Guide
     from translation.sampling import Batch
     from translation.sections import GuidedConfig, Section, StageConfig
@@ -75,6 +76,16 @@ class Player:
     decay: Callable[[int], float]
 
 
+class Won(NamedTuple):
+    """Adversarial losses by which the discriminator has won: its own is at most, the generator's at least this."""
+
+    discriminator: float
+    generator: float
+
+
+LEAST_SQUARES, LOG_LOSS = Won(0.02, 0.9), Won(0.05, 4.0)
+
+
 class Loss(NamedTuple):
     """Σ weight·term, which the `players` descend. A loss of no players is only logged: its terms as they are named.
 
@@ -122,8 +133,9 @@ class Curves:
 class Method(Protocol):
     """One paper: its networks, and one training step on drawn batches.
 
-    It may have two more attributes: `curves`, a tuple of `Curves` that the report draws, and `helpers`, networks that
-    are moved to the device like the others, but neither trained nor kept.
+    It may have three more attributes: `curves`, a tuple of `Curves` that the report draws; `helpers`, networks that
+    are moved to the device like the others, but neither trained nor kept; and `won`, by which losses its discriminator
+    (player `discriminator`, term `adversarial`) has `Won`.
     """
 
     name: ClassVar[str]
@@ -191,7 +203,10 @@ class Encodes(Protocol):
 
 @runtime_checkable
 class Guidable(Encodes, Protocol):
-    """A method that stage 3 can guide: frozen encoders, and a generator that takes neighbours' content."""
+    """A method that stage 3 can guide: frozen encoders, and a generator that takes neighbours' content.
+
+    A further network that starts in stage 3 as a copy of another has its name and that one's in an attribute `starts`.
+    """
 
     def encode(self, images: Tensor) -> Any:
         """What the frozen encoders give for images; a batch carries it as `encoded`, for the search and the step."""
@@ -207,8 +222,8 @@ class Guidable(Encodes, Protocol):
 class Weighed(Protocol):
     """A method whose adversarial terms weigh made images (`sampling.informative`)."""
 
-    embedding: Callable[[Tensor], Tensor] | None
-    """φ: images [B, 3, H, W] → vectors [B, d]; None: all count alike."""
+    importance: Importance | None
+    """None: all count alike."""
 
 
 @runtime_checkable
@@ -221,7 +236,7 @@ class Measures(Protocol):
 
 @runtime_checkable
 class Watches(Protocol):
-    """A method that knows when its training goes wrong."""
+    """A method that knows of more that may go wrong than every training does (`training/health.py`)."""
 
     def health(self, metrics: Mapping[str, float]) -> str | None:
         """A warning about logged metrics, or None."""

@@ -6,7 +6,7 @@ NCE(y, G(y)). One-sided: there is no way back and no second generator.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
@@ -15,7 +15,20 @@ from torch import Tensor, nn
 
 from index_store.attributes import AttributeSchema
 from translation.guidance import Guide, Guided, fuse, paint
-from translation.methods import About, Curves, Draws, Loss, Player, Query, Sections, Stage, Steps, Translation
+from translation.methods import (
+    LEAST_SQUARES,
+    About,
+    Curves,
+    Draws,
+    Loss,
+    Player,
+    Query,
+    Sections,
+    Stage,
+    Steps,
+    Translation,
+    Won,
+)
 from translation.methods.parts import GuidedAdversary, NoStyle, linear
 from translation.networks.blocks import initialise
 from translation.networks.patches import PAPER_LAYERS, PatchProjector, features, layer_channels, usable_layers
@@ -27,8 +40,6 @@ from translation.sections import GuidedConfig, Section, StageConfig
 
 if TYPE_CHECKING:
     from translation.config import Config
-
-WON, LOST = 0.02, 0.9  # losses of discriminator and generator by which the one has won: least squares
 
 
 class Networks(Section):
@@ -94,6 +105,7 @@ class Cut(GuidedAdversary, NoStyle):
         measured="results.md#cut",
     )
     draws: ClassVar[Draws] = "domains"
+    won: ClassVar[Won] = LEAST_SQUARES
     encoders: ClassVar[tuple[str, ...]] = ("encoder",)
     sections: ClassVar[Sections] = Sections(Networks, CutConfig, GuidedCutConfig)
     curves: ClassVar[tuple[Curves, ...]] = (
@@ -220,7 +232,7 @@ class Cut(GuidedAdversary, NoStyle):
                 keys = features(self._generator, batch.images, self.layers)
         discriminator = self.networks["discriminator"]
         made = [discriminator(fake.detach())]
-        self.weigh(source, fake, made)
+        self.weigh(replace(batch, images=source), fake, made)
         judged = adversarial_discriminator([discriminator(target)], made, self.weight)
         yield Loss(("discriminator",), {"adversarial": judged}, {"adversarial": 0.5 * s.weights.adversarial})
 
@@ -232,14 +244,6 @@ class Cut(GuidedAdversary, NoStyle):
             terms["identity"] = self._nce(own, same)
         yield Loss(self.painters, terms, s.weights.model_dump())
         return fake
-
-    def health(self, metrics: Mapping[str, float]) -> str | None:
-        if metrics["discriminator/adversarial"] < WON and metrics["generator/adversarial"] > LOST:
-            return (
-                f"the discriminator has won (its loss {metrics['discriminator/adversarial']:.3f}): the "
-                "generator learns nothing from it; lower translation.discriminator_learning_rate"
-            )
-        return None
 
     @property
     def _generator(self) -> tuple[ResnetEncoder, ResnetDecoder]:

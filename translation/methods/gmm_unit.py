@@ -18,6 +18,7 @@ from index_store.attributes import AttributeSchema
 from translation import objectives
 from translation.guidance import Guide, Guided, fuse, hide, paint
 from translation.methods import (
+    LEAST_SQUARES,
     SHARE,
     About,
     Curves,
@@ -29,6 +30,7 @@ from translation.methods import (
     Stage,
     Steps,
     Translation,
+    Won,
 )
 from translation.methods.parts import GuidedAdversary, halved, ramp
 from translation.networks.gmm_unit import (
@@ -121,6 +123,7 @@ class GmmUnit(GuidedAdversary):
         measured="results.md",
     )
     draws: ClassVar[Draws] = "labels"
+    won: ClassVar[Won] = LEAST_SQUARES
     encoders: ClassVar[tuple[str, ...]] = ("content_encoder", "style_encoder")
     sections: ClassVar[Sections] = Sections(Networks, TranslationConfig, RgUnitConfig)
     curves: ClassVar[tuple[Curves, ...]] = (
@@ -336,7 +339,7 @@ class GmmUnit(GuidedAdversary):
             more, theirs = batch.guides.real
             images, labels = torch.cat([images, more]), torch.cat([labels, theirs])
         real, made = discriminator(images), discriminator(fake)
-        self.weigh(batch.images, fake, [f for f, _ in made])
+        self.weigh(batch, fake, [f for f, _ in made])
         terms = {
             "adversarial": objectives.adversarial_discriminator(
                 [r for r, _ in real], [f for f, _ in made], self.weight

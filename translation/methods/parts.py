@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from translation.guidance import Guidance
 from translation.methods import Player
-from translation.objectives.importance import adversarial_importance
+from translation.sampling import Batch
 from translation.sections import GuidedConfig, StageConfig
 
+if TYPE_CHECKING:
+    from translation.embeddings import Importance
+
+MASK_CLOSED = 0.02
 Decay = Callable[[int], float]
-Embedding = Callable[[Tensor], Tensor]
 
 
 def halved(every: int) -> Decay:
@@ -37,23 +41,33 @@ def planes(labels: Tensor) -> Tensor:
     return torch.where(bits < 0, torch.zeros_like(bits), 2 * bits - 1)
 
 
+def closed_mask(metrics: Mapping[str, float]) -> str | None:
+    """A warning where what is painted is nothing: `mask_mean` of a method that blends."""
+    mask = metrics.get("mask_mean", 1.0)
+    if mask < MASK_CLOSED:
+        return (
+            f"the mask has closed (mean {mask:.3f}): the input is copied and nothing is learned; give what asks for "
+            "the target's labels more weight"
+        )
+    return None
+
+
 class GuidedAdversary:
     """A generator against a discriminator, where stage 3 may have added a guidance to the networks as `fusion`."""
 
     networks: dict[str, nn.Module]
-    embedding: Embedding | None = None
-    """φ, where made images are weighed by it (`sampling.informative`)."""
+    importance: Importance | None = None
+    """Where made images are weighed (`sampling.informative`)."""
     weight: Tensor | None = None
     """[B]: how much each made image of this step counts; None: all alike."""
 
-    def weigh(self, sources: Tensor, fakes: Tensor, judged: Sequence[Tensor]) -> None:
-        """INIT's weights for this step's two adversarial terms, by what D says of the fakes (maps a scale)."""
-        if self.embedding is None:
+    def weigh(self, batch: Batch, fakes: Tensor, judged: Sequence[Tensor]) -> None:
+        """The weights for this step's two adversarial terms; `judged`: what D says of the fakes (maps a scale)."""
+        if self.importance is None:
             return
         logits = torch.stack([scale.detach().float().flatten(1).mean(1) for scale in judged]).mean(0)
         with torch.no_grad(), torch.autocast(fakes.device.type, enabled=False):
-            embedded = self.embedding(sources.detach().float()), self.embedding(fakes.detach().float())
-        self.weight = adversarial_importance(logits, *embedded)
+            self.weight = self.importance(batch.images.float(), fakes.detach().float(), batch.target, logits)
 
     @property
     def guidance(self) -> Guidance | None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from index_store.attributes import AttributeSchema
 from translation import objectives
 from translation.guidance import Guide
-from translation.methods import About, Curves, Draws, Loss, Player, Sections, Stage, Steps, Translation
+from translation.methods import LOG_LOSS, About, Curves, Draws, Loss, Player, Sections, Stage, Steps, Translation, Won
 from translation.methods.parts import GuidedAdversary, NoStyle, linear
 from translation.networks.blocks import initialise
 from translation.networks.patches import (
@@ -80,6 +80,7 @@ class SingleImage(GuidedAdversary, NoStyle):
         measured="results.md#two-single-pictures",
     )
     draws: ClassVar[Draws] = "crops"
+    won: ClassVar[Won] = LOG_LOSS
     encoders: ClassVar[tuple[str, ...]] = ("encoder",)
     sections: ClassVar[Sections] = Sections(Networks, SingleImageConfig, GuidedConfig)
     curves: ClassVar[tuple[Curves, ...]] = (

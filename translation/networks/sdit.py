@@ -1,7 +1,7 @@
-"""The networks of SDIT (Wang et al. 2019; `methods.md`, section 6).
+"""The networks of SDIT (Wang et al. 2019; `methods.md`, section 6), behind `conditional.LabelledEncoder`.
 
-A label-conditioned encoder; a generator whose norms take scale and shift from noise, and which attends to where it
-changes anything; a discriminator that reads labels and noise off an image.
+A generator whose norms take scale and shift from noise, and which attends to where it changes anything; a discriminator
+that reads labels and noise off an image.
 
 Shapes below: B images, H and W multiples of 4, A attributes, Z numbers of noise, C = 256·width content channels.
 """
@@ -14,26 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from translation.networks.blocks import InstanceNorm, ResidualBlock, convolution, instance_norm, scaled, upsample
-from translation.networks.conditional import with_planes
-
-
-class LabelledEncoder(nn.Module):
-    """E: image [B, 3, H, W] and planes [B, A] → content [B, C, H/4, W/4], signed: 7×7-64, twice 4×4 by 2, blocks."""
-
-    factor = 4
-
-    def __init__(self, attributes: int, width: float = 1.0, blocks: int = 6) -> None:
-        super().__init__()
-        a, b, c = (scaled(n, width) for n in (64, 128, 256))
-        self.channels, self.attributes = c, attributes
-        layers: list[nn.Module] = []
-        for inputs, outputs, kernel, stride in ((3 + attributes, a, 7, 1), (a, b, 4, 2), (b, c, 4, 2)):
-            layers += [convolution(inputs, outputs, kernel, stride), InstanceNorm(), nn.ReLU(inplace=True)]
-        self.layers = nn.Sequential(*layers, *(ResidualBlock(c) for _ in range(blocks)))
-
-    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        return self.layers(with_planes(images, labels))  # type: ignore[no-any-return]
+from translation.networks.blocks import ResidualBlock, convolution, instance_norm, scaled
+from translation.networks.conditional import Painter
 
 
 class ConditionalNormBlock(nn.Module):
@@ -54,7 +36,8 @@ def _conditioned(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 class AttentiveGenerator(nn.Module):
-    """G: content e [B, C, h, w] and noise [B, Z] → image [B, 3, 4h, 4w] in [−1, 1], attention a [B, C, h, w] in [0, 1].
+    """G: content e [B, C, h, w] and noise [B, Z] → x̃ [B, 3, 4h, 4w] in [−1, 1], mask (`Painter`), attention a
+    [B, C, h, w] in [0, 1].
 
     h = (1 − a)·e + a·f, f of residual blocks with conditional norms, a of residual blocks, a convolution and a sigmoid.
     The norms' numbers come from one MLP that has a pair of its own for every norm (the released code shares one by
@@ -63,10 +46,17 @@ class AttentiveGenerator(nn.Module):
     """
 
     def __init__(
-        self, noise: int, width: float = 1.0, blocks: int = 6, *, norms: bool = True, attention: bool = True
+        self,
+        noise: int,
+        width: float = 1.0,
+        blocks: int = 6,
+        *,
+        norms: bool = True,
+        attention: bool = True,
+        mask: bool = False,
     ) -> None:
         super().__init__()
-        a, b, c = (scaled(n, width) for n in (64, 128, 256))
+        c = scaled(256, width)
         self.channels, self.norms = c, norms
         self.blocks = nn.ModuleList(ConditionalNormBlock(c) for _ in range(blocks))
         hidden = scaled(256, width)
@@ -79,16 +69,14 @@ class AttentiveGenerator(nn.Module):
                 nn.Linear(hidden, blocks * 4 * c),
             )
         else:
-            self.enter = convolution(c + noise, c, 3)
+            # A ReLU behind it: the blocks' norms would take constants out again, and noise would change nothing.
+            self.enter = nn.Sequential(convolution(c + noise, c, 3), nn.ReLU(inplace=True))
         self.attend: nn.Module | None = None
         if attention:
             self.attend = nn.Sequential(ResidualBlock(c), ResidualBlock(c), convolution(c, c, 3), nn.Sigmoid())
-        self.up = nn.ModuleList(
-            nn.Sequential(convolution(i, o, 5), InstanceNorm(), nn.ReLU(inplace=True)) for i, o in ((c, b), (b, a))
-        )
-        self.image = nn.Sequential(convolution(a, 3, 7), nn.Tanh())
+        self.painter = Painter(width, mask=mask)
 
-    def forward(self, content: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, content: Tensor, noise: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         shape = len(noise), len(self.blocks), 2, 2, self.channels
         h = content
         if self.norms:
@@ -100,10 +88,7 @@ class AttentiveGenerator(nn.Module):
         for i, block in enumerate(self.blocks):
             h = block(h, scales[:, i], shifts[:, i])
         attention = torch.ones_like(h) if self.attend is None else self.attend(content)
-        h = torch.lerp(content, h, attention)
-        for layer in self.up:
-            h = layer(upsample(h))
-        return self.image(h), attention
+        return *self.painter(torch.lerp(content, h, attention)), attention
 
 
 class ReadingDiscriminator(nn.Module):

@@ -18,7 +18,7 @@ from index_store.workspace import RunRecord, Workspace
 from translation.config import Config, parse_config
 from translation.progress import Progress
 from translation.runs import GUIDED, RETRIEVAL, TRANSLATION, trained
-from translation.sections import TrainingConfig
+from translation.sections import STORE, TrainingConfig
 from translation.training.checkpoints import read_state, restore
 from translation.training.loop import Task, train
 from translation.training.memory import within_memory
@@ -56,9 +56,11 @@ def settled(
     if config.training.precision == "auto":
         found = str(before["training"]["precision"]) if before else faster_precision(session.device)
         config = config.model_copy(update={"training": config.training.model_copy(update={"precision": found})})
-    if config.sampling.informative and not config.sampling.embedding:
-        there = trained(workspace, RETRIEVAL)
-        name = before.get("sampling", {}).get("embedding") or (there[-1].id if there else "")
+    if config.sampling.informative and config.sampling.embedding in ("", STORE):
+        there, kind = trained(workspace, RETRIEVAL), config.sampling.embedding
+        earlier = str(before.get("sampling", {}).get("embedding", ""))
+        name = earlier if earlier.startswith(STORE) == bool(kind) else ""
+        name = name or kind + (there[-1].id if there else "")
         config = config.model_copy(update={"sampling": config.sampling.model_copy(update={"embedding": name})})
     return config
 

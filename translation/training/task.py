@@ -20,10 +20,11 @@ from index_store.attributes import AttributeSchema
 from index_store.workspace import Workspace
 from retrieval.tensors import to_pixels, to_tensor
 from translation.guidance import Guide
-from translation.methods import Encodes, Loss, Measures, Method, Steps, Watches
+from translation.methods import Encodes, Loss, Measures, Method, Steps
 from translation.sampling import Batch, CropSampler, Draw, Sampler, mirrored_pixels
 from translation.sections import DataConfig, StageConfig, TrainingConfig
 from translation.training.compiling import compile_networks
+from translation.training.health import Health, look
 
 GRID_SOURCES, GRID_TARGETS = 6, 4
 
@@ -156,6 +157,8 @@ class MethodTask:
         self.scaler = torch.amp.GradScaler(self.device.type) if training.precision == "16-mixed" else None
         self.autocast = autocast
         self.engine = Engine(self.optimizers, autocast, self.scaler)
+        self._health = Health(method, stage)
+        self._made: Tensor | None = None
         if not isinstance(draws, CropSampler):
             self._held_out = held_out(workspace, schema, watched)
         if training.compile:
@@ -207,7 +210,9 @@ class MethodTask:
         return to_tensor(mirrored_pixels(self.workspace.load(ids, self.size), mirrored), self.device)
 
     def step(self, step: int, batch: Batch) -> dict[str, Tensor]:
-        terms = self._hops(step, batch, self.engine.run(self.method.step(batch, step)))
+        terms = self.engine.run(self.method.step(batch, step))
+        self._made = None if step < getattr(self.stage, "warmup", 0) else self.engine.made  # of the batch itself
+        terms = self._hops(step, batch, terms)
         return terms | self.method.measure(batch) if isinstance(self.method, Measures) else terms
 
     def _hops(self, step: int, batch: Batch, terms: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -227,13 +232,12 @@ class MethodTask:
 
     def watch(self, batch: Batch) -> dict[str, Tensor]:
         """What is measured where metrics are logged, right after the step on the batch."""
-        if self.guiding is None:
-            return {}
         with self.autocast():
-            return self.guiding.watch(batch)
+            found = {} if self._made is None else look(self.method, batch, self._made)
+            return found if self.guiding is None else found | self.guiding.watch(batch)
 
     def health(self, metrics: Mapping[str, float]) -> str | None:
-        return self.method.health(metrics) if isinstance(self.method, Watches) else None
+        return self._health.judge(metrics)
 
     @torch.no_grad()
     def sample_grid(self, networks: Mapping[str, nn.Module]) -> NDArray[np.uint8] | None:

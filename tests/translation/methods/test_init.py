@@ -13,15 +13,19 @@ from torch import Tensor
 from index_store.errors import RgunitError, UsageError
 from index_store.runs import CHECKPOINT
 from index_store.workspace import Workspace
+from retrieval.tensors import to_tensor
+from tests.translation.resume import same_after_a_stop
 from tests.translation.small import USED, tiny
 from tests.translation.steps import task_of
 from translation.config import Config, load_config
+from translation.embeddings import Adversarial, Stored, open_importance
 from translation.evaluation.arms import open_arms
 from translation.inference import translate_images
 from translation.methods.init import Init
 from translation.methods.parts import planes
 from translation.sampling import Batch, LabelSampler
 from translation.stages import train_retrieval, train_translation
+from translation.training.sessions import StageResult
 from translation.training.task import Engine
 
 TINY = (
@@ -79,7 +83,7 @@ def test_weights_change_the_made_images_terms_and_another_embedding_changes_them
     found = []
     for place in (0, 16):
         method = make(workspace)
-        method.embedding = lambda images, place=place: images[:, :, place].flatten(1)  # type: ignore[misc]
+        method.importance = Adversarial(lambda images, place=place: images[:, :, place].flatten(1))  # type: ignore[misc]
         found.append(terms_of(method, batch()))
         assert method.weight is not None and method.weight.shape == (4,) and not method.weight.requires_grad
     for name in ("discriminator/adversarial", "generator/adversarial"):
@@ -134,38 +138,57 @@ def test_one_hop_without_weights_is_the_plain_method_and_more_are_more_steps(wor
 
 
 def test_it_trains_resumes_bit_for_bit_translates_and_is_judged(workspace: Workspace, tmp_path: Path) -> None:
-    def run(steps: int, resume: bool) -> Path:
+    def run(steps: int, resume: bool) -> StageResult:
         config = small(f"translation.steps={steps}", "sampling.hops=2")
-        return train_translation(workspace, config, attributes_used=USED, device="cpu", resume=resume).run.path
+        return train_translation(workspace, config, attributes_used=USED, device="cpu", resume=resume)
 
-    whole, half = run(4, False), run(2, False)
-    assert run(4, True) == half
-    a, b = load_file(whole / CHECKPOINT), load_file(half / CHECKPOINT)
-    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+    same_after_a_stop(run)
     picture = Path(workspace.images("split=test").paths[0])
     (row,) = translate_images(workspace, [picture], to="+Glasses", out=tmp_path / "out", device="cpu")
-    assert row["target"]["Glasses"] == 1 and row["mask"] is None
+    assert row["target"]["Glasses"] == 1 and Path(row["mask"]).exists()
     assert set(open_arms(workspace, device="cpu").arms) == {"stage1"}
     with pytest.raises(RgunitError, match="has no encoder to search by"):
         train_retrieval(workspace, small(), device="cpu")
 
 
 def test_weights_by_an_earlier_run_and_what_is_refused(staged: Workspace) -> None:
-    for name in ("", "r1", "r2"):
-        config = small("sampling.informative=true", f"sampling.embedding={name}")
+    for name, kept in {"": "r2", "r1": "r1", "store:r2": "store:r2", "store:": "store:r2"}.items():
+        config = small("sampling.informative=true", f"sampling.embedding={name}", "translation.steps=2")
         run = train_translation(staged, config, attributes_used=USED, device="cpu").run
-        assert run.steps == 4 and run.config["config"]["sampling"]["embedding"] == (name or "r2"), "it is kept"
+        assert run.steps == 2 and run.config["config"]["sampling"]["embedding"] == kept
     train_retrieval(staged, tiny(), translation_run="r1", device="cpu")
-    by_default = small("sampling.informative=true", "translation.steps=5")
+    by_default = small("sampling.informative=true", "sampling.embedding=store:", "translation.steps=3")
     more = train_translation(staged, by_default, attributes_used=USED, device="cpu", resume="auto").run
-    assert more.config["config"]["sampling"]["embedding"] == "r2", "the newest retrieval is another one by now"
-    with pytest.raises(RgunitError, match="there is no run 'r99'"):
-        train_translation(staged, small("sampling.informative=true", "sampling.embedding=r99"), device="cpu")
+    assert more.config["config"]["sampling"]["embedding"] == "store:r2", "the newest retrieval is another one by now"
+    wrong = {
+        "r99": "there is no run 'r99'",
+        "store:r1": "r1 is no retrieval run",
+        "store:r7": r"images have no vector of retrieval run r7 yet: run `rgunit index build --run r7`",
+    }
+    for name, told in wrong.items():
+        with pytest.raises(RgunitError, match=told):
+            train_translation(staged, small("sampling.informative=true", f"sampling.embedding={name}"), device="cpu")
     with pytest.raises(UsageError, match=r"sampling\.hops is not for cut"):
         load_config("cut", overrides=["sampling.hops=2"])
 
 
+def test_weights_from_the_store_are_larger_for_what_is_near_real_images_of_the_target(staged: Workspace) -> None:
+    """Real images of the target's domain in the place of made ones against noise: the nearest count most."""
+    schema = staged.schema.subset(USED)
+    weigh = open_importance(staged, schema, "store:r2", "cpu")
+    assert isinstance(weigh, Stored)
+    images = staged.images("split=train origin=real")
+    assert weigh.vectors.shape[0] == len(images) and weigh.labels.shape == (len(images), A)
+    target = torch.from_numpy(images.labels[:4, staged.schema.indices(USED)])
+    real = to_tensor(staged.load(images.ids[:4], 32))
+    noise = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    weights = weigh(real, torch.cat([real[:2], noise[:2]]), target, torch.zeros(4))
+    assert weights.mean().item() == pytest.approx(1) and weights[:2].min() > weights[2:].max()
+
+
 def test_weights_without_anything_to_embed_by_say_what_to_name(workspace: Workspace) -> None:
-    with pytest.raises(RgunitError, match="there is no retrieval run: train one, or name"):
-        train_translation(workspace, small("sampling.informative=true"), attributes_used=USED, device="cpu")
+    for name, told in {"": "train one, or name", "store:": "train one$"}.items():
+        config = small("sampling.informative=true", f"sampling.embedding={name}")
+        with pytest.raises(RgunitError, match=f"there is no retrieval run: {told}"):
+            train_translation(workspace, config, attributes_used=USED, device="cpu")
     assert workspace.runs() == []

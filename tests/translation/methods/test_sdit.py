@@ -12,16 +12,21 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
+from index_store.errors import UsageError
 from index_store.runs import CHECKPOINT
 from index_store.workspace import Workspace
+from tests.translation.resume import same_after_a_stop
 from tests.translation.small import USED
 from translation.config import Config, load_config
+from translation.indexing import fill_index
 from translation.inference import translate_images
 from translation.methods.sdit import Sdit
+from translation.networks.conditional import ConditionalGenerator, LabelledEncoder, initialise_painting
 from translation.networks.sdit import AttentiveGenerator, ReadingDiscriminator
 from translation.objectives import gradient_penalty
 from translation.sampling import Batch
-from translation.stages import train_translation
+from translation.stages import train_guided, train_retrieval, train_translation
+from translation.training.sessions import StageResult
 from translation.training.task import Engine
 from translation.translator import Translator
 
@@ -45,7 +50,7 @@ def make(workspace: Workspace, *overrides: str) -> Sdit:
 def batch() -> Batch:
     g = torch.Generator().manual_seed(1)
     labels, target = torch.randint(0, 2, (2, 4, A), generator=g)
-    return Batch(torch.rand(4, 3, 32, 32, generator=g) * 2 - 1, labels, target, torch.randn(1, 4, Z, generator=g))
+    return Batch(torch.rand(4, 3, 32, 32, generator=g) * 2 - 1, labels, target, torch.randn(2, 4, Z, generator=g))
 
 
 def weights(network: nn.Module) -> torch.Tensor:
@@ -106,10 +111,56 @@ def test_norms_have_numbers_of_their_own_and_ablations_leave_parts_out() -> None
     assert isinstance(last, nn.Linear) and last.out_features == 2 * 2 * 2 * 16, "a pair for each of four norms"
     for options in ({}, {"norms": False}, {"attention": False}):
         network = AttentiveGenerator(Z, 0.0625, 2, **options)
-        one, attention = network(content, torch.zeros(1, Z))
-        other, _ = network(content, torch.ones(1, Z))
-        assert one.shape == (1, 3, 32, 32) and not torch.allclose(one, other), "noise changes the picture"
+        one, mask, attention = network(content, torch.zeros(1, Z))
+        other, *_ = network(content, torch.ones(1, Z))
+        assert one.shape == (1, 3, 32, 32) and mask is None
+        assert (one - other).abs().max() > 0.01, "noise changes the picture"
         assert (attention == 1).all() == ("attention" in options)
+
+
+def test_labels_change_the_picture() -> None:
+    """An instance norm right behind the planes would take them out, whatever is learned."""
+    torch.manual_seed(0)
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    for network in (LabelledEncoder(A, 0.0625, 1), ConditionalGenerator(A, 0.0625, 1)):
+        initialise_painting(network)
+        one, other = (network(images, sign * torch.ones(2, A)) for sign in (-1, 1))
+        if isinstance(one, tuple):
+            one, other = one[0], other[0]
+        assert (one - other).abs().max() > 0.01
+
+
+def test_a_share_of_the_images_is_translated_to_labels_that_nobody_is_told(workspace: Workspace) -> None:
+    method = make(workspace, "translation.hidden=0.25")
+    hidden = method._hidden(torch.ones(2000, A), torch.randn(2000, Z))
+    rows = (hidden == -1).any(1)
+    assert torch.equal(rows, (hidden == -1).all(1)) and 0.2 < rows.float().mean() < 0.3
+    assert (make(workspace, "translation.hidden=0")._hidden(torch.ones(9, A), torch.randn(9, Z)) == 1).all()
+
+
+def test_guided_it_keeps_what_searches_by_and_a_copy_of_its_discriminator_plays_on(workspace: Workspace) -> None:
+    def config(*more: str) -> Config:
+        short = ("retrieval.steps=2", "retrieval.batch=4", "guided.batch=4", "guided.steps=4", "guided.neighbours=2")
+        return small(*short, "guided.guidance=attention", *more)
+
+    first = train_translation(workspace, config(), attributes_used=USED, device="cpu").run
+    train_retrieval(workspace, config(), device="cpu")
+    fill_index(workspace, config(), generated=0, device="cpu")
+
+    def run(steps: int, resume: bool) -> StageResult:
+        return train_guided(workspace, config(f"guided.steps={steps}"), device="cpu", resume=resume)
+
+    saved, before = load_file(same_after_a_stop(run) / CHECKPOINT), load_file(first.path / CHECKPOINT)
+    for name in (name for name in before if name.startswith(("average.encoder", "average.discriminator"))):
+        assert saved[name].equal(before[name]) and saved[name.replace("average", "networks")].equal(before[name])
+    critic = {name: saved[name] for name in saved if name.startswith("networks.critic")}
+    assert critic and any(not t.equal(before[n.replace("critic", "discriminator")]) for n, t in critic.items())
+    picture = Path(workspace.images("split=test").paths[0])
+    (row,) = translate_images(workspace, [picture], to="+Glasses", out=first.path / "out", device="cpu")
+    assert len(row["neighbours"]) == 2
+    for setting in ("neighbour_style=true", "neighbour_as_real=true", "content_dropout=0.5"):
+        with pytest.raises(UsageError, match=f"guided.{setting.partition('=')[0]} is not for sdit"):
+            small(f"guided.{setting}")
 
 
 def test_a_closed_attention_gives_the_content_through() -> None:
@@ -121,7 +172,7 @@ def test_a_closed_attention_gives_the_content_through() -> None:
         convolution.weight.zero_()
         convolution.bias.fill_(-50.0)
     content = torch.randn(1, 16, 8, 8)
-    one, attention = network(content, torch.zeros(1, Z))
+    one, _, attention = network(content, torch.zeros(1, Z))
     assert attention.max() < 1e-6
     torch.testing.assert_close(one, network(content, torch.ones(1, Z))[0])
 
@@ -137,14 +188,11 @@ def test_the_penalty_of_wgan_gp_is_worked_out_by_hand() -> None:
 def test_it_trains_resumes_bit_for_bit_and_gives_another_picture_for_each_draw(
     workspace: Workspace, tmp_path: Path
 ) -> None:
-    def run(steps: int, resume: bool) -> Path:
+    def run(steps: int, resume: bool) -> StageResult:
         config = small(f"translation.steps={steps}")
-        return train_translation(workspace, config, attributes_used=USED, device="cpu", resume=resume).run.path
+        return train_translation(workspace, config, attributes_used=USED, device="cpu", resume=resume)
 
-    whole, half = run(4, False), run(2, False)
-    assert run(4, True) == half
-    a, b = load_file(whole / CHECKPOINT), load_file(half / CHECKPOINT)
-    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+    same_after_a_stop(run)
     picture = Path(workspace.images("split=test").paths[0])
     rows = translate_images(workspace, [picture], to="+Glasses", samples=2, out=tmp_path / "out", device="cpu")
     first, second = (np.asarray(Image.open(row["path"])) for row in rows)

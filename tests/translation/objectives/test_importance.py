@@ -7,7 +7,14 @@ import math
 import pytest
 import torch
 
-from translation.objectives.importance import LEAST, MOST, adversarial_importance, batch_factor
+from translation.objectives.importance import (
+    LEAST,
+    MOST,
+    adversarial_importance,
+    batch_factor,
+    nearest_of_domain,
+    nearness_importance,
+)
 
 AXES = torch.eye(3)
 
@@ -48,3 +55,27 @@ def test_another_embedding_gives_other_weights_and_no_gradient_flows() -> None:
 def test_a_single_image_has_no_strangers() -> None:
     weight = adversarial_importance(torch.tensor([3.0]), AXES[:1], AXES[:1])
     assert weight.tolist() == [1.0], "alike: the optimum"
+
+
+def test_nearness_is_worked_out_by_hand() -> None:
+    """Distances 1, 2, 3 have the mean 2: exp(−½), exp(−1), exp(−3/2), scaled to a mean of 1."""
+    each = [math.exp(-1 / 2), math.exp(-1), math.exp(-3 / 2)]
+    expected = torch.tensor([3 * one / sum(each) for one in each])
+    torch.testing.assert_close(nearness_importance(torch.tensor([1.0, 2.0, 3.0])), expected)
+    assert nearness_importance(torch.zeros(2)).tolist() == [1, 1], "all of them real images"
+    far = nearness_importance(torch.tensor([0.0, 0.0, 0.0, 1e9]))
+    assert far.isfinite().all() and far.mean().item() == pytest.approx(1) and math.exp(-2) < far.min() < far.max()
+    assert far.max() < math.exp(2)
+    assert not nearness_importance(torch.ones(2, requires_grad=True)).requires_grad
+
+
+def test_the_nearest_are_sought_in_the_targets_domain() -> None:
+    """On a line, real images at 0, 1, 5 of domain (1, 0), at 2 of (0, 0) and one at 3 whose first label is unknown."""
+    known = torch.tensor([[0.0], [1.0], [5.0], [2.0], [3.0]])
+    labels = torch.tensor([[1, 0], [1, 0], [1, 0], [0, 0], [-1, 0]])
+    made = torch.tensor([[2.0], [2.0], [2.0]])
+    targets = torch.tensor([[1, 0], [0, 0], [0, 1]])
+    found = nearest_of_domain(made, known, labels, targets, 2)
+    assert found[:2].tolist() == [1.5, 0.0], "of (1, 0) those at 1 and 0; of (0, 0) there is one"
+    assert found[2].item() == 0.0, "nothing has both labels: of those with one it is the nearest"
+    assert nearest_of_domain(made[:1], known, labels, targets[:1], 9).item() == pytest.approx(2.0)

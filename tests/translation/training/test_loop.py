@@ -25,9 +25,10 @@ from index_store.errors import RgunitError
 from index_store.runs import CHECKPOINT
 from index_store.workspace import Workspace
 from tests.places import ROOT
+from tests.translation.resume import same_after_a_stop
 from tests.translation.small import TINY, USED, Notes, tiny
 from tests.translation.steps import networks_of
-from tests.translation.training.line import Line, assert_same, settings
+from tests.translation.training.line import Line, settings
 from translation import objectives
 from translation.indexing import fill_index
 from translation.stages import train_guided, train_retrieval, train_translation
@@ -35,6 +36,7 @@ from translation.training import precision
 from translation.training.checkpoints import load_networks, read_state, save_checkpoint
 from translation.training.loop import Trained, train
 from translation.training.metrics import RunLog, read_metrics
+from translation.training.sessions import StageResult
 
 # --- resume -------------------------------------------------------------------------------------------------
 
@@ -42,39 +44,26 @@ from translation.training.metrics import RunLog, read_metrics
 def test_stage_1_resumes_bit_for_bit(workspace: Workspace) -> None:
     config = ("translation.warmup=3", "translation.kl_warmup=15", "translation.halve_every=12")
 
-    def run(steps: int, resume: bool) -> Path:
+    def run(steps: int, resume: bool) -> StageResult:
         made = tiny(*config, f"translation.steps={steps}")
-        done = train_translation(workspace, made, attributes_used=USED, seed=5, device="cpu", resume=resume)
-        assert done.steps == done.run.steps == steps and not done.stopped
-        return done.run.path
+        return train_translation(workspace, made, attributes_used=USED, seed=5, device="cpu", resume=resume)
 
-    whole, half = run(20, False), run(10, False)
-    assert whole != half
-    assert run(20, True) == half
-    assert_same(whole, half)
-    steps = [row["step"] for row in read_metrics(half)]
+    steps = [row["step"] for row in read_metrics(same_after_a_stop(run, 20))]
     assert steps == list(range(2, 21, 2))
-    terms = ("seconds", "images_per_second")
-    rows = [[{k: v for k, v in row.items() if k not in terms} for row in read_metrics(f)] for f in (whole, half)]
-    assert rows[0] == rows[1]
 
 
 def test_stage_2_resumes_bit_for_bit(staged: Workspace) -> None:
-    def run(steps: int, resume: bool) -> Path:
-        return train_retrieval(staged, tiny(f"retrieval.steps={steps}"), device="cpu", resume=resume).run.path
+    def run(steps: int, resume: bool) -> StageResult:
+        return train_retrieval(staged, tiny(f"retrieval.steps={steps}"), device="cpu", resume=resume)
 
-    whole, half = run(20, False), run(10, False)
-    assert run(20, True) == half
-    assert_same(whole, half)
+    same_after_a_stop(run, 20)
 
 
 def test_stage_3_with_retrieved_neighbours_resumes_bit_for_bit(staged: Workspace) -> None:
-    def run(steps: int, resume: bool) -> Path:
-        return train_guided(staged, tiny(f"guided.steps={steps}"), device="cpu", resume=resume).run.path
+    def run(steps: int, resume: bool) -> StageResult:
+        return train_guided(staged, tiny(f"guided.steps={steps}"), device="cpu", resume=resume)
 
-    whole, half = run(20, False), run(10, False)
-    assert run(20, True) == half
-    assert_same(whole, half)
+    same_after_a_stop(run, 20)
 
 
 def test_another_seed_trains_other_weights(workspace: Workspace) -> None:

@@ -72,13 +72,13 @@ def _compared(seeds: Sequence[Arrays], ways: Sequence[str], bootstrap: int) -> d
     which += [("guided", other) for other in ("random", "swapped", "stage1")] + [("unguided", "stage1")]
     which += [(arm, f"{arm}, swapped") for arm in arms]
     return {
-        f"{first} vs {second}": _gaps(seeds, ways, first, second, bootstrap)
+        f"{first} vs {second}": gaps(seeds, ways, first, second, bootstrap)
         for first, second in which
         if first in arms and second in arms
     }
 
 
-def _gaps(seeds: Sequence[Arrays], ways: Sequence[str], first: str, second: str, bootstrap: int) -> dict[str, Any]:
+def gaps(seeds: Sequence[Arrays], ways: Sequence[str], first: str, second: str, bootstrap: int) -> dict[str, Any]:
     """{measure: {difference, interval}} of one arm less another, means over seeds and ways."""
     measured: dict[str, Any] = {}
     for name in DISTANCES:
