@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import guidance, judges
+from cli import guidance, judges, preference
 from cli.choices import BothWaysOption, JudgeCropOption, JudgeOption, check_judge
+from cli.preference import AbOption, ArmsOption, ChoicesOption, CountOption
 from cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -155,7 +156,9 @@ def retrieval(
     epilog="\b\nExamples:\n"
     "  rgunit -w faces evaluate translation --out compared --grid compared.png\n"
     "  rgunit -w faces evaluate translation --reverse --inception-weights cache --lpips-weights alexnet.pth\n"
-    "  rgunit -w faces evaluate translation --judge mobilefacenet.onnx --judge-crop 25.84,24.69,76.48,89.23@128",
+    "  rgunit -w faces evaluate translation --judge mobilefacenet.onnx --judge-crop 25.84,24.69,76.48,89.23@128\n"
+    "  rgunit -w faces evaluate translation --ab blind --arms guided,unguided\n"
+    "  rgunit -w faces evaluate translation --ab blind --choices choices-1.json --choices choices-2.json",
 )
 def translation(
     context: typer.Context,
@@ -217,6 +220,10 @@ def translation(
             metavar="FILE|cache", help="Weights of torchvision's AlexNet or VGG-16, or torch's cache: adds LPIPS."
         ),
     ] = None,
+    ab: AbOption = None,
+    arms: ArmsOption = None,
+    ab_pairs: CountOption = None,
+    choices: ChoicesOption = None,
 ) -> None:
     """Compare trained variants (arms) on the same pairs: guided, random neighbours, unguided; and two controls.
 
@@ -229,6 +236,23 @@ def translation(
     from index_store.errors import UsageError
 
     settings: Settings = context.obj
+    if ab is None and (arms or ab_pairs or choices):
+        raise UsageError("--arms, --ab-pairs and --choices need --ab DIR")
+    if ab is not None:
+        others = (out, grid, cases, judge, judge_crop, classifier, classifier_minutes, relevance)
+        if any(one is not None for one in (*others, inception_weights, lpips_weights)) or both_ways or reverse:
+            raise UsageError(
+                "--ab takes only --split, --run, --arms, --ab-pairs and --choices: measure in another call"
+            )
+        if choices and (arms or ab_pairs or run is not None or split != "test"):
+            raise UsageError(
+                "--choices are of the page as it was written: leave --arms, --ab-pairs, --run and --split out"
+            )
+        if choices:
+            preference.read(settings, ab, choices)
+        else:
+            preference.write(settings, ab, run, split, arms, ab_pairs)
+        return
     check_judge(judge, judge_crop)
     if cases is not None and grid is None:
         raise UsageError("--cases needs --grid FILE.png")
@@ -247,7 +271,7 @@ def translation(
             bars.stage("evaluate")
             from translation.evaluation.arms import evaluate_both_ways, evaluate_translation_runs, open_arms
 
-            arms = open_arms(workspace, run, settings.device)
+            found_arms = open_arms(workspace, run, settings.device)
             evaluate = evaluate_both_ways if both_ways else evaluate_translation_runs
             evaluation = evaluate(
                 workspace,
@@ -257,14 +281,14 @@ def translation(
                 judge_crop=judge_crop,
                 seed=settings.seed,
                 device=settings.device,
-                arms=arms,
+                arms=found_arms,
                 changes={name: value for name, value in given.items() if value is not None},
                 progress=bars,
             )
             if grid is not None:
                 from translation.evaluation.report.sheet import draw_pairs
 
-                draw_pairs(workspace, evaluation, arms, grid, per_case=cases or 3, seed=settings.seed)
+                draw_pairs(workspace, evaluation, found_arms, grid, per_case=cases or 3, seed=settings.seed)
         found, files = evaluation.summary, [one for one in (out, grid) if one is not None]
         settings.show(found, lambda console: _draw_translation(console, found, files))
 
