@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import guidance, judges, parts
+from cli import guidance, judges, parts, preference
 from cli.choices import BothWaysOption, JudgeCropOption, JudgeOption, check_judge
+from cli.preference import AbOption, ArmsOption, ChoicesOption, CountOption
 from cli.settings import Settings
 
 if TYPE_CHECKING:
@@ -160,7 +161,9 @@ def retrieval(
     epilog="\b\nExamples:\n"
     "  rgunit -w faces evaluate translation --out compared --grid compared.png\n"
     "  rgunit -w faces evaluate translation --reverse --inception-weights cache --lpips-weights alexnet.pth\n"
-    "  rgunit -w faces evaluate translation --judge mobilefacenet.onnx --judge-crop 25.84,24.69,76.48,89.23@128",
+    "  rgunit -w faces evaluate translation --judge mobilefacenet.onnx --judge-crop 25.84,24.69,76.48,89.23@128\n"
+    "  rgunit -w faces evaluate translation --ab blind --arms guided,unguided\n"
+    "  rgunit -w faces evaluate translation --ab blind --choices choices-1.json --choices choices-2.json",
 )
 def translation(
     context: typer.Context,
@@ -222,6 +225,10 @@ def translation(
             metavar="FILE|cache", help="Weights of torchvision's AlexNet or VGG-16, or torch's cache: adds LPIPS."
         ),
     ] = None,
+    ab: AbOption = None,
+    arms: ArmsOption = None,
+    ab_pairs: CountOption = None,
+    choices: ChoicesOption = None,
 ) -> None:
     """Compare trained variants (arms) on the same pairs: guided, random neighbours, unguided; and two controls.
 
@@ -236,6 +243,23 @@ def translation(
     from translation.runs import default_start
 
     settings: Settings = context.obj
+    if ab is None and (arms or ab_pairs or choices):
+        raise UsageError("--arms, --ab-pairs and --choices need --ab DIR")
+    if ab is not None:
+        others = (out, grid, cases, judge, judge_crop, classifier, classifier_minutes, relevance)
+        if any(one is not None for one in (*others, inception_weights, lpips_weights)) or both_ways or reverse:
+            raise UsageError(
+                "--ab takes only --split, --run, --arms, --ab-pairs and --choices: measure in another call"
+            )
+        if choices and (arms or ab_pairs or run is not None or split != "test"):
+            raise UsageError(
+                "--choices are of the page as it was written: leave --arms, --ab-pairs, --run and --split out"
+            )
+        if choices:
+            preference.read(settings, ab, choices)
+        else:
+            preference.write(settings, ab, run, split, arms, ab_pairs)
+        return
     check_file("--grid", grid)
     check_folder("--out", out)
     check_judge(judge, judge_crop)
@@ -257,7 +281,7 @@ def translation(
             bars.stage("evaluate")
             from translation.evaluation.arms import evaluate_both_ways, evaluate_translation_runs, open_arms
 
-            arms = open_arms(workspace, run, settings.device)
+            found_arms = open_arms(workspace, run, settings.device)
             evaluate = evaluate_both_ways if both_ways else evaluate_translation_runs
             evaluation = evaluate(
                 workspace,
@@ -267,14 +291,14 @@ def translation(
                 judge_crop=judge_crop,
                 seed=settings.seed,
                 device=settings.device,
-                arms=arms,
+                arms=found_arms,
                 changes={name: value for name, value in given.items() if value is not None},
                 progress=bars,
             )
             if grid is not None:
                 from translation.evaluation.report.sheet import draw_pairs
 
-                draw_pairs(workspace, evaluation, arms, grid, per_case=cases or 3, seed=settings.seed)
+                draw_pairs(workspace, evaluation, found_arms, grid, per_case=cases or 3, seed=settings.seed)
         found, files = evaluation.summary, [one for one in (out, grid) if one is not None]
         settings.show(found, lambda console: _draw_translation(console, found, files))
 

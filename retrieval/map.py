@@ -31,11 +31,15 @@ Vectors = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Map:
-    """places float32 [n, 2] in [0, 1] of the images of `table`, in its order; `of`: how many there were in all."""
+    """places float32 [n, 2] in [0, 1] of the images of `table`, in its order; `of`: how many there were in all.
+
+    `used`: the attributes that the retrieval run is about.
+    """
 
     table: ImageTable
     places: Vectors
     of: int
+    used: tuple[str, ...]
 
 
 def make_map(
@@ -70,7 +74,8 @@ def make_map(
         rows = np.sort(np.random.default_rng(seed).choice(rows, images, replace=False))
     chosen = table.select(rows)
     vectors = workspace.store().vectors(chosen.ids, encoder=f"{name}@{retriever.fingerprint}")
-    return Map(chosen, lay_out(vectors, method, seed), int(indexed.sum()))
+    used = tuple(name for name in retriever.run.config.get("attributes_used", ()) if name in table.schema.names)
+    return Map(chosen, lay_out(vectors, method, seed), int(indexed.sum()), used)
 
 
 def lay_out(vectors: Vectors, method: Method, seed: int = 0) -> Vectors:

@@ -72,7 +72,10 @@ def draw_png(path: Path, found: Map, *, color: str | None, thumbs: Pixels | None
 
 
 def draw_html(path: Path, found: Map, thumbs: Pixels, *, color: str | None, title: str) -> None:
-    """Write a map as one HTML file: zoom, drag, hover for the image and its labels, choose the colour."""
+    """Write a map as one HTML file: zoom, drag, hover for the image and its labels, choose the colour.
+
+    It opens on `color`, else on the first attribute in use.
+    """
     table = found.table
     names = [*table.schema.names, "origin", "split"]
     choices = {name: colouring(table, name) for name in names}
@@ -82,7 +85,7 @@ def draw_html(path: Path, found: Map, thumbs: Pixels, *, color: str | None, titl
         "places": [[round(float(x), 4), round(float(y), 4)] for x, y in found.places],
         "ids": table.ids.tolist(),
         "names": [Path(one).name for one in table.paths],
-        "colour": color or (table.schema.names[0] if table.schema.names else "origin"),
+        "colour": color or next(iter((*found.used, *names))),
         "choices": {
             name: {"legend": legend, "entry": "".join(chr(48 + int(place)) for place in entry)}
             for name, (legend, entry) in choices.items()

@@ -293,6 +293,9 @@ def test_a_map_is_one_page_or_a_picture(rgunit, asked: Path, tmp_path: Path) -> 
     assert len(data["places"]) == len(data["ids"]) == len(data["names"]) == 40 and data["colour"] == "Hat"
     with Workspace.open(asked) as workspace:
         table = workspace.images(ids=data["ids"])
+        used = workspace.runs("retrieval")[-1].config["attributes_used"]
+    assert rgunit("-w", asked, "map", "--out", tmp_path / "opened.html", "--images", 40).status == 0
+    assert f'"colour":"{used[0]}"' in (tmp_path / "opened.html").read_text(), "it opens on an attribute in use"
     hats = table.labels[:, table.schema.index("Hat")]
     assert [int(c) for c in data["choices"]["Hat"]["entry"]] == [2 if bit < 0 else 1 - bit for bit in hats.tolist()]
     words = ("-w", asked, "map", "--out", tmp_path / "map.png", "--method", "pca")

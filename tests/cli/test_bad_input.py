@@ -223,6 +223,18 @@ def test_a_second_writer_is_told_who_writes(process, rgunit, labelled: Path, fac
         (["index", "remove", "--id", "4711"], 1, "no image has id 4711"),
         (["evaluate", "translation", "--judge-crop", "1,2,3,4@128"], 2, "--judge-crop needs --judge"),
         (["evaluate", "translation", "--cases", "5"], 2, "--cases needs --grid"),
+        (["evaluate", "translation", "--arms", "guided,copy"], 2, "--choices need --ab DIR"),
+        (["evaluate", "translation", "--ab", "blind", "--reverse"], 2, "--ab takes only --split, --run, --arms"),
+        (
+            ["evaluate", "translation", "--ab", "blind", "--choices", "a", "--arms", "a,b"],
+            2,
+            "as it was written: leave",
+        ),
+        (
+            ["evaluate", "translation", "--ab", "blind", "--choices", "a"],
+            1,
+            "blind/key.json cannot be read as a key of",
+        ),
         (["evaluate", "translation", "--grid", "pairs.jpg"], 2, "a name that ends in .png, not pairs.jpg"),
         (["evaluate", "translation", "--classifier-minutes", "0"], 2, "'--classifier-minutes'"),
         (["evaluate", "retrieval", "--plane", "plane.png"], 2, "a name that ends in .svg, not plane.png"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -245,6 +247,38 @@ def test_evaluate_both_ways_says_so_beside_the_contract(
     both = found.pop("both_ways")
     assert found.keys() == plain.keys() and found["guided"]["fd_attr"] == pytest.approx(plain["guided"]["fd_attr"])
     assert both["guided"]["n"] > plain["guided"]["n"] and "guided vs unguided" in both["comparisons"]
+
+
+def test_pairs_are_shown_blind_and_choices_are_counted(rgunit, trained: Trained, tmp_path: Path) -> None:
+    folder = tmp_path / "blind"
+    words = ("-w", trained.path, "evaluate", "translation", "--ab", folder)
+    told = rgunit("--json", *words, "--arms", "guided,copy").json
+    page, key = (folder / "page.html").read_text(), json.loads((folder / "key.json").read_text())
+    assert told == {"page": str(folder / "page.html"), "arms": ["guided", "copy"], "pairs": len(key["first_is_left"])}
+    assert not re.search("guided|copy|://", re.sub(r'"(source|left|right)":"[^"]*"', "", page)), "the page knows no arm"
+    pairs = json.loads(page.split('id="data">')[1].split("</script>")[0])["pairs"]
+    assert abs(2 * sum(key["first_is_left"]) - len(pairs)) <= 1, "each arm is on each side as often"
+    for pair, left in zip(pairs, key["first_is_left"], strict=True):
+        assert pair.keys() == {"source", "left", "right", "change", "wanted"} and pair["change"]
+        images = {side: Image.open(io.BytesIO(base64.b64decode(pair[side]))) for side in ("source", "left", "right")}
+        assert all(image.size == (32, 32) and not image.info for image in images.values())
+        assert pair["right" if left else "left"] == pair["source"], "the second arm gives its input back"
+    chosen = {str(i): "left" if left else "right" for i, left in enumerate(key["first_is_left"])}
+    file = tmp_path / "choices.json"
+    file.write_text(json.dumps({"page": key["page"], "judge": "me", "choices": chosen}))
+    found = rgunit("--json", "evaluate", "translation", "--ab", folder, "--choices", file).json
+    assert (found["arms"], found["share"], found["judged"]) == (["guided", "copy"], 1.0, len(pairs))
+    assert (
+        "guided: preferred to copy in 100.0%"
+        in rgunit("evaluate", "translation", "--ab", folder, "--choices", file).out
+    )
+    assert rgunit(*words, "--arms", "guided,copy").status == 0, "the same page again"
+    before = (folder / "key.json").read_bytes()
+    other = rgunit(*words, "--arms", "unguided,copy")
+    assert other.status == 1 and "holds another comparison" in other.error
+    assert (folder / "key.json").read_bytes() == before
+    wrong = rgunit(*words, "--arms", "guided,best")
+    assert wrong.status == 2 and "there is no arm best here: choose two of stage1, " in wrong.error
 
 
 def test_evaluate_names_weights_that_are_absent(rgunit, trained: Trained, tmp_path: Path, monkeypatch) -> None:

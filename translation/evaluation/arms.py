@@ -6,7 +6,7 @@ guided model shown random neighbours; `stage1` is where all of them started.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,7 @@ from translation.evaluation.evaluate import (
 )
 from translation.evaluation.exchange import both_ways
 from translation.evaluation.inception import Inception, PerceptualDistance
-from translation.evaluation.protocol import LOOKED_UP, kept_pairs
+from translation.evaluation.protocol import LOOKED_UP, Pairs, kept_pairs
 from translation.evaluation.relevance import train_content_reader
 from translation.evaluation.truth import truth_of
 from translation.indexing import open_retriever, require_index
@@ -231,6 +231,50 @@ def _neighbours(workspace: Workspace, run: str) -> str | None:
     return workspace.run(run).config.get("neighbours")
 
 
+def judged_pairs(
+    workspace: Workspace,
+    found: Arms,
+    split: str,
+    limit: int,
+    seed: int,
+    note: Callable[[str], None],
+    exchanged: bool = False,
+) -> tuple[Pairs, Ids]:
+    """The kept list of pairs on which arms are judged, and the images that a run of theirs learned from."""
+    looking = found.retriever is not None or any(arm.neighbours is not None for arm in found.arms.values())
+    if split == LOOKED_UP and looking:
+        raise RgunitError(
+            f"split {split} is where guidance looks things up, and would find what is judged there: judge another split"
+        )
+    runs = [found.translation_run, *(arm.translator.run for arm in found.arms.values())]
+    runs.append(found.retriever.run if found.retriever else None)
+    learned = barred_from(workspace, split, runs, note)
+    pairs, stale = kept_pairs(
+        found.translation_run.path,
+        workspace,
+        found.arms["stage1"].translator.schema,
+        split=split,
+        limit=limit,
+        seed=seed,
+        exchanged=exchanged,
+        direction=direction_of(found.translation_run),
+        learned=learned,
+    )
+    if stale:
+        note("images of the kept list of pairs are gone: a new list, not comparable with what was measured")
+    return pairs, learned
+
+
+def compared_arms(workspace: Workspace, found: Arms, split: str) -> dict[str, ArmTranslator]:
+    """Everything that can be compared by name: the trained arms and the controls `copy` and `neighbour`."""
+    compared: dict[str, ArmTranslator] = {name: arm for name, arm in found.arms.items() if name != "probe"}
+    size = found.arms["stage1"].translator.size
+    compared["copy"] = copy_arm(workspace, size)
+    if found.retriever is not None:
+        compared["neighbour"] = neighbour_arm(workspace, size, found.top_hit, split=split)
+    return compared
+
+
 def evaluate_translation_runs(
     workspace: Workspace,
     *,
@@ -260,31 +304,11 @@ def evaluate_translation_runs(
     workspace.leave_out_missing("origin=real|unlabelled", progress.note)
     found = arms or open_arms(workspace, run, device)
     first = found.arms["stage1"].translator
-    looking = found.retriever is not None or any(arm.neighbours is not None for arm in found.arms.values())
-    if split == LOOKED_UP and looking:
-        raise RgunitError(
-            f"split {split} is where guidance looks things up, and would find what is judged there: judge another split"
-        )
     config = (config or first.config.evaluation).model_copy(update=dict(changes or {}))
     inception = Inception(config.inception_weights, str(first.device)) if config.inception_weights else None
     lpips = PerceptualDistance(config.lpips_weights, str(first.device)) if config.lpips_weights else None
-    kept, direction = found.translation_run.path, direction_of(found.translation_run)
-    runs = [found.translation_run, *(arm.translator.run for arm in found.arms.values())]
-    runs.append(found.retriever.run if found.retriever else None)
-    learned = barred_from(workspace, split, runs, progress.note)
-    pairs, stale = kept_pairs(
-        kept,
-        workspace,
-        first.schema,
-        split=split,
-        limit=config.pairs,
-        seed=seed,
-        exchanged=exchanged,
-        direction=direction,
-        learned=learned,
-    )
-    if stale:
-        progress.note("images of the kept list of pairs are gone: a new list, not comparable with what was measured")
+    direction = direction_of(found.translation_run)
+    pairs, learned = judged_pairs(workspace, found, split, config.pairs, seed, progress.note, exchanged)
     progress.stage("classifier")
     classifier = train_classifier(
         labelled or workspace, first.size, config, device=str(first.device), seed=seed, progress=progress.step
@@ -308,10 +332,7 @@ def evaluate_translation_runs(
             seed=seed,
             progress=progress.step,
         )
-    compared: dict[str, ArmTranslator] = {n: arm for n, arm in found.arms.items() if n != "probe"}
-    compared["copy"] = copy_arm(workspace, first.size)
-    if found.retriever is not None:
-        compared["neighbour"] = neighbour_arm(workspace, first.size, found.top_hit, split=split)
+    compared = compared_arms(workspace, found, split)
     progress.stage("evaluate")
     evaluation = evaluate_translation(
         workspace,

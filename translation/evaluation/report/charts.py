@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 SERIES = 6  # that many classes s0 … s5 are styled
 _WIDTH, _HEIGHT = 360, 190
+LETTER = 6.1  # width of a letter in a broad font, in the charts' units
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 10, 30
 
 
@@ -136,7 +137,7 @@ def dot_chart(
     if not shown:
         return Markup("")
     low, high = x_range
-    left, right, row = 96, _WIDTH - 12, 22
+    left, right, row = 16 + LETTER * max(len(dot.name) for dot in shown), _WIDTH - 12, 22
     top = 16
     bottom = top + row * len(shown) + 2
 

@@ -15,17 +15,32 @@ def too_short(translation: Mapping[str, Any] | None) -> str:
 
     By `steps` {arm: of its training} and the classifier's; what an older evaluation did not note counts as enough.
     """
+    told, factor = _missing(translation)
+    if not told:
+        return ""
+    more = f" Give it about {math.ceil(factor)} times the time." if factor > 1 else " Train them for equal steps."
+    start = "Too short to draw conclusions" if factor > 1 else "No conclusions can be drawn"
+    return f"{start}: {listed(told)}.{more}"
+
+
+def times_needed(translation: Mapping[str, Any] | None) -> float:
+    """How many times the time would be enough, 1 where it was."""
+    return _missing(translation)[1]
+
+
+def _missing(translation: Mapping[str, Any] | None) -> tuple[list[str], float]:
+    """What stands against conclusions, in words, and how many times the time would be enough."""
     numbers = translation or {}
     steps, classifier = numbers.get("steps") or {}, numbers.get("classifier") or {}
     short = {arm: (steps[arm], least) for arm, least in LEAST_STEPS.items() if arm in steps and steps[arm] < least}
     told, factor = [], 1.0
     if "stage1" in short:
         made, least = short.pop("stage1")
-        told.append(f"stage 1 made {made} steps of the {least} that show anything")
+        told.append(f"the first training (stage 1) made {made} steps of the {least} that show anything")
         factor = least / max(1, made)
     if short:
         made, least = min(short.values())
-        told.append(f"the shortest arm made {made} of {least}")
+        told.append(f"the shortest of the trainings that are compared made {made} steps of {least}")
         factor = max(factor, least / max(1, made))
     arms = {arm: steps[arm] for arm in ("guided", "random", "unguided") if arm in steps}
     if len(set(arms.values())) > 1:
@@ -34,11 +49,7 @@ def too_short(translation: Mapping[str, Any] | None) -> str:
     if done < ENOUGH * planned:
         told.append(f"the classifier that judges made {done} of its {planned} (--classifier-minutes)")
         factor = max(factor, ENOUGH * planned / max(1, done))
-    if not told:
-        return ""
-    more = f" Give it about {math.ceil(factor)} times the time." if factor > 1 else " Train them for equal steps."
-    start = "Too short to draw conclusions" if factor > 1 else "No conclusions can be drawn"
-    return f"{start}: {listed(told)}.{more}"
+    return told, factor
 
 
 def listed(names: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ Late fusion's curve is what two distances and one weight reach: a network is wor
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,22 +16,23 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from translation.evaluation.report.charts import number, rule, svg, text, ticks
+from translation.evaluation.report.charts import LETTER, number, rule, svg, text, ticks
 from translation.evaluation.report.verdicts import BASELINES
 
-_WIDTH, _HEIGHT = 560, 380
+_WIDTH = 560  # of a chart beside text; `width` makes one for a narrow screen
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 14, 40
-_LETTER, _LINE = 5.3, 12.0  # width and height of a letter, in the chart's units
+_LINE = 12.0  # height of a line of text, in the chart's units
 _STYLE = """
 svg { background: #fcfcfa; font: 10.5px system-ui, -apple-system, "Segoe UI", Arial, sans-serif; }
 text { fill: #66655f; } .name { fill: #1c1c1a; } .name.control { fill: #66655f; }
 .grid { stroke: #dedcd5; stroke-width: .7; } .axis { stroke: #66655f; stroke-width: .7; }
 .line { fill: none; stroke-width: 1.7; stroke-linejoin: round; } .s1 { stroke: #b9501a; } .bead { fill: #b9501a; }
+.leader { stroke: #66655f; stroke-width: .6; }
 .whisker { stroke-width: 1; } .whisker.s0 { stroke: #24609e; } .whisker.control { stroke: #66655f; }
 .dot.s0 { fill: #24609e; } .dot.control { fill: #fcfcfa; stroke: #66655f; stroke-width: 1.5; }
 @media (prefers-color-scheme: dark) {
   svg { background: #16171a; } text, .name.control { fill: #a09f98; } .name { fill: #e6e5e0; }
-  .grid { stroke: #35363b; } .axis, .whisker.control { stroke: #a09f98; }
+  .grid { stroke: #35363b; } .axis, .leader, .whisker.control { stroke: #a09f98; }
   .s1 { stroke: #eb9b66; } .bead { fill: #eb9b66; }
   .whisker.s0 { stroke: #7fb4ea; } .dot.s0 { fill: #7fb4ea; } .dot.control { fill: #16171a; stroke: #a09f98; }
 }
@@ -62,31 +64,33 @@ def points_of(retrieval: Mapping[str, Any]) -> list[Point]:
     ]
 
 
-def plane(points: Sequence[Point], curve: Sequence[Mapping[str, Any]], *, label: str) -> Markup:
+def plane(points: Sequence[Point], curve: Sequence[Mapping[str, Any]], *, label: str, width: int = _WIDTH) -> Markup:
     """An SVG of points and of late fusion's `curve` ({weight, attributes, content}, in order of weight).
 
-    Colours are classes, as in `charts`. Empty Markup without a point.
+    Colours are classes, as in `charts`. No name lies on a point or on the curve: where there is no room beside its
+    point it stands further off, and a thin line leads to it. Empty Markup without a point.
     """
     beads = [(row["weight"], row["attributes"], row["content"]) for row in curve if row["content"] is not None]
     if not points:
         return Markup("")
     x_low, x_high = _range([p.attributes for p in points] + [x for _, x, _ in beads])
     y_low, y_high = _range([p.content for p in points] + [y for _, _, y in beads])
-    right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
+    height = round(0.3 * width) + 210
+    right, bottom = width - _RIGHT, height - _BOTTOM
 
     def at(attributes: float, content: float) -> tuple[float, float]:
         x = _LEFT + (right - _LEFT) * (attributes - x_low) / (x_high - x_low)
         return x, bottom - (bottom - _TOP) * (content - y_low) / (y_high - y_low)
 
     parts = []
-    for value in ticks(x_low, x_high, 6):
+    for value in ticks(x_low, x_high, width // 90):
         x = at(value, y_low)[0]
         parts += [rule("grid", x, x, _TOP, bottom), text(x, bottom + 15, "middle", number(value))]
     for value in ticks(y_low, y_high, 6):
         y = at(x_low, value)[1]
         parts += [rule("grid", _LEFT, right, y, y), text(_LEFT - 6, y + 3.5, "end", number(value))]
     parts += [rule("axis", _LEFT, right, bottom, bottom), rule("axis", _LEFT, _LEFT, _TOP, bottom)]
-    parts += [text(right, _HEIGHT - 6, "end", "labels asked for →"), text(_LEFT + 5, _TOP + 9, "start", "↑ content")]
+    parts += [text(right, height - 6, "end", "labels asked for →"), text(_LEFT + 5, _TOP + 9, "start", "↑ content")]
     spots = [at(x, y) for _, x, y in beads]
     parts += [_polyline(spots), *(f'<circle class="bead" cx="{x:.1f}" cy="{y:.1f}" r="2"/>' for x, y in spots)]
     dots = [at(point.attributes, point.content) for point in points]
@@ -103,8 +107,8 @@ def plane(points: Sequence[Point], curve: Sequence[Mapping[str, Any]], *, label:
         first, last = beads[0], beads[-1]
         names.append((f"late fusion, {first[0]:.1f} of content", "tick", *spots[0]))
         names.append((f"{last[0]:.1f} of content", "tick", *spots[-1]))
-    parts += _names(names, [*dots, *_along(spots)], (_LEFT, _TOP, _WIDTH - 6.0, bottom))
-    return svg(_WIDTH, _HEIGHT, label, [part for part in parts if part])
+    parts += _names(names, [*dots, *_along(spots)], (_LEFT + 3.0, _TOP + 14.0, width - 6.0, bottom - 3.0))
+    return svg(width, height, label, [part for part in parts if part])
 
 
 def draw_plane(points: Sequence[Point], curve: Sequence[Mapping[str, Any]], path: Path) -> Path:
@@ -140,38 +144,49 @@ def _along(spots: Sequence[tuple[float, float]]) -> Iterator[tuple[float, float]
 def _names(
     names: Sequence[tuple[str, str, float, float]], taken: Sequence[tuple[float, float]], frame: Box
 ) -> list[str]:
-    """A text for each (name, class, x, y), placed where it covers the fewest dots, curve and other names."""
+    """A text for each (name, class, x, y), as near to its place as it can stand without covering anything.
+
+    `taken` are the dots, those of `names` first, and the curve. A name that stands off gets a line to its place.
+    """
     dots: NDArray[np.float64] = np.array(taken, dtype=np.float64).reshape(-1, 2)
     placed: list[Box] = []
     parts = []
     for name, kind, x, y in names:
-        width = _LETTER * len(name)
-        rivals = dots[: len(names)][(np.abs(dots[: len(names)] - (x, y)) > 5).any(axis=1)]
-        best: tuple[float, Box, str, float] | None = None
-        for order, (side, down) in enumerate(_PLACES):
-            anchor = "start" if side > 0 else "end" if side < 0 else "middle"
-            left = x + side if side > 0 else x + side - width if side < 0 else x - width / 2
-            box = (left, y + down - _LINE / 2, left + width, y + down + _LINE / 2)
-            inside, near = _inside(dots, box, 3.0), _inside(rivals, box, 9.0)
-            outside = sum(max(frame[i] - box[i], box[i + 2] - frame[i + 2], 0.0) for i in (0, 1))
-            cost = (
-                0.2 * order + 9 * inside + 3 * near + 5 * outside + 0.4 * sum(_overlap(box, other) for other in placed)
-            )
-            if best is None or cost < best[0]:
-                best = (cost, box, anchor, side)
-        assert best is not None
-        _, box, anchor, side = best
+        box, anchor = min(_boxes(name, x, y), key=lambda spot: _cost(spot[0], x, y, dots, placed, frame))
         placed.append(box)
-        at_x = box[0] if side > 0 else box[2] if side < 0 else (box[0] + box[2]) / 2
+        at_x = {"start": box[0], "end": box[2], "middle": (box[0] + box[2]) / 2}[anchor]
+        near_x, near_y = min(max(x, box[0]), box[2]), min(max(y, box[1]), box[3])
+        gap = math.hypot(near_x - x, near_y - y)
+        if gap > _FAR:  # from the dot's edge to the name
+            start = (x + (near_x - x) * 5 / gap, y + (near_y - y) * 5 / gap)
+            parts.append(rule("leader", start[0], near_x, start[1], near_y))
         parts.append(text(at_x, (box[1] + box[3]) / 2 + 3.8, anchor, name, kind))
     return parts
 
 
-_PLACES = [
-    *((8.0, 0.0), (-8.0, 0.0), (0.0, -12.0), (0.0, 12.0), (7.0, -9.0), (7.0, 9.0), (-7.0, -9.0), (-7.0, 9.0)),
-    *((0.0, -22.0), (0.0, 22.0), (7.0, -19.0), (7.0, 19.0), (-7.0, -19.0), (-7.0, 19.0), (0.0, 33.0), (0.0, -33.0)),
-]
-"""Where a name may stand from its dot, right and down, the best place first."""
+_FAR = 10.0  # from which distance on a name needs a line to its dot
+
+
+def _boxes(name: str, x: float, y: float) -> Iterator[tuple[Box, str]]:
+    """Where a name may stand around its place (x, y), near ones first: its box and the anchor of its text."""
+    width = LETTER * len(name)
+    for away in (8.0, 14.0, 22.0, 32.0, 44.0, 58.0, 74.0, 92.0, 112.0, 134.0, 160.0, 190.0, 220.0):
+        for turn in (0, 8, 4, 12, 2, 14, 6, 10, 1, 15, 7, 9, 3, 13, 5, 11):  # beside it first
+            right, down = math.cos(turn * math.pi / 8), math.sin(turn * math.pi / 8)
+            anchor = "start" if right > 0.3 else "end" if right < -0.3 else "middle"
+            left = x + away * right - {"start": 0.0, "middle": width / 2, "end": width}[anchor]
+            middle = y + (away + _LINE / 2 if anchor == "middle" else away) * down
+            yield (left, middle - _LINE / 2, left + width, middle + _LINE / 2), anchor
+
+
+def _cost(
+    box: Box, x: float, y: float, dots: NDArray[np.float64], placed: Sequence[Box], frame: Box
+) -> tuple[float, float]:
+    """What a name in `box` would cover, and how far it stands from its place and how near to others' dots."""
+    outside = sum(max(frame[i] - box[i], box[i + 2] - frame[i + 2], 0.0) for i in (0, 1))
+    covered = 20 * _inside(dots, box, 4.5) + outside + sum(_overlap(box, other) for other in placed)
+    away = math.hypot(min(max(x, box[0]), box[2]) - x, min(max(y, box[1]), box[3]) - y)
+    return covered, max(away, 8.0) + 2.0 * _inside(dots, box, 9.0)
 
 
 def _inside(dots: NDArray[np.float64], box: Box, margin: float) -> int:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from markupsafe import Markup
@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from translation.evaluation.report.charts import Dot, dot_chart
 from translation.evaluation.report.curves import Chart, charts_of
-from translation.evaluation.report.data import ReportData
+from translation.evaluation.report.data import ReportData, RetrievalRow, TranslationRow
 from translation.evaluation.report.facts import data_facts, duration, machine_facts, memory, settings
 from translation.evaluation.report.plane import plane, points_of
+from translation.evaluation.report.story import tell
 from translation.evaluation.report.verdicts import (
     ARMS,
     CHANCE,
@@ -35,21 +36,25 @@ from translation.evaluation.report.verdicts import (
     baseline_name,
     headlines,
     interval_of,
-    plain_words,
     signed,
     state_of,
     value_of,
     verdicts,
 )
+from translation.evaluation.report.words import ON_CHARTS, TOLD, WHO
 from translation.methods import DEFAULT
 
 if TYPE_CHECKING:
     from index_store.workspace import Workspace
 
+Row = TypeVar("Row", RetrievalRow, TranslationRow)
+
+SHOWN_ROWS = 3  # of them at once; the others are folded away
 MOST_ROWS = 9  # of pictures a section
 LARGEST = 144  # pixels a side that a picture in the page may have
 HEAVIEST = 24_000  # bytes of one picture; a photograph takes a fifth of that
 LOSSLESS = 48  # pixels a side up to which pictures are kept exactly
+NARROW = 340  # of the plane on a telephone, in its units
 CASES = {"best": "best", "random": "at random", "worst": "worst"}
 
 
@@ -72,14 +77,16 @@ def write_report(workspace: Workspace, path: Path, data: ReportData) -> Path:
         number=number, percent=percent, duration=duration, picture=picture, grey=grey, signed=signed, words=words
     )
     found = verdicts(data.translation, data.retrieval)
+    facts = data_facts(workspace, data.attributes_used)
     method = data.config.get("method", DEFAULT)
     page = environment.get_template("template.html.j2").render(
         data=data,
         workspace=str(workspace.path),
         made=datetime.now(UTC).strftime("%d %B %Y, %H:%M UTC").lstrip("0"),
+        story=tell(data, found, images=facts["images"], workspace=str(workspace.path), collapsed=_mask(data)),
+        example=next((row for row in data.translation_rows if row.case == "random" and row.outputs), None),
         findings=summary(data),
-        plain=plain_words(data.translation, data.retrieval),
-        facts=data_facts(workspace, data.attributes_used),
+        facts=facts,
         machine=machine_facts(data.device),
         memory=memory(data.peak_memory),
         seconds=sum(float(stage.get("seconds") or 0) for stage in data.stages),
@@ -88,8 +95,9 @@ def write_report(workspace: Workspace, path: Path, data: ReportData) -> Path:
         translation=_translation(data.translation, found),
         dots=_dots(data.translation),
         curves={stage: charts_of(rows, method) for stage, rows in data.metrics.items()},
-        retrieval_rows=data.retrieval_rows[:MOST_ROWS],
-        translation_rows=data.translation_rows[:MOST_ROWS],
+        retrieval_rows=_each_case_first(data.retrieval_rows[:MOST_ROWS]),
+        translation_rows=_each_case_first(data.translation_rows[:MOST_ROWS]),
+        shown_rows=SHOWN_ROWS,
         cases=CASES,
         arms=ARMS,
     )
@@ -101,15 +109,25 @@ def write_report(workspace: Workspace, path: Path, data: ReportData) -> Path:
 
 
 def summary(data: ReportData) -> list[Verdict]:
-    """The findings for the top of the page, a collapsed mask among them."""
+    """All findings, a collapsed mask among them."""
     found = list(headlines(data.translation, data.retrieval))
+    return found + [Verdict("mask", "mask", "not learned", told) for told in [_mask(data)] if told]
+
+
+def _mask(data: ReportData) -> str:
+    """A sentence where a generator's mask ended open or shut everywhere."""
     for stage, rows in data.metrics.items():
         last = next((row["mask_mean"] for row in reversed(rows) if "mask_mean" in row), None)
         if last is not None and not 0.02 <= last <= 0.98:
             told = "copies its input everywhere" if last < 0.02 else "keeps nothing of its input"
-            text = f"Stage {stage}: the mask's mean ended at {last:.3f}: the generator {told}."
-            found.append(Verdict(stage, "mask", "not learned", text))
-    return found
+            return f"The painter of {stage} {told}: the mean of its mask ended at {last:.3f}."
+    return ""
+
+
+def _each_case_first(rows: Sequence[Row]) -> list[Row]:
+    """The same rows, the first of each case before the others."""
+    first = {row.case: place for place, row in reversed(list(enumerate(rows)))}
+    return [rows[place] for place in sorted(range(len(rows)), key=lambda place: place not in first.values())]
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -120,8 +138,8 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def percent(value: float | None) -> str:
-    """A share as whole percents."""
-    return "–" if value is None else f"{100 * value:.0f} %"
+    """A share as whole percents, kept on one line."""
+    return "–" if value is None else f"{100 * value:.0f}\N{NO-BREAK SPACE}%"
 
 
 def words(name: str) -> str:
@@ -188,27 +206,28 @@ def _retrieval(retrieval: Mapping[str, Any] | None, found: Sequence[Verdict]) ->
             }
         )
     label = "What each retrieval finds of the labels asked for and of the query's other labels"
-    drawn = plane(points_of(retrieval), retrieval.get("late_fusion_curve") or [], label=label)
-    return {**retrieval, "rows": rows, "attributes_table": attributes, "plane": drawn}
+    points, curve = points_of(retrieval), retrieval.get("late_fusion_curve") or []
+    drawn = {
+        "plane": plane(points, curve, label=label),
+        "plane_narrow": plane(points, curve, label=label, width=NARROW),
+    }
+    return {**retrieval, "rows": rows, "attributes_table": attributes, **drawn}
 
 
 def _translation(translation: Mapping[str, Any] | None, found: Sequence[Verdict]) -> dict[str, Any] | None:
-    """The table of arms: `columns` (measure, heading) that any arm has; cells are (value, interval, digits)."""
+    """`who` is compared, the table of arms (a measure a row; cells are (value, interval, digits)), and `against`."""
     if not translation:
         return None
     arms = arms_of(translation)
-    floor = translation.get("floor") or {}
-    columns = [m for m in MEASURES if any(value_of(translation, arm, m) is not None for arm in arms)]
-    rows = [
+    measures = [m for m in MEASURES if any(value_of(translation, arm, m) is not None for arm in arms)]
+    floor = {m: value for m, value in (translation.get("floor") or {}).items() if m in measures and value is not None}
+    columns = [
         {
             "name": ARMS[arm],
-            "control": arm in CONTROLS,
-            "cells": [
-                (value_of(translation, arm, m), interval_of(translation, arm, m), 2 if m in FRECHET else 3)
-                for m in columns
-            ],
-            "n": translation[arm].get("n"),
-            "state": state_of(found, arm, "accuracy_changed"),
+            "cells": {
+                m: (value_of(translation, arm, m), interval_of(translation, arm, m), 2 if m in FRECHET else 3)
+                for m in measures
+            },
         }
         for arm in arms
     ]
@@ -217,11 +236,12 @@ def _translation(translation: Mapping[str, Any] | None, found: Sequence[Verdict]
         if v.gap:
             against.setdefault(v.subject, {})[v.measure] = v
     return {
-        "columns": [(m, MEASURES[m]) for m in columns],
-        "rows": rows,
-        "floor": [floor.get(m) for m in columns],
+        "who": [(ARMS[arm], WHO[arm]) for arm in arms],
+        "measures": [(m, MEASURES[m], TOLD.get(m, "")) for m in measures],
+        "arms": columns,
+        "floor": floor,
         "against": against,
-        "measures": [(m, MEASURES[m]) for m in MEASURES if any(m in row for row in against.values())],
+        "compared": [(m, MEASURES[m]) for m in MEASURES if any(m in row for row in against.values())],
         "classifier": translation.get("classifier"),
         "protocol": translation.get("protocol"),
     }
@@ -234,7 +254,7 @@ def _dots(translation: Mapping[str, Any] | None) -> list[Chart]:
     charts = []
     for measure in ("accuracy_changed", "accuracy_kept", "truth", "truth_edit"):
         dots = [
-            Dot(arm.replace("stage1", "stage 1"), value, interval_of(translation, arm, measure), arm in CONTROLS)
+            Dot(ON_CHARTS.get(arm, arm), value, interval_of(translation, arm, measure), arm in CONTROLS)
             for arm in arms_of(translation)
             if (value := value_of(translation, arm, measure)) is not None
         ]

@@ -48,7 +48,7 @@ MEASURES = {
     "lpips": "LPIPS",
 }
 ARMS = {
-    "stage1": "stage 1 alone",
+    "stage1": "first training alone",
     "unguided": "unguided",
     "random": "random neighbours",
     "guided": "guided",

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from translation.evaluation.report.charts import LETTER
 from translation.evaluation.report.plane import Point, draw_plane, plane, points_of
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -29,18 +30,26 @@ def test_points_stand_where_their_numbers_are() -> None:
     assert len(line.get("points", "").split()) == len(CURVE)
 
 
-def test_names_are_told_apart_and_stay_on_the_page() -> None:
-    root = ET.fromstring(str(plane(POINTS, CURVE, label="x")))
+CROWDED = [Point(f"retrieval number {i}", 0.9 + i / 400, 0.75 + (i % 3) / 300, control=True) for i in range(9)]
+
+
+@pytest.mark.parametrize("points", [POINTS, CROWDED], ids=["few", "crowded"])
+@pytest.mark.parametrize("width", [560, 340])
+def test_names_are_told_apart_stay_on_the_page_and_lie_on_no_point(points: list[Point], width: int) -> None:
+    root = ET.fromstring(str(plane(points, CURVE, label="x", width=width)))
+    height = float(root.get("viewBox", "").split()[3])
+    dots = [(float(c.get("cx", "")), float(c.get("cy", "")), float(c.get("r", ""))) for c in root.iter("circle")]
     boxes = []
     for one in root.iter("text"):
-        if one.get("class", "").startswith("name"):
-            x, y, width = float(one.get("x", "")), float(one.get("y", "")), 5.3 * len(one.text or "")
-            left = x - {"start": 0, "middle": width / 2, "end": width}[one.get("text-anchor", "")]
-            boxes.append((left, y - 9, left + width, y + 3))
-    assert len(boxes) == len(POINTS)
+        if one.get("class", "").startswith("name") or "of content" in (one.text or ""):
+            x, y, long = float(one.get("x", "")), float(one.get("y", "")), LETTER * len(one.text or "")
+            left = x - {"start": 0, "middle": long / 2, "end": long}[one.get("text-anchor", "")]
+            boxes.append((left, y - 9, left + long, y + 2))
+    assert len(boxes) == len(points) + 2
     for i, a in enumerate(boxes):
-        assert a[0] >= 0 and a[2] <= 560 and a[1] >= 0 and a[3] <= 380
+        assert a[0] >= 0 and a[2] <= width and a[1] >= 0 and a[3] <= height
         assert not any(a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3] for b in boxes[:i])
+        assert not any(a[0] < x + r and x - r < a[2] and a[1] < y + r and y - r < a[3] for x, y, r in dots)
 
 
 def test_a_file_of_its_own_is_whole_and_has_its_colours(tmp_path: Path) -> None:

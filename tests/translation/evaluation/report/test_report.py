@@ -208,7 +208,7 @@ def test_parts_that_were_not_measured_are_left_out(workspace: Workspace, tmp_pat
     assert 'id="curves"' not in text
     bare = {"unguided": arm(0.8, truth=None), "copy": arm(0.1, truth=None), "guided": None}
     text, _ = read(write_report(workspace, tmp_path / "bare.html", plain(translation=bare)))
-    assert "distance to the truth</th>" not in text
+    assert "distance to the truth" not in text
     assert "FD-judge" not in text
     text, _ = read(write_report(workspace, tmp_path / "searched.html", plain(retrieval=RETRIEVAL)))
     assert "most found</th>" not in text
@@ -309,9 +309,9 @@ def test_what_was_trained_too_shortly_is_said_before_anything_and_compares_no_ar
     short = {**TRANSLATION, "steps": steps, "classifier": {"accuracy": 0.9, "steps": 30, "planned_steps": 100}}
     told = headlines(short, RETRIEVAL)
     assert told[0].text == (
-        "Too short to draw conclusions: stage 1 made 18 steps of the 200 that show anything, the shortest "
-        "arm made 2 of 50 and the classifier that judges made 30 of its 100 (--classifier-minutes). Give it about 25 "
-        "times the time."
+        "Too short to draw conclusions: the first training (stage 1) made 18 steps of the 200 that show anything, the "
+        "shortest of the trainings that are compared made 2 steps of 50 and the classifier that judges made 30 of its "
+        "100 (--classifier-minutes). Give it about 25 times the time."
     )
     assert plain_words(short, RETRIEVAL).startswith("Too short") and "Guidance" not in plain_words(short, RETRIEVAL)
     assert not any(" against " in v.subject for v in told)
