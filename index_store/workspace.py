@@ -20,7 +20,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from index_store import forking, places, runs
+from index_store import forking, places, runcare, runs
 from index_store.attributes import AttributeSchema
 from index_store.catalog import Catalog
 from index_store.decoding import read_file
@@ -332,8 +332,20 @@ class Workspace:
         return runs.list_runs(self.catalog, stage)
 
     def run(self, id: str) -> RunRecord:
-        """Return one run; RgunitError lists the ids."""
+        """Return one run, by its id or its name; RgunitError lists them."""
         return runs.get_run(self.catalog, id)
+
+    def rename_run(self, id: str, name: str) -> RunRecord:
+        """Give a run a name by which it can be asked for too; "" takes it away."""
+        return runcare.rename_run(self.catalog, id, name)
+
+    def delete_runs(self, ids: Sequence[str], *, images: bool = False) -> list[RunRecord]:
+        """Delete runs with all of their files; RgunitError where one is being trained or another refers to it.
+
+        One that made images of the workspace is refused, or with `images` they are deleted too. A kill leaves each run
+        whole or gone.
+        """
+        return runcare.delete_runs(self.catalog, ids, images=images)
 
     def meta(self, key: str) -> str | None:
         """Return a small value that was set, None if it never was."""
