@@ -28,6 +28,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from index_store.errors import ImageRefused, RgunitError, UsageError
+from index_store.layouts import check_readings, understood
+from index_store.splits import untested
 from index_store.workspace import Workspace as _Workspace
 
 if TYPE_CHECKING:
@@ -64,7 +66,8 @@ class Added:
     """What `Workspace.add` did: images added, already there, refused [{path, reason}], and all that there are now.
 
     And what else it saw: `updated` images with their columns {name: images}; paths of images that were found at another
-    place, are other pictures now, are gone, or stay dark in deep grey; `notes` on columns that became text.
+    place, are other pictures now, are gone, or stay dark in deep grey; `notes` on columns that became text and splits;
+    `understood`, how the labels were read.
     """
 
     added: int
@@ -78,9 +81,10 @@ class Added:
     gone: list[str] = field(default_factory=list)
     dark: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    understood: list[str] = field(default_factory=list)
 
 
-_SEEN = ("moved", "replaced", "gone", "dark", "notes")
+_SEEN = ("moved", "replaced", "gone", "dark")
 
 
 class Workspace(_Workspace):
@@ -97,13 +101,17 @@ class Workspace(_Workspace):
         groups: Sequence[str] = (),
         update: bool = False,
         white_level: float | None = None,
+        domains: Sequence[str] = (),
     ) -> Added:
         """Register the images of folders or files where they are, as `rgunit add` does.
 
         `attributes`: a CSV of labels; `groups`: attributes of which at most one is true, "A|B|C".
-        `update` takes labels, split and texts of known images anew; `white_level` is what is white in deep grey.
+        `update` takes labels, split and texts of known images anew; `white_level` is what is white in deep grey;
+        `domains`: names of folders that are the domains.
         """
         given = [paths] if isinstance(paths, str | Path) else list(paths)
+        if attributes is None and origin == "real" and not domains and len(given) > 1:
+            check_readings([Path(path).absolute() for path in given], [self.path])
         reports = [
             self.add_images(
                 Path(path),
@@ -114,9 +122,11 @@ class Workspace(_Workspace):
                 groups=_names(groups),
                 update=update,
                 white_level=white_level,
+                domains=_names(domains),
             )
             for path in given
         ]
+        notes = [note for report in reports for note in report.notes]
         return Added(
             added=sum(report.added for report in reports),
             duplicates=sum(report.duplicates for report in reports),
@@ -124,6 +134,8 @@ class Workspace(_Workspace):
             total=len(self.images()),
             updated=sum(report.updated for report in reports),
             changes=dict(sum((Counter(report.changes) for report in reports), Counter())),
+            notes=[*notes, *([note] if (note := untested(self)) else [])],
+            understood=understood(report.reading for report in reports),
             **{name: [one for report in reports for one in getattr(report, name)] for name in _SEEN},
         )
 

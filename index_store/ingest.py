@@ -22,7 +22,7 @@ from index_store.errors import ImageRefused, RgunitError, UsageError
 from index_store.features import Record
 from index_store.files import image_files
 from index_store.images import check_image
-from index_store.layouts import find_labels, splits_of_folders
+from index_store.layouts import Reading, find_labels, splits_of_folders
 from index_store.matching import Files
 from index_store.names import is_text, printable, quoted, same, typed_split
 from index_store.replay import schema_header
@@ -41,7 +41,7 @@ class AddReport:
 
     `notes`: what a reader should know of the labels. `dark`: deep pictures that stay below an eighth of white. `moved`,
     `replaced` and `gone`: images that were found at another place, whose file is another picture now, whose file is
-    lost. `updated` images changed, in the columns of `changes` {name: images}.
+    lost. `updated` images changed, in the columns of `changes` {name: images}. `reading`: how the labels were read.
     """
 
     added: int
@@ -58,6 +58,7 @@ class AddReport:
     gone: list[str] = field(default_factory=list)
     updated: int = 0
     changes: dict[str, int] = field(default_factory=dict)
+    reading: Reading = field(default_factory=Reading)
 
 
 def add_images(
@@ -72,6 +73,7 @@ def add_images(
     progress: Progress | None,
     update: bool = False,
     white_level: float | None = None,
+    domains: Sequence[str] = (),
 ) -> AddReport:
     """Register the images of a folder (or one file); see `Workspace.add_images`."""
     path = Path(path).absolute()
@@ -89,7 +91,12 @@ def add_images(
         before = catalog.schema()
     leave = [catalog.folder, *([Path(attributes).absolute()] if attributes else [])]
     known = Known(before, tuple(known_fields(catalog)), update, split is not None)
-    table = find_labels(path, attributes, known, origin == "real", leave)
+    named = tuple(dict.fromkeys(same(name) for name in domains))
+    if named and (attributes is not None or origin != "real"):
+        raise UsageError(
+            "--domains reads labels from folders: it goes with neither --attributes nor --origin unlabelled"
+        )
+    table = find_labels(path, attributes, known, origin == "real", leave, named)
     if table is None and origin == "real":
         raise RgunitError(f"{path} has no labels: pass --attributes FILE, or --origin unlabelled")
     if table is not None and not table.attributes and origin == "real":
@@ -151,6 +158,7 @@ def add_images(
         tally.gone,
         tally.updated,
         {(quoted(name)): count for name, count in tally.changes.most_common()},
+        Reading.of(table, named=bool(named)),
     )
 
 

@@ -85,6 +85,17 @@ def told(workspace: Workspace) -> SplitReport:
     return SplitReport(0, by_split, int(np.isin(tested, learned).sum()))
 
 
+def untested(workspace: Workspace) -> str | None:
+    """What to say of a workspace whose labelled images are all for training; None where there is no need."""
+    splits = set(map(str, workspace.images("origin=real").split))
+    if not splits or "test" in splits:
+        return None
+    return (
+        f"no image is in split test (there are: {', '.join(sorted(splits))}), so nothing can be evaluated: "
+        "`rgunit split --test 0.2` draws some"
+    )
+
+
 def _keys(workspace: Workspace, table: ImageTable, by: str | None) -> list[str]:
     """What is hashed of each image: its content, or its value of a text column where it has one."""
     with workspace.catalog.reading() as connection:

@@ -131,13 +131,14 @@ class Workspace:
         progress: Progress | None = None,
         update: bool = False,
         white_level: float | None = None,
+        domains: Sequence[str] = (),
     ) -> AddReport:
         """Register the images of a folder where they lie, in durable batches; running it again changes nothing.
 
         `attributes` is a CSV (or a `metadata.csv|jsonl` in the folder); `groups` like "Black_Hair|Blond_Hair";
         `progress(done, total)` is called after each batch. Broken files are refused one by one with a reason. Of images
         that are known already `update` takes the labels, split and texts anew; else what contradicts is told.
-        `white_level` is the value that is white in deep grey.
+        `white_level` is the value that is white in deep grey; `domains` are names of folders that are the domains.
         """
         return add_images(
             self.catalog,
@@ -150,6 +151,7 @@ class Workspace:
             progress=progress,
             update=update,
             white_level=white_level,
+            domains=domains,
         )
 
     def add_generated(self, items: Sequence[GeneratedImage]) -> npt.NDArray[np.int64]:
