@@ -213,7 +213,8 @@ class Translated:
     """A translation, `pixels` uint8 [H, W, 3]. `source`: the picture as given; `target`: {attribute: 1, 0 or None}.
 
     `mask` uint8 [H, W, 3], where the method has one: black keeps the source. `neighbours`: the images that guided it,
-    [{image_id, path, origin}], nearest first.
+    [{image_id, path, origin, distance}], nearest first. `box`: the part that was translated (left, top, width, height),
+    None where it is all.
     """
 
     source: Any = field(repr=False)
@@ -221,6 +222,7 @@ class Translated:
     pixels: Pixels = field(repr=False)
     mask: Pixels | None = field(repr=False)
     neighbours: tuple[dict[str, Any], ...] = field(repr=False)
+    box: tuple[int, int, int, int] | None = None
 
     @property
     def image(self) -> Image.Image:
@@ -275,16 +277,19 @@ class Translator:
         guidance: float = 1.0,
         k: int | None = None,
         size: int | None = None,
+        box: tuple[int, int, int, int] | None = None,
+        fit: bool = False,
         seed: int = 0,
     ) -> list[Translated]:
         """Translations of a picture, of several, or of a folder's: pictures × samples in one list.
 
         `to` is an edit ("+Blond_Hair -Male"), `style_of` a picture whose style is taken; a run that learned one
         direction needs neither. `guidance` in [0, 1] has no effect on a run without neighbours. What is no image in a
-        folder is left out.
+        folder is left out. A run of squares translates the middle of a picture, or `box` (left, top, width, height), or
+        with `fit` all of it; the rest is as it was.
         """
-        from translation.indexing import neighbour_table
-        from translation.inference import prepare_work
+        from translation.framing import Framing, parse_box
+        from translation.inference import neighbour_rows, prepare_work
 
         work: Work = prepare_work(
             self.workspace,
@@ -296,15 +301,15 @@ class Translator:
             k=k,
             size=size,
             max_pixels=None,
+            framing=Framing(None if box is None else parse_box(",".join(map(str, box))), fit),
             seed=seed,
         )
         found: list[Translated] = []
         for source, read in _read(work, pictures):
             for sample in range(samples):
                 made = work.translate(read, sample)
-                known = neighbour_table(self.workspace, made.ids)
-                near = tuple(known[int(i)] for i in made.ids[0])
-                found.append(Translated(source, made.target, made.pixels, made.mask, near))
+                near = tuple(neighbour_rows(self.workspace, made))
+                found.append(Translated(source, made.target, made.pixels, made.mask, near, read.part))
         return found
 
 
