@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -61,6 +62,28 @@ Pixels = NDArray[np.uint8]
 Settings = Mapping[str, Any]
 
 
+_OPTION = re.compile(r"(?<![\w-])--([a-z][a-z-]*)( (?=['\"A-Z\d+-]))?|(?<![\w-])-k\b")
+_CALLED = {"set": "settings", "resume": "resume=True", "allow-changes": 'resume="changed"', "from": "start"}
+
+
+@contextmanager
+def _said() -> Iterator[None]:
+    """Errors in the words of Python: options of the command as arguments; whole commands in `…` stay as they are."""
+    try:
+        yield
+    except RgunitError as error:
+        parts = str(error).split("`")
+        parts[::2] = [_OPTION.sub(_as_argument, part) for part in parts[::2]]
+        error.args = ("`".join(parts), *error.args[1:])
+        raise
+
+
+def _as_argument(option: re.Match[str]) -> str:
+    """`--style-of` as style_of; with a value behind it, `--to '+A'`, as to='+A'."""
+    name, value = option[1] or "k", option[2] or ""
+    return _CALLED[name] + value if name in _CALLED else name.replace("-", "_") + ("=" if value else "")
+
+
 @dataclass(frozen=True)
 class Added:
     """What `Workspace.add` did: images added, already there, refused [{path, reason}], and all that there are now.
@@ -90,6 +113,7 @@ _SEEN = ("moved", "replaced", "gone", "dark")
 class Workspace(_Workspace):
     """A collection with its labels, vectors and runs, in a folder; a context manager."""
 
+    @_said()
     def add(
         self,
         paths: str | Path | Sequence[str | Path],
@@ -240,6 +264,7 @@ class Translator:
         self._loaded = Loaded.load(workspace, run, device)
 
     @staticmethod
+    @_said()
     def open(workspace: str | Path | _Workspace, run: str | None = None, *, device: str = "auto") -> Translator:
         """The translator of a run; by default the newest guided one, else the newest of stage 1."""
         if isinstance(workspace, _Workspace):
@@ -267,6 +292,7 @@ class Translator:
         """Those that it can edit."""
         return self._loaded.schema.names
 
+    @_said()
     def translate(
         self,
         pictures: str | Path | Image.Image | Pixels | Tensor | Sequence[Any],
@@ -313,6 +339,7 @@ class Translator:
         return found
 
 
+@_said()
 def run(
     workspace: str | Path | _Workspace,
     *,
@@ -338,6 +365,7 @@ def run(
     )
 
 
+@_said()
 def train(
     workspace: str | Path | _Workspace,
     stage: Literal["translation", "retrieval", "guided"],
@@ -372,6 +400,7 @@ def train(
     return Run(made.run.id, made.run.stage, made.steps, made.seconds, made.metrics, made.stopped)
 
 
+@_said()
 def query(
     workspace: str | Path | _Workspace,
     picture: str | Path | Image.Image | Pixels | Tensor,
@@ -397,6 +426,7 @@ def query(
         )
 
 
+@_said()
 def evaluate(workspace: str | Path | _Workspace, what: Literal["retrieval", "translation"], **options: Any) -> Result:
     """The keys of `rgunit evaluate retrieval` or `translation`; `options` are split, run, seed, device and more:
     of `RetrievalProtocol`, or of `translation.evaluate_translation_runs`."""

@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
     from index_store.workspace import Workspace
 
-group = typer.Typer(rich_markup_mode=None, help="Build, check and repair the vectors that are searched.")
+group = typer.Typer(
+    rich_markup_mode=None,
+    help="Build, check and repair the vectors that are searched.",
+    epilog="\b\nExamples:\n  rgunit -w faces index build\n  rgunit -w faces index verify --images\n"
+    "  rgunit -w faces index remove --where origin=generated",
+)
 
 
 def register(app: typer.Typer) -> None:

@@ -52,6 +52,7 @@ class Bars(Progress):
         self._name = ""
         self._started = self._told = time.monotonic()
         self._first = stage
+        self._said: set[str] = set()
 
     def __enter__(self) -> Bars:
         if self._live:
@@ -95,8 +96,10 @@ class Bars(Progress):
             self._line(f"{self._title}: {done}/{total}{', ' + left if left else ''}")
 
     def note(self, text: str) -> None:
-        """Show a line that stays."""
-        self._line(f"note: {text}")
+        """Show a line that stays; what was said already (of another stage) is not said again."""
+        if text not in self._said:
+            self._said.add(text)
+            self._line(f"note: {text}")
 
     @property
     def _title(self) -> str:

@@ -18,7 +18,7 @@ from index_store.attributes import AttributeSchema
 from index_store.errors import RgunitError
 from index_store.files import CELEBA, METADATA, entries_of, image_files, may_be_picture
 from index_store.names import SPLIT_NUMBERS, SPLIT_WORDS, quoted, same, split_meant
-from index_store.tables import NOT_TOLD, Known, LabelTable, classify, read_labels
+from index_store.tables import NOT_TOLD, Known, LabelTable, classify, read_labels, read_text
 
 _SIDE = re.compile(rf"({'|'.join(sorted(SPLIT_WORDS, key=len, reverse=True))})[ _-]?(.+)", re.IGNORECASE)
 
@@ -161,8 +161,10 @@ def _placed(root: Path, names: Sequence[str], leave: Sequence[Path]) -> list[str
 def _lines(file: Path) -> list[str]:
     """Return the lines of a text file that hold something."""
     try:
-        return [line for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
+        return [line for line in read_text(file).splitlines() if line.strip()]
+    except OSError as error:
+        raise RgunitError(f"{file}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
         raise RgunitError(f"{file}: cannot be read ({error})") from error
 
 

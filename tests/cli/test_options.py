@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from PIL import Image
 from cli.drawing import span
 from cli.settings import globals_first
 from index_store.errors import UsageError
+from tests.places import ROOT
 
 COMMANDS = (
     "add",
@@ -25,6 +28,8 @@ COMMANDS = (
     "translate",
     "index",
     "evaluate",
+    "runs",
+    "split",
 )
 
 
@@ -61,11 +66,11 @@ def test_no_words_at_all_show_the_help(rgunit) -> None:
         sys.argv = monkey
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "index build", "index remove", "evaluate translation"])
+@pytest.mark.parametrize("command", [*COMMANDS, "index build", "index remove", "evaluate translation", "runs delete"])
 def test_every_command_explains_itself_with_an_example(rgunit, command: str) -> None:
     answer = rgunit(*command.split(), "--help")
     assert answer.status == 0
-    assert "Example" in answer.out or command in ("index", "evaluate")
+    assert "Example" in answer.out
 
 
 @pytest.mark.parametrize(
@@ -124,13 +129,14 @@ def test_an_unexpected_failure_names_its_type_and_hides_its_traceback(
     assert "Traceback" in rgunit("-w", labelled, "info", "--debug").err
 
 
-def test_ctrl_c_outside_training_is_one_word(rgunit, labelled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_says_how_to_go_on(rgunit, labelled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(self: object, *words: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("index_store.workspace.Workspace.runs", interrupted)
     answer = rgunit("-w", labelled, "info", "--json")
-    assert (answer.status, answer.err, answer.json) == (1, "stopped\n", {"error": "stopped"})
+    told = f"stopped, what was done is kept: continue with the same command: rgunit -w {labelled} info --json"
+    assert (answer.status, answer.err, answer.json) == (130, told + "\n", {"error": told})
 
 
 @pytest.mark.parametrize(
@@ -139,3 +145,13 @@ def test_ctrl_c_outside_training_is_one_word(rgunit, labelled: Path, monkeypatch
 )
 def test_times_are_told_in_words(seconds: float, words: str) -> None:
     assert span(seconds) == words
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_completes_commands_and_options(process, tmp_path: Path, shell: str) -> None:
+    words = {"COMP_WORDS": "rgunit tran", "COMP_CWORD": "1", "_TYPER_COMPLETE_ARGS": "rgunit tran"}
+    environment = {**os.environ, **words, "_RGUNIT_COMPLETE": f"complete_{shell}", "PYTHONPATH": str(ROOT)}
+    environment |= {"_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    program = "import sys; from cli.main import main; sys.exit(main([]))"
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
+    assert "translate" in done.stdout and "train" not in done.stdout.replace("translate", ""), done.stderr

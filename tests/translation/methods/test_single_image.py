@@ -179,3 +179,11 @@ def test_it_resumes_bit_for_bit_and_translates_at_the_pictures_own_size(pictures
         open_arms(pictures, device="cpu")
     with pytest.raises(UsageError, match="nothing to retrieve or to evaluate"):
         run_all(pictures, tiny(), device="cpu")
+
+
+def test_a_picture_that_is_enlarged_to_a_crop_is_told(pictures: Workspace) -> None:
+    notes = Notes()
+    tell_if_enlarged(pictures, tiny("data.size=96"), notes, (ONE, OTHER))
+    assert notes.told and all("is enlarged to crops of 96 px (data.size)" in note for note in notes.told)
+    tell_if_enlarged(pictures, tiny(), silent := Notes(), (ONE, OTHER))
+    assert silent.told == []
