@@ -164,8 +164,10 @@ def _show(settings: Settings, workspace: Workspace, *, check: bool, pictures: st
     problems = list(report.problems) if report else []
     remedy = ": `rgunit index rebuild` repairs what can be repaired" if problems else ""
     if pictures:
-        with suppress(RgunitError):  # of a damaged catalog, which is already named
-            problems += workspace.check_images(every=pictures == "all")
+        from cli.progress import Bars
+
+        with suppress(RgunitError), Bars("looking at images") as bars:  # of a damaged catalog, which is already named
+            problems += workspace.check_images(every=pictures == "all", progress=bars.step)
     counts: dict[str, Any] = {"vectors": 0, "shards": 0, "images": 0, "encoders": []}
     with suppress(RgunitError) if problems else nullcontext():  # a damaged catalog may not be readable
         counts = _counts(workspace)

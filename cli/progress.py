@@ -87,7 +87,7 @@ class Bars(Progress):
         if done >= total and not self._live:
             return
         self._told = now
-        if seconds_left is None and 0 < done < total:
+        if seconds_left is None and max(1, total // 200) < done < total:  # the first ones wait for those beside them
             seconds_left = (now - self._started) / done * (total - done)
         left = f"{span(max(1.0, round(seconds_left)))} left" if seconds_left and done < total else ""
         if self._task is not None:

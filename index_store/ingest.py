@@ -127,17 +127,13 @@ def add_images(
     folders = dict(zip(files, sides, strict=True)) if sides else {}
     catalog.begin()
     adder = Adder(catalog, Terms(schema, table, origin, split, split_by, update, folders), tally)
-    done = 0
     sizes: dict[tuple[int, int], int] = {}
-    for batch in _checked(wanted, whites, _known_whites(catalog)):
+    for batch in _checked(wanted, whites, _known_whites(catalog), progress):
         adder.take(batch)
-        done += len(batch)
         for file in batch:
             if file.checked:
                 shape = (file.checked.width, file.checked.height)
                 sizes[shape] = sizes.get(shape, 0) + (not file.checked.converted)
-        if progress:
-            progress(done, len(wanted))
     adder.finish(path if path.is_dir() else None)
     if adder.schema != catalog.schema():
         catalog.write(Record("schema", schema_header(schema)))
@@ -214,9 +210,12 @@ def _check(path: Path, row: int, white: float | None, known: Mapping[str, float]
 
 
 def _checked(
-    wanted: list[tuple[Path, int]], whites: list[float | None], known: Mapping[str, float]
+    wanted: list[tuple[Path, int]],
+    whites: list[float | None],
+    known: Mapping[str, float],
+    progress: Progress | None,
 ) -> Iterator[list[File]]:
-    """Check files in parallel threads, a batch at a time, the next batch while the last is written."""
+    """Check files in parallel threads, a batch at a time, the next batch while the last is written; tell each file."""
     entries = [(path, row, white, known) for (path, row), white in zip(wanted, whites, strict=True)]
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         batches = [entries[start : start + BATCH] for start in range(0, len(entries), BATCH)]
@@ -224,4 +223,9 @@ def _checked(
         for place in range(len(batches)):
             futures = ahead
             ahead = [pool.submit(_check, *entry) for entry in batches[place + 1]] if place + 1 < len(batches) else []
-            yield [future.result() for future in futures]
+            checked = []
+            for future in futures:
+                checked.append(future.result())
+                if progress:
+                    progress(place * BATCH + len(checked), len(wanted))
+            yield checked

@@ -136,7 +136,7 @@ class Workspace:
         """Register the images of a folder where they lie, in durable batches; running it again changes nothing.
 
         `attributes` is a CSV (or a `metadata.csv|jsonl` in the folder); `groups` like "Black_Hair|Blond_Hair";
-        `progress(done, total)` is called after each batch. Broken files are refused one by one with a reason. Of images
+        `progress(done, total)` is called after each file. Broken files are refused one by one with a reason. Of images
         that are known already `update` takes the labels, split and texts anew; else what contradicts is told.
         `white_level` is the value that is white in deep grey; `domains` are names of folders that are the domains.
         """
@@ -244,12 +244,12 @@ class Workspace:
         table = self._all()
         return read_image(path, size=size, white=table.white(int(table.places(np.array([number]))[0])))
 
-    def check_images(self, *, every: bool = False) -> list[str]:
+    def check_images(self, *, every: bool = False, progress: Progress | None = None) -> list[str]:
         """Return a line on each picture that is missing, on each generated one (with `every` on any) that has changed.
 
         `store().verify()` checks everything else.
         """
-        return check_images(self.catalog, every=every)
+        return check_images(self.catalog, every=every, progress=progress)
 
     def load(self, ids: npt.ArrayLike, size: int) -> Pixels:
         """Decode images to uint8 [n, size, size, 3], centre-cropped and resized, in the order given."""

@@ -14,8 +14,10 @@ from safetensors.torch import load_file
 from index_store.errors import RgunitError, UsageError
 from index_store.runs import CHECKPOINT
 from index_store.workspace import Workspace
+from tests.translation.small import Notes
 from translation.config import Config, load_config
 from translation.evaluation.arms import open_arms
+from translation.fitting import tell_if_enlarged
 from translation.inference import translate_images
 from translation.methods.single_image import SingleImage
 from translation.pipeline import run_all
