@@ -220,12 +220,16 @@ def _checked(
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         batches = [entries[start : start + BATCH] for start in range(0, len(entries), BATCH)]
         ahead = [pool.submit(_check, *entry) for entry in batches[0]] if batches else []
-        for place in range(len(batches)):
-            futures = ahead
-            ahead = [pool.submit(_check, *entry) for entry in batches[place + 1]] if place + 1 < len(batches) else []
-            checked = []
-            for future in futures:
-                checked.append(future.result())
-                if progress:
-                    progress(place * BATCH + len(checked), len(wanted))
-            yield checked
+        try:
+            for place in range(len(batches)):
+                futures = ahead
+                ahead = [pool.submit(_check, *one) for one in batches[place + 1]] if place + 1 < len(batches) else []
+                checked = []
+                for future in futures:
+                    checked.append(future.result())
+                    if progress:
+                        progress(place * BATCH + len(checked), len(wanted))
+                yield checked
+        except BaseException:  # Ctrl-C does not wait for what is in line
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from index_store.catalog import Catalog
 
 SUFFIX = ".deleting"
+_RUN = re.compile(r"r([0-9]{1,15})-[a-z]+", re.ASCII)
 _NAME = re.compile(rf"(r([0-9]{{1,15}}))-[a-z]+{re.escape(SUFFIX)}", re.ASCII)
 
 
@@ -44,6 +45,17 @@ def empty(catalog: Catalog) -> None:
             _forget(catalog, name, number)
         shutil.rmtree(path)
         sync_folder(path.parent)
+    _drop_unnamed(catalog)
+
+
+def _drop_unnamed(catalog: Catalog) -> None:
+    """Take away the empty folder of a run whose making was killed before its row was there."""
+    with catalog.reading() as connection:
+        numbers = set(connection.execute(sa.select(RUNS.c.number)).scalars())
+    for path in (catalog.folder / "runs").glob("r*-*"):
+        name = _RUN.fullmatch(path.name)
+        if name and int(name[1]) not in numbers and path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
+            path.rmdir()
 
 
 def _forget(catalog: Catalog, name: str, number: int) -> None:

@@ -61,7 +61,8 @@ def workspace_inputs(workspace: Workspace, where: str) -> list[Input]:
 
     RgunitError where none does. One whose file is gone or damaged is left out later, and told.
     """
-    table = workspace.images(where if "origin=" in where else f"{where} origin=real|unlabelled")
+    origins = workspace.schema.filter(where).origin
+    table = workspace.images(where if origins else f"{where} origin=real|unlabelled")
     if not len(table):
         raise RgunitError(f"no image passes the filter {where!r}: widen it")
     return [Input(Path(path), Path(path).stem, workspace.path) for path in table.paths]

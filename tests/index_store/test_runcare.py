@@ -90,6 +90,14 @@ def test_a_number_is_never_used_again(workspace) -> None:
         assert again.add_run("evaluate", "demo", {}).id == "r6"
 
 
+def test_a_folder_that_a_killed_start_left_empty_goes(workspace) -> None:
+    for name in ("r5-guided", "r6-guided"):
+        (workspace.path / "runs" / name).mkdir()
+    (workspace.path / "runs" / "r6-guided" / "mine.txt").write_text("not ours to delete")
+    workspace.set_meta("any", "change")
+    assert folders(workspace) == ["r1-translation", "r2-retrieval", "r3-guided", "r4-evaluate", "r6-guided"]
+
+
 def test_a_run_that_is_being_trained_is_kept(workspace) -> None:
     workspace.add_run("translation", "demo", {})
     with pytest.raises(RgunitError, match="r5 is being trained"):
