@@ -173,7 +173,7 @@ def _draw(console: Console, told: dict[str, Any], target: str) -> None:
         if one["neighbours"]:
             guides = ", ".join(shortest(near["path"]) for near in one["neighbours"])
             plain(console, f"  guided by {guides}", style="dim")
-    parts = sum(one["box"] is not None for one in told["outputs"])
+    parts = len({one["source"] for one in told["outputs"] if one["box"] is not None})
     if parts:
         plain(
             console,

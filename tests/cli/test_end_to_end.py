@@ -224,7 +224,11 @@ def test_ctrl_c_while_run_indexes_says_how_to_go_on(
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(Bars, "stage", stage)
-    answer = rgunit("-w", tmp_path / "w", "run", "--preset", "demo", "--attributes-used", USED, *SETTINGS, "--json")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
+    try:
+        answer = rgunit("-w", tmp_path / "w", "run", "--preset", "demo", "--attributes-used", USED, *SETTINGS, "--json")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert answer.status == 130 and "Traceback" not in answer.err
     assert answer.json["error"].startswith("stopped, what was done is kept: continue with the same command: rgunit -w")
     runs = rgunit("-w", tmp_path / "w", "runs", "--json").json["runs"]
