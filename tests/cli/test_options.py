@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from cli.drawing import span
+from cli.progress import Bars
 from cli.settings import globals_first
 from index_store.errors import UsageError
 from tests.places import ROOT
@@ -155,3 +156,30 @@ def test_a_shell_completes_commands_and_options(process, tmp_path: Path, shell: 
     program = "import sys; from cli.main import main; sys.exit(main([]))"
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
     assert "translate" in done.stdout and "train" not in done.stdout.replace("translate", ""), done.stderr
+
+
+def test_add_says_what_it_read_and_that_nothing_is_left_to_test_on(rgunit, tmp_path: Path) -> None:
+    for number, name in enumerate(("photo/dog", "photo/cat", "sketch/dog", "sketch/cat")):
+        (tmp_path / "d" / "train" / name).mkdir(parents=True)
+        Image.new("RGB", (16, 16), (number, 0, 0)).save(tmp_path / "d" / "train" / name / "0.png")
+    shown = rgunit("-w", tmp_path / "w", "add", tmp_path / "d").out
+    assert "read as 2 domains: photo (2), sketch (2)" in shown
+    assert "no image is in split test" in shown and "`rgunit split --test 0.2` draws some" in shown
+    assert rgunit("-w", tmp_path / "w", "split", "--to", "test", "--where", "id=1", "--json").json == {
+        "changed": 1,
+        "by_split": {"test": 1, "train": 3},
+        "learned": 0,
+    }
+    assert "labelled images" in rgunit("-w", tmp_path / "w", "split").out
+    folders = [tmp_path / "d" / "train" / name for name in ("photo", "sketch")]
+    asked = rgunit("-w", tmp_path / "v", "add", *folders)
+    assert asked.status == 1 and "did you mean their parent?" in asked.error and not (tmp_path / "v").exists()
+    named = rgunit("-w", tmp_path / "v", "add", *folders, "--domains", "photo,sketch", "--json").json
+    assert named["added"] == 4 and named["understood"][0].startswith("2 domains: photo (2), sketch (2)")
+
+
+def test_a_note_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with Bars() as bars:
+        for _ in range(3):
+            bars.note("the perceptual term is off")
+    assert capsys.readouterr().err.count("perceptual") == 1
