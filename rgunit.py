@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from index_store.errors import ImageRefused, RgunitError, UsageError
+from index_store.layouts import check_readings, understood
+from index_store.splits import untested
 from index_store.workspace import Workspace as _Workspace
 
 if TYPE_CHECKING:
@@ -60,12 +63,35 @@ Pixels = NDArray[np.uint8]
 Settings = Mapping[str, Any]
 
 
+_OPTION = re.compile(r"(?<![\w-])--([a-z][a-z-]*)( (?=['\"A-Z\d+-]))?|(?<![\w-])-k\b")
+_CALLED = {"set": "settings", "resume": "resume=True", "allow-changes": 'resume="changed"', "from": "start"}
+
+
+@contextmanager
+def _said() -> Iterator[None]:
+    """Errors in the words of Python: options of the command as arguments; whole commands in `…` stay as they are."""
+    try:
+        yield
+    except RgunitError as error:
+        parts = str(error).split("`")
+        parts[::2] = [_OPTION.sub(_as_argument, part) for part in parts[::2]]
+        error.args = ("`".join(parts), *error.args[1:])
+        raise
+
+
+def _as_argument(option: re.Match[str]) -> str:
+    """`--style-of` as style_of; with a value behind it, `--to '+A'`, as to='+A'."""
+    name, value = option[1] or "k", option[2] or ""
+    return _CALLED[name] + value if name in _CALLED else name.replace("-", "_") + ("=" if value else "")
+
+
 @dataclass(frozen=True)
 class Added:
     """What `Workspace.add` did: images added, already there, refused [{path, reason}], and all that there are now.
 
     And what else it saw: `updated` images with their columns {name: images}; paths of images that were found at another
-    place, are other pictures now, are gone, or stay dark in deep grey; `notes` on columns that became text.
+    place, are other pictures now, are gone, or stay dark in deep grey; `notes` on columns that became text and splits;
+    `understood`, how the labels were read.
     """
 
     added: int
@@ -79,14 +105,16 @@ class Added:
     gone: list[str] = field(default_factory=list)
     dark: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    understood: list[str] = field(default_factory=list)
 
 
-_SEEN = ("moved", "replaced", "gone", "dark", "notes")
+_SEEN = ("moved", "replaced", "gone", "dark")
 
 
 class Workspace(_Workspace):
     """A collection with its labels, vectors and runs, in a folder; a context manager."""
 
+    @_said()
     def add(
         self,
         paths: str | Path | Sequence[str | Path],
@@ -98,13 +126,17 @@ class Workspace(_Workspace):
         groups: Sequence[str] = (),
         update: bool = False,
         white_level: float | None = None,
+        domains: Sequence[str] = (),
     ) -> Added:
         """Register the images of folders or files where they are, as `rgunit add` does.
 
         `attributes`: a CSV of labels; `groups`: attributes of which at most one is true, "A|B|C".
-        `update` takes labels, split and texts of known images anew; `white_level` is what is white in deep grey.
+        `update` takes labels, split and texts of known images anew; `white_level` is what is white in deep grey;
+        `domains`: names of folders that are the domains.
         """
         given = [paths] if isinstance(paths, str | Path) else list(paths)
+        if attributes is None and origin == "real" and not domains and len(given) > 1:
+            check_readings([Path(path).absolute() for path in given], [self.path])
         reports = [
             self.add_images(
                 Path(path),
@@ -115,9 +147,11 @@ class Workspace(_Workspace):
                 groups=_names(groups),
                 update=update,
                 white_level=white_level,
+                domains=_names(domains),
             )
             for path in given
         ]
+        notes = [note for report in reports for note in report.notes]
         return Added(
             added=sum(report.added for report in reports),
             duplicates=sum(report.duplicates for report in reports),
@@ -125,6 +159,8 @@ class Workspace(_Workspace):
             total=len(self.images()),
             updated=sum(report.updated for report in reports),
             changes=dict(sum((Counter(report.changes) for report in reports), Counter())),
+            notes=[*notes, *([note] if (note := untested(self)) else [])],
+            understood=understood(report.reading for report in reports),
             **{name: [one for report in reports for one in getattr(report, name)] for name in _SEEN},
         )
 
@@ -202,7 +238,8 @@ class Translated:
     """A translation, `pixels` uint8 [H, W, 3]. `source`: the picture as given; `target`: {attribute: 1, 0 or None}.
 
     `mask` uint8 [H, W, 3], where the method has one: black keeps the source. `neighbours`: the images that guided it,
-    [{image_id, path, origin}], nearest first.
+    [{image_id, path, origin, distance}], nearest first. `box`: the part that was translated (left, top, width, height),
+    None where it is all.
     """
 
     source: Any = field(repr=False)
@@ -210,6 +247,7 @@ class Translated:
     pixels: Pixels = field(repr=False)
     mask: Pixels | None = field(repr=False)
     neighbours: tuple[dict[str, Any], ...] = field(repr=False)
+    box: tuple[int, int, int, int] | None = None
 
     @property
     def image(self) -> Image.Image:
@@ -227,6 +265,7 @@ class Translator:
         self._loaded = Loaded.load(workspace, run, device)
 
     @staticmethod
+    @_said()
     def open(workspace: str | Path | _Workspace, run: str | None = None, *, device: str = "auto") -> Translator:
         """The translator of a run; by default the newest guided one, else the newest of stage 1."""
         if isinstance(workspace, _Workspace):
@@ -254,6 +293,7 @@ class Translator:
         """Those that it can edit."""
         return self._loaded.schema.names
 
+    @_said()
     def translate(
         self,
         pictures: str | Path | Image.Image | Pixels | Tensor | Sequence[Any],
@@ -264,16 +304,19 @@ class Translator:
         guidance: float = 1.0,
         k: int | None = None,
         size: int | None = None,
+        box: tuple[int, int, int, int] | None = None,
+        fit: bool = False,
         seed: int = 0,
     ) -> list[Translated]:
         """Translations of a picture, of several, or of a folder's: pictures × samples in one list.
 
         `to` is an edit ("+Blond_Hair -Male"), `style_of` a picture whose style is taken; a run that learned one
         direction needs neither. `guidance` in [0, 1] has no effect on a run without neighbours. What is no image in a
-        folder is left out.
+        folder is left out. A run of squares translates the middle of a picture, or `box` (left, top, width, height), or
+        with `fit` all of it; the rest is as it was.
         """
-        from translation.indexing import neighbour_table
-        from translation.inference import prepare_work
+        from translation.framing import Framing, parse_box
+        from translation.inference import neighbour_rows, prepare_work
 
         work: Work = prepare_work(
             self.workspace,
@@ -285,18 +328,19 @@ class Translator:
             k=k,
             size=size,
             max_pixels=None,
+            framing=Framing(None if box is None else parse_box(",".join(map(str, box))), fit),
             seed=seed,
         )
         found: list[Translated] = []
         for source, read in _each(work.read, pictures):
             for sample in range(samples):
                 made = work.translate(read, sample)
-                known = neighbour_table(self.workspace, made.ids)
-                near = tuple(known[int(i)] for i in made.ids[0])
-                found.append(Translated(source, made.target, made.pixels, made.mask, near))
+                near = tuple(neighbour_rows(self.workspace, made))
+                found.append(Translated(source, made.target, made.pixels, made.mask, near, read.part))
         return found
 
 
+@_said()
 def run(
     workspace: str | Path | _Workspace,
     *,
@@ -322,6 +366,7 @@ def run(
     )
 
 
+@_said()
 def train(
     workspace: str | Path | _Workspace,
     stage: Literal["translation", "retrieval", "guided"],
@@ -376,6 +421,7 @@ def query(
 ) -> Results: ...
 @overload
 def query(workspace: str | Path | _Workspace, picture: Sequence[Any], **options: Unpack[_Asked]) -> list[Results]: ...
+@_said()
 def query(
     workspace: str | Path | _Workspace,
     picture: str | Path | Image.Image | Pixels | Tensor | Sequence[Any],
@@ -415,6 +461,7 @@ def query(
             return [found for _, found in _each(ask, picture)]
 
 
+@_said()
 def evaluate(workspace: str | Path | _Workspace, what: Literal["retrieval", "translation"], **options: Any) -> Result:
     """The keys of `rgunit evaluate retrieval` or `translation`; `options` are split, run, seed, device and more:
     of `RetrievalProtocol`, or of `translation.evaluate_translation_runs`."""

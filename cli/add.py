@@ -32,7 +32,8 @@ def register(app: typer.Typer) -> None:
         epilog="\b\nExamples:\n"
         "  rgunit -w faces add photos --attributes labels.csv --split-by identity --groups 'Black_Hair|Blond_Hair'\n"
         "  rgunit -w faces add more_photos --origin unlabelled\n"
-        "  rgunit -w horses add horse2zebra",
+        "  rgunit -w horses add horse2zebra\n"
+        "  rgunit -w pacs add PACS --domains photo,sketch",
     )(add)
 
 
@@ -76,6 +77,14 @@ def add(
         list[str] | None,
         typer.Option(metavar="'A|B|C'", help="Attributes of which at most one is true. May be given several times."),
     ] = None,
+    domains: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,…",
+            help="The folders of these names are the domains, wherever below PATH (or PATH itself); what lies in none "
+            "of them is left out.",
+        ),
+    ] = None,
     update: Annotated[
         bool,
         typer.Option(
@@ -106,9 +115,15 @@ def add(
     the reason; the others are added.
     """
     from cli.progress import Bars
+    from index_store.layouts import check_readings
+    from index_store.names import listed_names
+    from index_store.splits import untested
     from index_store.workspace import Workspace
 
     settings: Settings = context.obj
+    named = listed_names(domains)
+    if not named and attributes is None and origin is Origin.real and len(paths) > 1:
+        check_readings([path.absolute() for path in paths], [settings.folder.absolute()])
     fresh = not settings.folder.exists()
     reports: list[AddReport] = []
     with Workspace.ensure(settings.folder) as workspace:
@@ -126,6 +141,7 @@ def add(
                             progress=bars.step,
                             update=update,
                             white_level=white_level,
+                            domains=named,
                         )
                     )
         except BaseException:
@@ -133,7 +149,9 @@ def add(
                 _leave_nothing(workspace)
             raise
         payload = _payload(reports, shared_labels=attributes is not None)
-        draw = _Drawing(workspace, payload).draw
+        if (note := untested(workspace)) is not None:
+            payload["notes"].append(note)
+        draw = _Drawing(workspace, payload, named=bool(named)).draw
         if payload["added"] + payload["duplicates"] == 0:
             failed = settings.fail(_why_nothing(payload), payload, draw)
             if fresh:
@@ -153,6 +171,8 @@ def _leave_nothing(workspace: Workspace) -> None:
 
 def _payload(reports: list[AddReport], *, shared_labels: bool) -> dict[str, Any]:
     """The reports of all paths as one; a row of a shared CSV lacks its file only where no path has it."""
+    from index_store.layouts import understood
+
     missing = [report.rows_without_file for report in reports]
     if shared_labels:
         rest = set(missing[0]).intersection(*missing[1:])
@@ -173,6 +193,7 @@ def _payload(reports: list[AddReport], *, shared_labels: bool) -> dict[str, Any]
             name: list(dict.fromkeys(one for report in reports for one in getattr(report, name)))
             for name in ("moved", "replaced", "gone", "dark")
         },
+        "understood": understood(report.reading for report in reports),
         "notes": _notes(reports),
     }
 
@@ -201,8 +222,8 @@ def _why_nothing(payload: dict[str, Any]) -> str:
 class _Drawing:
     """What a person sees of a report."""
 
-    def __init__(self, workspace: Workspace, payload: dict[str, Any]) -> None:
-        self.workspace, self.payload = workspace, payload
+    def __init__(self, workspace: Workspace, payload: dict[str, Any], *, named: bool) -> None:
+        self.workspace, self.payload, self.named = workspace, payload, named
 
     def draw(self, console: Console) -> None:
         from cli.drawing import count, listed, plain
@@ -213,6 +234,8 @@ class _Drawing:
             f"{count(told['added'], 'image')} added, {told['duplicates']} already there, "
             f"{len(told['rejected'])} refused: {count(told['total'], 'image')} in {self.workspace.path}",
         )
+        for words in told["understood"]:
+            plain(console, f"read as {words}")
         listed(console, [f"{one['path']}: {one['reason']}" for one in told["rejected"]])
         for note in told["notes"]:
             plain(console, note, style="yellow")
@@ -239,7 +262,8 @@ class _Drawing:
             plain(console, f"{count(len(told['rows_without_file']), 'row')} without a file:")
             listed(console, told["rows_without_file"])
         if told["files_without_row"]:
-            plain(console, f"{count(len(told['files_without_row']), 'file')} without a row, not added:")
+            why = "in no domain" if self.named else "without a row"
+            plain(console, f"{count(len(told['files_without_row']), 'file')} {why}, not added:")
             listed(console, told["files_without_row"])
         schema = self.workspace.schema
         broken = schema.violations(self.workspace.images().labels)

@@ -17,7 +17,12 @@ from cli.settings import Settings
 if TYPE_CHECKING:
     from rich.console import Console
 
-group = typer.Typer(rich_markup_mode=None, help="Measure retrieval and translation.")
+group = typer.Typer(
+    rich_markup_mode=None,
+    help="Measure retrieval and translation.",
+    epilog="\b\nExamples:\n  rgunit -w faces evaluate retrieval\n"
+    "  rgunit -w faces evaluate translation --grid compared.png",
+)
 
 COLUMNS = {
     "attributes": "attributes",

@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
     from index_store.workspace import Workspace
 
-group = typer.Typer(rich_markup_mode=None, help="Build, check and repair the vectors that are searched.")
+group = typer.Typer(
+    rich_markup_mode=None,
+    help="Build, check and repair the vectors that are searched.",
+    epilog="\b\nExamples:\n  rgunit -w faces index build\n  rgunit -w faces index verify --images\n"
+    "  rgunit -w faces index remove --where origin=generated",
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -162,8 +167,10 @@ def _show(settings: Settings, workspace: Workspace, *, check: bool, pictures: st
     problems = list(report.problems) if report else []
     remedy = ": `rgunit index rebuild` repairs what can be repaired" if problems else ""
     if pictures:
-        with suppress(RgunitError):  # of a damaged catalog, which is already named
-            problems += workspace.check_images(every=pictures == "all")
+        from cli.progress import Bars
+
+        with suppress(RgunitError), Bars("looking at images") as bars:  # of a damaged catalog, which is already named
+            problems += workspace.check_images(every=pictures == "all", progress=bars.step)
     counts: dict[str, Any] = {"vectors": 0, "shards": 0, "images": 0, "encoders": []}
     with suppress(RgunitError) if problems else nullcontext():  # a damaged catalog may not be readable
         counts = _counts(workspace)

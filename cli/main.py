@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -17,8 +18,8 @@ from typing import Annotated, TextIO
 
 import typer
 
-from cli import add, duplicates, evaluate, index, info, map, methods, query, run, similar, train, translate
-from cli.settings import Failed, Settings, globals_first, named
+from cli import add, duplicates, evaluate, index, info, map, methods, query, run, runs, similar, split, train, translate
+from cli.settings import Failed, Settings, Stopped, globals_first, named
 from index_store.errors import RgunitError, UsageError
 from index_store.lifetimes import end_with_parent
 
@@ -27,16 +28,19 @@ INTERRUPTED = 130
 app = typer.Typer(
     name="rgunit",
     rich_markup_mode=None,  # plain help: rich alone would take longer than everything else together
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="\b\nExamples:\n"
     "  rgunit demo\n"
     "  rgunit -w faces add photos --attributes labels.csv --groups 'Black_Hair|Blond_Hair|Brown_Hair'\n"
     "  rgunit -w faces run --preset celeba-64 --minutes 40\n"
     "  rgunit -w faces query me.jpg --to '+Blond_Hair'\n\n"
-    "Global options may also stand after the command. Exit status: 0 done, 1 failed, 2 wrong usage.",
+    "Global options may also stand after the command. Exit status: 0 done, 1 failed, 2 wrong usage, 130 stopped by\n"
+    "Ctrl-C.",
 )
-for module in (add, info, methods, run, train, index, query, similar, duplicates, map, translate, evaluate):
+for module in (
+    *(add, split, info, methods, run, train, runs, index),
+    *(query, similar, duplicates, map, translate, evaluate),
+):
     module.register(app)
 
 
@@ -103,17 +107,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             end_with_parent()
             words = globals_first(words)
             status = app(words, prog_name="rgunit", standalone_mode=False, obj=out)
-            return _stopped(out, as_json) if status == INTERRUPTED else int(status or 0)
+            return _stopped(out, as_json, words) if status == INTERRUPTED else int(status or 0)
         except (KeyboardInterrupt, typer.Abort):
-            return _stopped(out, as_json)
+            return _stopped(out, as_json, words)
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody reads any more: leave without a word
             return 1
         except Exception as error:
-            if debug:
+            if debug and not isinstance(error, Stopped):
                 import traceback
 
                 traceback.print_exc()
+            if isinstance(error, Stopped):
+                return _stopped(out, as_json, words, error)
             message, status = _explain(error)
             message = named(message, words)
             _tell(out, as_json, message, error.payload if isinstance(error, Failed) else {})
@@ -145,12 +151,13 @@ def _tell(out: TextIO, as_json: bool, message: str, payload: dict[str, object]) 
         print(json.dumps({**payload, "error": line}, ensure_ascii=False), file=out, flush=True)
 
 
-def _stopped(out: TextIO, as_json: bool) -> int:
-    """Ctrl-C outside training, which saves and says how to go on by itself."""
-    typer.echo("stopped", err=True)
+def _stopped(out: TextIO, as_json: bool, words: Sequence[str], how: Stopped | None = None) -> int:
+    """Say how to go on after Ctrl-C: as the command does itself, else by the same command."""
+    how = how or Stopped(f"the same command: {shlex.join(['rgunit', *words])}")
+    typer.echo(str(how), err=True)
     if as_json:
-        print(json.dumps({"error": "stopped"}), file=out, flush=True)
-    return 1
+        print(json.dumps({**how.payload, "error": str(how)}, ensure_ascii=False), file=out, flush=True)
+    return INTERRUPTED
 
 
 def _quiet() -> None:

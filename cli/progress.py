@@ -52,6 +52,7 @@ class Bars(Progress):
         self._name = ""
         self._started = self._told = time.monotonic()
         self._first = stage
+        self._said: set[str] = set()
 
     def __enter__(self) -> Bars:
         if self._live:
@@ -86,7 +87,7 @@ class Bars(Progress):
         if done >= total and not self._live:
             return
         self._told = now
-        if seconds_left is None and 0 < done < total:
+        if seconds_left is None and max(1, total // 200) < done < total:  # the first ones wait for those beside them
             seconds_left = (now - self._started) / done * (total - done)
         left = f"{span(max(1.0, round(seconds_left)))} left" if seconds_left and done < total else ""
         if self._task is not None:
@@ -95,8 +96,10 @@ class Bars(Progress):
             self._line(f"{self._title}: {done}/{total}{', ' + left if left else ''}")
 
     def note(self, text: str) -> None:
-        """Show a line that stays."""
-        self._line(f"note: {text}")
+        """Show a line that stays; what was said already (of another stage) is not said again."""
+        if text not in self._said:
+            self._said.add(text)
+            self._line(f"note: {text}")
 
     @property
     def _title(self) -> str:

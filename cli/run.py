@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.choices import AttributesOption, ConfigOption, MethodOption, MinutesOption, PresetOption, SetOption
-from cli.settings import DEFAULT_WORKSPACE, Failed, Settings
+from cli.settings import DEFAULT_WORKSPACE, Settings, Stopped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -131,7 +131,7 @@ def _end(settings: Settings, folder: Path, result: PipelineResult, command: str,
         "report": None if result.report is None else str(Path(result.report).absolute()),
     }
     if result.stopped:
-        raise Failed(f"stopped, checkpoints saved: continue with the same command: {command}", payload)
+        raise Stopped(f"the same command: {command}", payload)
     settings.show(payload, lambda console: _draw(console, folder, payload, one_way))
 
 

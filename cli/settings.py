@@ -90,6 +90,13 @@ def named(message: str, arguments: Sequence[str]) -> str:
     return re.sub(r"`rgunit ((?!methods|demo)[a-z][^`]*)`", told, message)
 
 
+class Stopped(Failed):
+    """Ctrl-C: what was done is kept, and `how` it goes on is said, the same way at every stage."""
+
+    def __init__(self, how: str, payload: dict[str, Any] | None = None) -> None:
+        super().__init__(f"stopped, what was done is kept: continue with {how}", payload or {})
+
+
 def globals_first(arguments: Sequence[str]) -> list[str]:
     """Move global options that were written after the command before it. UsageError where one lacks its value."""
     front: list[str] = []

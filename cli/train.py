@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.choices import AttributesOption, ConfigOption, MethodOption, MinutesOption, PresetOption, SetOption
-from cli.settings import Failed, Settings
+from cli.settings import Settings, Stopped
 from index_store.errors import UsageError
 
 if TYPE_CHECKING:
@@ -187,9 +187,9 @@ def train(
         }
         if result.stopped:
             extra = f" --neighbours {neighbours.value}" if neighbours else ""
-            raise Failed(
-                f"stopped after {result.steps} steps, checkpoint saved: continue with "
-                f"`rgunit -w {settings.folder} train {stage.value}{extra} --resume` and the same settings",
+            raise Stopped(
+                f"`rgunit -w {settings.folder} train {stage.value}{extra} --resume` and the same settings (checkpoint "
+                f"at step {result.steps})",
                 payload | {"stopped": True},
             )
         if is_first():

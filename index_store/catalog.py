@@ -15,7 +15,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from index_store import features, forking, places, seal
+from index_store import features, forking, places, seal, trash
 from index_store.attributes import AttributeSchema
 from index_store.errors import RgunitError
 from index_store.features import Record, Sealed
@@ -247,7 +247,8 @@ class Catalog:
                     stale.unlink(missing_ok=True)
 
     def recover(self) -> int:
-        """Delete half-written files, apply sealed shards that were not committed; return how many were applied."""
+        """Delete half-written files, apply sealed shards that were not committed, end deletions that were begun;
+        return how many shards were applied."""
         self.clean()
         with self.reading() as connection:
             sequence = self.sequence(connection)
@@ -272,6 +273,7 @@ class Catalog:
             elif seq == sequence + 1:
                 self.commit([(seq, record, Sealed(path.name, path.stat().st_size, seal.digest_of(path)))])
                 sequence, applied = seq, applied + 1
+        trash.empty(self)
         return applied
 
     def write(self, *records: Record) -> int:

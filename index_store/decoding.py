@@ -35,6 +35,8 @@ _NESTED = re.compile(re.escape(_PNG) + rb"....IHDR(.{8})", re.DOTALL)
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _ORIENTATION = (b"Raw profile type exif", b"XML:com.adobe.xmp")
 _LONGEST_TEXT = 64 * 2**10
+_PACKED = ("WEBP", "AVIF", "JPEG2000")  # of which a few bytes may become a gigabyte
+_MANY, _BYTE_TELLS = 16_000_000, 256  # pixels beyond which a byte has to tell at most so many of them
 _BITS, _SAMPLE = 258, 339  # TIFF's BitsPerSample and SampleFormat
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 _UNSIGNED = 1
@@ -76,6 +78,8 @@ def open_image(name: Path | str, data: bytes) -> Image.Image:
         width, height = (int.from_bytes(nested[1][at : at + 4], "big") for at in (0, 4))
         if width * height > LARGEST_PIXELS:
             raise ImageRefused(f"{name}: holds a picture of {width} x {height}: too large (at most 64 megapixels)")
+    if (canvas := _canvas(data)) is not None:  # memory for all of it is taken as soon as it is opened
+        _check_packed(name, *canvas, len(data))
     try:
         image = Image.open(io.BytesIO(without_texts(data)), formats=_formats())
     except UnidentifiedImageError as error:
@@ -83,7 +87,34 @@ def open_image(name: Path | str, data: bytes) -> Image.Image:
     except Exception as error:
         raise ImageRefused(f"{name}: not an image that can be read ({_line(error)})") from error
     check_size(name, *image.size)
+    if image.format in _PACKED:
+        _check_packed(name, *image.size, len(data))
     return image
+
+
+def _canvas(data: bytes) -> tuple[int, int] | None:
+    """Width and height that a WebP's head tells; None for another file."""
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP" or len(data) < 30:
+        return None
+    kind, numbers = data[12:16], [int.from_bytes(data[at : at + 3], "little") for at in (24, 27)]
+    if kind == b"VP8X":
+        return numbers[0] + 1, numbers[1] + 1
+    if kind == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    width, height = (int.from_bytes(data[at : at + 2], "little") & 0x3FFF for at in (26, 28))
+    return (width, height) if kind == b"VP8 " else None
+
+
+def _check_packed(name: Path | str, width: int, height: int, size: int) -> None:
+    """Refuse a picture that is too large, or large and said in so few bytes that nothing can be on it."""
+    if width * height > LARGEST_PIXELS:
+        raise ImageRefused(f"{name}: {width} x {height} is too large (at most 64 megapixels)")
+    if width * height > _MANY and width * height > _BYTE_TELLS * size:
+        raise ImageRefused(
+            f"{name}: {width} x {height} from {size} bytes would take far more memory than a photo does: scale it "
+            "down, or save it as JPEG or PNG"
+        )
 
 
 def check_size(name: Path | str, width: int, height: int) -> None:

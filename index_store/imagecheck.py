@@ -7,7 +7,7 @@ compared; the user's own lie outside: they are looked for, and compared where th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,16 +22,23 @@ MADE = "images/generated/"
 Row = tuple[int, str, str | None]  # id, path as the catalog keeps it, sha-256
 
 
-def check_images(catalog: Catalog, *, every: bool = False) -> list[str]:
+def check_images(
+    catalog: Catalog, *, every: bool = False, progress: Callable[[int, int], None] | None = None
+) -> list[str]:
     """Return a line on each picture that is missing or has changed, with what to do about it.
 
     Generated pictures are read and compared by their sha-256, others only with `every`; all are looked for.
+    `progress(done, total)` is called after each.
     """
     with catalog.reading() as connection:
         found = connection.exec_driver_sql("SELECT id, path, sha256 FROM images WHERE path IS NOT NULL ORDER BY id")
         rows: list[Row] = [(int(number), str(path), sha) for number, path, sha in found]
     with ThreadPoolExecutor(max_workers=4) as pool:
-        states = list(pool.map(lambda row: _state(catalog.folder, row, every), rows, chunksize=64))
+        states = []
+        for state in pool.map(lambda row: _state(catalog.folder, row, every), rows, chunksize=64):
+            states.append(state)
+            if progress:
+                progress(len(states), len(rows))
     problems = []
     for wrong in (OUTSIDE, "is missing", "cannot be read", "is not the picture that was registered"):
         for made in (True, False):

@@ -20,7 +20,7 @@ from index_store.errors import ImageRefused
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit is checked before anything is decoded
 
-_MADE_OF = "rgunit:made-of"
+_MADE_OF, _MADE_BY = "rgunit:made-of", "rgunit:made-by"
 _ORIENTATION = 0x0112  # EXIF's number for which side is up
 
 Pixels = npt.NDArray[np.uint8]
@@ -82,17 +82,20 @@ def check_image(path: Path, data: bytes, white: float | None = None) -> Checked:
     return Checked(upright.width, upright.height, converted, deep, dark)
 
 
-def write_image(path: Path | str, pixels: Pixels, *, durable: bool = False, made_of: str | None = None) -> None:
+def write_image(
+    path: Path | str, pixels: Pixels, *, durable: bool = False, made_of: str | None = None, made_by: str | None = None
+) -> None:
     """Write uint8 [H, W, 3] as PNG, whole or not at all; `durable` also flushes it to the disk.
 
-    `made_of` is noted in the file, for `made_of` to read: what it was made of.
+    `made_of` and `made_by` are noted in the file, for `made_of` and `made_by` to read: what it was made of, and how.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".writing")
     buffer, note = io.BytesIO(), PngInfo()
-    if made_of is not None:
-        note.add_text(_MADE_OF, made_of)
+    for name, text in ((_MADE_OF, made_of), (_MADE_BY, made_by)):
+        if text is not None:
+            note.add_text(name, text)
     Image.fromarray(np.ascontiguousarray(pixels, dtype=np.uint8), "RGB").save(
         buffer, "PNG", compress_level=3, pnginfo=note
     )
@@ -106,9 +109,19 @@ def write_image(path: Path | str, pixels: Pixels, *, durable: bool = False, made
 
 def made_of(path: Path) -> str | None:
     """What a picture that `write_image` wrote was made of; None for any other file."""
+    return _note(path, _MADE_OF)
+
+
+def made_by(path: Path) -> str | None:
+    """How a picture that `write_image` wrote was made; None for any other file."""
+    return _note(path, _MADE_BY)
+
+
+def _note(path: Path, name: str) -> str | None:
+    """A text in a PNG."""
     try:
         with Image.open(io.BytesIO(read_file(path)), formats=("PNG",)) as image:
-            return image.info.get(_MADE_OF)
+            return image.info.get(name)
     except Exception:  # whatever it is, it was not written here
         return None
 

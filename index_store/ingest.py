@@ -22,7 +22,7 @@ from index_store.errors import ImageRefused, RgunitError, UsageError
 from index_store.features import Record
 from index_store.files import image_files
 from index_store.images import check_image
-from index_store.layouts import find_labels, splits_of_folders
+from index_store.layouts import Reading, find_labels, splits_of_folders
 from index_store.matching import Files
 from index_store.names import is_text, printable, quoted, same, typed_split
 from index_store.replay import schema_header
@@ -41,7 +41,7 @@ class AddReport:
 
     `notes`: what a reader should know of the labels. `dark`: deep pictures that stay below an eighth of white. `moved`,
     `replaced` and `gone`: images that were found at another place, whose file is another picture now, whose file is
-    lost. `updated` images changed, in the columns of `changes` {name: images}.
+    lost. `updated` images changed, in the columns of `changes` {name: images}. `reading`: how the labels were read.
     """
 
     added: int
@@ -58,6 +58,7 @@ class AddReport:
     gone: list[str] = field(default_factory=list)
     updated: int = 0
     changes: dict[str, int] = field(default_factory=dict)
+    reading: Reading = field(default_factory=Reading)
 
 
 def add_images(
@@ -72,6 +73,7 @@ def add_images(
     progress: Progress | None,
     update: bool = False,
     white_level: float | None = None,
+    domains: Sequence[str] = (),
 ) -> AddReport:
     """Register the images of a folder (or one file); see `Workspace.add_images`."""
     path = Path(path).absolute()
@@ -89,7 +91,12 @@ def add_images(
         before = catalog.schema()
     leave = [catalog.folder, *([Path(attributes).absolute()] if attributes else [])]
     known = Known(before, tuple(known_fields(catalog)), update, split is not None)
-    table = find_labels(path, attributes, known, origin == "real", leave)
+    named = tuple(dict.fromkeys(same(name) for name in domains))
+    if named and (attributes is not None or origin != "real"):
+        raise UsageError(
+            "--domains reads labels from folders: it goes with neither --attributes nor --origin unlabelled"
+        )
+    table = find_labels(path, attributes, known, origin == "real", leave, named)
     if table is None and origin == "real":
         raise RgunitError(f"{path} has no labels: pass --attributes FILE, or --origin unlabelled")
     if table is not None and not table.attributes and origin == "real":
@@ -120,17 +127,13 @@ def add_images(
     folders = dict(zip(files, sides, strict=True)) if sides else {}
     catalog.begin()
     adder = Adder(catalog, Terms(schema, table, origin, split, split_by, update, folders), tally)
-    done = 0
     sizes: dict[tuple[int, int], int] = {}
-    for batch in _checked(wanted, whites, _known_whites(catalog)):
+    for batch in _checked(wanted, whites, _known_whites(catalog), progress):
         adder.take(batch)
-        done += len(batch)
         for file in batch:
             if file.checked:
                 shape = (file.checked.width, file.checked.height)
                 sizes[shape] = sizes.get(shape, 0) + (not file.checked.converted)
-        if progress:
-            progress(done, len(wanted))
     adder.finish(path if path.is_dir() else None)
     if adder.schema != catalog.schema():
         catalog.write(Record("schema", schema_header(schema)))
@@ -151,6 +154,7 @@ def add_images(
         tally.gone,
         tally.updated,
         {(quoted(name)): count for name, count in tally.changes.most_common()},
+        Reading.of(table, named=bool(named)),
     )
 
 
@@ -206,14 +210,26 @@ def _check(path: Path, row: int, white: float | None, known: Mapping[str, float]
 
 
 def _checked(
-    wanted: list[tuple[Path, int]], whites: list[float | None], known: Mapping[str, float]
+    wanted: list[tuple[Path, int]],
+    whites: list[float | None],
+    known: Mapping[str, float],
+    progress: Progress | None,
 ) -> Iterator[list[File]]:
-    """Check files in parallel threads, a batch at a time, the next batch while the last is written."""
+    """Check files in parallel threads, a batch at a time, the next batch while the last is written; tell each file."""
     entries = [(path, row, white, known) for (path, row), white in zip(wanted, whites, strict=True)]
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         batches = [entries[start : start + BATCH] for start in range(0, len(entries), BATCH)]
         ahead = [pool.submit(_check, *entry) for entry in batches[0]] if batches else []
-        for place in range(len(batches)):
-            futures = ahead
-            ahead = [pool.submit(_check, *entry) for entry in batches[place + 1]] if place + 1 < len(batches) else []
-            yield [future.result() for future in futures]
+        try:
+            for place in range(len(batches)):
+                futures = ahead
+                ahead = [pool.submit(_check, *one) for one in batches[place + 1]] if place + 1 < len(batches) else []
+                checked = []
+                for future in futures:
+                    checked.append(future.result())
+                    if progress:
+                        progress(place * BATCH + len(checked), len(wanted))
+                yield checked
+        except BaseException:  # Ctrl-C does not wait for what is in line
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

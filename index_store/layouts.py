@@ -10,27 +10,34 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
+from index_store.attributes import AttributeSchema
 from index_store.errors import RgunitError
 from index_store.files import CELEBA, METADATA, entries_of, image_files, may_be_picture
-from index_store.names import SPLIT_NUMBERS, SPLIT_WORDS, same, split_meant
-from index_store.tables import NOT_TOLD, Known, LabelTable, classify, read_labels
+from index_store.names import SPLIT_NUMBERS, SPLIT_WORDS, quoted, same, split_meant
+from index_store.tables import NOT_TOLD, Known, LabelTable, classify, read_labels, read_text
 
 _SIDE = re.compile(rf"({'|'.join(sorted(SPLIT_WORDS, key=len, reverse=True))})[ _-]?(.+)", re.IGNORECASE)
 
 
 def find_labels(
-    path: Path, attributes: Path | None, known: Known, domains: bool, leave: Sequence[Path] = ()
+    path: Path,
+    attributes: Path | None,
+    known: Known,
+    domains: bool,
+    leave: Sequence[Path] = (),
+    named: Sequence[str] = (),
 ) -> LabelTable | None:
     """Read the labels that a folder comes with, None if there are none. Domains are not looked for in `leave`.
 
     `attributes` names the file; else metadata.csv|jsonl in the folder or in its splits' folders, CelebA's files in
-    it, and with `domains` `trainA/ trainB/ …` or one folder a domain (each an exclusive group).
+    it, and with `domains` `trainA/ trainB/ …` or one folder a domain (each an exclusive group). `named`: the folders of
+    these names are the domains, wherever they lie; what lies in none of them has no label.
     """
-    table = _find(path, attributes, known, domains, leave)
+    table = named_domains(path, named, leave) if named else _find(path, attributes, known, domains, leave)
     if table is not None and table.split is None and (splits := splits_of_folders(table.names)) is not None:
         return replace(table, split=splits)
     return table
@@ -154,8 +161,10 @@ def _placed(root: Path, names: Sequence[str], leave: Sequence[Path]) -> list[str
 def _lines(file: Path) -> list[str]:
     """Return the lines of a text file that hold something."""
     try:
-        return [line for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
+        return [line for line in read_text(file).splitlines() if line.strip()]
+    except OSError as error:
+        raise RgunitError(f"{file}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
         raise RgunitError(f"{file}: cannot be read ({error})") from error
 
 
@@ -262,3 +271,102 @@ def _domains(path: Path, entries: Sequence[Path]) -> LabelTable | None:
     attributes = {name: [int(domain == name) for domain in domains] for name in found}
     fields = {"folder": within} if any(within) else {}
     return LabelTable(names, attributes, fields, splits if split else None, (found,))
+
+
+def named_domains(path: Path, names: Sequence[str], leave: Sequence[Path] = ()) -> LabelTable:
+    """Return labels for the files below folders of these names, PATH itself among them: an exclusive group in their
+    order. Other folders on the way, but splits, become the text field `folder`.
+
+    RgunitError where there is no such folder, and for a file in two domains.
+    """
+    rows: list[str] = []
+    domains: list[str] = []
+    splits: list[str | None] = []
+    within: list[str | None] = []
+    for file in filter(may_be_picture, image_files(path, leave=leave)):
+        inner = file.relative_to(path).parts
+        folders = [same(part) for part in (path.name, *inner[:-1])]
+        found = sorted({folder for folder in folders if folder in names})
+        if len(found) > 1:
+            raise RgunitError(f"{file} lies in the domains {' and '.join(found)}: an image is of one (--domains)")
+        if found:
+            split = split_meant(inner[0]) if len(inner) > 1 and folders[1] not in names else None
+            rest = [folder for folder in folders[1:][split is not None :] if folder not in names]
+            rows.append("/".join(inner))
+            domains.append(found[0])
+            splits.append(split)
+            within.append("/".join(rest) or None)
+    if not rows:
+        raise RgunitError(f"{path}: no image lies in a folder {' or '.join(names)}: --domains takes names of folders")
+    attributes = {name: [int(domain == name) for domain in domains] for name in names}
+    fields = {"folder": within} if any(within) else {}
+    return LabelTable(rows, attributes, fields, splits if any(splits) else None, (tuple(names),))
+
+
+def check_readings(paths: Sequence[Path], leave: Sequence[Path] = ()) -> None:
+    """RgunitError where folders that are given together hold the same folders: either may be the domains."""
+    inner: dict[str, tuple[str, ...]] = {}
+    for path in paths:
+        if path.is_dir() and (table := _find(path, None, Known(AttributeSchema(())), True, leave)) and table.groups:
+            inner[same(path.name)] = table.groups[0]
+    shared = {name for domains in inner.values() for name in domains if sum(name in d for d in inner.values()) > 1}
+    outer = [name for name, domains in inner.items() if shared & set(domains)]
+    if len(shared) > 1:
+        told, where = _some(sorted(shared)), " and in ".join(outer)
+        raise RgunitError(
+            f"{len(shared)} domains: {told}; each of them lies in {where}: did you mean their parent? Say which "
+            f"folders are the domains: --domains {','.join(map(quoted, outer))}, or --domains "
+            f"{','.join(map(quoted, sorted(shared)))}"
+        )
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How labels were read: domains {name: images} where folders are that, else attributes; texts; the folders inside
+    domains; whether --domains named them."""
+
+    domains: dict[str, int] = field(default_factory=dict)
+    attributes: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
+    named: bool = False
+
+    @classmethod
+    def of(cls, table: LabelTable | None, *, named: bool = False) -> Reading:
+        """The reading of a table of labels; None: there are none."""
+        if table is None:
+            return cls()
+        texts = tuple(table.fields)
+        if not (table.groups and set(table.groups[0]) == set(table.attributes)):
+            return cls(attributes=tuple(table.attributes), texts=texts)
+        domains = {name: sum(bit == 1 for bit in bits) for name, bits in table.attributes.items()}
+        folders = sorted({text for text in table.fields.get("folder", []) if text})
+        return cls(domains, texts=texts, folders=tuple(folders), named=named)
+
+
+def understood(readings: Iterable[Reading]) -> list[str]:
+    """What folders that were added together were taken for, a line each kind."""
+    lines, domains, folders, named = [], Counter[str](), dict[str, None](), False
+    for one in readings:
+        domains.update(one.domains)
+        folders |= dict.fromkeys(one.folders)
+        named |= one.named
+        if one.attributes:
+            texts = f"; text columns: {_some(one.texts)}" if one.texts else ""
+            count = f"{len(one.attributes)} attribute{'s' if len(one.attributes) > 1 else ''}"
+            lines.append(f"{count}: {_some(one.attributes)}{texts}")
+        elif not one.domains:
+            lines.append("images without labels")
+    if domains:
+        told = f"{len(domains)} domains: " + ", ".join(f"{name} ({count})" for name, count in domains.items())
+        if folders:
+            told += f"; the folders inside them ({_some(list(folders))}) are the text column folder"
+            if not named and len(folders) > 1 and not any("/" in text for text in folders):
+                told += f" (domains, with --domains {','.join(map(quoted, list(folders)[:2]))},…)"
+        lines.insert(0, told)
+    return list(dict.fromkeys(lines))
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first of many names."""
+    return ", ".join(names[:4]) + (", …" if len(names) > 4 else "")

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from index_store.errors import RgunitError
 from index_store.features import TEMPORARY, sync_folder
+from index_store.runcare import named_by
 from index_store.runs import RunRecord, list_runs
 
 if TYPE_CHECKING:
@@ -50,17 +51,8 @@ def learned_from(workspace: Workspace, runs: Iterable[RunRecord]) -> Ids:
         if (run := known.get(name)) is None:
             continue
         every.append(_read(run.path))
-        wanted += [one for one in _texts(run.config) if one in known and one not in wanted]
+        wanted += [one for one in named_by(run, known.values()) if one not in wanted]
     return np.unique(np.concatenate(every))
-
-
-def _texts(value: object) -> list[str]:
-    """All texts in a run's settings. Where one is the name of a run, this run came from that one."""
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, Mapping):
-        return [text for one in value.values() for text in _texts(one)]
-    return [text for one in value for text in _texts(one)] if isinstance(value, list | tuple) else []
 
 
 def pass_on(catalog: Catalog, changed: Mapping[int, int]) -> None:

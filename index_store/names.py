@@ -44,9 +44,14 @@ def printable(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
+def is_plain(name: str) -> bool:
+    """Whether a name is a plain word: letters, digits and . _ -, which no option has to quote."""
+    return bool(_PLAIN.fullmatch(name))
+
+
 def quoted(name: str) -> str:
     """An attribute's name as every option takes it: in quotes unless it is a plain word."""
-    return name if _PLAIN.fullmatch(name) else '"' + name.replace('"', '""') + '"'
+    return name if is_plain(name) else '"' + name.replace('"', '""') + '"'
 
 
 def unquoted(text: str) -> str:
@@ -79,6 +84,6 @@ def split_meant(word: str) -> str | None:
 def typed_split(text: str) -> str:
     """The split of `--split NAME`: any plain name; a known word in another spelling is what it means."""
     name = text.strip()
-    if not _PLAIN.fullmatch(name):
+    if not is_plain(name):
         raise UsageError(f"--split {text!r}: write a plain name, of letters, digits and . _ - (train, held, 2024-03)")
     return split_meant(name) or name

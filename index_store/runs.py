@@ -1,4 +1,7 @@
-"""Training runs: a row in the catalog, a folder, and a `run.json` from which the row can be restored."""
+"""Training runs: a row in the catalog, a folder, and a `run.json` from which the row can be restored.
+
+A number is never used twice, also where the last run was deleted: vectors and pictures go by it.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 import sqlalchemy as sa
 
-from index_store import places
+from index_store import places, trash
 from index_store.catalog import Catalog, CatalogDamaged, damage_named
 from index_store.errors import RgunitError, UsageError
 from index_store.features import TEMPORARY, sync_folder, write_durably
@@ -22,11 +26,13 @@ LARGEST = 64_000_000  # bytes of it
 CHECKPOINT = "checkpoint.safetensors"
 """The file of a run's folder that holds what was trained last."""
 STATUS = ("running", "done", "stopped", "failed")
+NAMES, HIGHEST = "runs.names", "runs.highest"
+"""Settings: the names that runs were given, {id: name} as JSON, and the highest number of a run that was deleted."""
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run: id `r1`, `r2`, … in order of creation over all stages; `path` is its folder."""
+    """One run: id `r1`, `r2`, … in order of creation over all stages; `path` is its folder, `name` its other name."""
 
     id: str
     stage: str
@@ -38,11 +44,17 @@ class RunRecord:
     seconds: float
     config: dict[str, Any]
     summary: dict[str, Any]
+    name: str = ""
 
     @property
     def empty(self) -> bool:
         """Whether it failed before anything was kept: there is nothing to go on with or to take settings from."""
         return self.status == "failed" and not any(self.path.glob("checkpoint*"))
+
+    def size(self) -> int:
+        """Bytes of its files; names that share a file count once."""
+        found = {one.st_ino: one.st_size for path in self.path.rglob("*") if S_ISREG((one := path.lstat()).st_mode)}
+        return sum(found.values())
 
 
 def add_run(catalog: Catalog, stage: str, preset: str, config: Mapping[str, Any]) -> RunRecord:
@@ -52,7 +64,9 @@ def add_run(catalog: Catalog, stage: str, preset: str, config: Mapping[str, Any]
     catalog.begin()
     with catalog.guard:
         with catalog.reading() as connection:
-            number = int(connection.execute(sa.select(sa.func.max(RUNS.c.number))).scalar() or 0) + 1
+            last = int(connection.execute(sa.select(sa.func.max(RUNS.c.number))).scalar() or 0)
+            with damage_named(catalog.file):
+                number = max(last, int(catalog.setting(connection, HIGHEST) or 0)) + 1
         values: dict[str, Any] = {
             "number": number,
             "stage": stage,
@@ -106,20 +120,25 @@ def list_runs(catalog: Catalog, stage: str | None = None) -> list[RunRecord]:
     if stage is not None:
         query = query.where(RUNS.c.stage == stage)
     with catalog.reading() as connection:
-        return [_record(catalog, dict(row)) for row in connection.execute(query).mappings()]
+        rows = [dict(row) for row in connection.execute(query).mappings()]
+        with damage_named(catalog.file):
+            names = _object(catalog.setting(connection, NAMES) or "{}")
+    gone = trash.leaving(catalog.folder)
+    records = [_record(catalog, row, names) for row in rows]
+    return [record for record in records if record.path.name not in gone]
 
 
 def get_run(catalog: Catalog, run: str) -> RunRecord:
-    """Return one run; RgunitError lists the ids that there are."""
+    """Return one run by its id or its name; RgunitError lists those that there are."""
     runs = list_runs(catalog)
     for record in runs:
-        if record.id == run:
+        if run in (record.id, record.name or None):
             return record
-    there = ", ".join(f"{record.id} ({record.stage})" for record in runs)
+    there = ", ".join(f"{record.id} ({record.name or record.stage})" for record in runs)
     raise RgunitError(f"there is no run {run!r}: {f'there are {there}' if there else 'nothing was trained yet'}")
 
 
-def _record(catalog: Catalog, row: Mapping[str, Any]) -> RunRecord:
+def _record(catalog: Catalog, row: Mapping[str, Any], names: Mapping[str, Any] | None = None) -> RunRecord:
     """Return a row of the catalog as a RunRecord; CatalogDamaged where it is none."""
     with damage_named(catalog.file):
         try:
@@ -137,6 +156,7 @@ def _record(catalog: Catalog, row: Mapping[str, Any]) -> RunRecord:
             float(row["seconds"]),
             _object(row["config"]),
             _object(row["summary"]),
+            str((names or {}).get(f"r{row['number']}", "")),
         )
 
 
@@ -160,6 +180,8 @@ def read_rows(catalog: Catalog) -> tuple[list[dict[str, Any]], list[str]]:
     """Return what the `run.json` files tell, as rows of the catalog, and a line on each that cannot be read."""
     rows, problems = [], []
     for file in sorted((catalog.folder / "runs").glob("*/" + FILE)):
+        if file.parent.name.endswith(trash.SUFFIX):
+            continue
         row = _read(file)
         try:
             if row is None or _record(catalog, row).path != file.parent:
@@ -185,12 +207,14 @@ def check_rows(catalog: Catalog) -> list[str]:
 
 def mend_files(catalog: Catalog) -> list[str]:
     """Write the `run.json` files that cannot be read again, as the catalog has them; return a line on each."""
-    mended = []
+    mended, gone = [], trash.leaving(catalog.folder)
     with catalog.reading() as connection:
         rows = [dict(row) for row in connection.execute(sa.select(RUNS)).mappings()]
     for row in rows:
         try:
             folder = _record(catalog, row).path
+            if folder.name in gone:
+                continue
         except CatalogDamaged as error:
             mended.append(f"{FILE}: of a run that is left out: {error.why}")
             continue

@@ -14,10 +14,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from index_store import places
 from index_store.attributes import AttributeSchema
 from index_store.errors import RgunitError
 from index_store.names import SPLIT_NUMBERS, SPLIT_WORDS, quoted, same, split_meant
 
+LARGEST = 2**30  # bytes of a table
 NAME_COLUMNS = ("image", "file_name", "path")
 WHITE = "white_level"
 """A text column: the value that is white in an image's deep grey, as `add --white-level` sets it."""
@@ -195,15 +197,16 @@ def _check_white(file: Path, column: list[str | None]) -> None:
             )
 
 
-def _decoded(data: bytes) -> str:
-    """The text of a file: UTF-8, or what its byte order mark says."""
+def read_text(file: Path) -> str:
+    """The text of a regular file (a pipe is not waited for): UTF-8, or what its byte order mark says."""
+    data = places.read_bytes(file, LARGEST)
     wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
     return data.decode("utf-16" if wide else "utf-8-sig")
 
 
 def _read_csv(file: Path) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of a CSV, its cells divided by commas, semicolons or tabs, as its header shows."""
-    text = _decoded(file.read_bytes())
+    text = read_text(file)
     first = "".join(text.lstrip("\r\n").split("\n", 1)[0].split('"')[::2])  # the header without what is in quotes
     delimiter = max(_DELIMITERS, key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
@@ -222,7 +225,7 @@ def _read_csv(file: Path) -> tuple[list[str], list[list[str]]]:
 
 def _read_json(file: Path) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of a file with one JSON object a line, or with an array of objects."""
-    text = _decoded(file.read_bytes())
+    text = read_text(file)
     entries: list[dict[str, object]] = []
     if text.lstrip().startswith("["):
         told = [(f"entry {number}", entry) for number, entry in enumerate(json.loads(text), start=1)]

@@ -21,7 +21,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from index_store import forking, places, runs
+from index_store import forking, places, runcare, runs
 from index_store.attributes import AttributeSchema
 from index_store.catalog import Catalog
 from index_store.decoding import read_file
@@ -133,13 +133,14 @@ class Workspace:
         progress: Progress | None = None,
         update: bool = False,
         white_level: float | None = None,
+        domains: Sequence[str] = (),
     ) -> AddReport:
         """Register the images of a folder where they lie, in durable batches; running it again changes nothing.
 
         `attributes` is a CSV (or a `metadata.csv|jsonl` in the folder); `groups` like "Black_Hair|Blond_Hair";
-        `progress(done, total)` is called after each batch. Broken files are refused one by one with a reason. Of images
+        `progress(done, total)` is called after each file. Broken files are refused one by one with a reason. Of images
         that are known already `update` takes the labels, split and texts anew; else what contradicts is told.
-        `white_level` is the value that is white in deep grey.
+        `white_level` is the value that is white in deep grey; `domains` are names of folders that are the domains.
         """
         return add_images(
             self.catalog,
@@ -152,6 +153,7 @@ class Workspace:
             progress=progress,
             update=update,
             white_level=white_level,
+            domains=domains,
         )
 
     def add_generated(self, items: Sequence[GeneratedImage]) -> npt.NDArray[np.int64]:
@@ -255,12 +257,12 @@ class Workspace:
         table = self._all()
         return read_image(path, size=size, white=table.white(int(table.places(np.array([number]))[0])))
 
-    def check_images(self, *, every: bool = False) -> list[str]:
+    def check_images(self, *, every: bool = False, progress: Progress | None = None) -> list[str]:
         """Return a line on each picture that is missing, on each generated one (with `every` on any) that has changed.
 
         `store().verify()` checks everything else.
         """
-        return check_images(self.catalog, every=every)
+        return check_images(self.catalog, every=every, progress=progress)
 
     def load(self, ids: npt.ArrayLike, size: int) -> Pixels:
         """Decode images to uint8 [n, size, size, 3], centre-cropped and resized, in the order given."""
@@ -345,8 +347,20 @@ class Workspace:
         return runs.list_runs(self.catalog, stage)
 
     def run(self, id: str) -> RunRecord:
-        """Return one run; RgunitError lists the ids."""
+        """Return one run, by its id or its name; RgunitError lists them."""
         return runs.get_run(self.catalog, id)
+
+    def rename_run(self, id: str, name: str) -> RunRecord:
+        """Give a run a name by which it can be asked for too; "" takes it away."""
+        return runcare.rename_run(self.catalog, id, name)
+
+    def delete_runs(self, ids: Sequence[str], *, images: bool = False) -> list[RunRecord]:
+        """Delete runs with all of their files; RgunitError where one is being trained or another refers to it.
+
+        One that made images of the workspace is refused, or with `images` they are deleted too. A kill leaves each run
+        whole or gone.
+        """
+        return runcare.delete_runs(self.catalog, ids, images=images)
 
     def meta(self, key: str) -> str | None:
         """Return a small value that was set, None if it never was."""

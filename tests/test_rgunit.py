@@ -159,3 +159,24 @@ def test_results_are_the_commands_and_print_in_one_screen(staged) -> None:  # ty
 def test_methods_are_listed() -> None:
     names = {one.name: one for one in rgunit.methods()}
     assert names["cut"].presets == ("cut", "fastcut") and names["gmm_unit"].year == 2020
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ("needs an edit (--to '+A') or a picture (--style-of)", "needs an edit (to='+A') or a picture (style_of)"),
+        ("-k says how many, but --guidance is 0: leave -k out", "k says how many, but guidance is 0: leave k out"),
+        ("--set guided.steps=3, or `rgunit run --minutes 3`", "settings guided.steps=3, or `rgunit run --minutes 3`"),
+    ],
+)
+def test_messages_name_arguments_and_no_options(told: str, said: str) -> None:
+    with pytest.raises(rgunit.UsageError) as error, rgunit._said():
+        raise rgunit.UsageError(told)
+    assert str(error.value) == said
+
+
+def test_what_python_refuses_is_said_in_its_words(drawn: Path, tmp_path: Path) -> None:
+    filled(tmp_path / "w", drawn)
+    with rgunit.Workspace.open(tmp_path / "w") as workspace, pytest.raises(rgunit.UsageError) as error:
+        workspace.add(drawn / "labelled", attributes=drawn / "labelled" / "labels.csv", split_by="who")
+    assert "--" not in str(error.value) and str(error.value).startswith("split_by who: ")

@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, create_model, model_validator
 
+from index_store import places
 from index_store.errors import UsageError
 from retrieval.config import RetrievalConfig
 from translation.evaluation.config import EvaluationConfig
@@ -32,6 +33,7 @@ from translation.sections import (
     TrainingConfig,
 )
 
+LARGEST = 2**20  # bytes of a configuration
 PRESETS = Path(__file__).parent / "presets"
 KEPT = ("steps", "batch", "average", "warmup", "neighbours", "neighbour_pool", "feature_cache")
 """Of a preset's adversarial stages, what stays when `--method` names another method, where that one has it."""
@@ -113,7 +115,7 @@ def load_config(
     given: dict[str, Any] = {}
     if file is not None:
         try:
-            given = tomllib.loads(file.read_text())
+            given = tomllib.loads(places.read_bytes(file, LARGEST).decode())
         except OSError as error:
             raise UsageError(f"cannot read the configuration {file}: {error.strerror}") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -132,11 +132,26 @@ def tell_what_is_off(config: Config, stage: StageConfig, progress: Progress) -> 
         progress.note("the perceptual term is off: no networks.perceptual_weights given")
 
 
-def tell_if_enlarged(workspace: Workspace, config: Config, progress: Progress) -> None:
-    """A note where the training images, by nine of them, are smaller than what is trained."""
-    paths, sides = workspace.images("split=train origin=real").paths, []
-    for path in paths[:: max(1, len(paths) // 9)][:9]:
-        with suppress(OSError), Image.open(path) as image:
-            sides.append(min(image.size))
+def tell_if_enlarged(
+    workspace: Workspace, config: Config, progress: Progress, pictures: tuple[str, str] | None = None
+) -> None:
+    """A note where the training images, by nine of them, are smaller than what is trained; of a method that learns from
+    two `pictures` (their filters), where one of these is smaller than a crop of it."""
+    if pictures is not None:
+        for where in pictures:
+            for path in workspace.images(f"origin=real|unlabelled {where}").paths[:1]:
+                size, side = _size_of(path), config.data.size
+                if size and min(size) < side:
+                    progress.note(f"{path}, of {size[0]} x {size[1]} px, is enlarged to crops of {side} px (data.size)")
+        return
+    paths = workspace.images("split=train origin=real").paths
+    sides = [min(size) for path in paths[:: max(1, len(paths) // 9)][:9] if (size := _size_of(path))]
     if sides and (usual := int(np.median(sides))) < config.data.size:
         progress.note(f"the images, of {usual} px, are enlarged to {config.data.size} px, the size of the settings")
+
+
+def _size_of(path: str) -> tuple[int, int] | None:
+    """Width and height of a picture, by its head; None where it cannot be read."""
+    with suppress(OSError), Image.open(path) as image:
+        return image.size
+    return None

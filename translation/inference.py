@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,17 +20,19 @@ from numpy.typing import NDArray
 from index_store.attributes import Edit
 from index_store.decoding import SMALLEST_SIDE
 from index_store.errors import ImageRefused, RgunitError, UsageError
-from index_store.images import Pixels, prepare, read_image, write_image
+from index_store.images import Pixels, made_by, prepare, read_image, write_image
 from index_store.names import is_text, printable
 from index_store.workspace import Workspace
 from retrieval.pictures import Picture, Source
 from retrieval.queries import compose, style_edit
 from retrieval.tensors import to_pixels, to_tensor
 from translation.anysize import scaled, smallest_limit, translate_any_size
+from translation.framing import Box, Framing
 from translation.indexing import neighbour_table, open_retriever, require_index
-from translation.inputs import Input, Names, find_inputs, mark_of, nothing
+from translation.inputs import Input, Names, check_out, find_inputs, mark_of, nothing
 from translation.neighbours import Neighbours
 from translation.progress import Progress
+from translation.records import Records
 from translation.runs import direction_of, target_of
 from translation.translator import Translator
 
@@ -47,13 +49,15 @@ def translate_images(
     run: str | None = None,
     size: int | None = None,
     max_pixels: int | None = None,
+    framing: Framing | None = None,
     out: Path,
     seed: int = 0,
     device: str = "auto",
     reject: Callable[[Path, str], None] | None = None,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
-    """Translate pictures and write PNGs into `out`: rows {source, target, path, neighbours, mask}.
+    """Translate pictures and write PNGs into `out`, and their list: rows {source, target, path, neighbours, mask, box,
+    kept}.
 
     A path may be a folder: every file below it (`find_inputs`); what is no image there is left out, and told to
     `reject` with the reason. Files are NAME-SAMPLE.png and, of a method with a mask, NAME-SAMPLE-mask.png; where such a
@@ -62,12 +66,17 @@ def translate_images(
     be 1. `guidance` in [0, 1]: by default 1 for a guided translator, 0 for others. `k` neighbours guide: by default as
     many as in training; another number is for guidance by attention or patches.
 
-    A method with a style gives squares of the run's size, centre-cropped; one without gives each picture in its own
-    size, or with `size` with its shorter side scaled to that; beyond `max_pixels` (by default what half of the free
-    memory takes) in tiles. Pictures are read one at a time, but a file that is named itself and cannot be read is
-    refused before anything is written.
+    A method with a style translates squares of the run's size: `framing` says which part of a picture that is (`box`:
+    left, top, width and height of it, None where it is all), and the rest is as it was. One without gives each picture
+    in its own size, or with `size` with its shorter side scaled to that; beyond `max_pixels` (by default what half of
+    the free memory takes) in tiles. Pictures are read one at a time, but a file that is named itself and cannot be read
+    is refused before anything is written.
+
+    What is there already, of the same picture and made with the same settings, is `kept`: a second start goes on where
+    the first stopped.
     """
     inputs = find_inputs(paths, out)
+    check_out(out)
     translator = Translator.load(workspace, run, device)
     work = prepare_work(
         workspace,
@@ -79,9 +88,10 @@ def translate_images(
         k=k,
         size=size,
         max_pixels=max_pixels,
+        framing=framing,
         seed=seed,
     )
-    progress, names = progress or Progress(), Names(out, inputs)
+    progress, names, records = progress or Progress(), Names(out, inputs), Records(out, translator.schema)
     rows: list[dict[str, Any]] = []
     for done, one in enumerate(inputs):
         progress.step(done, len(inputs))
@@ -95,21 +105,26 @@ def translate_images(
             continue
         name, mark = names.take(one, samples), mark_of(one.path)
         for sample in range(samples):
-            made = work.translate(picture, sample)
             made_path, mask_path = out / f"{name}-{sample}.png", out / f"{name}-{sample}-mask.png"
-            write_image(made_path, made.pixels, made_of=mark)
-            if made.mask is not None:
+            how, about = work.key(picture, sample), {"box": None if picture.part is None else list(picture.part)}
+            there = records.find(made_path)
+            if there is not None and made_by(made_path) == how and (not there["mask"] or mask_path.exists()):
+                rows.append({**there, **about, "kept": True})
+                continue
+            made = work.translate(picture, sample)
+            if made.mask is not None:  # before the picture, by which both are known to be done
                 write_image(mask_path, made.mask, made_of=mark)
-            known = neighbour_table(workspace, made.ids)
-            rows.append(
-                {
-                    "source": str(one.path.absolute()),
-                    "target": made.target,
-                    "path": str(made_path.absolute()),
-                    "neighbours": [known[int(i)] for i in made.ids[0]],
-                    "mask": None if made.mask is None else str(mask_path.absolute()),
-                }
-            )
+            write_image(made_path, made.pixels, made_of=mark, made_by=how)
+            row = {
+                "source": str(one.path.absolute()),
+                "target": made.target,
+                "path": str(made_path.absolute()),
+                "neighbours": neighbour_rows(workspace, made),
+                "mask": None if made.mask is None else str(mask_path.absolute()),
+            }
+            records.add(row)
+            rows.append({**row, **about, "kept": False})
+    records.close()
     if not rows:
         raise nothing(", ".join(sorted({str(one.folder) for one in inputs})))
     return rows
@@ -120,21 +135,31 @@ def picture_key(pixels: Pixels) -> int:
     return int.from_bytes(hashlib.sha256(pixels.tobytes()).digest()[:8], "big")
 
 
+def neighbour_rows(workspace: Workspace, made: Made) -> list[dict[str, Any]]:
+    """The images that guided a translation, nearest first: image_id, path, origin, distance (None: drawn at random)."""
+    known = neighbour_table(workspace, made.ids)
+    far = [None] * made.ids.shape[1] if made.distances is None else [float(f"{d:.6g}") for d in made.distances[0]]
+    return [{**known[int(i)], "distance": d} for i, d in zip(made.ids[0], far, strict=True)]
+
+
 class _Read(NamedTuple):
-    """A picture, its pixels [size, size, 3], and without a style those in its own size [H, W, 3]."""
+    """A picture, its pixels [size, size, 3], those in its own size [H, W, 3], and which part the square is."""
 
     picture: Picture
     square: Pixels
     own: Pixels
+    part: Box | None = None
 
 
-class _Made(NamedTuple):
-    """What a picture became, with its mask if there is one, the labels aimed at, and the neighbours' ids [1, k]."""
+class Made(NamedTuple):
+    """What a picture became, with its mask if there is one, the labels aimed at, and the neighbours' ids [1, k] and
+    distances."""
 
     pixels: Pixels
     mask: Pixels | None
     target: dict[str, int | None]
     ids: NDArray[np.int64]
+    distances: NDArray[np.float32] | None
 
 
 @dataclass(frozen=True)
@@ -151,23 +176,30 @@ class Work:
     size: int | None
     max_pixels: int | None
     seed: int
+    framing: Framing = field(default_factory=Framing)
+    about: str = ""
+    """What was asked for, as text: with the same a picture becomes the same."""
+
+    def key(self, read: _Read, sample: int) -> str:
+        """What a translation is known by that was made of the same picture in the same way."""
+        return hashlib.sha256(f"{self.about} {picture_key(read.own)} {sample}".encode()).hexdigest()[:32]
 
     def read(self, source: Source) -> _Read:
         """Decode a picture, once. ImageRefused with the reason."""
         if isinstance(source, str | Path) and not is_text(str(source)):
             raise ImageRefused(f"{printable(str(source))}: its name is not UTF-8: rename it")
         picture, side = Picture.of(self.workspace, source), self.translator.size
-        if self.translator.style_dim:
-            square = picture.at(side)
-            return _Read(picture, square, square)
         name = str(source) if isinstance(source, str | Path) else "the picture"
         pixels = (
             read_image(source, white=picture.white) if isinstance(source, str | Path) else prepare(source, name=name)
         )
+        if self.translator.style_dim:
+            part = self.framing.part(pixels, name)
+            return _Read(picture, self.framing.square(pixels, side), pixels, part)
         own = pixels if self.size is None else scaled(pixels, self.size, name)
         return _Read(picture, prepare(pixels, size=side, name=name), own)
 
-    def translate(self, read: _Read, sample: int) -> _Made:
+    def translate(self, read: _Read, sample: int) -> Made:
         """Sample `sample` of a picture. What is drawn depends on the picture, not on those beside it."""
         translator, draw = self.translator, None
         drawn = [self.seed, picture_key(read.square), sample]
@@ -184,18 +216,21 @@ class Work:
             generator=draw,
         )
         images = to_tensor(read.square[None], translator.device)
-        ids, guide, style = np.empty((1, 0), np.int64), None, query.style
+        ids, far, guide, style = np.empty((1, 0), np.int64), None, None, query.style
         if self.guides is not None:
             own = np.array([-1 if read.picture.image_id is None else read.picture.image_id], np.int64)
             rng = np.random.default_rng(drawn)
-            ids = self.guides.find(query.content, query.style, own, [rng], images)
+            ids, far = self.guides.found(query.content, query.style, own, [rng], images)
             guide, style = self.guides.guide(translator, ids, style, self.strength)
         target = translator.schema.describe(query.target if self.goal is None else self.goal.apply(query.target))
         if not translator.style_dim:
-            return _Made(translate_any_size(translator, read.own, guide, most=self.max_pixels), None, target, ids)
+            return Made(translate_any_size(translator, read.own, guide, most=self.max_pixels), None, target, ids, far)
         made = translator.translate(images, query.content, style, guide=guide)
-        mask = None if made.mask is None else to_pixels(made.mask.mul(2).sub(1).expand(-1, 3, -1, -1))[0]
-        return _Made(to_pixels(made.image)[0], mask, target, ids)
+        mask = None
+        if made.mask is not None:
+            square = to_pixels(made.mask.mul(2).sub(1).expand(-1, 3, -1, -1))[0]
+            mask = self.framing.back(square, np.zeros_like(read.own))
+        return Made(self.framing.back(to_pixels(made.image)[0], read.own), mask, target, ids, far)
 
 
 def prepare_work(
@@ -209,6 +244,7 @@ def prepare_work(
     k: int | None,
     size: int | None,
     max_pixels: int | None,
+    framing: Framing | None,
     seed: int,
 ) -> Work:
     """Check what is asked for against what the run can do. UsageError or RgunitError names what cannot be done."""
@@ -233,7 +269,7 @@ def prepare_work(
         raise UsageError(f"--guidance must lie in 0 … 1, not {guidance:g}")
     if k is not None and k < 1:
         raise UsageError(f"-k must be at least 1, not {k}: --guidance 0 translates without neighbours")
-    _check_sizes(translator, size, max_pixels)
+    _check_sizes(translator, size, max_pixels, framing)
     edit = style_edit(workspace, translator, to) if to is not None else None
     strength = (1.0 if translator.neighbours else 0.0) if guidance is None else guidance
     if strength and not translator.neighbours:
@@ -251,12 +287,26 @@ def prepare_work(
         )
     guides = _guides(workspace, translator, k or translator.neighbours) if strength else None
     work = Work(workspace, translator, edit, _goal(translator), None, guides, strength, size, max_pixels, seed)
-    return work if style_of is None else replace(work, other=work.read(style_of))
+    if style_of is not None:
+        work = replace(work, other=work.read(style_of))
+    style = None if work.other is None else picture_key(work.other.square)
+    run, pool = translator.run, 0 if guides is None else len(guides.pool)
+    asked = (run.id, run.steps, run.seconds, edit and edit.text, style, strength, k, pool, size, framing, seed)
+    return replace(work, framing=framing or Framing(), about=repr(asked))
 
 
-def _check_sizes(translator: Translator, size: int | None, max_pixels: int | None) -> None:
+def _check_sizes(
+    translator: Translator, size: int | None, max_pixels: int | None, framing: Framing | None = None
+) -> None:
     """UsageError for sizes that a run cannot give."""
     assert translator.run is not None
+    if framing is not None and framing.box is not None and framing.fit:
+        raise UsageError("--box takes a part of the picture and --fit all of it: give one of them")
+    if framing is not None and framing != Framing() and not translator.style_dim:
+        raise UsageError(
+            f"run {translator.run.id} ({translator.config.method}) translates whole pictures of any shape: leave "
+            f"{'--fit' if framing.fit else '--box'} out"
+        )
     for name, value in (("--size", size), ("--max-pixels", max_pixels)):
         if value is not None and translator.style_dim:
             raise UsageError(

@@ -11,6 +11,7 @@ from pathlib import Path
 from index_store.errors import RgunitError, UsageError
 from index_store.files import image_files
 from index_store.images import check_header, made_of, read_image
+from index_store.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,27 @@ def find_inputs(paths: Sequence[Path | Input], out: Path) -> list[Input]:
     for path in named if len(found) > 1 else ():
         read_image(path)
     return found
+
+
+def workspace_inputs(workspace: Workspace, where: str) -> list[Input]:
+    """The images of a workspace that pass a filter; what is generated only where the filter names it.
+
+    RgunitError where none does. One whose file is gone or damaged is left out later, and told.
+    """
+    origins = workspace.schema.filter(where).origin
+    table = workspace.images(where if origins else f"{where} origin=real|unlabelled")
+    if not len(table):
+        raise RgunitError(f"no image passes the filter {where!r}: widen it")
+    return [Input(Path(path), Path(path).stem, workspace.path) for path in table.paths]
+
+
+def check_out(out: Path) -> None:
+    """RgunitError where nothing can be written into a folder, which need not be there."""
+    there = next(place for place in (out.absolute(), *out.absolute().parents) if os.path.lexists(place))
+    if not there.is_dir():
+        raise RgunitError(f"--out {out}: {there} is no folder: name another one")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise RgunitError(f"--out {out}: nothing can be written into {there}: name another folder")
 
 
 def nothing(path: Path | str) -> RgunitError:

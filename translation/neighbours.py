@@ -82,8 +82,19 @@ class Neighbours:
         `own` [B] are the sources' ids (−1: foreign). `images` [B, 3, H, W] are asked for where another translator's
         retrieval searches: it reads them itself, and by content alone.
         """
+        return self.found(content, style, own, rngs, images)[0]
+
+    def found(
+        self,
+        content: Tensor,
+        style: Tensor,
+        own: NDArray[np.int64],
+        rngs: Iterable[np.random.Generator],
+        images: Tensor | None = None,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32] | None]:
+        """As `find`, with the distances float32 [B, k] of the search; None where neighbours are drawn at random."""
         if self.retriever is None:
-            return self.at_random(own, rngs)
+            return self.at_random(own, rngs), None
         out = self.workspace.left_out
         exclude = [np.append(out, i) if i >= 0 else out for i in own]
         if self._own:
@@ -99,9 +110,10 @@ class Neighbours:
                 f"{self.retriever.encoder_name}: run `rgunit index build` first"
             )
         if self._among == self.k:
-            return found.ids
+            return found.ids, found.distances
         places = [np.sort(rng.choice(self._among, self.k, replace=False)) for _, rng in zip(own, rngs, strict=False)]
-        return np.take_along_axis(found.ids, np.stack(places), axis=1)
+        chosen = np.stack(places)
+        return np.take_along_axis(found.ids, chosen, axis=1), np.take_along_axis(found.distances, chosen, axis=1)
 
     @torch.no_grad()
     def _read(self, images: Tensor) -> Tensor:

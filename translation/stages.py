@@ -78,8 +78,7 @@ def train_translation(
         about |= {"source": domains[0], "target": domains[1]}
     config = settled(workspace, TRANSLATION, config, session)
     fabric = make_fabric(config.training, session.device)
-    if not of_pictures:
-        tell_if_enlarged(workspace, config, progress)
+    tell_if_enlarged(workspace, config, progress, domains if of_pictures else None)
     tell_what_is_off(config, config.translation, progress)
 
     def make() -> MethodTask:

@@ -334,3 +334,16 @@ def test_what_add_took_wrongly_is_told_and_mended_with_update(rgunit, tmp_path: 
     info = rgunit("-w", tmp_path / "w", "--json", "info").json
     assert info["attributes"] == ["A", "B, b"] and info["by_split"] == {"train": 1, "test": 2, "val": 1}
     assert info["fields"] == ["white_level"]
+
+
+def test_pipes_in_the_place_of_files_are_refused_and_not_waited_for(rgunit, labelled: Path, tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    write_image(tmp_path / "d" / "a.png", np.zeros((16, 16, 3), np.uint8))
+    for name in ("labels.csv", "labels.json", "list_attr_celeba.txt", "my.toml"):
+        os.mkfifo(tmp_path / name)
+    for name in ("labels.csv", "labels.json", "list_attr_celeba.txt"):
+        answer = rgunit("-w", tmp_path / "w", "add", tmp_path / "d", "--attributes", tmp_path / name)
+        assert answer.status == 1 and "it is no regular file" in answer.error
+    answer = rgunit("-w", labelled, "train", "translation", "--preset", "demo", "--config", tmp_path / "my.toml")
+    assert answer.status == 2 and "it is no regular file" in answer.error
+    assert not (tmp_path / "w").exists()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import csv
 import io
 import json
+import os
 import re
 import shutil
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ import pytest
 from PIL import Image
 
 from cli.main import main
+from cli.progress import Bars
 from tests.places import ROOT
 from translation.methods import METHODS
 
@@ -168,6 +172,69 @@ def test_translate_writes_what_it_says(rgunit, trained: Trained, faces: Path, tm
     assert rgunit(*words, "--json").status == 0
     assert Path(outputs[0]["path"]).read_bytes() == first  # the same seed, the same picture
     assert "guided by" in rgunit(*words).out
+
+
+def test_images_of_the_workspace_are_translated_listed_and_drawn(rgunit, trained: Trained, tmp_path: Path) -> None:
+    words = ("translate", "--where", "split=test -Blond_Hair", "--to", "+Blond_Hair", "--out", tmp_path / "out")
+    sheet = ("--sheet", tmp_path / "sheet.png", "--box", "4,4,24,24")
+    answer = rgunit("-w", trained.path, *words, *sheet, "--json").json
+    sources = {one["source"] for one in answer["outputs"]}
+    assert 5 < len(sources) < 17 and all(one["box"] == [4, 4, 24, 24] for one in answer["outputs"])
+    assert answer["drawn"] == len(sources) and Image.open(tmp_path / "sheet.png").width > 400
+    with (tmp_path / "out" / "translations.csv").open(newline="") as file:
+        assert {row["source"] for row in csv.DictReader(file)} == sources
+    shown = rgunit("-w", trained.path, *words, *sheet)
+    assert shown.out.count("(there already)") == len(sources) and "--fit takes all" in shown.out
+    (tmp_path / "mine.png").write_bytes(Path(next(iter(sources))).read_bytes())
+    for given, told in (
+        ((*words, "--sheet", tmp_path / "mine.png"), "no sheet that was made here"),
+        ((*words, "--sheet", tmp_path / "no" / "s.png"), "there is no folder"),
+        (("translate", "--to", "+Blond_Hair"), "say what to translate"),
+        (("translate", "--where", "id=9999", "--to", "+Blond_Hair"), "no image passes the filter"),
+        ((*words[:-1], tmp_path / "mine.png" / "out"), "is no folder"),
+    ):
+        assert told in rgunit("-w", trained.path, *given).error
+
+
+def test_runs_are_listed_named_compared_and_kept(rgunit, trained: Trained, tmp_path: Path) -> None:
+    path = tmp_path / "copy"
+    shutil.copytree(trained.path, path)
+    every = rgunit("-w", path, "runs", "--json").json["runs"]
+    assert [run["from"] for run in every[:3]] == [[], ["r1"], ["r1", "r2"]] and every[-1]["stage"] == "evaluate"
+    assert all(run["bytes"] > 1000 for run in every)
+    assert rgunit("-w", path, "runs", "rename", "r3", "mine").status == 0
+    told = rgunit("-w", path, "runs", "compare", "mine", "r4", "--json").json
+    assert told["settings"]["neighbours"] == {"r3": "retrieved", "r4": "random"} and told["metrics"]["steps"]["r3"] == 4
+    assert "neighbours" in rgunit("-w", path, "runs", "compare", "r3", "r4").out
+    assert "is what r2, r3, r4, r5, r6 came from or judged" in rgunit("-w", path, "runs", "delete", "r1").error
+    assert rgunit("-w", path, "runs", "delete", "r6", "--json").json["deleted"] == ["r6"]
+    assert "mine" in rgunit("-w", path, "runs").out and rgunit("-w", path, "index", "verify").status == 0
+    gone = rgunit("-w", path, "runs", "delete", "r1", "r2", "mine", "r4", "r5", "--images", "--json").json
+    assert (gone["deleted"], gone["images"]) == (["r5", "r4", "r3", "r2", "r1"], 6)
+    assert list((path / "runs").iterdir()) == [] and rgunit("-w", path, "index", "verify").status == 0
+
+
+def test_ctrl_c_while_run_indexes_says_how_to_go_on(
+    rgunit, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(labelled, tmp_path / "w")
+    begin = Bars.stage
+
+    def stage(self: Bars, name: str) -> None:
+        begin(self, name)
+        if name == "index":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Bars, "stage", stage)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
+    try:
+        answer = rgunit("-w", tmp_path / "w", "run", "--preset", "demo", "--attributes-used", USED, *SETTINGS, "--json")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert answer.status == 130 and "Traceback" not in answer.err
+    assert answer.json["error"].startswith("stopped, what was done is kept: continue with the same command: rgunit -w")
+    runs = rgunit("-w", tmp_path / "w", "runs", "--json").json["runs"]
+    assert [run["status"] for run in runs] == ["done", "done"]
 
 
 def test_an_attribute_outside_the_style_cannot_be_edited(rgunit, trained: Trained, faces: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,8 +11,10 @@ import pytest
 from PIL import Image
 
 from cli.drawing import span
+from cli.progress import Bars
 from cli.settings import globals_first
 from index_store.errors import UsageError
+from tests.places import ROOT
 
 COMMANDS = (
     "add",
@@ -25,6 +29,8 @@ COMMANDS = (
     "translate",
     "index",
     "evaluate",
+    "runs",
+    "split",
 )
 
 
@@ -61,11 +67,11 @@ def test_no_words_at_all_show_the_help(rgunit) -> None:
         sys.argv = monkey
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "index build", "index remove", "evaluate translation"])
+@pytest.mark.parametrize("command", [*COMMANDS, "index build", "index remove", "evaluate translation", "runs delete"])
 def test_every_command_explains_itself_with_an_example(rgunit, command: str) -> None:
     answer = rgunit(*command.split(), "--help")
     assert answer.status == 0
-    assert "Example" in answer.out or command in ("index", "evaluate")
+    assert "Example" in answer.out
 
 
 @pytest.mark.parametrize(
@@ -124,13 +130,14 @@ def test_an_unexpected_failure_names_its_type_and_hides_its_traceback(
     assert "Traceback" in rgunit("-w", labelled, "info", "--debug").err
 
 
-def test_ctrl_c_outside_training_is_one_word(rgunit, labelled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_says_how_to_go_on(rgunit, labelled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(self: object, *words: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("index_store.workspace.Workspace.runs", interrupted)
     answer = rgunit("-w", labelled, "info", "--json")
-    assert (answer.status, answer.err, answer.json) == (1, "stopped\n", {"error": "stopped"})
+    told = f"stopped, what was done is kept: continue with the same command: rgunit -w {labelled} info --json"
+    assert (answer.status, answer.err, answer.json) == (130, told + "\n", {"error": told})
 
 
 @pytest.mark.parametrize(
@@ -139,3 +146,40 @@ def test_ctrl_c_outside_training_is_one_word(rgunit, labelled: Path, monkeypatch
 )
 def test_times_are_told_in_words(seconds: float, words: str) -> None:
     assert span(seconds) == words
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_completes_commands_and_options(process, tmp_path: Path, shell: str) -> None:
+    words = {"COMP_WORDS": "rgunit tran", "COMP_CWORD": "1", "_TYPER_COMPLETE_ARGS": "rgunit tran"}
+    environment = {**os.environ, **words, "_RGUNIT_COMPLETE": f"complete_{shell}", "PYTHONPATH": str(ROOT)}
+    environment |= {"_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    program = "import sys; from cli.main import main; sys.exit(main([]))"
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60)
+    assert "translate" in done.stdout and "train" not in done.stdout.replace("translate", ""), done.stderr
+
+
+def test_add_says_what_it_read_and_that_nothing_is_left_to_test_on(rgunit, tmp_path: Path) -> None:
+    for number, name in enumerate(("photo/dog", "photo/cat", "sketch/dog", "sketch/cat")):
+        (tmp_path / "d" / "train" / name).mkdir(parents=True)
+        Image.new("RGB", (16, 16), (number, 0, 0)).save(tmp_path / "d" / "train" / name / "0.png")
+    shown = rgunit("-w", tmp_path / "w", "add", tmp_path / "d").out
+    assert "read as 2 domains: photo (2), sketch (2)" in shown
+    assert "no image is in split test" in shown and "`rgunit split --test 0.2` draws some" in shown
+    assert rgunit("-w", tmp_path / "w", "split", "--to", "test", "--where", "id=1", "--json").json == {
+        "changed": 1,
+        "by_split": {"test": 1, "train": 3},
+        "learned": 0,
+    }
+    assert "labelled images" in rgunit("-w", tmp_path / "w", "split").out
+    folders = [tmp_path / "d" / "train" / name for name in ("photo", "sketch")]
+    asked = rgunit("-w", tmp_path / "v", "add", *folders)
+    assert asked.status == 1 and "did you mean their parent?" in asked.error and not (tmp_path / "v").exists()
+    named = rgunit("-w", tmp_path / "v", "add", *folders, "--domains", "photo,sketch", "--json").json
+    assert named["added"] == 4 and named["understood"][0].startswith("2 domains: photo (2), sketch (2)")
+
+
+def test_a_note_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with Bars() as bars:
+        for _ in range(3):
+            bars.note("the perceptual term is off")
+    assert capsys.readouterr().err.count("perceptual") == 1

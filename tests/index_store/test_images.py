@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from index_store import decoding
 from index_store.errors import ImageRefused
 from index_store.images import prepare, read_image, write_image
 
@@ -158,3 +159,26 @@ def test_only_regular_files_are_read_and_pictures_inside_others_have_the_same_li
         read_image(tmp_path / "bomb.ico")
     Image.new("RGB", (32, 32)).save(tmp_path / "good.ico", sizes=[(32, 32)])
     assert read_image(tmp_path / "good.ico").shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "AVIF", "JPEG2000"])
+def test_a_few_bytes_that_become_many_pixels_are_refused_unread(tmp_path, monkeypatch, kind):
+    path = tmp_path / "bomb"
+    Image.new("RGB", (1024, 1024), (9, 9, 9)).save(path, kind, **({"lossless": True} if kind == "WEBP" else {}))
+    assert read_image(path).shape == (1024, 1024, 3)
+    monkeypatch.setattr(decoding, "_MANY", 100_000)  # as if it were large
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("it was decoded"))
+    with pytest.raises(ImageRefused, match=r"1024 x 1024 from \d+ bytes would take far more memory"):
+        read_image(path)
+
+
+def test_a_webp_says_its_size_before_memory_is_taken_for_it(tmp_path, monkeypatch):
+    head = b"VP8X" + struct.pack("<II", 10, 0) + (16382).to_bytes(3, "little") * 2
+    (tmp_path / "large.webp").write_bytes(b"RIFF" + struct.pack("<I", 4 + len(head)) + b"WEBP" + head)
+    monkeypatch.setattr(decoding.Image, "open", lambda *words, **more: pytest.fail("it was opened"))
+    with pytest.raises(ImageRefused, match="16383 x 16383 is too large"):
+        read_image(tmp_path / "large.webp")
+    for lossless in (True, False):
+        image = Image.new("RGB", (70, 30))
+        image.save(tmp_path / "small.webp", lossless=lossless)
+        assert decoding._canvas((tmp_path / "small.webp").read_bytes()) == (70, 30)

@@ -9,6 +9,8 @@ import pytest
 from index_store.errors import RgunitError
 from index_store.files import image_files
 from index_store.images import write_image
+from index_store.layouts import check_readings, understood
+from index_store.splits import draw_splits, untested
 from index_store.workspace import Workspace
 
 
@@ -182,3 +184,47 @@ def test_links_that_lead_back_are_not_followed(tmp_path):
         (tmp_path / "d" / link).symlink_to(target, target_is_directory=True)
     found = [str(file.relative_to(tmp_path / "d")) for file in image_files(tmp_path / "d", leave=[tmp_path / "d/left"])]
     assert sorted(found) == ["other/5.png", "x/1.png", "y/2.png"]
+
+
+def _classes(root: Path, *domains: str) -> None:
+    """Two pictures of two classes in each domain."""
+    for domain in domains:
+        draw(root / domain, [f"{name}/{number}.png" for name in ("cat", "dog") for number in range(2)])
+
+
+def test_two_domains_out_of_four_are_named(tmp_path: Path) -> None:
+    _classes(tmp_path / "pacs", "art", "cartoon", "photo", "sketch")
+    with Workspace.create(tmp_path / "w") as workspace:
+        report = workspace.add_images(tmp_path / "pacs", domains=["photo", "sketch"])
+        assert (report.added, len(report.files_without_row)) == (8, 8)
+        assert workspace.schema.names == ("photo", "sketch") and workspace.schema.groups == (("photo", "sketch"),)
+        assert sorted(set(workspace.images().fields["folder"])) == ["cat", "dog"]
+        again = workspace.add_images(tmp_path / "pacs" / "sketch", domains=["photo", "sketch"])
+        assert (again.added, again.duplicates) == (0, 4)
+    told = understood([report.reading])
+    assert told == ["2 domains: photo (4), sketch (4); the folders inside them (cat, dog) are the text column folder"]
+
+
+def test_folders_that_could_be_either_are_asked_about(tmp_path: Path) -> None:
+    _classes(tmp_path, "photo", "sketch")
+    with pytest.raises(
+        RgunitError, match=r"2 domains: cat, dog; each of them lies in photo and in sketch: did you mean"
+    ):
+        check_readings([tmp_path / "photo", tmp_path / "sketch"])
+    check_readings([tmp_path])
+    check_readings([tmp_path / "photo"])
+    with Workspace.create(tmp_path / "w") as workspace:
+        with pytest.raises(RgunitError, match="lies in the domains cat and photo"):
+            workspace.add_images(tmp_path / "photo", domains=["cat", "photo"])
+        with pytest.raises(RgunitError, match="no image lies in a folder zebra"):
+            workspace.add_images(tmp_path / "photo", domains=["zebra"])
+
+
+def test_domains_below_train_alone_leave_no_test_image(tmp_path: Path) -> None:
+    _classes(tmp_path / "d" / "train", "photo", "sketch")
+    with Workspace.create(tmp_path / "w") as workspace:
+        assert untested(workspace) is None
+        workspace.add_images(tmp_path / "d")
+        assert "`rgunit split --test 0.2` draws some" in (untested(workspace) or "")
+        draw_splits(workspace, test=0.5)
+        assert untested(workspace) is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -9,14 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from index_store.errors import RgunitError, UsageError
+from index_store.errors import ImageRefused, RgunitError, UsageError
 from index_store.workspace import Workspace
 from retrieval import Results, Retriever
 from tests.translation.small import USED, tiny
 from translation import inference
 from translation.config import load_config
 from translation.evaluation.arms import open_arms
+from translation.framing import Box, Framing
 from translation.inference import translate_images
+from translation.progress import Progress
 from translation.runs import default_run, default_start
 from translation.stages import train_guided, train_translation
 
@@ -84,7 +88,7 @@ def test_a_foreign_picture_works_like_one_inside(guided: Workspace, foreign: Pat
     assert answer.target["Blond_Hair"] == 1 and answer.target["Black_Hair"] == 0
     assert set(answer.target.values()) <= {0, 1}
     [row] = translate_images(guided, [foreign], to="+Blond_Hair", out=tmp_path / "out", device="cpu")
-    assert pixels(row["path"]).shape == (32, 32, 3) and pixels(row["mask"]).shape == (32, 32, 3)
+    assert pixels(row["path"]).shape == (50, 70, 3) == pixels(row["mask"]).shape and row["box"] == [10, 0, 50, 50]
     assert len(row["neighbours"]) == 3 and row["source"] == str(foreign.absolute())
 
 
@@ -102,6 +106,70 @@ def test_seeds_and_samples(guided: Workspace, inside: Path, tmp_path: Path) -> N
     assert (pixels(alone) == pixels(first[0])).all(), "the first sample does not depend on how many follow"
     [other] = translate("d", seed=1)
     assert (pixels(other) != pixels(alone)).any()
+
+
+def test_a_second_start_goes_on_where_the_first_stopped(
+    guided: Workspace, inside: Path, foreign: Path, tmp_path: Path
+) -> None:
+    class Stops(Progress):
+        def step(self, done: int, total: int, seconds_left: float | None = None) -> None:
+            if done == 1:
+                raise KeyboardInterrupt
+
+    def translate(progress: Progress | None = None, **how: object) -> list[dict[str, object]]:
+        given = {"to": "+Glasses", "samples": 2, "out": tmp_path / "out", "device": "cpu", **how}
+        return translate_images(guided, [inside, foreign], progress=progress, **given)  # type: ignore[arg-type]
+
+    with pytest.raises(KeyboardInterrupt):
+        translate(Stops())
+    file = tmp_path / "out" / "translations.csv"
+    with file.open("a") as half:
+        half.write("/a/half,wri")  # by a kill
+    first = [file.stat().st_mtime_ns for file in sorted((tmp_path / "out").glob("000001*.png"))]
+    rows = translate()
+    assert [row["kept"] for row in rows] == [True, True, False, False]
+    assert [file.stat().st_mtime_ns for file in sorted((tmp_path / "out").glob("000001*.png"))] == first
+    again = translate()
+    assert again == [{**row, "kept": True} for row in rows] and all(row["neighbours"] for row in again)
+    with file.open(newline="") as table:
+        listed = list(csv.DictReader(table))
+    assert [row["picture"] for row in listed] == [row["path"] for row in rows]
+    near = json.loads(listed[0]["neighbours"])
+    assert [one["distance"] for one in near] == sorted(one["distance"] for one in near) and len(near) == 3
+    assert "+Glasses" in listed[0]["target"]
+    other = translate(to="-Glasses")
+    assert [row["kept"] for row in other] == [False] * 4, "made for another target"
+    assert len(list(csv.reader(file.open(newline="")))) == 1 + 4
+
+
+def test_a_list_that_is_somebody_elses_stays(guided: Workspace, inside: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "translations.csv").write_text("my,own\n")
+    with pytest.raises(RgunitError, match="is no list of translations: name another --out"):
+        translate_images(guided, [inside], to="+Glasses", out=tmp_path / "out", device="cpu")
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["translations.csv"]
+
+
+def test_a_part_or_all_of_a_picture_passes_and_it_comes_back_whole(
+    guided: Workspace, foreign: Path, tmp_path: Path
+) -> None:
+    source = np.asarray(Image.open(foreign).convert("RGB"))
+
+    def translate(framing: Framing) -> tuple[np.ndarray, object]:  # type: ignore[type-arg]
+        [row] = translate_images(guided, [foreign], to="+Glasses", framing=framing, out=tmp_path / "out", device="cpu")
+        return pixels(row["path"]), row["box"]
+
+    made, box = translate(Framing(Box(20, 10, 32, 32)))
+    changed = (made != source).any(axis=2)
+    assert box == [20, 10, 32, 32] and made.shape == source.shape and changed[10:42, 20:52].any()
+    changed[10:42, 20:52] = False
+    assert not changed.any(), "what is cut away is as it was"
+    made, box = translate(Framing(fit=True))
+    assert box is None and made.shape == source.shape and (made != source).any(axis=2).mean() > 0.9
+    with pytest.raises(ImageRefused, match=r"--box 50,10,32,32 lies outside of its 70 x 50"):
+        translate(Framing(Box(50, 10, 32, 32)))
+    with pytest.raises(UsageError, match="give one of them"):
+        translate(Framing(Box(0, 0, 32, 32), fit=True))
 
 
 def test_a_seed_decides_a_translation_by_the_picture_and_not_by_its_place(

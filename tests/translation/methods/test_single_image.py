@@ -13,8 +13,10 @@ from PIL import Image
 from index_store.errors import RgunitError, UsageError
 from index_store.workspace import Workspace
 from tests.translation.resume import same_after_a_stop
+from tests.translation.small import Notes
 from translation.config import Config, load_config
 from translation.evaluation.arms import open_arms
+from translation.fitting import tell_if_enlarged
 from translation.inference import translate_images
 from translation.methods.single_image import SingleImage
 from translation.pipeline import run_all
@@ -175,3 +177,11 @@ def test_it_resumes_bit_for_bit_and_translates_at_the_pictures_own_size(pictures
         open_arms(pictures, device="cpu")
     with pytest.raises(UsageError, match="nothing to retrieve or to evaluate"):
         run_all(pictures, tiny(), device="cpu")
+
+
+def test_a_picture_that_is_enlarged_to_a_crop_is_told(pictures: Workspace) -> None:
+    notes = Notes()
+    tell_if_enlarged(pictures, tiny("data.size=96"), notes, (ONE, OTHER))
+    assert notes.told and all("is enlarged to crops of 96 px (data.size)" in note for note in notes.told)
+    tell_if_enlarged(pictures, tiny(), silent := Notes(), (ONE, OTHER))
+    assert silent.told == []
