@@ -91,9 +91,8 @@ def main() -> None:
                 ]
             )
     assert wanted is not None
-    print(
-        json.dumps({"steps": step, "minutes": arguments.minutes, "seed": seed} | measured(made_test, sources, wanted))
-    )
+    told = {"steps": arguments.steps, "seconds": round(seconds), "seed": seed}
+    print(json.dumps(told | measured(made_test, sources, wanted)))
 
 
 def measured(made: Pixels, sources: Pixels, wanted: Goal) -> dict[str, float]:

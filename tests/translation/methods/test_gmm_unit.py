@@ -200,7 +200,7 @@ def test_d_that_judges_by_labels_wants_real_images_under_their_own() -> None:
 
 def test_the_skips_are_there_in_use_too(workspace: Workspace) -> None:
     result = train_translation(workspace, tiny(*SHARP, "translation.mask_from=2"), attributes_used=USED)
-    translator = Translator.load(workspace, result.run)
+    translator = Translator.load(workspace, result.run.id)
     images = make_batch().images
     content, style = translator.content(images), translator.style_mean(make_batch().target)
     first, second = (translator.translate(seen, content, style).raw for seen in (images, -images))
