@@ -37,6 +37,7 @@ from translation.networks.gmm_unit import (
     ContentEncoder,
     Discriminator,
     Generator,
+    Judged,
     StyleEncoder,
     initialise,
 )
@@ -64,6 +65,10 @@ class Networks(Section):
     discriminator_width: float = Field(1.0, gt=0)
     discriminator_scales: int = Field(1, ge=1, le=3)
     discriminator_slope: float = Field(0.1, ge=0, lt=1)
+    discriminator_labels: bool = Field(
+        False, description="D judges whether an image is real and has its labels; not in the paper"
+    )
+    skips: bool = Field(False, description="the generator sees the source's pixels too; not in the paper")
     perceptual_weights: str = Field("", description="safetensors file of a VGG; empty: the perceptual term is off")
 
 
@@ -83,6 +88,9 @@ class Weights(Section):
         0.0, ge=0, description="CUT's contrast of source and translation, in E_c's maps; not in the paper"
     )
     gradient_penalty: float = Field(0.0, ge=0, description="R1 on the discriminator; not in the paper")
+    mask: float = Field(
+        0.0, ge=0, description="price of the mask's mean: what need not change is left; not in the paper"
+    )
 
 
 class TranslationConfig(StageConfig):
@@ -90,6 +98,9 @@ class TranslationConfig(StageConfig):
 
     warmup: int = Field(
         0, ge=0, description="first steps with reconstruction, KL and classification alone: cheap, and no mask to close"
+    )
+    mask_from: int = Field(
+        0, ge=0, description="steps after the warm-up in which the whole picture is painted, M = 1; not in the paper"
     )
     halve_every: int = Field(200_000, ge=1, description="steps after which the learning rate is halved")
     kl_warmup: int = Field(0, ge=0, description="steps over which the KL's weight rises from 0")
@@ -280,7 +291,7 @@ class GmmUnit(GuidedAdversary):
 
     def generate(self, guided: Guided, style: Tensor, images: Tensor, strength: float = 1.0) -> tuple[Tensor, Tensor]:
         """x̃ [B, 3, H, W] (with what guidance copies into it) and mask M [B, 1, H, W]."""
-        prediction, mask = self.networks["generator"](guided.content, style)
+        prediction, mask = self.networks["generator"](guided.content, style, images)
         return paint(self.guidance, prediction, mask, guided, images, strength), mask
 
     def generator_input(self, content: Tensor, batch: Batch, query: int = 0) -> Guided:
@@ -302,9 +313,12 @@ class GmmUnit(GuidedAdversary):
         source_style = styles.sampled(mean, log_variance, batch.noise[2])
         guided = self.generator_input(content, batch)
         prediction, mask = self.generate(guided, self.target_style(batch), batch.images)
-        fake = objectives.blend(prediction, mask, batch.images)
+        whole = t - self.stage.warmup < self.stage.mask_from
+        fake = objectives.blend(prediction, torch.ones_like(mask) if whole else mask, batch.images)
         yield Loss(("discriminator",), self.discriminator_losses(batch, fake.detach()), weights)
         terms = self.generator_losses(batch, content, guided, mean, log_variance, source_style, fake)
+        if weights["mask"] and not whole:
+            terms["mask"] = mask.float().mean()
         yield Loss(self.painters, terms, weights)
         yield self._told(mask, kl_weight, mean, batch.labels)
         return fake
@@ -317,7 +331,9 @@ class GmmUnit(GuidedAdversary):
         """
         weights = {**self.stage.weights.model_dump(), "kl": kl_weight}
         content, mean, log_variance = self.encode(batch.images)
-        own, mask = self.networks["generator"](content, styles.sampled(mean, log_variance, batch.noise[2]))
+        own, mask = self.networks["generator"](
+            content, styles.sampled(mean, log_variance, batch.noise[2]), batch.images
+        )
         real = self._domain(self.networks["discriminator"](batch.images), batch.labels)
         yield Loss(("discriminator",), {"domain": real}, weights)
         terms = {
@@ -339,18 +355,22 @@ class GmmUnit(GuidedAdversary):
             more, theirs = batch.guides.real
             images, labels = torch.cat([images, more]), torch.cat([labels, theirs])
         real, made = discriminator(images), discriminator(fake)
-        self.weigh(batch, fake, [f for f, _ in made])
+        judged = [scale.under(batch.target) for scale in made]
+        self.weigh(batch, fake, judged)
         terms = {
             "adversarial": objectives.adversarial_discriminator(
-                [r for r, _ in real], [f for f, _ in made], self.weight
+                [scale.under(labels) for scale in real], judged, self.weight, wrong=self._wrong(batch, real, labels)
             ),
             "domain": self._domain(real, labels),
         }
         if self.stage.weights.gradient_penalty:
             with torch.autocast(images.device.type, enabled=False):  # second derivatives want full precision
-                seen = (batch.images if batch.real is None else batch.real[0])[::4].detach().requires_grad_()
-                judged = discriminator.forward(seen)  # not by a compiled call, which has no second derivative
-                terms["gradient_penalty"] = objectives.gradient_penalty([r for r, _ in judged], seen)
+                own, theirs = (batch.images, batch.labels) if batch.real is None else batch.real
+                seen = own[::4].detach().requires_grad_()
+                found = discriminator.forward(seen)  # not by a compiled call, which has no second derivative
+                terms["gradient_penalty"] = objectives.gradient_penalty(
+                    [scale.under(theirs[::4]) for scale in found], seen
+                )
         return terms
 
     def generator_losses(
@@ -372,7 +392,9 @@ class GmmUnit(GuidedAdversary):
         recovered = self.networks["content_encoder"](fake)
         recovered_style, _ = self.networks["style_encoder"](fake)
         terms = {
-            "adversarial": objectives.adversarial_generator([realness for realness, _ in judged], self.weight),
+            "adversarial": objectives.adversarial_generator(
+                [scale.under(batch.target) for scale in judged], self.weight
+            ),
             "domain": self._domain(judged, batch.target),
             "content": objectives.absolute_difference(recovered, content),
             "style": objectives.absolute_difference(recovered_style, style),
@@ -382,7 +404,7 @@ class GmmUnit(GuidedAdversary):
             own, _ = self.generate(seen, source_style, batch.images)
             terms["reconstruction"] = objectives.absolute_difference(own, batch.images)
         if weights.cycle or weights.perceptual:
-            cycled, _ = generator(recovered, source_style)  # the way back is unfused, as printed
+            cycled, _ = generator(recovered, source_style, fake)  # the way back is unfused, as printed
             terms["cycle"] = objectives.absolute_difference(cycled, batch.images)
             if weights.perceptual and self.vgg is not None:
                 with torch.no_grad():
@@ -438,10 +460,17 @@ class GmmUnit(GuidedAdversary):
             keys = features((encoder,), images, layers)
         return contrast((encoder,), projector, layers, keys, fake)
 
-    def _domain(self, judged: Sequence[tuple[Tensor, Tensor]], labels: Tensor) -> Tensor:
-        """The classification of what D [(realness, logits) a scale] says of images with these labels."""
+    def _wrong(self, batch: Batch, real: Sequence[Judged], labels: Tensor) -> tuple[list[Tensor], Tensor] | None:
+        """What D says of real images with `labels` under the labels of others, and [B] where those differ."""
+        if real[0].matches is None:
+            return None
+        others = torch.cat([batch.target, batch.labels])[: len(labels)]
+        return [scale.under(others) for scale in real], (others != labels).any(1).float()
+
+    def _domain(self, judged: Sequence[Judged], labels: Tensor) -> Tensor:
+        """The classification of what D says, a scale each, of images with these labels."""
         groups = self.groups if self.stage.domain_softmax else ()
-        return objectives.domain([logits for _, logits in judged], labels, groups, shared_mean)
+        return objectives.domain([scale.attributes for scale in judged], labels, groups, shared_mean)
 
 
 def build_networks(n: Networks, size: int, attributes: int, *, discriminator: bool = True) -> dict[str, nn.Module]:
@@ -449,13 +478,18 @@ def build_networks(n: Networks, size: int, attributes: int, *, discriminator: bo
     networks: dict[str, nn.Module] = {
         "content_encoder": ContentEncoder(n.width, n.content_blocks),
         "style_encoder": StyleEncoder(attributes, n.width),
-        "generator": Generator(attributes, n.width, n.generator_blocks),
+        "generator": Generator(attributes, n.width, n.generator_blocks, skips=n.skips),
     }
     for network in networks.values():
         initialise(network, "kaiming")
     if discriminator:
         networks["discriminator"] = Discriminator(
-            size, attributes, n.discriminator_width, n.discriminator_scales, n.discriminator_slope
+            size,
+            attributes,
+            n.discriminator_width,
+            n.discriminator_scales,
+            n.discriminator_slope,
+            labels=n.discriminator_labels,
         )
         initialise(networks["discriminator"], "normal")
     return networks

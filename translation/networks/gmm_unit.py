@@ -6,7 +6,9 @@ Shapes below: B images, H = W a multiple of 32, C = 256·width content channels,
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -103,9 +105,12 @@ class Generator(nn.Module):
 
     The translation is x̃·M + x·(1 − M). The mask head starts open (small weights, bias +2, so M ≈ 0.88): started at
     0.5 it falls to 0, where copying the input satisfies every loss (`methods.md`, section 1, trap 1).
+
+    `skips`: features of the source image [B, 3, 4h, 4w] at half and at full resolution are added behind each upsampling
+    (not in the paper): the content alone cannot give back a picture sharply.
     """
 
-    def __init__(self, attributes: int, width: float = 1.0, blocks: int = 4) -> None:
+    def __init__(self, attributes: int, width: float = 1.0, blocks: int = 4, *, skips: bool = False) -> None:
         super().__init__()
         a, b, c = (scaled(n, width) for n in (64, 128, 256))
         self.channels, hidden = c, scaled(256, width)
@@ -121,16 +126,18 @@ class Generator(nn.Module):
             nn.Sequential(convolution(inputs, outputs, 5), LayerNorm(outputs), nn.ReLU(inplace=True))
             for inputs, outputs in ((c, b), (b, a))
         )
+        self.skips = nn.ModuleList([convolution(3, c, 4, 2), convolution(3, b, 3)] if skips else [])
         self.image = convolution(a, 3, 7)
         self.mask = convolution(a, 1, 7)
 
-    def forward(self, content: Tensor, style: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, content: Tensor, style: Tensor, images: Tensor | None = None) -> tuple[Tensor, Tensor]:
         h = content
         scales, shifts = self.mlp(style).view(len(style), len(self.blocks), 2, 2, self.channels).unbind(3)
         for i, block in enumerate(self.blocks):
             h = block(h, scales[:, i], shifts[:, i])
-        for layer in self.up:
-            h = layer(upsample(h))
+        for i, layer in enumerate(self.up):
+            h = upsample(h)
+            h = layer(h if images is None or not self.skips else h + self.skips[i](images))
         # One convolution for both heads: the same numbers as two, at half the reads of h.
         both = F.conv2d(
             F.pad(h, (3, 3, 3, 3), mode="reflect"),
@@ -140,10 +147,32 @@ class Generator(nn.Module):
         return torch.tanh(both[:, :3]), torch.sigmoid(both[:, 3:])
 
 
+class Judged(NamedTuple):
+    """What one scale of D says of images: realness [B, 1, h, w]; attribute logits [B, A]; where it judges by labels,
+    how far each attribute speaks for being real, [B, A, h, w]."""
+
+    realness: Tensor
+    attributes: Tensor
+    matches: Tensor | None = None
+
+    def under(self, labels: Tensor) -> Tensor:
+        """Realness [B, 1, h, w] of the images under labels [B, A] in {1, 0, −1 = unknown: does not count}.
+
+        r(x) + Σ ± p_a(x) / √A where D judges by labels (a projection: Miyato and Koyama 2018), else r(x) itself.
+        """
+        if self.matches is None:
+            return self.realness
+        signs = (2 * labels.clamp(min=0) - 1) * (labels >= 0)
+        weights = signs.to(self.matches.dtype)[:, :, None, None] / math.sqrt(labels.shape[1])
+        return self.realness + (self.matches * weights).sum(1, keepdim=True)
+
+
 class ScaleDiscriminator(nn.Module):
     """One scale of D: image [B, 3, H, W] → real/fake map [B, 1, H/16, W/16], attribute logits [B, A]."""
 
-    def __init__(self, size: int, attributes: int, width: float = 1.0, slope: float = 0.1) -> None:
+    def __init__(
+        self, size: int, attributes: int, width: float = 1.0, slope: float = 0.1, *, labels: bool = False
+    ) -> None:
         super().__init__()
         channels = [3, *(scaled(n, width) for n in (64, 128, 256, 512))]
         layers: list[nn.Module] = []
@@ -152,24 +181,35 @@ class ScaleDiscriminator(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.realness = nn.Conv2d(channels[-1], 1, 1)
         self.attributes = nn.Conv2d(channels[-1], attributes, size // 16)
+        self.matches = nn.Conv2d(channels[-1], attributes, 1) if labels else None
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> Judged:
         h = self.layers(images)
-        return self.realness(h), self.attributes(h).flatten(1)
+        return Judged(
+            self.realness(h), self.attributes(h).flatten(1), None if self.matches is None else self.matches(h)
+        )
 
 
 class Discriminator(nn.Module):
-    """D: the same network on `scales` halved copies of the image; a list of (real/fake map, attribute logits)."""
+    """D: the same network on `scales` halved copies of the image; what each says. `labels`: it judges by labels."""
 
-    def __init__(self, size: int, attributes: int, width: float = 1.0, scales: int = 1, slope: float = 0.1) -> None:
+    def __init__(
+        self,
+        size: int,
+        attributes: int,
+        width: float = 1.0,
+        scales: int = 1,
+        slope: float = 0.1,
+        *,
+        labels: bool = False,
+    ) -> None:
         super().__init__()
-        self.scales = nn.ModuleList(ScaleDiscriminator(size >> i, attributes, width, slope) for i in range(scales))
+        self.scales = nn.ModuleList(
+            ScaleDiscriminator(size >> i, attributes, width, slope, labels=labels) for i in range(scales)
+        )
 
-    def forward(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:
-        outputs = []
-        for i, scale in enumerate(self.scales):
-            outputs.append(scale(images if i == 0 else F.avg_pool2d(images, 2**i)))
-        return outputs
+    def forward(self, images: Tensor) -> list[Judged]:
+        return [scale(images if i == 0 else F.avg_pool2d(images, 2**i)) for i, scale in enumerate(self.scales)]
 
 
 def initialise(network: nn.Module, kind: Start) -> None:

@@ -15,11 +15,25 @@ from torch.nn import functional as F
 from translation.objectives.weighting import average
 
 
-def adversarial_discriminator(real: Sequence[Tensor], fake: Sequence[Tensor], weight: Tensor | None = None) -> Tensor:
-    """Least squares for D, summed over scales: (D(x) − 1)² + D(x̂)²; maps [B, 1, h, w], x̂ weighted by `weight` [B]."""
-    terms = [
-        (r.float() - 1).square().mean() + average(f.float().square(), weight) for r, f in zip(real, fake, strict=True)
-    ]
+def adversarial_discriminator(
+    real: Sequence[Tensor],
+    fake: Sequence[Tensor],
+    weight: Tensor | None = None,
+    wrong: tuple[Sequence[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """Least squares for D, summed over scales: (D(x) − 1)² + D(x̂)²; maps [B, 1, h, w], x̂ weighted by `weight` [B].
+
+    `wrong`: what D, which judges by labels, says of real images under wrong ones, and [B] which of them count (1, else
+    0). They are half of what is to be found false (Reed et al. 2016, matching-aware).
+    """
+    terms = []
+    for i, (r, f) in enumerate(zip(real, fake, strict=True)):
+        false = average(f.float().square(), weight)
+        if wrong is not None:
+            maps, counts = wrong
+            each = maps[i].float().square().flatten(1).mean(1) * counts
+            false = 0.5 * false + 0.5 * each.sum() / counts.sum().clamp(min=1)
+        terms.append((r.float() - 1).square().mean() + false)
     return torch.stack(terms).sum()
 
 

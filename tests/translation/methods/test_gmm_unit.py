@@ -30,6 +30,7 @@ from translation.methods.gmm_unit import MASK_CLOSED, GmmUnit
 from translation.networks.gmm_unit import Generator
 from translation.sampling import LabelSampler
 from translation.stages import train_guided, train_translation
+from translation.training.task import Engine
 from translation.translator import Translator
 
 
@@ -165,6 +166,46 @@ def test_warm_up_trains_everything_but_the_mask_and_translates_nothing() -> None
     assert torch.equal(generator.mask.weight, mask_before)
     assert {"discriminator/domain", "generator/reconstruction", "generator/kl"} < set(terms)
     assert "generator/cycle" not in terms
+
+
+SHARP = ("networks.skips=true", "networks.discriminator_labels=true", "translation.weights.mask=1.0")
+
+
+def test_the_mask_comes_in_late_and_has_a_price() -> None:
+    method, batch = make_method(*SHARP, "translation.mask_from=2"), make_batch()
+    close_mask(method)  # what it would blend is the input itself
+    early, late = (Engine(optimizers(method, 0.0)).run(method.step(batch, t)) for t in (1, 2))
+    assert "generator/mask" not in early and late["generator/mask"] < 1e-6
+    assert early["generator/content"] > 1e-3, "M = 1: the whole picture is painted"
+    assert late["generator/content"] < 1e-6
+    assert early["mask_mean"] < 1e-6, "told is the mask as it is"
+
+
+def test_d_that_judges_by_labels_wants_real_images_under_their_own() -> None:
+    """At equal pixels the only thing to learn from is the labels: it finds the wrong ones."""
+    method, batch = make_method(*SHARP, "networks.discriminator_width=0.25"), make_batch()
+    batch = replace(batch, labels=torch.tensor([[1, 0, 0], [0, 1, 1]]))
+    discriminator = method.networks["discriminator"]
+    descent = torch.optim.Adam(discriminator.parameters(), 3e-3)
+    for _ in range(60):
+        terms = method.discriminator_losses(batch, torch.zeros_like(batch.images))
+        descent.zero_grad()
+        terms["adversarial"].backward()  # type: ignore[no-untyped-call]
+        descent.step()
+    with torch.no_grad():
+        [found] = discriminator(batch.images)
+        own, other = (found.under(labels).flatten(1).mean(1) for labels in (batch.labels, batch.target))
+    assert (own > 0.7).all() and (other < 0.3).all(), (own, other)
+
+
+def test_the_skips_are_there_in_use_too(workspace: Workspace) -> None:
+    result = train_translation(workspace, tiny(*SHARP, "translation.mask_from=2"), attributes_used=USED)
+    translator = Translator.load(workspace, result.run.id)
+    images = make_batch().images
+    content, style = translator.content(images), translator.style_mean(make_batch().target)
+    first, second = (translator.translate(seen, content, style).raw for seen in (images, -images))
+    assert first is not None and second is not None
+    assert (first - second).abs().mean() > 1e-3, "the source's pixels are seen beside its content"
 
 
 def test_logged_terms_are_detached_and_on_one_device() -> None:

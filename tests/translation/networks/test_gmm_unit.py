@@ -10,7 +10,15 @@ from tests.translation.steps import networks_of
 from translation.config import load_config
 from translation.guidance import ConvolutionFusion
 from translation.networks.blocks import instance_norm, scaled
-from translation.networks.gmm_unit import ContentEncoder, Discriminator, Generator, StyleEncoder, adain, initialise
+from translation.networks.gmm_unit import (
+    ContentEncoder,
+    Discriminator,
+    Generator,
+    Judged,
+    StyleEncoder,
+    adain,
+    initialise,
+)
 
 
 def count(network: nn.Module) -> int:
@@ -40,7 +48,7 @@ def test_the_papers_shapes_at_128_pixels(paper: dict[str, nn.Module]) -> None:
     assert mask.shape == (1, 1, 128, 128)
     assert image.abs().max() <= 1 and mask.min() >= 0 and mask.max() <= 1
     assert mask.mean() > 0.7, "the mask starts open"
-    [(realness, attributes)] = paper["discriminator"](image)
+    [(realness, attributes, _)] = paper["discriminator"](image)
     assert realness.shape == (1, 1, 8, 8)
     assert attributes.shape == (1, 5)
     fused, _, _ = ConvolutionFusion(256, 3, paper=True)(content, content[:, None].expand(-1, 3, -1, -1, -1))
@@ -69,7 +77,7 @@ def test_any_multiple_of_32(size: int) -> None:
     style, _ = StyleEncoder(3, 0.0625)(images)
     image, mask = Generator(3, 0.0625, 1)(content, style)
     assert image.shape == images.shape and mask.shape == (2, 1, size, size)
-    [(realness, attributes)] = Discriminator(size, 3, 0.0625)(image)
+    [(realness, attributes, _)] = Discriminator(size, 3, 0.0625)(image)
     assert realness.shape == (2, 1, size // 16, size // 16) and attributes.shape == (2, 3)
 
 
@@ -147,3 +155,24 @@ def test_the_gradient_does_not_depend_on_how_maps_lie(images: int) -> None:
         found.append(torch.autograd.grad((prediction - target).square().mean(), list(generator.blocks.parameters())))
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-3)
+
+
+def test_skips_bring_the_sources_pixels_and_nothing_else_changes() -> None:
+    torch.manual_seed(0)
+    content, style, image = torch.randn(1, 16, 8, 8), torch.ones(1, 16), torch.rand(1, 3, 32, 32)
+    generator = Generator(2, 0.0625, 1, skips=True)
+    dark, light = (generator(content, style, picture)[0] for picture in (-image, image))
+    assert (dark - light).abs().mean() > 1e-3
+    plain = Generator(2, 0.0625, 1)
+    assert not [name for name in plain.state_dict() if "skips" in name], "runs made before keep opening"
+    assert torch.equal(plain(content, style, image)[0], plain(content, style)[0])
+
+
+def test_d_judges_by_labels_as_a_projection() -> None:
+    maps = torch.tensor([[[[1.0]], [[10.0]], [[100.0]], [[1000.0]]]])
+    judged = Judged(torch.tensor([[[[0.5]]]]), torch.zeros(1, 4), maps)
+    assert judged.under(torch.tensor([[1, 0, -1, 1]])).item() == pytest.approx(0.5 + (1 - 10 + 0 + 1000) / 2)
+    assert judged._replace(matches=None).under(torch.tensor([[1, 0, -1, 1]])).item() == 0.5
+    [found] = Discriminator(32, 4, 0.0625, labels=True)(torch.rand(3, 3, 32, 32))
+    assert found.matches is not None and found.matches.shape == (3, 4, 2, 2)
+    assert found.under(torch.ones(3, 4)).shape == (3, 1, 2, 2)

@@ -42,6 +42,14 @@ def test_each_fake_counts_by_its_weight() -> None:
     assert objectives.adversarial_discriminator(REAL, FAKE, weight).item() == pytest.approx(wanted)
 
 
+def test_real_images_under_wrong_labels_are_half_of_what_is_false() -> None:
+    real, fake, wrong = (torch.tensor(values).view(2, 1, 1, 1) for values in ([1.0, 3.0], [2.0, 4.0], [5.0, 7.0]))
+    found = objectives.adversarial_discriminator([real], [fake], wrong=([wrong], torch.tensor([0.0, 1.0])))
+    assert found.item() == pytest.approx((0 + 4) / 2 + 0.5 * (4 + 16) / 2 + 0.5 * 49)
+    none = objectives.adversarial_discriminator([real], [fake], wrong=([wrong], torch.zeros(2)))
+    assert none.item() == pytest.approx((0 + 4) / 2 + 0.5 * (4 + 16) / 2), "nobody's labels differ"
+
+
 @pytest.mark.parametrize(
     "loss",
     [
