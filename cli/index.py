@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli import exchange
 from cli.settings import Settings
 from index_store.errors import RgunitError, UsageError
 
@@ -21,6 +22,7 @@ group = typer.Typer(rich_markup_mode=None, help="Build, check and repair the vec
 
 def register(app: typer.Typer) -> None:
     """Give the command group to the app."""
+    exchange.register(group)
     app.add_typer(group, name="index")
 
 
@@ -180,14 +182,15 @@ def _show(settings: Settings, workspace: Workspace, *, check: bool, pictures: st
 
 
 def _counts(workspace: Workspace) -> dict[str, Any]:
-    """How many embeddings of images that are there, all vectors by encoder, and how many sealed files hold them."""
-    state, images = workspace.store().state(), len(workspace.images())
+    """How many embeddings of rows that are there, all vectors by encoder, and how many sealed files hold them."""
+    store = workspace.store()
+    state, images = store.state(), len(workspace.images())
     encoders = [
         {
             "name": one.name,
             "fingerprint": one.fingerprint,
             "dim": one.dim,
-            "vectors": images - len(workspace.missing_vectors(one.name, one.fingerprint)),
+            "vectors": len(store.vector_ids(one.name, one.fingerprint)),
         }
         for one in state.encoders
     ]

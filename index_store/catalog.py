@@ -234,6 +234,13 @@ class Catalog:
 
     # Writing
 
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Around a change and what it is decided by: no other process, and no other thread, changes anything."""
+        self.begin()
+        with self.guard:
+            yield
+
     def begin(self) -> None:
         """Become the writer: take the lock, then repair what a killed writer left. Raises Locked."""
         if self.lock.acquire():

@@ -134,8 +134,7 @@ def compact(catalog: Catalog, *, check: bool = True) -> str:
 
     Returns a line on it. With `check` a damaged store is refused (RgunitError): its seals could repair it.
     """
-    catalog.begin()
-    with catalog.guard:
+    with catalog.writing():
         if check and (problems := verify(catalog).problems):
             raise RgunitError(f"{problems[0]}: run `rgunit index rebuild` first; nothing was merged")
         with catalog.reading() as connection:

@@ -49,8 +49,7 @@ def add_run(catalog: Catalog, stage: str, preset: str, config: Mapping[str, Any]
     """Make a run with its folder `runs/<id>-<stage>`."""
     if stage not in places.STAGES:
         raise UsageError(f"run stage {stage!r}: choose one of {', '.join(places.STAGES)}")
-    catalog.begin()
-    with catalog.guard:
+    with catalog.writing():
         with catalog.reading() as connection:
             number = int(connection.execute(sa.select(sa.func.max(RUNS.c.number))).scalar() or 0) + 1
         values: dict[str, Any] = {
@@ -89,8 +88,7 @@ def update_run(
     changes["summary"] = None if summary is None else json.dumps(dict(summary))
     changes["config"] = None if config is None else json.dumps(dict(config))
     changes = {name: value for name, value in changes.items() if value is not None}
-    catalog.begin()
-    with catalog.guard:
+    with catalog.writing():
         record = get_run(catalog, run)
         if changes:
             with catalog.engine.begin() as connection:

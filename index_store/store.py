@@ -20,6 +20,7 @@ from index_store.batch import Batch, as_ids, as_vectors, encodable, text_column
 from index_store.catalog import Catalog
 from index_store.errors import DuplicateKey, RgunitError, UsageError
 from index_store.features import Record, ShardMissing, map_vectors, read
+from index_store.keys import ids_of
 from index_store.live import Live
 from index_store.maintenance import Report, compact, rebuild, verify
 from index_store.queries import Exclude, Found, Where, answer, answer_fused
@@ -117,17 +118,18 @@ class IndexStore:
         split: str | Sequence[str] | None = None,
         origin: str | Sequence[str] = "real",
         encoder: str | None = None,
+        fingerprint: str = "",
     ) -> npt.NDArray[np.int64]:
         """Add vectors float32 [n, dim] with labels int8 [n, A] in {1, 0, -1} and return their ids int64 [n].
 
         Durable on return, all or nothing. A key that is there with the same data gives its id and changes nothing,
-        with other data raises DuplicateKey. Labels not given are unknown. Raises UsageError for wrong shapes and
-        values, Locked while another process writes.
+        with other data raises DuplicateKey. Labels not given are unknown. An `encoder` that is new is made, of the
+        dimension of its vectors; `fingerprint` tells its weights. Raises UsageError for wrong shapes and values, Locked
+        while another process writes.
         """
-        self.catalog.begin()
-        with self.catalog.guard:
+        with self.catalog.writing():
             state = self.state()
-            info = self._encoder_to_write(state, encoder, vectors)
+            info = self._encoder_to_write(state, encoder, fingerprint, vectors)
             matrix = as_vectors(vectors, info.dim)
             count = len(matrix)
             given = np.full((count, len(state.schema)), -1, np.int8) if labels is None else np.asarray(labels)
@@ -168,8 +170,7 @@ class IndexStore:
 
     def remove(self, ids: npt.ArrayLike) -> int:
         """Remove rows by id and return how many there were; an id is never given again."""
-        self.catalog.begin()
-        with self.catalog.guard:
+        with self.catalog.writing():
             gone = np.intersect1d(as_ids(ids), self.state().ids)
             if len(gone):
                 self.catalog.write(Record("remove", {}, {"ids": gone}))
@@ -180,8 +181,7 @@ class IndexStore:
 
         Returns how many were new. Durable on return. RgunitError names ids that do not exist.
         """
-        self.catalog.begin()
-        with self.catalog.guard:
+        with self.catalog.writing():
             state = self.state()
             wanted = as_ids(ids)
             info = _known_encoder(state, encoder, fingerprint)
@@ -322,11 +322,14 @@ class IndexStore:
 
     # Inside
 
-    def _encoder_to_write(self, state: State, encoder: str | None, vectors: npt.ArrayLike) -> EncoderInfo:
-        """Return the encoder that vectors are added under; a new name is made with the dimension of its vectors."""
-        if encoder is None or any(info.name == encoder for info in state.encoders):
+    def _encoder_to_write(
+        self, state: State, encoder: str | None, fingerprint: str, vectors: npt.ArrayLike
+    ) -> EncoderInfo:
+        """Return the encoder that vectors are added under; a new one is made with the dimension of its vectors."""
+        if encoder is None or (not fingerprint and any(info.name == encoder for info in state.encoders)):
             return resolve_encoder(state, encoder)
-        return EncoderInfo(0, encoder, "", _width(vectors))
+        known = _known_encoder(state, encoder, fingerprint)
+        return known or EncoderInfo(0, encoder, fingerprint, _width(vectors))
 
     def _header(self, state: State, info: EncoderInfo) -> dict[str, Any]:
         """Return the header of a record with vectors."""
@@ -349,7 +352,7 @@ class IndexStore:
             elif not batch.same(row, first):
                 raise DuplicateKey(f"key {key!r} appears twice in the batch with different data: give each row its own")
         encodable(list(seen), "keys")
-        there = self._ids_of(list(seen))
+        there = ids_of(self.catalog, list(seen))
         if there:
             held = [seen[key] for key in there]
             stored = self._stored(state, info, np.array(list(there.values()), np.int64))
@@ -360,17 +363,6 @@ class IndexStore:
                     )
                 result[row] = there[keys[row]]
         return np.array([row for row in fresh if result[row] < 0], np.int64)
-
-    def _ids_of(self, keys: list[str]) -> dict[str, int]:
-        """Return the ids of the keys that are in the store."""
-        found: dict[str, int] = {}
-        with self.catalog.reading() as connection:
-            for start in range(0, len(keys), 30_000):
-                part = keys[start : start + 30_000]
-                marks = ", ".join("?" * len(part))
-                rows = connection.exec_driver_sql(f"SELECT key, id FROM images WHERE key IN ({marks})", tuple(part))
-                found.update((str(key), int(row)) for key, row in rows)
-        return found
 
     def _stored(self, state: State, info: EncoderInfo, ids: npt.NDArray[np.int64]) -> Batch | None:
         """Return what the store holds of some ids, None if one has no vector of this encoder."""

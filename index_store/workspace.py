@@ -157,8 +157,7 @@ class Workspace:
 
         Labels of a row are its target over the workspace's schema; it has the split of its parent.
         """
-        self.catalog.begin()
-        with self.catalog.guard:
+        with self.catalog.writing():
             schema = self.schema
             ids = self.catalog.next_id() + np.arange(len(items), dtype=np.int64)
             if not len(items):
