@@ -29,7 +29,8 @@ def register(app: typer.Typer) -> None:
 @group.command(
     short_help="Embed what has no vector yet.",
     epilog="\b\nExamples:\n  rgunit -w faces index build --generated 2000\n"
-    "  rgunit -w faces index build --content-model mobilefacenet.onnx --content-crop 25.84,24.69,76.48,89.23@128",
+    "  rgunit -w faces index build --content-model mobilefacenet.onnx --content-crop 25.84,24.69,76.48,89.23@128\n"
+    "  rgunit -w faces --catalog postgresql+psycopg://me@db/faces index build --part 2/4",
 )
 def build(
     context: typer.Context,
@@ -56,6 +57,14 @@ def build(
         str | None,
         typer.Option(metavar="L,T,W,H@SIDE", help="Box that the network sees, in pixels of an image of that side."),
     ] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Embed part I of N only: N processes, on one machine or many, do all of it. On PostgreSQL (--catalog) "
+            "at once; on SQLite one process writes at a time. Makes no translations.",
+        ),
+    ] = None,
 ) -> None:
     """Embed every real, unlabelled and generated image that has no vector yet. If interrupted, run it again.
 
@@ -78,6 +87,7 @@ def build(
                 generated=generated,
                 content_model=content_model,
                 content_crop=content_crop,
+                part=part,
                 seed=settings.seed,
                 device=settings.device,
                 progress=bars,

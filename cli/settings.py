@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 DEFAULT_WORKSPACE = Path("workspace")
 FLAGS = ("--json", "--debug")
-VALUES = ("-w", "--workspace", "--seed", "--device")
+VALUES = ("-w", "--workspace", "--catalog", "--seed", "--device")
 TAKES_TEXT = ("--to", "--where", "--source", "--target")  # their values may look like options
 
 

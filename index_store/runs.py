@@ -12,8 +12,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from index_store import places
-from index_store.catalog import Catalog, CatalogDamaged, damage_named
-from index_store.errors import RgunitError, UsageError
+from index_store.catalog import Catalog, damage_named
+from index_store.errors import CatalogDamaged, RgunitError, UsageError
 from index_store.features import TEMPORARY, sync_folder, write_durably
 from index_store.models import RUNS
 
@@ -65,7 +65,7 @@ def add_run(catalog: Catalog, stage: str, preset: str, config: Mapping[str, Any]
         }
         record = _record(catalog, values)
         record.path.mkdir(parents=True, exist_ok=True)
-        with catalog.engine.begin() as connection:
+        with catalog.transaction() as connection:
             connection.execute(sa.insert(RUNS).values(**values))
         _write(record.path, values)
         return record
@@ -91,7 +91,7 @@ def update_run(
     with catalog.writing():
         record = get_run(catalog, run)
         if changes:
-            with catalog.engine.begin() as connection:
+            with catalog.transaction() as connection:
                 connection.execute(sa.update(RUNS).where(RUNS.c.number == int(record.id[1:])).values(**changes))
         with catalog.reading() as connection:
             row = connection.execute(sa.select(RUNS).where(RUNS.c.number == int(record.id[1:]))).mappings().one()

@@ -49,27 +49,37 @@ class IndexStore:
         attributes: Sequence[str],
         groups: Sequence[Sequence[str]] = (),
         encoder: str = "default",
+        catalog: str | None = None,
     ) -> IndexStore:
-        """Make a store for vectors of `dim` numbers; FileExistsError if there is one already."""
+        """Make a store for vectors of `dim` numbers; FileExistsError if there is one already.
+
+        `catalog`: a database to keep the catalog in, `postgresql+psycopg://USER@HOST/DATABASE` (default: what
+        RGUNIT_CATALOG says, else a SQLite file in the folder).
+        """
         if dim < 1:
             raise UsageError(f"vectors need at least one dimension, not {dim}")
         if not encoder or isinstance(attributes, str):
             raise UsageError("an encoder needs a name" if not encoder else "attributes must be a list of names")
         schema = AttributeSchema(tuple(attributes), tuple(tuple(group) for group in groups))
-        catalog = Catalog.create(Path(path), unfinished_ok=True)
+        made = Catalog.create(Path(path), unfinished_ok=True, url=catalog)
         header = schema_header(schema) | {
             "encoder": {"name": encoder, "fingerprint": "", "dim": dim},
             "settings": {"encoder": encoder},
         }
-        catalog.write(Record("schema", header))
-        return cls(catalog)
+        made.write(Record("schema", header))
+        return cls(made)
 
     @classmethod
-    def open(cls, path: Path | str, *, vectors: str | None = None, wait: float = 0.0) -> IndexStore:
-        """Open a store; a change waits up to `wait` seconds for another writer. `vectors`: another engine's URL."""
+    def open(
+        cls, path: Path | str, *, vectors: str | None = None, wait: float = 0.0, catalog: str | None = None
+    ) -> IndexStore:
+        """Open a store; a change waits up to `wait` seconds for another writer. `vectors`: another engine's URL.
+
+        `catalog`: where its catalog is, if not in the folder; see `create`.
+        """
         if vectors is not None:
             raise UsageError(f"no engine for {vectors!r} in this version: leave `vectors` out")
-        return cls(Catalog.open(Path(path), wait))
+        return cls(Catalog.open(Path(path), wait, catalog))
 
     def close(self) -> None:
         """Close files and release the writer's lock."""
@@ -79,7 +89,8 @@ class IndexStore:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled, it is opened again where it arrives, by its absolute place."""
-        return partial(IndexStore.open, str(self.catalog.folder), wait=self.catalog.lock.wait), ()
+        options = {"wait": self.catalog.lock.wait, "catalog": self.catalog.url}
+        return partial(IndexStore.open, str(self.catalog.folder), **options), ()
 
     def __enter__(self) -> IndexStore:
         return self
@@ -288,10 +299,11 @@ class IndexStore:
 
     def rebuild(self) -> list[str]:
         """Repair what is damaged, and remake the derived indexes of large shards; return a line on each."""
-        told = rebuild(self.catalog)
-        self._live.forget()
-        self._subsets = Subsets()
-        return told + self._build_cells()
+        with self.catalog.held(repair=False):
+            told = rebuild(self.catalog)
+            self._live.forget()
+            self._subsets = Subsets()
+            return told + self._build_cells()
 
     def compact(self) -> list[str]:
         """Merge all shards into one for each encoder, without removed rows: many small adds become one file.
@@ -300,8 +312,9 @@ class IndexStore:
         finds problems: `rebuild` repairs them first.
         """
         derived = any((self.catalog.folder / ann.FOLDER).glob("*" + ann.SUFFIX))
-        told = [compact(self.catalog)]
-        return told + self._build_cells() if derived else told
+        with self.catalog.held():
+            told = [compact(self.catalog)]
+            return told + self._build_cells() if derived else told
 
     def _build_cells(self) -> list[str]:
         """Build the cells of every large shard; delete those of shards that are gone."""

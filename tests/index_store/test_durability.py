@@ -153,7 +153,7 @@ def test_a_creation_that_was_killed_before_its_first_change_is_taken_over(tmp_pa
 
 def test_a_damaged_list_of_shards_makes_no_writer_delete_one(sample):
     before = sorted(path.name for path in (sample / "shards").iterdir())
-    with IndexStore.open(sample) as store, store.catalog.engine.begin() as connection:
+    with IndexStore.open(sample) as store, store.catalog.writing(), store.catalog.transaction() as connection:
         connection.exec_driver_sql("UPDATE shards SET file = 'x' || file WHERE seq = (SELECT max(seq) FROM shards) - 1")
     with IndexStore.open(sample) as store:
         store.catalog.begin()
