@@ -125,6 +125,7 @@ def rebuild(context: typer.Context) -> None:
     """Repair damaged files from their own parity data and the catalog from the files, remake indexes; then check."""
     settings: Settings = context.obj
     with settings.open() as workspace:
+        workspace.store().use(settings.device)
         mended = workspace.store().rebuild()
         _show(settings, workspace, check=True, pictures="made", mended=mended)
 
@@ -137,6 +138,7 @@ def compact(context: typer.Context) -> None:
     """
     settings: Settings = context.obj
     with settings.open() as workspace:
+        workspace.store().use(settings.device)
         told = workspace.store().compact()
         _show(settings, workspace, check=True, told=told)
 

@@ -47,7 +47,10 @@ class Settings:
         """Open the workspace; RgunitError says how to make one."""
         from index_store.workspace import Workspace
 
-        return Workspace.open(self.folder)
+        workspace = Workspace.open(self.folder)
+        if self.device.startswith("cuda"):  # asked for: `auto` would take longer to begin than a query takes
+            workspace.store().use(self.device)
+        return workspace
 
     def show(self, payload: dict[str, Any], draw: Callable[[Console], None]) -> None:
         """Print the answer: the JSON object, or what `draw` makes of it."""

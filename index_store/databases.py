@@ -49,9 +49,12 @@ class Database(Protocol):
     instead of until they close."""
 
     file: Path
-    lock: Lock
     read_only: bool
     turns: bool
+
+    @property
+    def lock(self) -> Lock:
+        """The writer's lock."""
 
     @property
     def absent(self) -> str:

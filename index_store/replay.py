@@ -152,7 +152,7 @@ def _apply_labels(connection: sa.Connection, seq: int, record: Record) -> None:
 
 def next_id(connection: sa.Connection) -> int:
     """Return the first id that was never used."""
-    return engine_of(connection).last_id(connection) + 1
+    return int(engine_of(connection).last_id(connection)) + 1
 
 
 def engine_of(connection: sa.Connection) -> Any:
