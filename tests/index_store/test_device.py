@@ -12,6 +12,7 @@ from index_store.device import Device, Times, device_of
 from index_store.errors import RgunitError, UsageError
 from index_store.index import exact_search
 from index_store.store import IndexStore
+from tests.catalogs import copy_store
 
 DIM, COUNT = 16, 20_000
 GPUS = faiss.get_num_gpus() if hasattr(faiss, "StandardGpuResources") else 0
@@ -127,9 +128,7 @@ def test_what_is_measured_is_positive(make):
 
 
 def test_cells_built_there_find_what_the_cpus_find(path, data, make, tmp_path):
-    import shutil
-
-    shutil.copytree(path, tmp_path / "s")
+    copy_store(path, tmp_path / "s")
     with IndexStore.open(tmp_path / "s") as store:
         expected = store.search(data[2], k=5, exact=True)
         store._device = make()
