@@ -219,7 +219,7 @@ def main(words: list[str] | None = None) -> None:
             _show(f"index_store, {name}", figures[name])
             print(f"    {told[name]['plan']}", flush=True)
         if args.faiss_pq:
-            cells = 2 ** max(4, min(12, round(np.log2(count / 40))))
+            cells = 2 ** max(4, min(12, round(np.log2(4 * count**0.5))))
             figures["FAISS IVF-PQ"] = faiss_pq(count, block, queries, plain, cells)
             _show(f"FAISS IVF{cells},PQ50, plain", figures["FAISS IVF-PQ"])
         for name in [name for name in args.peers.split(",") if name]:

@@ -90,7 +90,13 @@ class Catalog:
         places.refuse_links(folder)
         catalog = cls(folder, url=url)  # refused before anything is made
         (folder / SHARDS).mkdir(parents=True, exist_ok=True)
-        catalog.migrate()
+        try:
+            catalog.migrate()
+        except RgunitError:  # a server that cannot be reached: nothing was made
+            for made in (folder / SHARDS, folder):
+                with suppress(OSError):
+                    made.rmdir()
+            raise
         return catalog
 
     @classmethod

@@ -92,7 +92,7 @@ class Device:
         They are kept on the device if they fit its budget (those that were not used lately give way), and else sent
         there in blocks.
         """
-        with self._guard, forking.native():
+        with forking.native(), self._guard:
             index = self._kept(vectors)
             if index is not None:
                 found: tuple[Vectors, Ids] = index.search(queries, k)
@@ -135,7 +135,7 @@ class Device:
     def times(self, dim: int, queries: int) -> Times:
         """What searches with so many queries take here and on the CPU, measured when first asked for."""
         bucket = min(queries.bit_length(), 10)
-        with self._guard:
+        with forking.native(), self._guard:
             if (dim, bucket) not in self._times:
                 self._times[dim, bucket] = self._measure(dim, 2 ** (bucket - 1))
             return self._times[dim, bucket]

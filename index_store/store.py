@@ -330,6 +330,7 @@ class IndexStore:
 
     def rebuild(self) -> list[str]:
         """Repair what is damaged, and remake the derived indexes of large shards; return a line on each."""
+        _ = self.device  # one that is not there is refused before any work
         with self.catalog.held(repair=False):
             told = rebuild(self.catalog)
             self._live.forget()

@@ -107,6 +107,9 @@ def test_a_server_that_does_not_answer_is_named_without_its_password(path, tmp_p
     with pytest.raises(RgunitError, match="cannot be reached") as error:
         IndexStore.open(path, catalog=url)
     assert "secret" not in str(error.value) and "\n" not in str(error.value) and "damaged" not in str(error.value)
+    with pytest.raises(RgunitError, match="cannot be reached"):
+        IndexStore.create(tmp_path / "t", dim=2, attributes=[], catalog=url)
+    assert not (tmp_path / "t").exists()
 
 
 def test_moving_from_sqlite_is_a_rebuild_and_so_is_a_lost_database(tmp_path, postgres):

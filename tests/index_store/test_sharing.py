@@ -177,6 +177,7 @@ def test_a_fork_waits_for_native_calls_and_holds_up_those_that_come():
     assert os.waitpid(child, 0)[1] == 0 and order == ["left", "forked"]
 
 
+@pytest.mark.sqlite
 def test_a_writer_that_forked_gives_the_lock_back_though_its_child_lives(tmp_path):
     with IndexStore.create(tmp_path / "s", dim=3, attributes=[]) as store:
         store.add(EYE)
