@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli import exchange
 from cli.settings import Settings
 from index_store.errors import RgunitError, UsageError
 
@@ -26,13 +27,15 @@ group = typer.Typer(
 
 def register(app: typer.Typer) -> None:
     """Give the command group to the app."""
+    exchange.register(group)
     app.add_typer(group, name="index")
 
 
 @group.command(
     short_help="Embed what has no vector yet.",
     epilog="\b\nExamples:\n  rgunit -w faces index build --generated 2000\n"
-    "  rgunit -w faces index build --content-model mobilefacenet.onnx --content-crop 25.84,24.69,76.48,89.23@128",
+    "  rgunit -w faces index build --content-model mobilefacenet.onnx --content-crop 25.84,24.69,76.48,89.23@128\n"
+    "  rgunit -w faces --catalog postgresql+psycopg://me@db/faces index build --part 2/4",
 )
 def build(
     context: typer.Context,
@@ -59,6 +62,14 @@ def build(
         str | None,
         typer.Option(metavar="L,T,W,H@SIDE", help="Box that the network sees, in pixels of an image of that side."),
     ] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Embed part I of N only: N processes, on one machine or many, do all of it. On PostgreSQL (--catalog) "
+            "at once; on SQLite one process writes at a time. Makes no translations.",
+        ),
+    ] = None,
 ) -> None:
     """Embed every real, unlabelled and generated image that has no vector yet. If interrupted, run it again.
 
@@ -83,6 +94,7 @@ def build(
                 generated=generated,
                 content_model=content_model,
                 content_crop=content_crop,
+                part=part,
                 seed=settings.seed,
                 device=settings.device,
                 progress=bars,
@@ -120,6 +132,7 @@ def rebuild(context: typer.Context) -> None:
     """Repair damaged files from their own parity data and the catalog from the files, remake indexes; then check."""
     settings: Settings = context.obj
     with settings.open() as workspace:
+        workspace.store().use(settings.device)
         mended = workspace.store().rebuild()
         _show(settings, workspace, check=True, pictures="made", mended=mended)
 
@@ -132,6 +145,7 @@ def compact(context: typer.Context) -> None:
     """
     settings: Settings = context.obj
     with settings.open() as workspace:
+        workspace.store().use(settings.device)
         told = workspace.store().compact()
         _show(settings, workspace, check=True, told=told)
 
@@ -190,14 +204,15 @@ def _show(settings: Settings, workspace: Workspace, *, check: bool, pictures: st
 
 
 def _counts(workspace: Workspace) -> dict[str, Any]:
-    """How many embeddings of images that are there, all vectors by encoder, and how many sealed files hold them."""
-    state, images = workspace.store().state(), len(workspace.images())
+    """How many embeddings of rows that are there, all vectors by encoder, and how many sealed files hold them."""
+    store = workspace.store()
+    state, images = store.state(), len(workspace.images())
     encoders = [
         {
             "name": one.name,
             "fingerprint": one.fingerprint,
             "dim": one.dim,
-            "vectors": images - len(workspace.missing_vectors(one.name, one.fingerprint)),
+            "vectors": len(store.vector_ids(one.name, one.fingerprint)),
         }
         for one in state.encoders
     ]

@@ -24,6 +24,7 @@ from index_store.errors import RgunitError, UsageError
 from index_store.lifetimes import end_with_parent
 
 INTERRUPTED = 130
+CATALOG = "RGUNIT_CATALOG"  # `index_store.databases.URL`, without what that imports
 
 app = typer.Typer(
     name="rgunit",
@@ -72,6 +73,15 @@ def settings(
             help="Folder that holds images, labels, vectors and runs. Default: ./workspace.",
         ),
     ] = None,
+    catalog: Annotated[
+        str | None,
+        typer.Option(
+            envvar=CATALOG,
+            metavar="URL",
+            help="PostgreSQL database that holds the catalog, for many writers at once: "
+            "postgresql+psycopg://USER@HOST/DATABASE. Default: a SQLite file in the workspace.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of every random draw.")] = 0,
     device: Annotated[
         str,
@@ -91,6 +101,8 @@ def settings(
     """Index a picture collection by content and style, search it, and translate images guided by what is found."""
     source = context.get_parameter_source("workspace")
     chosen_here = source is not None and source.name == "COMMANDLINE"
+    if catalog is not None:
+        os.environ[CATALOG] = catalog  # whatever opens a workspace, here or in a process of its own, finds it there
     out = context.obj if context.obj is not None else sys.stdout
     context.obj = Settings(workspace, chosen_here, seed, device, as_json, debug, out)
 
@@ -98,7 +110,7 @@ def settings(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    out = sys.stdout
+    out, catalog = sys.stdout, os.environ.get(CATALOG)
     as_json, debug = "--json" in words, "--debug" in words
     with redirect_stdout(sys.stderr) if as_json else nullcontext(), warnings.catch_warnings():
         if not debug:
@@ -124,6 +136,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             message = named(message, words)
             _tell(out, as_json, message, error.payload if isinstance(error, Failed) else {})
             return status
+        finally:
+            os.environ.pop(CATALOG, None)
+            os.environ.update({CATALOG: catalog} if catalog is not None else {})
 
 
 def _explain(error: Exception) -> tuple[str, int]:

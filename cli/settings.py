@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 DEFAULT_WORKSPACE = Path("workspace")
 FLAGS = ("--json", "--debug")
-VALUES = ("-w", "--workspace", "--seed", "--device")
+VALUES = ("-w", "--workspace", "--catalog", "--seed", "--device")
 TAKES_TEXT = ("--to", "--where", "--source", "--target")  # their values may look like options
 
 
@@ -50,7 +50,10 @@ class Settings:
         """Open the workspace; RgunitError says how to make one."""
         from index_store.workspace import Workspace
 
-        return Workspace.open(self.folder)
+        workspace = Workspace.open(self.folder)
+        if self.device.startswith("cuda"):  # asked for: `auto` would take longer to begin than a query takes
+            workspace.store().use(self.device)
+        return workspace
 
     def show(self, payload: dict[str, Any], draw: Callable[[Console], None]) -> None:
         """Print the answer: the JSON object, or what `draw` makes of it."""

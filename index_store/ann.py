@@ -12,6 +12,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,9 @@ import numpy.typing as npt
 from index_store import features
 from index_store.index import CellIndex, Ids, Vectors, exact_search, scan_rows
 from index_store.state import Segment
+
+if TYPE_CHECKING:
+    from index_store.device import Device
 
 FOLDER = "cache"
 SUFFIX = ".cells.h5"
@@ -91,12 +95,12 @@ def cells_path(folder: Path, shard: str) -> Path:
     return folder / FOLDER / (shard.removesuffix(features.SUFFIX) + SUFFIX)
 
 
-def build_cells(segment: Segment, seed: int = 0) -> Cells:
+def build_cells(segment: Segment, seed: int = 0, device: Device | None = None) -> Cells:
     """Sort the rows of a segment into cells; measure recall and costs on a sample of its rows."""
     vectors = segment.vectors
     count = len(vectors)
     wanted = min(2 ** max(4, round(np.log2(count / ROWS_A_CELL))), MOST_CELLS)
-    index = CellIndex.build(vectors, wanted, seed)
+    index = CellIndex.build(vectors, wanted, seed, device)
     sample = np.sort(np.random.default_rng(seed).choice(count, min(SAMPLE, count), replace=False))
     queries = np.ascontiguousarray(vectors[sample])
     begun = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The catalog: SQLite as the commit record of a store, changed only by applying sealed shards.
+"""The catalog: a database as the commit record of a store, changed only by applying sealed shards.
 
 The one idea: `write` seals a record, then one transaction applies it. Opening for writing applies what a
 killed writer had sealed but not committed, so the log of shards alone can restore the catalog.
@@ -7,7 +7,6 @@ killed writer had sealed but not committed, so the log of shards alone can resto
 from __future__ import annotations
 
 import json
-import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,28 +14,15 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from index_store import features, forking, places, seal, trash
+from index_store import databases, features, forking, places, seal, trash
 from index_store.attributes import AttributeSchema
-from index_store.errors import RgunitError
+from index_store.errors import CatalogDamaged, RgunitError
 from index_store.features import Record, Sealed
-from index_store.lock import WriterLock, read_only
-from index_store.replay import apply, connect, migrate, open_database
+from index_store.replay import apply, next_id
 
 HEAD = "0001"
-FILE = "catalog.db"
 SHARDS = "shards"
-HALF_FILES = (f"{FILE}*", f"{SHARDS}/*", "cache/*.cells.h5", "runs/*/run.json", "images/generated/*/*")
-
-
-_OF_PARENTS: list[object] = []
-
-
-class CatalogDamaged(RgunitError):
-    """A catalog that SQLite cannot read."""
-
-    def __init__(self, file: Path, why: str) -> None:
-        super().__init__(f"{file} is damaged ({why}): run `rgunit index rebuild`")
-        self.why = why
+HALF_FILES = ("catalog.*", f"{SHARDS}/*", "cache/*.cells.h5", "runs/*/run.json", "images/generated/*/*")
 
 
 @contextmanager
@@ -51,26 +37,32 @@ def damage_named(file: Path) -> Iterator[None]:
 class Catalog:
     """A folder's catalog and shards. Threads may share it; one process at a time writes."""
 
-    def __init__(self, folder: Path, wait: float = 0.0) -> None:
+    def __init__(self, folder: Path, wait: float = 0.0, url: str | None = None) -> None:
         self.folder = folder = folder.absolute()  # whatever folder the process changes to
-        self.file = folder / FILE
         self.shards = folder / SHARDS
-        self.lock = WriterLock(folder, wait)
+        self.url = url
+        self.database = databases.database(folder, wait, url)
+        self.file = self.database.file
         self.guard = threading.RLock()
         self.step: features.Step = lambda name: None
-        self.read_only = read_only(folder)
-        self.engine = connect(self.file, read_only=self.read_only)
+        self._changing = 0
         forking.remember(self)
-        self._watch: tuple[int, sqlite3.Connection] | None = None
-        self._seen: tuple[int, ...] = ()
+
+    @property
+    def lock(self) -> databases.Lock:
+        """The writer's lock."""
+        return self.database.lock
+
+    @property
+    def read_only(self) -> bool:
+        """Whether this process may read the workspace, and not write into it."""
+        return self.database.read_only
 
     def after_fork(self) -> None:
-        """In a forked child: locks and connections of its own. Its parent's are kept, for closing them would tell
-        SQLite things that are not so."""
-        _OF_PARENTS.append((self.engine, self._watch))
+        """In a forked child: locks and connections of its own."""
         self.guard = threading.RLock()
-        self.engine, self._watch = connect(self.file, read_only=self.read_only), None
-        self.lock.after_fork()
+        self._changing = 0
+        self.database.after_fork()
 
     def shard(self, name: object) -> Path:
         """The place of a shard that the catalog names; CatalogDamaged where that is no shard's name."""
@@ -87,27 +79,32 @@ class Catalog:
     @staticmethod
     def exists(folder: Path) -> bool:
         """Whether the folder holds a store (a lost catalog can be restored from the shards)."""
-        return (folder / FILE).exists() or any((folder / SHARDS).glob("*" + features.SUFFIX))
+        return databases.there(folder) or any((folder / SHARDS).glob("*" + features.SUFFIX))
 
     @classmethod
-    def create(cls, folder: Path, *, unfinished_ok: bool = False) -> Catalog:
+    def create(cls, folder: Path, *, unfinished_ok: bool = False, url: str | None = None) -> Catalog:
         """Make an empty catalog; FileExistsError if there is one. `unfinished_ok`: one without any change is taken
-        over (its making was killed)."""
-        if cls.exists(folder) and not (unfinished_ok and cls._untouched(folder)):
+        over (its making was killed). `url`: a PostgreSQL database to keep it in."""
+        if cls.exists(folder) and not (unfinished_ok and cls._untouched(folder, url)):
             raise FileExistsError(f"{folder} already holds a store: open it, or choose another folder")
         places.refuse_links(folder)
-        places.refuse_journal(folder / f"{FILE}-journal")
+        catalog = cls(folder, url=url)  # refused before anything is made
         (folder / SHARDS).mkdir(parents=True, exist_ok=True)
-        catalog = cls(folder)
-        catalog.migrate()
+        try:
+            catalog.migrate()
+        except RgunitError:  # a server that cannot be reached: nothing was made
+            for made in (folder / SHARDS, folder):
+                with suppress(OSError):
+                    made.rmdir()
+            raise
         return catalog
 
     @classmethod
-    def _untouched(cls, folder: Path) -> bool:
+    def _untouched(cls, folder: Path, url: str | None) -> bool:
         """Whether a folder's catalog has seen no change and there is no shard."""
         if any((folder / SHARDS).glob("*" + features.SUFFIX)):
             return False
-        catalog = cls(folder)
+        catalog = cls(folder, url=url)
         try:
             if catalog.revision() is None:
                 return True
@@ -117,7 +114,7 @@ class Catalog:
             catalog.close()
 
     @classmethod
-    def open(cls, folder: Path, wait: float = 0.0) -> Catalog:
+    def open(cls, folder: Path, wait: float = 0.0, url: str | None = None) -> Catalog:
         """Open a catalog, migrating an older one; RgunitError if there is none.
 
         A damaged catalog opens too, so that it can be verified and rebuilt; reading it raises CatalogDamaged.
@@ -125,8 +122,7 @@ class Catalog:
         if not cls.exists(folder):
             raise RgunitError(f"no store at {folder}: make one first")
         places.refuse_links(folder)
-        places.refuse_journal(folder / f"{FILE}-journal")
-        catalog = cls(folder, wait)
+        catalog = cls(folder, wait, url)
         with suppress(CatalogDamaged):
             revision = catalog.revision()
             if revision is None or revision < HEAD:
@@ -138,79 +134,44 @@ class Catalog:
     def revision(self) -> str | None:
         """Return the schema's number, None for a catalog whose making was interrupted."""
         with self.reading() as connection:
-            tables = set(connection.exec_driver_sql("SELECT name FROM sqlite_master").scalars())
+            tables = self.database.tables(connection)
             if "alembic_version" not in tables:
                 if "images" in tables or any(self.shards.glob("*" + features.SUFFIX)):
-                    raise CatalogDamaged(self.file, "its schema number is missing")
+                    raise CatalogDamaged(self.file, self.database.absent)
                 return None
             found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
         return None if found is None else str(found)
 
     def migrate(self) -> None:
         """Bring the tables to this version, under the writer's lock."""
-        self.lock.acquire()
-        migrate(self.engine)
+        with self.held(repair=False):
+            self.database.migrate()
 
     def close(self) -> None:
-        """Close the connections (the write-ahead log is folded in) and give the lock back."""
+        """Close the connections and give the lock back."""
         with self.guard:
-            if self._watch:
-                self._watch[1].close()
-                self._watch = None
-            self.engine.dispose()
-            self.lock.release()
+            self.database.close()
 
     # Reading
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
-        """One consistent view of the committed state; raises CatalogDamaged where SQLite cannot read it."""
-        if not self.file.exists():
-            raise CatalogDamaged(self.file, "it is missing")
-        if self.read_only:
-            self.version()
+        """One consistent view of the committed state; raises CatalogDamaged where its tables cannot be read."""
+        if (why := self.database.missing()) is not None:
+            raise CatalogDamaged(self.file, why)
         try:
-            with forking.native(), self.engine.connect() as connection:
+            with forking.native(), self.database.connect() as connection:
                 yield connection
         except sa.exc.DatabaseError as error:
-            raise CatalogDamaged(self.file, self._why(error)) from error
-
-    def _why(self, error: sa.exc.DatabaseError) -> str:
-        """What SQLite says; of a catalog that may only be read also what that needs."""
-        if self.read_only and "unable to open" in str(error.orig):
-            return "its log is without its index, which cannot be made here: copy the workspace and use the copy"
-        return str(error.orig)
+            raise self.database.failed(error) from error
 
     def version(self) -> tuple[int, ...]:
-        """Return numbers that differ after a commit of any process; far cheaper than a query."""
-        if self.read_only:
-            return self._version_by_files()
+        """Return numbers that differ after a commit of any process."""
         try:
-            place = self.file.stat().st_ino
             with forking.native():
-                if self._watch is None or self._watch[0] != place:
-                    if self._watch:  # the file was replaced by a rebuild
-                        self.engine.dispose()
-                    self._watch = (place, open_database(self.file))
-                return place, int(self._watch[1].execute("PRAGMA data_version").fetchone()[0])
-        except FileNotFoundError:
-            raise CatalogDamaged(self.file, "it is missing") from None
-        except sqlite3.DatabaseError as error:
-            raise CatalogDamaged(self.file, str(error)) from error
-
-    def _version_by_files(self) -> tuple[int, ...]:
-        """See `version`: of a catalog that may only be read; one that is read as it lies is opened again after that."""
-        told: list[int] = []
-        for file in (self.file, self.file.with_name(FILE + "-wal")):
-            with suppress(FileNotFoundError):
-                found = file.stat()
-                told += [found.st_ino, found.st_size, found.st_mtime_ns]
-        if not told:
-            raise CatalogDamaged(self.file, "it is missing")
-        if self._seen and tuple(told) != self._seen:
-            self.engine.dispose()
-        self._seen = tuple(told)
-        return self._seen
+                return self.database.version()
+        except sa.exc.DatabaseError as error:
+            raise self.database.failed(error) from error
 
     def schema(self, connection: sa.Connection | None = None) -> AttributeSchema:
         """Return attribute names and groups."""
@@ -234,10 +195,30 @@ class Catalog:
 
     # Writing
 
-    def begin(self) -> None:
-        """Become the writer: take the lock, then repair what a killed writer left. Raises Locked."""
-        if self.lock.acquire():
-            self.recover()
+    @contextmanager
+    def held(self, *, repair: bool = True) -> Iterator[None]:
+        """Around long work that changes things: no other process changes anything. Raises Locked.
+
+        Where writers take turns the lock is given back at the end, else when the catalog is closed. `repair`: mend what
+        a killed writer left.
+        """
+        with self.guard:
+            if self.lock.acquire() and repair:
+                self.recover()
+            self._changing += 1
+        try:
+            yield
+        finally:
+            with self.guard:
+                self._changing -= 1
+                if self.database.turns and not self._changing:
+                    self.lock.release()
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Around a change and what it is decided by: no other process, and no other thread, changes anything."""
+        with self.held(), self.guard:
+            yield
 
     def clean(self) -> None:
         """Delete the files that a killed writer left half written."""
@@ -281,8 +262,7 @@ class Catalog:
 
         Durable on return, or nothing has changed: RgunitError says why (a full disk, for one).
         """
-        self.begin()
-        with self.guard:
+        with self.writing():
             self.step("begin")
             with self.reading() as connection:
                 seq = self.sequence(connection)
@@ -295,42 +275,50 @@ class Catalog:
                 self.step("commit")
                 self.commit(parts)
             except BaseException as error:
-                self._discard(parts)
+                sure = self._discard(parts)
                 if isinstance(error, OSError):
                     raise RgunitError(
                         f"cannot write {self.shards}: {error.strerror or error}; nothing was changed"
                     ) from error
-                if isinstance(error, sa.exc.OperationalError):
-                    raise RgunitError(f"cannot write {self.file}: {error.orig}; nothing was changed") from error
+                if isinstance(error, sa.exc.DatabaseError):
+                    became = "nothing was changed" if sure else "whether it was committed is seen when it can be read"
+                    why = str(error.orig).partition("\n")[0]
+                    raise RgunitError(f"cannot write {self.file}: {why}; {became}") from error
                 raise
             self.step("committed")
             return seq
 
-    def _discard(self, parts: Sequence[tuple[int, Record, Sealed]]) -> None:
-        """Delete sealed records that were not committed (an interrupt may come just after the commit)."""
-        with suppress(CatalogDamaged):
+    def _discard(self, parts: Sequence[tuple[int, Record, Sealed]]) -> bool:
+        """Delete sealed records that were not committed (an interrupt may come just after the commit); return whether
+        it could be told."""
+        try:
             with self.reading() as connection:
                 sequence = self.sequence(connection)
-            for seq, _, sealed in parts:
-                if seq > sequence:
-                    (self.shards / sealed.file).unlink(missing_ok=True)
+        except RgunitError:
+            return False
+        for seq, _, sealed in parts:
+            if seq > sequence:
+                (self.shards / sealed.file).unlink(missing_ok=True)
+        return True
 
     def commit(self, parts: Sequence[tuple[int, Record, Sealed]]) -> None:
         """Apply sealed records in one transaction."""
-        with forking.native(), self.engine.begin() as connection:
+        with self.transaction() as connection:
             for seq, record, sealed in parts:
                 apply(connection, seq, record, sealed)
 
+    @contextmanager
+    def transaction(self) -> Iterator[sa.Connection]:
+        """One transaction of the writer; durable when it ends."""
+        with forking.native(), self.database.transaction() as connection:
+            yield connection
+
     def checkpoint(self) -> None:
-        """Fold the write-ahead log into the catalog's file."""
-        with (
-            forking.native(),
-            self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection,
-        ):
-            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        """Fold what the engine keeps beside the tables into them."""
+        with forking.native():
+            self.database.checkpoint()
 
     def next_id(self) -> int:
         """Return the first id that was never used."""
         with self.reading() as connection:
-            found = connection.exec_driver_sql("SELECT seq FROM sqlite_sequence WHERE name = 'images'").scalar()
-        return int(found or 0) + 1
+            return next_id(connection)

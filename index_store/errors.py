@@ -4,6 +4,8 @@ The one idea: every expected failure is an `RgunitError` whose text is one line 
 limit and the remedy; the command line prints it and ends with status 1 (2 for `UsageError`).
 """
 
+from pathlib import Path
+
 
 class RgunitError(Exception):
     """A failure that its one-line message explains; the command line exits with status 1."""
@@ -15,6 +17,14 @@ class UsageError(RgunitError):
 
 class UnknownAttribute(UsageError):
     """An attribute name that the workspace does not have; the message offers the nearest names."""
+
+
+class CatalogDamaged(RgunitError):
+    """A catalog that cannot be read; `why` says what its engine says."""
+
+    def __init__(self, file: Path, why: str) -> None:
+        super().__init__(f"{file} is damaged ({why}): run `rgunit index rebuild`")
+        self.why = why
 
 
 class DuplicateKey(RgunitError):

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from index_store.forking import natively
 
+if TYPE_CHECKING:
+    from index_store.device import Device
+
 Vectors = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
 
 SPARE = 8  # candidates beyond k, so that rounding in FAISS cannot push a true neighbour out
+DEVICE_ERROR = 2  # times the rounding of the CPU: a GPU adds up in another order
 PRODUCT_FORM = 20  # queries from which FAISS uses the matrix product form
 RERANK_CHUNK = 2**22  # numbers gathered at a time
 
@@ -31,15 +35,19 @@ def faiss() -> Any:
 
 
 @natively
-def exact_search(queries: Vectors, vectors: Vectors, k: int) -> tuple[Vectors, Ids]:
-    """Return squared L2 distances [q, k] ascending and rows [q, k]; inf and -1 where there are fewer than k rows."""
+def exact_search(queries: Vectors, vectors: Vectors, k: int, device: Device | None = None) -> tuple[Vectors, Ids]:
+    """Return squared L2 distances [q, k] ascending and rows [q, k]; inf and -1 where there are fewer than k rows.
+
+    With a `device` it picks the candidates, from which the same is made.
+    """
     count, kept = len(vectors), min(k, len(vectors))
     distances = np.full((len(queries), k), np.inf, np.float32)
     rows = np.full((len(queries), k), -1, np.int64)
     if not kept or not len(queries):
         return distances, rows
-    many = len(queries) >= PRODUCT_FORM
-    gaps, candidates = faiss().knn(queries, vectors, min(count, kept + SPARE if many else kept))
+    many = device is not None or len(queries) >= PRODUCT_FORM
+    knn = faiss().knn if device is None else device.knn
+    gaps, candidates = knn(queries, vectors, min(count, kept + SPARE if many else kept))
     if not many:  # computed as differences already; a tie is told by the row, as below
         order = np.lexsort((candidates, gaps), axis=1)
         candidates = np.take_along_axis(candidates, order, axis=1)
@@ -48,7 +56,8 @@ def exact_search(queries: Vectors, vectors: Vectors, k: int) -> tuple[Vectors, I
     best, order = rerank(queries, vectors, candidates.astype(np.int64))
     distances[:, :kept], rows[:, :kept] = best[:, :kept], order[:, :kept]
     if candidates.shape[1] < count:
-        unsure = np.flatnonzero(gaps[:, -1] - distances[:, kept - 1] <= _rounding(queries, distances[:, kept - 1]))
+        error = _rounding(queries, distances[:, kept - 1]) * (1 if device is None else DEVICE_ERROR)
+        unsure = np.flatnonzero(gaps[:, -1] - distances[:, kept - 1] <= error)
         for start in range(0, len(unsure), PRODUCT_FORM - 1):
             part = unsure[start : start + PRODUCT_FORM - 1]
             distances[part], rows[part] = exact_search(np.ascontiguousarray(queries[part]), vectors, k)
@@ -107,18 +116,28 @@ class CellIndex:
 
     @classmethod
     @natively
-    def build(cls, vectors: Vectors, cells: int, seed: int) -> CellIndex:
-        """Sort vectors [n, d] into cells around k-means centroids of a sample of at most 64 rows a cell."""
+    def build(cls, vectors: Vectors, cells: int, seed: int, device: Device | None = None) -> CellIndex:
+        """Sort vectors [n, d] into cells around k-means centroids of a sample of at most 64 rows a cell.
+
+        With a `device` centroids and the rows' cells are found there.
+        """
         module = faiss()
         dim = vectors.shape[1]
         sample = np.sort(np.random.default_rng(seed).permutation(len(vectors))[: 64 * cells])
-        means = module.Kmeans(dim, cells, niter=8, seed=seed, min_points_per_centroid=1)
-        means.train(np.ascontiguousarray(vectors[sample]))
+        means = module.Clustering(dim, cells)
+        means.niter, means.seed, means.min_points_per_centroid = 8, seed, 1
+        nearest = module.IndexFlatL2(dim) if device is None else device.flat(dim)
+        means.train(np.ascontiguousarray(vectors[sample]), nearest)
+        centroids = module.vector_to_array(means.centroids).reshape(cells, dim)
+        nearest.reset()
+        nearest.add(centroids)
         quantizer = module.IndexFlatL2(dim)
-        quantizer.add(means.centroids)
+        quantizer.add(centroids)
         index = module.IndexIVFFlat(quantizer, dim, cells)
         for start in range(0, len(vectors), 65_536):
-            index.add(np.ascontiguousarray(vectors[start : start + 65_536]))
+            block = np.ascontiguousarray(vectors[start : start + 65_536])
+            cell = np.ascontiguousarray(nearest.search(block, 1)[1])
+            index.add_core(len(block), module.swig_ptr(block), None, module.swig_ptr(cell))
         return cls(index)
 
     @classmethod

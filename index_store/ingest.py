@@ -125,18 +125,18 @@ def add_images(
     whites = _whites(wanted, table, white_level)
     sides = splits_of_folders([file.relative_to(root).as_posix() for file in files]) if table is None else None
     folders = dict(zip(files, sides, strict=True)) if sides else {}
-    catalog.begin()
-    adder = Adder(catalog, Terms(schema, table, origin, split, split_by, update, folders), tally)
-    sizes: dict[tuple[int, int], int] = {}
-    for batch in _checked(wanted, whites, _known_whites(catalog), progress):
-        adder.take(batch)
-        for file in batch:
-            if file.checked:
-                shape = (file.checked.width, file.checked.height)
-                sizes[shape] = sizes.get(shape, 0) + (not file.checked.converted)
-    adder.finish(path if path.is_dir() else None)
-    if adder.schema != catalog.schema():
-        catalog.write(Record("schema", schema_header(schema)))
+    with catalog.held():
+        adder = Adder(catalog, Terms(schema, table, origin, split, split_by, update, folders), tally)
+        sizes: dict[tuple[int, int], int] = {}
+        for batch in _checked(wanted, whites, _known_whites(catalog), progress):
+            adder.take(batch)
+            for file in batch:
+                if file.checked:
+                    shape = (file.checked.width, file.checked.height)
+                    sizes[shape] = sizes.get(shape, 0) + (not file.checked.converted)
+        adder.finish(path if path.is_dir() else None)
+        if adder.schema != catalog.schema():
+            catalog.write(Record("schema", schema_header(schema)))
     with catalog.reading() as connection:
         total = int(connection.exec_driver_sql("SELECT count(*) FROM images").scalar() or 0)
     return AddReport(

@@ -20,6 +20,15 @@ def read_only(folder: Path) -> bool:
     return folder.is_dir() and not os.access(folder, os.W_OK, effective_ids=effective)
 
 
+def refuse_read_only(folder: Path) -> None:
+    """ReadOnly for a folder that this process may not write into."""
+    if read_only(folder):
+        raise ReadOnly(
+            f"{folder} may only be read (it is another user's, or its disk is read-only): copy it (`cp -r`) and change "
+            "the copy"
+        )
+
+
 class WriterLock:
     """An exclusive lock on `folder/lock`; `acquire` may be called again by its holder."""
 
@@ -37,11 +46,7 @@ class WriterLock:
         """Take the lock, waiting up to `wait` seconds; return whether it was taken just now. Raises Locked."""
         if self.held:
             return False
-        if read_only(self.file.parent):
-            raise ReadOnly(
-                f"{self.file.parent} may only be read (it is another user's, or its disk is read-only): copy it "
-                "(`cp -r`) and change the copy"
-            )
+        refuse_read_only(self.file.parent)
         deadline = time.monotonic() + self.wait
         try:
             handle = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)

@@ -21,12 +21,13 @@ import sqlalchemy as sa
 from index_store import features, runs, seal
 from index_store.ann import FOLDER as CELLS_FOLDER
 from index_store.ann import SUFFIX as CELLS_SUFFIX
-from index_store.catalog import FILE, Catalog, CatalogDamaged
-from index_store.errors import RgunitError
+from index_store.catalog import Catalog
+from index_store.errors import CatalogDamaged, RgunitError
 from index_store.features import Record, Sealed
 from index_store.models import METADATA, RUNS
 from index_store.places import shard_seq
-from index_store.replay import IMAGE_TEXTS, apply, connect, migrate, schema_header
+from index_store.replay import IMAGE_TEXTS, apply, schema_header
+from index_store.sqlite import connect
 
 TABLES = {
     "attributes": "position, name",
@@ -81,7 +82,7 @@ def verify(catalog: Catalog) -> Report:
         try:
             listed = _listed(catalog)
         except CatalogDamaged as error:
-            return Report(False, [f"{FILE}: {error.why}", *_damaged_files(catalog, {})])
+            return Report(False, [f"{catalog.file.name}: {error.why}", *_damaged_files(catalog, {})])
         try:
             problems = listed.problems + _damaged_files(catalog, listed.shards) + runs.read_rows(catalog)[1]
             problems += runs.check_rows(catalog)
@@ -106,27 +107,27 @@ def rebuild(catalog: Catalog) -> list[str]:
     Vectors that cannot be repaired but were attached to images are dropped, to be embedded again. RgunitError names
     files that hold the only copy of something and cannot be repaired; nothing else is lost then.
     """
-    catalog.lock.acquire()
-    catalog.clean()
-    try:
-        known, told = _listed(catalog).shards, runs.mend_files(catalog)
-    except CatalogDamaged:
-        known, told = {}, []
-    mended, lost = _mend_files(catalog, known)
-    dropped = [file for file in lost if file.endswith(f"-vectors{features.SUFFIX}")]
-    if len(dropped) < len(lost):
-        names = ", ".join(sorted(set(lost) - set(dropped)))
-        raise RgunitError(f"{catalog.shards}: {names} cannot be repaired: put a copy from a backup in its place")
-    for file in dropped:
-        catalog.shard(file).unlink(missing_ok=True)
-    report = verify(catalog)
-    if not report.ok:
-        _replace(catalog, sealed_entries(catalog, missing_ok=bool(dropped)))
-    else:
-        catalog.recover()
-    if dropped:
-        compact(catalog, check=False)
-    return [*told, *mended, *(f"{file}: its vectors are lost" for file in dropped), *report.problems]
+    with catalog.held(repair=False):
+        catalog.clean()
+        try:
+            known, told = _listed(catalog).shards, runs.mend_files(catalog)
+        except CatalogDamaged:
+            known, told = {}, []
+        mended, lost = _mend_files(catalog, known)
+        dropped = [file for file in lost if file.endswith(f"-vectors{features.SUFFIX}")]
+        if len(dropped) < len(lost):
+            names = ", ".join(sorted(set(lost) - set(dropped)))
+            raise RgunitError(f"{catalog.shards}: {names} cannot be repaired: put a copy from a backup in its place")
+        for file in dropped:
+            catalog.shard(file).unlink(missing_ok=True)
+        report = verify(catalog)
+        if not report.ok:
+            _replace(catalog, sealed_entries(catalog, missing_ok=bool(dropped)))
+        else:
+            catalog.recover()
+        if dropped:
+            compact(catalog, check=False)
+        return [*told, *mended, *(f"{file}: its vectors are lost" for file in dropped), *report.problems]
 
 
 def compact(catalog: Catalog, *, check: bool = True) -> str:
@@ -134,8 +135,7 @@ def compact(catalog: Catalog, *, check: bool = True) -> str:
 
     Returns a line on it. With `check` a damaged store is refused (RgunitError): its seals could repair it.
     """
-    catalog.begin()
-    with catalog.guard:
+    with catalog.writing():
         if check and (problems := verify(catalog).problems):
             raise RgunitError(f"{problems[0]}: run `rgunit index rebuild` first; nothing was merged")
         with catalog.reading() as connection:
@@ -196,7 +196,7 @@ def sealed_entries(catalog: Catalog, *, upto: int | None = None, missing_ok: boo
         if seq >= start and record.header.get("first", start) == start
     ]
     if not entries and (upto is None or upto > 0):
-        raise RgunitError(f"{catalog.shards} holds no shard: there is nothing to restore {FILE} from")
+        raise RgunitError(f"{catalog.shards} holds no shard: there is nothing to restore {catalog.file.name} from")
     gaps = sorted(set(range(start, entries[-1][0] + 1)) - {seq for seq, _, _ in entries}) if entries else []
     if gaps and not missing_ok:
         raise RgunitError(f"{catalog.shards}: shard {gaps[0]:08d} is missing: put a copy from a backup in its place")
@@ -214,15 +214,14 @@ def _listed(catalog: Catalog) -> _Listed:
     try:
         with catalog.reading() as connection:
             sequence = catalog.sequence(connection)  # first: a commit while the rest is read then shows
-            lines = connection.exec_driver_sql("PRAGMA integrity_check(5)").scalars()
-            problems = [f"{FILE}: {line}" for line in lines if line != "ok"]
+            problems = [f"{catalog.file.name}: {line}" for line in catalog.database.problems(connection)]
             rows = connection.exec_driver_sql("SELECT file, seq, size, digest FROM shards").all()
             shards = {}
             for file, seq, size, digest in rows:
                 try:
                     shards[catalog.shard(file).name] = _Row(int(seq), int(size), str(digest))
                 except CatalogDamaged as error:
-                    problems.append(f"{FILE}: {error.why}")
+                    problems.append(f"{catalog.file.name}: {error.why}")
             return _Listed(sequence, shards, _dump(connection), problems)
     except CatalogDamaged:
         raise
@@ -239,7 +238,9 @@ def _damaged_files(catalog: Catalog, listed: dict[str, _Row]) -> list[str]:
         path, row = catalog.shards / file, listed.get(file)
         if file not in there:
             known = row is not None and (row.seq in numbers or shard_seq(file) in numbers)
-            problems.append(f"{FILE}: names {file}, which is not there" if known else f"{file}: is missing")
+            problems.append(
+                f"{catalog.file.name}: names {file}, which is not there" if known else f"{file}: is missing"
+            )
             continue
         told, wrong = seal.check(path)
         if wrong and row and path.stat().st_size != row.size:
@@ -247,7 +248,7 @@ def _damaged_files(catalog: Catalog, listed: dict[str, _Row]) -> list[str]:
         elif wrong and (row or not listed):
             problems.append(f"{file}: {wrong}")
         elif row and not wrong and (told, path.stat().st_size) != (row.digest, row.size):
-            problems.append(f"{FILE}: keeps another size or digest of {file}")
+            problems.append(f"{catalog.file.name}: keeps another size or digest of {file}")
         elif not wrong:
             with suppress(features.ShardMissing):  # as above: told when the log is read
                 problems += _malformed(path)
@@ -276,19 +277,19 @@ def _compare(catalog: Catalog, listed: _Listed) -> list[str]:
     newer = [name for name in there if shard_seq(name) > now]
     problems = []
     if len(newer) > 1 and not any("base" in _header(catalog.shards / name) for name in newer):
-        problems.append(f"{FILE}: lacks {len(newer)} sealed batches, from {min(newer)} on")
+        problems.append(f"{catalog.file.name}: lacks {len(newer)} sealed batches, from {min(newer)} on")
     try:
         engine = replay(sealed_entries(catalog, upto=listed.sequence))
     except features.ShardMissing as error:  # it was there when the folder was read
         raise FileNotFoundError(errno.ENOENT, "is missing", str(error).partition(":")[0]) from None
     except (RgunitError, sa.exc.SQLAlchemyError) as error:
-        return [*problems, f"{FILE}: does not fit the shards ({str(error).splitlines()[0]})"]
+        return [*problems, f"{catalog.file.name}: does not fit the shards ({str(error).splitlines()[0]})"]
     with engine.connect() as connection:
         expected = _dump(connection)
     engine.dispose()
     for table, rows in expected.items():
         if rows != listed.tables[table]:
-            problems.append(f"{FILE}: table {table} does not match the shards")
+            problems.append(f"{catalog.file.name}: table {table} does not match the shards")
     return problems
 
 
@@ -332,22 +333,14 @@ def _mend_files(catalog: Catalog, known: dict[str, _Row]) -> tuple[list[str], li
 
 def _replace(catalog: Catalog, entries: Sequence[Entry]) -> None:
     """Put a catalog made from the log in the place of the old one."""
-    temporary = catalog.folder / (FILE + features.TEMPORARY)
-    for suffix in ("", "-wal", "-shm", "-journal"):
-        temporary.with_name(temporary.name + suffix).unlink(missing_ok=True)
-    engine = connect(temporary)
-    migrate(engine)
-    with engine.begin() as connection:
+
+    def fill(connection: sa.Connection) -> None:
         for seq, record, sealed in entries:
             apply(connection, seq, record, sealed)
         if rows := runs.read_rows(catalog)[0]:
             connection.execute(sa.insert(RUNS), rows)
-    engine.dispose()
-    catalog.engine.dispose()
-    for suffix in ("-wal", "-shm"):
-        (catalog.folder / (FILE + suffix)).unlink(missing_ok=True)
-    temporary.replace(catalog.file)
-    features.sync_folder(catalog.folder)
+
+    catalog.database.replace(fill)
 
 
 def _dump(connection: sa.Connection) -> dict[str, list[tuple[object, ...]]]:

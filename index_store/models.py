@@ -6,9 +6,21 @@ SQLAlchemy's tables without its object mapper: that would double the time that a
 
 from __future__ import annotations
 
-from sqlalchemy import Column, Float, ForeignKey, Integer, LargeBinary, MetaData, Table, Text, UniqueConstraint
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    ForeignKey,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
 
 METADATA = MetaData()
+BIG = BigInteger().with_variant(Integer, "sqlite")  # SQLite's whole numbers have 64 bits anyway
 
 # The columns that labels and filters are about.
 ATTRIBUTES = Table(
@@ -42,18 +54,18 @@ ENCODERS = Table(
 IMAGES = Table(
     "images",
     METADATA,
-    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("id", BIG, primary_key=True, autoincrement=True),
     Column("key", Text, unique=True),
     Column("split", Text, nullable=False),
     Column("origin", Text, nullable=False),
     Column("known", LargeBinary, nullable=False),
     Column("value", LargeBinary, nullable=False),
-    Column("changed", Integer, nullable=False, index=True),
+    Column("changed", BIG, nullable=False, index=True),
     Column("path", Text, index=True),
     Column("sha256", Text, index=True),
     Column("width", Integer),
     Column("height", Integer),
-    Column("parent", Integer),
+    Column("parent", BIG),
     Column("run", Text),
     Column("fields", Text),
     sqlite_autoincrement=True,
@@ -63,20 +75,20 @@ IMAGES = Table(
 REMOVED = Table(
     "removed",
     METADATA,
-    Column("id", Integer, primary_key=True),
-    Column("changed", Integer, nullable=False, index=True),
+    Column("id", BIG, primary_key=True),
+    Column("changed", BIG, nullable=False, index=True),
 )
 
 # The sealed files of the log.
 SHARDS = Table(
     "shards",
     METADATA,
-    Column("seq", Integer, primary_key=True),
+    Column("seq", BIG, primary_key=True),
     Column("kind", Text, nullable=False),
     Column("file", Text, nullable=False),
-    Column("size", Integer, nullable=False),
+    Column("size", BIG, nullable=False),
     Column("digest", Text, nullable=False),
-    Column("rows", Integer, nullable=False),
+    Column("rows", BIG, nullable=False),
     Column("encoder", Integer, ForeignKey("encoders.id")),
 )
 

@@ -23,7 +23,7 @@ KINDS = ("schema", "settings", "images", "labels", "remove", "vectors")
 """Every kind of change that a shard may hold."""
 LONGEST = 255  # bytes of a name
 _FOLDERS = ("shards", "runs", "cache", "models", "ablation")
-_FILES = ("catalog.db", "lock", "report")  # how the names begin of what is written beside them
+_FILES = ("catalog.", "lock", "report")  # how the names begin of what is written beside them
 _SHARD = re.compile(rf"[0-9]{{8,18}}-({'|'.join(KINDS)})\.h5", re.ASCII)
 
 

@@ -8,20 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from index_store.ann import Cells, depth_for
-from index_store.index import PRODUCT_FORM, Ids, Vectors
+from index_store.index import PRODUCT_FORM, SPARE, Ids, Vectors
 from index_store.search import Subset, search_cells, search_exact
 from index_store.state import Table
+
+if TYPE_CHECKING:
+    from index_store.device import Device
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What was chosen: the cells to look into, None for an exact scan, and in words."""
+    """What was chosen: the cells to look into, None for an exact scan, on the device or not, and in words."""
 
     cells: Sequence[Cells | None] | None
     scan: str
     told: str
+    device: Device | None = None
 
 
 def run(
@@ -31,18 +36,24 @@ def run(
     queries: Vectors,
     k: int,
     exact: bool,
+    device: Device | None = None,
 ) -> tuple[Vectors, Ids, str]:
-    """Search by the cheapest way that finds enough: distances [q, k], places in the table [q, k], what was done."""
+    """Search by the cheapest way that finds enough: distances [q, k], places in the table [q, k], what was done.
+
+    A `device` makes exact scans where it was measured to be faster.
+    """
     if exact:
-        distances, places = search_exact(table, subset, queries, k)
-        return distances, places, _scan(table, subset) + " (asked for)"
-    key = (k, len(queries) >= PRODUCT_FORM, subset.vectors is None)
+        chosen, _ = on_device(device, table, subset, len(queries), k)
+        distances, places = search_exact(table, subset, queries, k, chosen)
+        return distances, places, _scan(table, subset) + _where(chosen, table, subset) + " (asked for)"
+    size = len(queries).bit_length() if device is not None else 0
+    key = (k, len(queries) >= PRODUCT_FORM, subset.vectors is None, size)
     plan: Plan | None = subset.plans.get(key)
     if plan is None:
-        plan = subset.plans[key] = choose(table, cells(table), subset, len(queries), k)
+        plan = subset.plans[key] = choose(table, cells(table), subset, len(queries), k, device)
     if plan.cells is None:
-        distances, places = search_exact(table, subset, queries, k)
-        return distances, places, plan.told
+        distances, places = search_exact(table, subset, queries, k, plan.device)
+        return distances, places, plan.told + _where(plan.device, table, subset)
     distances, places, again = search_cells(table, plan.cells, subset, queries, k)
     if not len(again):
         return distances, places, plan.told
@@ -50,19 +61,37 @@ def run(
     return distances, places, f"{plan.told}; {retried}"
 
 
-def choose(table: Table, cells: Sequence[Cells | None], subset: Subset, queries: int, k: int) -> Plan:
+def choose(
+    table: Table, cells: Sequence[Cells | None], subset: Subset, queries: int, k: int, device: Device | None = None
+) -> Plan:
     """Return the cheapest way to search a subset."""
     scan = _scan(table, subset)
+    chosen, there = on_device(device, table, subset, queries, k)
     if not len(subset.places) or not any(cells):
-        return Plan(None, scan, scan)
+        return Plan(None, scan, scan, chosen)
     by_scan, by_cells, probes = estimate(table, cells, subset, queries, k)
+    if chosen is not None:
+        by_scan = there
     if by_cells is None or by_scan <= by_cells:
         against = "no cells find enough" if by_cells is None else f"{by_cells / 1e3:.2f} ms by cells"
-        return Plan(None, scan, f"{scan} ({by_scan / 1e3:.2f} ms a query estimated, {against})")
+        return Plan(None, scan, f"{scan} ({by_scan / 1e3:.2f} ms a query estimated, {against})", chosen)
     told = f"{probes} cells ({by_cells / 1e3:.2f} ms a query estimated, {by_scan / 1e3:.2f} ms by exact scan)"
     if not subset.whole:
         told += f", {100 * subset.share:.3g} % match"
     return Plan(cells, scan, told)
+
+
+def on_device(device: Device | None, table: Table, subset: Subset, queries: int, k: int) -> tuple[Device | None, float]:
+    """Return the device if it scans a subset faster than the CPU, None if it does not, and its microseconds a query."""
+    if device is None or not len(subset.places) or not device.fits(k + SPARE):
+        return None, 0.0
+    there, here = device.cost(len(subset.places), table.info.dim, queries)
+    return (device if there < here else None), there / queries
+
+
+def _where(device: Device | None, table: Table, subset: Subset) -> str:
+    """Say where a scan was made, if not on the CPU."""
+    return "" if device is None else " " + device.told(4 * len(subset.places) * table.info.dim)
 
 
 def _scan(table: Table, subset: Subset) -> str:

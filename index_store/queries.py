@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,9 @@ from index_store.errors import UsageError
 from index_store.index import pick
 from index_store.live import Live
 from index_store.search import Subsets, group_queries, search_fused
+
+if TYPE_CHECKING:
+    from index_store.device import Device
 
 MANY_EXCLUDED = 64  # ids left out of every query from which they are taken out before the search, not after
 
@@ -47,6 +50,7 @@ def answer(
     exclude: Exclude,
     encoder: str | None,
     exact: bool,
+    device: Device | None = None,
 ) -> Found:
     """Answer `IndexStore.search`."""
     k = whole(k)
@@ -54,7 +58,7 @@ def answer(
     matrix = as_vectors(queries, table.info.dim, one=True)
     if exclude is None and (where is None or isinstance(where, str)):
         subset = subsets.get(state, table, where)
-        gaps, places, plan = planner.run(table, live.cells, subset, matrix, k, exact)
+        gaps, places, plan = planner.run(table, live.cells, subset, matrix, k, exact, device)
         return Found(pick(table.ids, places), gaps, plan)
     count = len(matrix)
     excluded = per_query_ids(exclude, count)
@@ -66,7 +70,7 @@ def answer(
         if extra > MANY_EXCLUDED and all(excluded[query] is excluded[members[0]] for query in members):
             subset, extra = subset.without(table.ids, excluded[members[0]]), 0
         asked = np.ascontiguousarray(matrix[members])
-        gaps, places, plan = planner.run(table, live.cells, subset, asked, k + extra, exact)
+        gaps, places, plan = planner.run(table, live.cells, subset, asked, k + extra, exact, device)
         fill(ids, distances, members, pick(table.ids, places), gaps, excluded)
         plans.append(plan)
     return Found(ids, distances, "; ".join(sorted(set(plans))))

@@ -6,80 +6,16 @@ The one idea: the tables are a function of the log, so replaying the sealed shar
 from __future__ import annotations
 
 import json
-import re
-import sqlite3
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import event
 
+from index_store import sqlite
 from index_store.attributes import AttributeSchema
-from index_store.errors import RgunitError
 from index_store.features import Record, Sealed, ShardDamaged
 from index_store.models import ENCODERS, IMAGES, REMOVED, SETTINGS, SHARDS
 
-_COMPUTES = re.compile(r"\bVIRTUAL\b|\bGENERATED\b|\bAS\s*\(", re.IGNORECASE)  # tables that a query would run
 IMAGE_TEXTS = ("key", "split", "origin", "path", "sha256", "run", "fields")
-
-
-def connect(file: Path | None, *, read_only: bool = False) -> sa.Engine:
-    """Return an engine on a SQLite file (or in memory): write-ahead log, every commit flushed to the disk."""
-    if file is None:
-        engine = sa.create_engine("sqlite://", poolclass=sa.pool.StaticPool)
-    else:
-        place = file  # by a creator: in a URL `%`, `?` and `#` would mean something else
-        engine = sa.create_engine(
-            "sqlite://", creator=lambda: open_database(place, read_only=read_only), poolclass=sa.pool.QueuePool
-        )
-
-    @event.listens_for(engine, "connect")
-    def _prepare(connection: sqlite3.Connection, _: object) -> None:
-        connection.isolation_level = None
-        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 2**28)
-        connection.execute("PRAGMA trusted_schema = OFF")
-        connection.execute("PRAGMA busy_timeout = 60000")
-        if not read_only:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA foreign_keys = ON")
-        for kind, sql in connection.execute("SELECT type, sql FROM sqlite_master"):
-            if kind not in ("table", "index") or _COMPUTES.search(sql or ""):
-                raise sqlite3.DatabaseError("it holds more than tables")
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: sa.Connection) -> None:
-        connection.exec_driver_sql("BEGIN")
-
-    return engine
-
-
-def open_database(file: Path, *, read_only: bool = False) -> sqlite3.Connection:
-    """Open a SQLite file, whatever characters its path has.
-
-    One that may only be read has no shared memory for a log to be read by: without a log it is read as it lies.
-    """
-    if not read_only:
-        return sqlite3.connect(file, check_same_thread=False, timeout=60)
-    log = file.with_name(file.name + "-wal")
-    how = "mode=ro" if log.exists() and log.stat().st_size else "mode=ro&immutable=1"
-    return sqlite3.connect(f"{file.as_uri()}?{how}", uri=True, check_same_thread=False, timeout=60)
-
-
-def migrate(engine: sa.Engine) -> None:
-    """Bring a catalog's tables to this version by Alembic."""
-    from alembic import command
-    from alembic.config import Config
-    from alembic.util.exc import CommandError
-
-    config = Config()
-    config.set_main_option("script_location", "index_store:migrations")
-    try:
-        with engine.begin() as connection:
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
-    except CommandError as error:
-        raise RgunitError(f"the catalog's schema is none of rgunit's ({error}): run `rgunit index rebuild`") from error
 
 
 def schema_header(schema: AttributeSchema) -> dict[str, Any]:
@@ -122,7 +58,7 @@ def _apply(connection: sa.Connection, seq: int, record: Record, sealed: Sealed) 
         connection.exec_driver_sql("DELETE FROM images WHERE id = ?", ids)
         connection.execute(sa.insert(REMOVED), [{"id": row, "changed": seq} for (row,) in ids])
     if "next_id" in header:
-        _reserve(connection, int(header["next_id"]))
+        engine_of(connection).reserve(connection, int(header["next_id"]) - 1)
     connection.execute(
         sa.insert(SHARDS).values(
             seq=seq,
@@ -196,8 +132,8 @@ def _apply_images(connection: sa.Connection, seq: int, record: Record) -> None:
     known, value = (_slices(record.arrays[name]) for name in ("known", "value"))
     rows = list(zip(numbers["ids"], known, value, [seq] * count, *optional, *texts, strict=True))
     columns = ("id", "known", "value", "changed", "width", "height", "parent", *IMAGE_TEXTS)
-    marks = ", ".join("?" * len(columns))
-    connection.exec_driver_sql(f"INSERT INTO {IMAGES.name} ({', '.join(columns)}) VALUES ({marks})", rows)
+    engine_of(connection).insert(connection, IMAGES.name, columns, rows)
+    engine_of(connection).reserve(connection, max(numbers["ids"]))
 
 
 def _apply_labels(connection: sa.Connection, seq: int, record: Record) -> None:
@@ -214,10 +150,15 @@ def _apply_labels(connection: sa.Connection, seq: int, record: Record) -> None:
         )
 
 
-def _reserve(connection: sa.Connection, next_id: int) -> None:
-    """Make sure that no id below `next_id` is ever given again."""
-    current = connection.exec_driver_sql("SELECT seq FROM sqlite_sequence WHERE name = 'images'").scalar()
-    if current is None:
-        connection.exec_driver_sql("INSERT INTO sqlite_sequence (name, seq) VALUES ('images', ?)", (next_id - 1,))
-    elif int(current) < next_id - 1:
-        connection.exec_driver_sql("UPDATE sqlite_sequence SET seq = ? WHERE name = 'images'", (next_id - 1,))
+def next_id(connection: sa.Connection) -> int:
+    """Return the first id that was never used."""
+    return int(engine_of(connection).last_id(connection)) + 1
+
+
+def engine_of(connection: sa.Connection) -> Any:
+    """The module with what this engine does in its own way: `last_id` and `reserve`."""
+    if connection.dialect.name == "sqlite":
+        return sqlite
+    from index_store import postgres
+
+    return postgres

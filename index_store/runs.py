@@ -16,8 +16,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from index_store import places, trash
-from index_store.catalog import Catalog, CatalogDamaged, damage_named
-from index_store.errors import RgunitError, UsageError
+from index_store.catalog import Catalog, damage_named
+from index_store.errors import CatalogDamaged, RgunitError, UsageError
 from index_store.features import TEMPORARY, sync_folder, write_durably
 from index_store.models import RUNS
 
@@ -61,8 +61,7 @@ def add_run(catalog: Catalog, stage: str, preset: str, config: Mapping[str, Any]
     """Make a run with its folder `runs/<id>-<stage>`."""
     if stage not in places.STAGES:
         raise UsageError(f"run stage {stage!r}: choose one of {', '.join(places.STAGES)}")
-    catalog.begin()
-    with catalog.guard:
+    with catalog.writing():
         with catalog.reading() as connection:
             last = int(connection.execute(sa.select(sa.func.max(RUNS.c.number))).scalar() or 0)
             with damage_named(catalog.file):
@@ -80,7 +79,7 @@ def add_run(catalog: Catalog, stage: str, preset: str, config: Mapping[str, Any]
         }
         record = _record(catalog, values)
         record.path.mkdir(parents=True, exist_ok=True)
-        with catalog.engine.begin() as connection:
+        with catalog.transaction() as connection:
             connection.execute(sa.insert(RUNS).values(**values))
         _write(record.path, values)
         return record
@@ -103,11 +102,10 @@ def update_run(
     changes["summary"] = None if summary is None else json.dumps(dict(summary))
     changes["config"] = None if config is None else json.dumps(dict(config))
     changes = {name: value for name, value in changes.items() if value is not None}
-    catalog.begin()
-    with catalog.guard:
+    with catalog.writing():
         record = get_run(catalog, run)
         if changes:
-            with catalog.engine.begin() as connection:
+            with catalog.transaction() as connection:
                 connection.execute(sa.update(RUNS).where(RUNS.c.number == int(record.id[1:])).values(**changes))
         with catalog.reading() as connection:
             row = connection.execute(sa.select(RUNS).where(RUNS.c.number == int(record.id[1:]))).mappings().one()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,9 @@ from index_store.ann import Cells, depth_for
 from index_store.attributes import Filter
 from index_store.index import PRODUCT_FORM, Ids, Vectors, exact_search, merge, pick, scan_rows
 from index_store.state import Segment, State, Table
+
+if TYPE_CHECKING:
+    from index_store.device import Device
 
 CHUNK = 65_536  # rows gathered at a time where a subset is too large to keep
 SMALL_BUDGET = 64 * 2**20
@@ -34,7 +37,7 @@ class Subset:
         self.owner = owner
         self.vectors: Vectors | None = None
         self.last_used = 0
-        self.plans: dict[tuple[int, bool, bool], Any] = {}  # the planner's choices
+        self.plans: dict[tuple[int, bool, bool, int], Any] = {}  # the planner's choices
 
     @property
     def share(self) -> float:
@@ -125,31 +128,38 @@ class Subsets:
             return used + needed <= self._budget
 
 
-def search_exact(table: Table, subset: Subset, queries: Vectors, k: int) -> tuple[Vectors, Ids]:
-    """Search the matching rows exactly: squared distances [q, k] and places in the table [q, k] (inf and -1)."""
+def search_exact(
+    table: Table, subset: Subset, queries: Vectors, k: int, device: Device | None = None
+) -> tuple[Vectors, Ids]:
+    """Search the matching rows exactly: squared distances [q, k] and places in the table [q, k] (inf and -1).
+
+    On a `device` they are gathered before they are searched, whatever their number.
+    """
     places = subset.places
     if not subset.whole and (vectors := subset.gathered(table)) is not None:
-        distances, found = exact_search(queries, vectors, k)
+        distances, found = exact_search(queries, vectors, k, device)
         return distances, pick(places, found)
     best: list[tuple[Vectors, Ids]] = []
-    if subset.whole or len(queries) < PRODUCT_FORM:
+    if subset.whole or (device is None and len(queries) < PRODUCT_FORM):
         start = 0
         for segment in table.segments:
-            best.append(_scan_segment(segment, start, subset, queries, k))
+            best.append(_scan_segment(segment, start, subset, queries, k, device))
             start += len(segment.ids)
         return merge(best, len(queries), k)
     for start in range(0, len(places), CHUNK):
         part = places[start : start + CHUNK]
-        distances, found = exact_search(queries, table.gather(part), k)
+        distances, found = exact_search(queries, table.gather(part), k, device)
         best.append((distances, pick(part, found)))
     return merge(best, len(queries), k)
 
 
-def _scan_segment(segment: Segment, start: int, subset: Subset, queries: Vectors, k: int) -> tuple[Vectors, Ids]:
+def _scan_segment(
+    segment: Segment, start: int, subset: Subset, queries: Vectors, k: int, device: Device | None = None
+) -> tuple[Vectors, Ids]:
     """Search the matching rows of the segment whose places begin at `start`, where they lie."""
     rows = subset.within(start, len(segment.ids))
     if rows is None:
-        distances, found = exact_search(queries, segment.vectors, k)
+        distances, found = exact_search(queries, segment.vectors, k, device)
     else:
         results = [scan_rows(query, segment.vectors, rows, k) for query in queries]
         distances, found = (np.stack(column) for column in zip(*results, strict=True))

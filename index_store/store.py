@@ -16,10 +16,12 @@ import numpy.typing as npt
 
 from index_store import ann, planner
 from index_store.attributes import ORIGINS, AttributeSchema
-from index_store.batch import Batch, as_ids, as_vectors, encodable, text_column
+from index_store.batch import Batch, as_ids, as_vectors, text_column
 from index_store.catalog import Catalog
-from index_store.errors import DuplicateKey, RgunitError, UsageError
+from index_store.device import BUDGET_MIB, Device, device_of
+from index_store.errors import RgunitError, UsageError
 from index_store.features import Record, ShardMissing, map_vectors, read
+from index_store.known import match_keys
 from index_store.live import Live
 from index_store.maintenance import Report, compact, rebuild, verify
 from index_store.queries import Exclude, Found, Where, answer, answer_fused
@@ -38,6 +40,8 @@ class IndexStore:
         self._owner = owner
         self._live = Live(catalog)
         self._subsets = Subsets()
+        self._device: Device | None = None
+        self._asked = "cpu", BUDGET_MIB
 
     @classmethod
     def create(
@@ -48,37 +52,76 @@ class IndexStore:
         attributes: Sequence[str],
         groups: Sequence[Sequence[str]] = (),
         encoder: str = "default",
+        catalog: str | None = None,
     ) -> IndexStore:
-        """Make a store for vectors of `dim` numbers; FileExistsError if there is one already."""
+        """Make a store for vectors of `dim` numbers; FileExistsError if there is one already.
+
+        `catalog`: a database to keep the catalog in, `postgresql+psycopg://USER@HOST/DATABASE` (default: what
+        RGUNIT_CATALOG says, else a SQLite file in the folder).
+        """
         if dim < 1:
             raise UsageError(f"vectors need at least one dimension, not {dim}")
         if not encoder or isinstance(attributes, str):
             raise UsageError("an encoder needs a name" if not encoder else "attributes must be a list of names")
         schema = AttributeSchema(tuple(attributes), tuple(tuple(group) for group in groups))
-        catalog = Catalog.create(Path(path), unfinished_ok=True)
+        made = Catalog.create(Path(path), unfinished_ok=True, url=catalog)
         header = schema_header(schema) | {
             "encoder": {"name": encoder, "fingerprint": "", "dim": dim},
             "settings": {"encoder": encoder},
         }
-        catalog.write(Record("schema", header))
-        return cls(catalog)
+        made.write(Record("schema", header))
+        return cls(made)
 
     @classmethod
-    def open(cls, path: Path | str, *, vectors: str | None = None, wait: float = 0.0) -> IndexStore:
-        """Open a store; a change waits up to `wait` seconds for another writer. `vectors`: another engine's URL."""
+    def open(
+        cls,
+        path: Path | str,
+        *,
+        vectors: str | None = None,
+        wait: float = 0.0,
+        catalog: str | None = None,
+        device: str = "cpu",
+        device_mib: int = BUDGET_MIB,
+    ) -> IndexStore:
+        """Open a store; a change waits up to `wait` seconds for another writer. `vectors`: another engine's URL.
+
+        `catalog`: where its catalog is, if not in the folder; see `create`. `device`: cpu, cuda, cuda:N or auto: where
+        exact searches and the k-means of `rebuild` are made when that is faster; at most `device_mib` MiB of vectors
+        are kept on it. RgunitError where FAISS finds no such GPU.
+        """
         if vectors is not None:
             raise UsageError(f"no engine for {vectors!r} in this version: leave `vectors` out")
-        return cls(Catalog.open(Path(path), wait))
+        found = device_of(device, device_mib) if device not in ("cpu", "auto") else None
+        store = cls(Catalog.open(Path(path), wait, catalog))
+        store.use(device, device_mib)
+        store._device = found
+        return store
+
+    def use(self, device: str, device_mib: int = BUDGET_MIB) -> None:
+        """From now on compute on a device, which is looked for when it is first needed; see `open`."""
+        self._asked, self._device = (device, device_mib), None
+
+    @property
+    def device(self) -> Device | None:
+        """What computes beside the CPU, if anything."""
+        if self._device is None and self._asked[0] != "cpu":
+            self._device = device_of(*self._asked)
+            self._asked = self._asked if self._device else ("cpu", self._asked[1])
+        return self._device
 
     def close(self) -> None:
         """Close files and release the writer's lock."""
         self._live.forget()
+        if self._device is not None:
+            self._device.forget()
         if self._owner:
             self.catalog.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled, it is opened again where it arrives, by its absolute place."""
-        return partial(IndexStore.open, str(self.catalog.folder), wait=self.catalog.lock.wait), ()
+        device, mib = self._asked
+        place, wait, url = str(self.catalog.folder), self.catalog.lock.wait, self.catalog.url
+        return partial(IndexStore.open, place, wait=wait, catalog=url, device=device, device_mib=mib), ()
 
     def __enter__(self) -> IndexStore:
         return self
@@ -117,17 +160,18 @@ class IndexStore:
         split: str | Sequence[str] | None = None,
         origin: str | Sequence[str] = "real",
         encoder: str | None = None,
+        fingerprint: str = "",
     ) -> npt.NDArray[np.int64]:
         """Add vectors float32 [n, dim] with labels int8 [n, A] in {1, 0, -1} and return their ids int64 [n].
 
         Durable on return, all or nothing. A key that is there with the same data gives its id and changes nothing,
-        with other data raises DuplicateKey. Labels not given are unknown. Raises UsageError for wrong shapes and
-        values, Locked while another process writes.
+        with other data raises DuplicateKey. Labels not given are unknown. An `encoder` that is new is made, of the
+        dimension of its vectors; `fingerprint` tells its weights. Raises UsageError for wrong shapes and values, Locked
+        while another process writes.
         """
-        self.catalog.begin()
-        with self.catalog.guard:
+        with self.catalog.writing():
             state = self.state()
-            info = self._encoder_to_write(state, encoder, vectors)
+            info = self._encoder_to_write(state, encoder, fingerprint, vectors)
             matrix = as_vectors(vectors, info.dim)
             count = len(matrix)
             given = np.full((count, len(state.schema)), -1, np.int8) if labels is None else np.asarray(labels)
@@ -144,7 +188,7 @@ class IndexStore:
             if isinstance(keys, str):
                 raise UsageError("keys must be a list of texts, not one text")
             if keys is not None:
-                fresh = self._match_keys(state, info, batch, list(keys), result)
+                fresh = match_keys(self._live, state, info, batch, list(keys), result)
             result[fresh] = self.catalog.next_id() + np.arange(len(fresh))
             if keys is not None and len(fresh) < count:
                 first = {key: int(result[row]) for row, key in enumerate(keys) if result[row] >= 0}
@@ -168,8 +212,7 @@ class IndexStore:
 
     def remove(self, ids: npt.ArrayLike) -> int:
         """Remove rows by id and return how many there were; an id is never given again."""
-        self.catalog.begin()
-        with self.catalog.guard:
+        with self.catalog.writing():
             gone = np.intersect1d(as_ids(ids), self.state().ids)
             if len(gone):
                 self.catalog.write(Record("remove", {}, {"ids": gone}))
@@ -180,8 +223,7 @@ class IndexStore:
 
         Returns how many were new. Durable on return. RgunitError names ids that do not exist.
         """
-        self.catalog.begin()
-        with self.catalog.guard:
+        with self.catalog.writing():
             state = self.state()
             wanted = as_ids(ids)
             info = _known_encoder(state, encoder, fingerprint)
@@ -218,7 +260,7 @@ class IndexStore:
         `where` is one filter or one for each query; `exclude` ids for all queries, or a list with an array for each.
         Never fewer than min(k, matches) results a query.
         """
-        return answer(self._live, self._subsets, queries, k, where, exclude, encoder, exact)
+        return answer(self._live, self._subsets, queries, k, where, exclude, encoder, exact, self.device)
 
     def search_fused(
         self,
@@ -288,10 +330,12 @@ class IndexStore:
 
     def rebuild(self) -> list[str]:
         """Repair what is damaged, and remake the derived indexes of large shards; return a line on each."""
-        told = rebuild(self.catalog)
-        self._live.forget()
-        self._subsets = Subsets()
-        return told + self._build_cells()
+        _ = self.device  # one that is not there is refused before any work
+        with self.catalog.held(repair=False):
+            told = rebuild(self.catalog)
+            self._live.forget()
+            self._subsets = Subsets()
+            return told + self._build_cells()
 
     def compact(self) -> list[str]:
         """Merge all shards into one for each encoder, without removed rows: many small adds become one file.
@@ -300,8 +344,9 @@ class IndexStore:
         finds problems: `rebuild` repairs them first.
         """
         derived = any((self.catalog.folder / ann.FOLDER).glob("*" + ann.SUFFIX))
-        told = [compact(self.catalog)]
-        return told + self._build_cells() if derived else told
+        with self.catalog.held():
+            told = [compact(self.catalog)]
+            return told + self._build_cells() if derived else told
 
     def _build_cells(self) -> list[str]:
         """Build the cells of every large shard; delete those of shards that are gone."""
@@ -312,7 +357,7 @@ class IndexStore:
         for info in state.encoders:
             for segment in self._live.table(state, info).segments:
                 if len(segment.ids) >= BIG_SEGMENT:
-                    cells = ann.build_cells(segment)
+                    cells = ann.build_cells(segment, device=self.device)
                     ann.save_cells(self.catalog.folder, segment.files[0], cells)
                     told.append(planner.describe(cells, segment.files[0]))
                 else:
@@ -322,65 +367,19 @@ class IndexStore:
 
     # Inside
 
-    def _encoder_to_write(self, state: State, encoder: str | None, vectors: npt.ArrayLike) -> EncoderInfo:
-        """Return the encoder that vectors are added under; a new name is made with the dimension of its vectors."""
-        if encoder is None or any(info.name == encoder for info in state.encoders):
+    def _encoder_to_write(
+        self, state: State, encoder: str | None, fingerprint: str, vectors: npt.ArrayLike
+    ) -> EncoderInfo:
+        """Return the encoder that vectors are added under; a new one is made with the dimension of its vectors."""
+        if encoder is None or (not fingerprint and any(info.name == encoder for info in state.encoders)):
             return resolve_encoder(state, encoder)
-        return EncoderInfo(0, encoder, "", _width(vectors))
+        known = _known_encoder(state, encoder, fingerprint)
+        return known or EncoderInfo(0, encoder, fingerprint, _width(vectors))
 
     def _header(self, state: State, info: EncoderInfo) -> dict[str, Any]:
         """Return the header of a record with vectors."""
         encoder = {"name": info.name, "fingerprint": info.fingerprint, "dim": info.dim}
         return schema_header(state.schema) | {"encoder": encoder}
-
-    def _match_keys(
-        self, state: State, info: EncoderInfo, batch: Batch, keys: list[str], result: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.int64]:
-        """Fill in the ids of keys that are there with the same data; return the rows that are new."""
-        if len(keys) != len(batch.vectors):
-            raise UsageError(f"{len(batch.vectors)} vectors but {len(keys)} keys")
-        seen: dict[str, int] = {}
-        fresh = []
-        for row, key in enumerate(keys):
-            if not isinstance(key, str) or not key:
-                raise UsageError(f"key {key!r} is not a text with at least one character")
-            if (first := seen.setdefault(key, row)) == row:
-                fresh.append(row)
-            elif not batch.same(row, first):
-                raise DuplicateKey(f"key {key!r} appears twice in the batch with different data: give each row its own")
-        encodable(list(seen), "keys")
-        there = self._ids_of(list(seen))
-        if there:
-            held = [seen[key] for key in there]
-            stored = self._stored(state, info, np.array(list(there.values()), np.int64))
-            for place, row in enumerate(held):
-                if stored is None or not batch.equals(row, stored, place):
-                    raise DuplicateKey(
-                        f"key {keys[row]!r} is taken by other data: use another, or remove id {there[keys[row]]} first"
-                    )
-                result[row] = there[keys[row]]
-        return np.array([row for row in fresh if result[row] < 0], np.int64)
-
-    def _ids_of(self, keys: list[str]) -> dict[str, int]:
-        """Return the ids of the keys that are in the store."""
-        found: dict[str, int] = {}
-        with self.catalog.reading() as connection:
-            for start in range(0, len(keys), 30_000):
-                part = keys[start : start + 30_000]
-                marks = ", ".join("?" * len(part))
-                rows = connection.exec_driver_sql(f"SELECT key, id FROM images WHERE key IN ({marks})", tuple(part))
-                found.update((str(key), int(row)) for key, row in rows)
-        return found
-
-    def _stored(self, state: State, info: EncoderInfo, ids: npt.NDArray[np.int64]) -> Batch | None:
-        """Return what the store holds of some ids, None if one has no vector of this encoder."""
-        table = self._live.table(state, info)
-        places = table.places(ids)
-        if (places < 0).any():
-            return None
-        rows, names = table.rows[places], state.names
-        splits, origins = ([names[code] for code in column[rows]] for column in (state.split, state.origin))
-        return Batch(table.gather(places), state.known[rows], state.value[rows], splits, origins)
 
 
 def _width(vectors: npt.ArrayLike) -> int:

@@ -71,17 +71,17 @@ class Workspace:
             (self.path / name).mkdir(exist_ok=True)
 
     @classmethod
-    def create(cls, path: Path | str) -> Self:
-        """Make a workspace; FileExistsError if there is one."""
-        return cls(Catalog.create(Path(path)))
+    def create(cls, path: Path | str, *, catalog: str | None = None) -> Self:
+        """Make a workspace; FileExistsError if there is one. `catalog`: as for `IndexStore.create`."""
+        return cls(Catalog.create(Path(path), url=catalog))
 
     @classmethod
-    def open(cls, path: Path | str, *, wait: float = 0.0) -> Self:
+    def open(cls, path: Path | str, *, wait: float = 0.0, catalog: str | None = None) -> Self:
         """Open a workspace; RgunitError if there is none. A change waits up to `wait` seconds for another writer."""
         folder = Path(path).absolute()
         if not Catalog.exists(folder):
             raise RgunitError(f"no workspace at {path}: run `rgunit -w {path} add …` first")
-        return cls(Catalog.open(folder, wait))
+        return cls(Catalog.open(folder, wait, catalog))
 
     @classmethod
     def ensure(cls, path: Path | str, *, wait: float = 0.0) -> Self:
@@ -100,7 +100,7 @@ class Workspace:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled, it is opened again where it arrives, by its absolute place."""
-        return partial(type(self).open, str(self.path), wait=self.catalog.lock.wait), ()
+        return partial(type(self).open, str(self.path), wait=self.catalog.lock.wait, catalog=self.catalog.url), ()
 
     def __enter__(self) -> Self:
         return self
@@ -161,8 +161,7 @@ class Workspace:
 
         Labels of a row are its target over the workspace's schema; it has the split of its parent.
         """
-        self.catalog.begin()
-        with self.catalog.guard:
+        with self.catalog.writing():
             schema = self.schema
             ids = self.catalog.next_id() + np.arange(len(items), dtype=np.int64)
             if not len(items):

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from index_store.errors import UsageError
 from index_store.workspace import Workspace
 from retrieval.content_models import ContentModel
 from retrieval.retriever import Retriever
@@ -26,6 +27,10 @@ Vectors = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 Progress = Callable[[int, int], None]
 T = TypeVar("T")
+Part = tuple[int, int]
+"""Which part of how many, from 1: the images whose ids leave the same rest. Every process finds the same, whatever the
+others have done meanwhile."""
+WHOLE: Part = (1, 1)
 
 SEAL = 2048
 """Images whose vectors are sealed together: what a killed build may have to make again."""
@@ -33,15 +38,26 @@ AHEAD = 4
 """Batches that are decoded before they are needed."""
 
 
+def part_of(text: str | None) -> Part:
+    """The part that `I/N` names, all of it for None; UsageError for anything else."""
+    if text is None:
+        return WHOLE
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count) <= 10_000):
+        raise UsageError(f"a part is I/N with I from 1 to N, such as 2/4, not {text!r}")
+    return int(number), int(count)
+
+
 def build_index(
     workspace: Workspace,
     retriever: Retriever,
     *,
     where: str | None = None,
+    part: Part = WHOLE,
     batch: int = 64,
     progress: Progress | None = None,
 ) -> int:
-    """Embed the images that lack a vector of this retriever; returns how many there were.
+    """Embed the images that lack a vector of this retriever (of a `part` of all); returns how many there were.
 
     Decoding, embedding and writing overlap; memory does not grow with the collection. Vectors are sealed `SEAL` images
     at a time and at any end, also an interrupted one: the next call goes on from there. Then the scales of content and
@@ -51,7 +67,7 @@ def build_index(
     # On a CPU a batch a core, each in one thread: decoding then takes from no other batch's threads.
     at_once = len(os.sched_getaffinity(0)) if retriever.encoders.device.type == "cpu" else 1
     size, embed = retriever.encoders.size, retriever.named_vectors
-    added = _embed(workspace, encoders, size, embed, where, batch, progress, at_once=at_once)
+    added = _embed(workspace, encoders, size, embed, where, part, batch, progress, at_once=at_once)
     for name in retriever.encoder_names[1:]:
         if added or scale_of(workspace, name, retriever.fingerprint) is None:
             measure_scale(workspace, name, retriever.fingerprint)
@@ -59,11 +75,16 @@ def build_index(
 
 
 def build_content(
-    workspace: Workspace, model: ContentModel, *, batch: int = 64, progress: Progress | None = None
+    workspace: Workspace,
+    model: ContentModel,
+    *,
+    part: Part = WHOLE,
+    batch: int = 64,
+    progress: Progress | None = None,
 ) -> int:
     """Embed the images that lack a vector of the user's content model, like `build_index`; returns how many."""
     encoders = {model.encoder_name: model.fingerprint}
-    added = _embed(workspace, encoders, model.side, lambda images: [model(images)], None, batch, progress)
+    added = _embed(workspace, encoders, model.side, lambda images: [model(images)], None, part, batch, progress)
     if added or scale_of(workspace, model.encoder_name, model.fingerprint) is None:
         measure_scale(workspace, model.encoder_name, model.fingerprint)
     return added
@@ -75,6 +96,7 @@ def _embed(
     size: int,
     embed: Callable[[Pixels], Sequence[Vectors]],
     where: str | None,
+    part_of_all: Part,
     batch: int,
     progress: Progress | None,
     *,
@@ -86,6 +108,7 @@ def _embed(
     """
     missing = [workspace.missing_vectors(name, fingerprint, where) for name, fingerprint in encoders.items()]
     ids = np.setdiff1d(np.concatenate(missing), workspace.left_out)
+    ids = ids[ids % part_of_all[1] == part_of_all[0] % part_of_all[1]]
     table = workspace.images(ids=ids) if len(ids) else workspace.images().select(ids)
     parts = [slice(start, min(start + batch, len(ids))) for start in range(0, len(ids), batch)]
     made: list[tuple[Ids, Sequence[Vectors]]] = []

@@ -50,6 +50,15 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of a PostgreSQL database, made for the tests."""
+    from tests.postgres import cluster
+
+    with cluster() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory, drawn: Path) -> Path:
     """A workspace after stages 1 and 2 with its index filled, a few steps each; to be copied."""
     from tests.translation.small import USED, filled, tiny

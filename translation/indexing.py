@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from index_store.errors import RgunitError
+from index_store.errors import RgunitError, UsageError
 from index_store.workspace import GeneratedImage, Workspace
 from retrieval.content_models import ContentModel, forget_model, keep_model, kept_model
-from retrieval.indexing import build_content, build_index
+from retrieval.indexing import build_content, build_index, part_of
 from retrieval.retriever import Retriever
 from retrieval.tensors import to_pixels, to_tensor
 from translation.config import Config
@@ -42,6 +42,7 @@ def fill_index(
     generated: int | None = None,
     content_model: Path | None = None,
     content_crop: str | None = None,
+    part: str | None = None,
     seed: int = 0,
     device: str = "auto",
     progress: Progress | None = None,
@@ -52,19 +53,28 @@ def fill_index(
     configuration's number): training images in the style of other images' labels, kept as files and rows. With
     `content_model`, an ONNX file, weighted queries take content from it (`none`: from the run again); it is kept, and
     later calls embed new images by it too.
+
+    `part` I/N embeds one of N parts, which many processes may do beside each other, and makes no translations: on
+    SQLite one after the other (Locked before any work), on PostgreSQL at once.
     """
     progress, started = progress or Progress(), time.monotonic()
+    share = part_of(part)
+    if part is not None and generated:
+        raise UsageError("--generated cannot be made in parts: run `index build --generated N` once, without --part")
+    if part is not None:
+        with workspace.catalog.held():  # another writer is told of before any work
+            pass
     model = _content_model(workspace, content_model, content_crop)  # refused before any work
     workspace.leave_out_missing("origin=real|unlabelled", progress.note)
     retriever = open_retriever(workspace, run, device)
     translator = retriever.encoders
     assert isinstance(translator, Translator)
     config = config or translator.config
-    wanted = config.index.generated if generated is None else generated
+    wanted = 0 if part is not None else config.index.generated if generated is None else generated
     made = _generate(workspace, translator, wanted, config.index.batch, seed, progress)
-    added = build_index(workspace, retriever, batch=config.index.batch, progress=progress.step)
+    added = build_index(workspace, retriever, part=share, batch=config.index.batch, progress=progress.step)
     if model is not None:
-        build_content(workspace, model, batch=config.index.batch, progress=progress.step)
+        build_content(workspace, model, part=share, batch=config.index.batch, progress=progress.step)
     vectors = count_vectors(workspace, retriever)
     return IndexResult(vectors, added, made, time.monotonic() - started)
 

@@ -12,6 +12,7 @@ from index_store.state import _rows, _rows_from_log
 from index_store.store import IndexStore
 
 
+@pytest.mark.sqlite
 def test_the_migrations_make_exactly_the_models(tmp_path):
     catalog = Catalog.create(tmp_path)
     with catalog.reading() as connection:
@@ -27,7 +28,7 @@ def test_the_migrations_make_exactly_the_models(tmp_path):
 def test_a_catalog_of_a_newer_version_is_refused_in_one_line(tmp_path):
     IndexStore.create(tmp_path / "s", dim=2, attributes=[]).close()
     catalog = Catalog.open(tmp_path / "s")
-    with catalog.engine.begin() as connection:
+    with catalog.writing(), catalog.transaction() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     catalog.close()
     with pytest.raises(RgunitError, match="newer rgunit"):

@@ -5,6 +5,7 @@ import pytest
 
 from index_store import ann
 from index_store.store import IndexStore
+from tests.catalogs import copy_store
 
 DIM = 16
 COUNT = 20_000
@@ -86,9 +87,7 @@ def test_cells_that_hold_too_few_matches_lead_to_an_exact_retry(path, data):
 
 
 def test_new_rows_are_found_at_once_and_removed_ones_never(path, data, tmp_path):
-    import shutil
-
-    shutil.copytree(path, tmp_path / "s")
+    copy_store(path, tmp_path / "s")
     with IndexStore.open(tmp_path / "s") as store:
         new = store.add(data[2][:3])
         assert store.search(data[2][:3], k=1).ids[:, 0].tolist() == new.tolist()
@@ -99,9 +98,7 @@ def test_new_rows_are_found_at_once_and_removed_ones_never(path, data, tmp_path)
 
 
 def test_cells_are_derived_deleted_or_damaged_they_cost_nothing_but_time(path, data, tmp_path):
-    import shutil
-
-    shutil.copytree(path, tmp_path / "s")
+    copy_store(path, tmp_path / "s")
     expected, _ = truth(data, None, 10)
     file = next((tmp_path / "s" / ann.FOLDER).glob("*" + ann.SUFFIX))
     damaged = bytearray(file.read_bytes())
@@ -124,10 +121,9 @@ def test_cells_are_derived_deleted_or_damaged_they_cost_nothing_but_time(path, d
 
 def test_readers_get_on_while_another_process_takes_cells_away_and_makes_them_again(path, tmp_path):
     """What is loaded is whole or nothing, whatever lies in the file's place when."""
-    import shutil
     import threading
 
-    shutil.copytree(path, tmp_path / "s")
+    copy_store(path, tmp_path / "s")
     file = next((tmp_path / "s" / ann.FOLDER).glob("*" + ann.SUFFIX))
     shard, whole = file.name.removesuffix(ann.SUFFIX) + ".h5", file.read_bytes()
     done = threading.Event()

@@ -12,6 +12,8 @@ from index_store.errors import RgunitError
 from index_store.features import Record, ShardDamaged
 from index_store.store import IndexStore
 
+pytestmark = pytest.mark.sqlite  # copies of one folder, and its files
+
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):

@@ -19,6 +19,7 @@ from index_store import forking
 from index_store.errors import ReadOnly, RgunitError
 from index_store.store import IndexStore
 from index_store.workspace import Workspace
+from tests.catalogs import lose_catalog
 from tests.reading import reading_only
 
 EYE = np.eye(3, dtype=np.float32)
@@ -48,7 +49,7 @@ def test_a_workspace_may_lie_at_any_path(tmp_path, name):
         workspace.store().compact()
         (path / "shards" / "x.h5.writing").write_bytes(b"half")
         assert workspace.store().verify().ok
-    (path / "catalog.db").unlink()
+    lose_catalog(path)
     with IndexStore.open(path) as store:
         store.rebuild()
         assert store.verify().ok and store.count() == 2
@@ -97,6 +98,7 @@ def test_a_workspace_that_may_only_be_read_is_read_and_not_called_damaged(others
     assert not [file for file in others.iterdir() if "-" in file.name]
 
 
+@pytest.mark.sqlite
 def test_what_was_committed_and_not_folded_in_is_read_too(others, tmp_path):
     """A snapshot of a workspace in use: the last commits are in the log beside the catalog."""
     with Workspace.open(others) as workspace:
@@ -175,6 +177,7 @@ def test_a_fork_waits_for_native_calls_and_holds_up_those_that_come():
     assert os.waitpid(child, 0)[1] == 0 and order == ["left", "forked"]
 
 
+@pytest.mark.sqlite
 def test_a_writer_that_forked_gives_the_lock_back_though_its_child_lives(tmp_path):
     with IndexStore.create(tmp_path / "s", dim=3, attributes=[]) as store:
         store.add(EYE)

@@ -255,6 +255,7 @@ def test_threads_share_a_workspace(workspace):
         assert all(pool.map(work, range(64)))
 
 
+@pytest.mark.sqlite
 def test_a_second_writer_is_told_who_holds_the_lock(tmp_path, workspace):
     workspace.set_meta("held", "yes")
     code = (

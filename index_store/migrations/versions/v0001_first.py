@@ -8,6 +8,8 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
+BIG = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+
 
 def upgrade() -> None:
     """Make every table."""
@@ -31,37 +33,38 @@ def upgrade() -> None:
     )
     op.create_table(
         "images",
-        sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+        sa.Column("id", BIG, primary_key=True, autoincrement=True),
         sa.Column("key", sa.Text, unique=True),
         sa.Column("split", sa.Text, nullable=False),
         sa.Column("origin", sa.Text, nullable=False),
         sa.Column("known", sa.LargeBinary, nullable=False),
         sa.Column("value", sa.LargeBinary, nullable=False),
-        sa.Column("changed", sa.Integer, nullable=False, index=True),
+        sa.Column("changed", BIG, nullable=False, index=True),
         sa.Column("path", sa.Text),
         sa.Column("sha256", sa.Text),
         sa.Column("width", sa.Integer),
         sa.Column("height", sa.Integer),
-        sa.Column("parent", sa.Integer),
+        sa.Column("parent", BIG),
         sa.Column("run", sa.Text),
         sa.Column("fields", sa.Text),
         sqlite_autoincrement=True,
     )
     for column in ("path", "sha256"):
-        op.create_index(f"ix_images_{column}", "images", [column], sqlite_where=sa.text(f"{column} IS NOT NULL"))
+        there = sa.text(f"{column} IS NOT NULL")
+        op.create_index(f"ix_images_{column}", "images", [column], sqlite_where=there, postgresql_where=there)
     op.create_table(
         "removed",
-        sa.Column("id", sa.Integer, primary_key=True),
-        sa.Column("changed", sa.Integer, nullable=False, index=True),
+        sa.Column("id", BIG, primary_key=True),
+        sa.Column("changed", BIG, nullable=False, index=True),
     )
     op.create_table(
         "shards",
-        sa.Column("seq", sa.Integer, primary_key=True),
+        sa.Column("seq", BIG, primary_key=True),
         sa.Column("kind", sa.Text, nullable=False),
         sa.Column("file", sa.Text, nullable=False),
-        sa.Column("size", sa.Integer, nullable=False),
+        sa.Column("size", BIG, nullable=False),
         sa.Column("digest", sa.Text, nullable=False),
-        sa.Column("rows", sa.Integer, nullable=False),
+        sa.Column("rows", BIG, nullable=False),
         sa.Column("encoder", sa.Integer, sa.ForeignKey("encoders.id")),
     )
     op.create_table(

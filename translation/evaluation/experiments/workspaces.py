@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from index_store.catalog import FILE as CATALOG
 from index_store.errors import RgunitError
 from index_store.runs import FILE as ABOUT
+from index_store.sqlite import FILE as CATALOG
 from index_store.workspace import RunRecord, Workspace
 from translation.drawings import GROUPS, make_dataset
 
@@ -65,6 +65,8 @@ def copy_workspace(source: Path, target: Path, runs: Sequence[str]) -> None:
     """A workspace with the images, vectors and named runs of another one, whole or not at all; left if it is there."""
     if target.exists():
         return
+    if not (source / CATALOG).exists():
+        raise RgunitError(f"{source} has its catalog on PostgreSQL, which cannot be copied: use one with {CATALOG}")
     part = target.with_name(target.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
 

@@ -1,0 +1,54 @@
+"""`catalog.json`: in a workspace whose catalog is on PostgreSQL, the name of its schema there.
+
+The one idea: it names no server, so a workspace that somebody sends makes nobody connect anywhere; and it tells the
+folder that it was written for, so a copy does not change the catalog of what it is a copy of.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from pathlib import Path
+
+from index_store import features, places
+from index_store.errors import CatalogDamaged
+
+MARKER = "catalog.json"
+_SCHEMA = re.compile(r"rgunit_[0-9a-f]{16}", re.ASCII)
+
+
+def read(folder: Path) -> tuple[str | None, bool]:
+    """The schema of a folder's catalog (None: it has none yet), and whether it was written for this very folder.
+
+    CatalogDamaged for a name that is no schema's.
+    """
+    file = folder / MARKER
+    if not file.exists():
+        return None, True
+    try:
+        told = json.loads(places.read_bytes(file, 4096))
+        schema, place = told["schema"], told["shards"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CatalogDamaged(file, "it cannot be read") from error
+    if not isinstance(schema, str) or not _SCHEMA.fullmatch(schema):
+        raise CatalogDamaged(file, f"{places.told(schema)} is no schema's name")
+    return schema, place == _place(folder)
+
+
+def _place(folder: Path) -> int:
+    """What tells a folder from its copies, also where several machines have it mounted: its inode's number."""
+    return (folder / "shards").stat().st_ino if (folder / "shards").exists() else 0
+
+
+def fresh() -> str:
+    """A name that no other workspace has."""
+    return f"rgunit_{secrets.token_hex(8)}"
+
+
+def write(folder: Path, schema: str) -> None:
+    """Keep the name, durably."""
+    temporary = folder / (MARKER + features.TEMPORARY)
+    features.write_durably(temporary, json.dumps({"schema": schema, "shards": _place(folder)}).encode())
+    temporary.replace(folder / MARKER)
+    features.sync_folder(folder)

@@ -1,0 +1,271 @@
+"""A catalog in a schema of a PostgreSQL database, for writers on many machines.
+
+The one idea: everything is as in SQLite but the lock. It is PostgreSQL's own (an advisory lock of the writer's
+connection, so it ends with that), it is taken for each change, and what is committed goes over that same connection: a
+writer that has lost its lock can commit nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+
+from index_store import marker
+from index_store.errors import CatalogDamaged, Locked, ReadOnly, RgunitError, UsageError
+from index_store.lock import read_only, refuse_read_only
+from index_store.migrating import migrate_over
+
+DRIVER = "postgresql+psycopg"
+TURN = 60.0  # seconds that a writer waits at least for others, each of which holds the lock for one change
+_OF_PARENTS: list[object] = []
+
+
+class PostgresDatabase:
+    """See `databases.Database`. Many processes change it in turns."""
+
+    turns = True
+
+    def __init__(self, folder: Path, wait: float, url: str) -> None:
+        self.folder, self.file = folder, folder / marker.MARKER
+        self.url = _parsed(url)
+        self.shown = self.url.render_as_string(hide_password=True)
+        self.read_only = read_only(folder)
+        told, self._own = marker.read(folder)
+        self.schema = told if told and self._own else marker.fresh()
+        self.engine = self._connected()
+        self.lock = AdvisoryLock(self, wait)
+
+    def _connected(self) -> sa.Engine:
+        """An engine whose connections see the workspace's schema alone, each transaction one snapshot."""
+        given = self.url.query.get("options", "")
+        options = [given if isinstance(given, str) else " ".join(given), f"-csearch_path={self.schema}"]
+        options.append("-csynchronous_commit=on")
+        told = {"options": " ".join(options).strip(), "application_name": f"rgunit {_me()}"[:63]}
+        url = self.url.difference_update_query(["options"])
+        try:
+            engine = sa.create_engine(url, isolation_level="REPEATABLE READ", connect_args=told)
+        except ImportError as error:
+            raise RgunitError(
+                "a catalog on PostgreSQL needs psycopg, which is not installed: pip install 'rgunit[postgres]'"
+            ) from error
+
+        @event.listens_for(engine, "before_cursor_execute", retval=True)
+        def _marks(_: Any, __: Any, statement: str, values: Any, context: Any, ___: bool) -> tuple[str, Any]:
+            if context is None or context.compiled is None:  # written for both engines, with SQLite's marks
+                statement = statement.replace("%", "%%").replace("?", "%s")
+            return statement, values
+
+        return engine
+
+    def after_fork(self) -> None:
+        """Its parent's connections are kept, for closing them would end them in the parent."""
+        _OF_PARENTS.append(self.engine)
+        self.engine = self._connected()
+        self.lock.after_fork()
+
+    def close(self) -> None:
+        self.lock.release()
+        self.engine.dispose()
+
+    def missing(self) -> str | None:
+        return None if self._own else "this folder is a copy, and the catalog is the original's"
+
+    @property
+    def absent(self) -> str:
+        """What to say where there are no tables."""
+        return f"schema {self.schema} is not on {self.shown}, if that is the right server"
+
+    @contextmanager
+    def connect(self) -> Iterator[sa.Connection]:
+        with self.engine.connect().execution_options(postgresql_readonly=True) as connection:
+            yield connection
+
+    @contextmanager
+    def transaction(self) -> Iterator[sa.Connection]:
+        with self.lock.connection.begin():
+            yield self.lock.connection
+
+    def failed(self, error: sa.exc.DatabaseError) -> RgunitError:
+        why, kind = str(error.orig).partition("\n")[0], type(error.orig).__name__
+        if isinstance(error, sa.exc.OperationalError):
+            return RgunitError(f"the catalog on {self.shown} cannot be reached: {why}")
+        if kind == "InsufficientPrivilege":
+            return RgunitError(f"the catalog on {self.shown} may not be used by this user: {why}")
+        missing = kind in ("UndefinedTable", "InvalidSchemaName")
+        return CatalogDamaged(self.file, self.absent if missing else why)
+
+    def version(self) -> tuple[int, ...]:
+        """The place in the log: every commit that a reader may see the difference of moves it."""
+        for last in (False, True):
+            try:
+                with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                    found = connection.exec_driver_sql("SELECT value FROM settings WHERE key = 'sequence'").scalar()
+                return (int(found or 0),)
+            except sa.exc.OperationalError as error:
+                if last or not error.connection_invalidated:  # a server that was started again: once more
+                    raise
+        raise AssertionError
+
+    def tables(self, connection: sa.Connection) -> set[str]:
+        query = "SELECT tablename FROM pg_tables WHERE schemaname = current_schema()"
+        return set(connection.exec_driver_sql(query).scalars())
+
+    def migrate(self) -> None:
+        if not self.file.exists():
+            marker.write(self.folder, self.schema)
+        with self.transaction() as connection:
+            connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {self.schema}")
+            migrate_over(connection)
+
+    def problems(self, connection: sa.Connection) -> list[str]:
+        return []  # PostgreSQL checks its own pages
+
+    def checkpoint(self) -> None:
+        """PostgreSQL does so by itself."""
+
+    def replace(self, fill: Callable[[sa.Connection], None]) -> None:
+        """In one transaction."""
+        marker.write(self.folder, self.schema)
+        self._own = True
+        with self.transaction() as connection:
+            connection.exec_driver_sql(f"DROP SCHEMA IF EXISTS {self.schema} CASCADE")
+            connection.exec_driver_sql(f"CREATE SCHEMA {self.schema}")
+            migrate_over(connection)
+            fill(connection)
+
+
+class AdvisoryLock:
+    """The writer's lock: PostgreSQL's, of one connection, which whatever is changed goes over."""
+
+    def __init__(self, database: PostgresDatabase, wait: float) -> None:
+        self.wait = wait
+        self._database = database
+        self._held: sa.Connection | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether this object holds the lock (a forked child's does not)."""
+        return self._held is not None
+
+    @property
+    def connection(self) -> sa.Connection:
+        """The connection that holds it."""
+        if self._held is None:
+            raise RgunitError("nothing can be changed without the writer's lock")
+        return self._held
+
+    @property
+    def _key(self) -> int:
+        return int.from_bytes(bytes.fromhex(self._database.schema.removeprefix("rgunit_")), "big", signed=True)
+
+    def acquire(self) -> bool:
+        """Take it, waiting for others' changes; return whether it was taken just now. Raises Locked, ReadOnly."""
+        if self.held:
+            return False
+        refuse_read_only(self._database.folder)
+        deadline = time.monotonic() + max(self.wait, TURN)
+        try:
+            connection = self._database.engine.connect()
+            try:
+                self._take(connection, deadline)
+            except BaseException:
+                connection.close()
+                raise
+        except sa.exc.DatabaseError as error:
+            raise self._database.failed(error) from error
+        self._held = connection
+        return True
+
+    def _take(self, connection: sa.Connection, deadline: float) -> None:
+        """See `acquire`."""
+        pause = 0.001
+        may = "SELECT coalesce(has_table_privilege(to_regclass('shards'), 'INSERT'), TRUE)"
+        if not connection.exec_driver_sql(may).scalar():
+            raise ReadOnly(f"the catalog on {self._database.shown} may only be read by this user: ask its owner")
+        while not connection.exec_driver_sql("SELECT pg_try_advisory_lock(?)", (self._key,)).scalar():
+            if time.monotonic() > deadline:
+                raise Locked(
+                    f"{self._database.folder} is being written by {self._holder(connection)}: wait until it "
+                    "has finished, or stop it"
+                )
+            connection.commit()
+            time.sleep(pause)
+            pause = min(2 * pause, 0.05)
+        connection.commit()  # the lock is the session's; the next transaction sees what was committed before it
+
+    def _holder(self, connection: sa.Connection) -> str:
+        """Who has it."""
+        query = (
+            "SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE locktype = 'advisory' AND "
+            "granted AND objsubid = 1 AND (classid::bigint << 32) | objid::bigint = ?"
+        )
+        name = str(connection.exec_driver_sql(query, (self._key,)).scalar() or "rgunit another")
+        name = name.removeprefix("rgunit ")
+        return "this process" if name == _me() else f"process {name}"
+
+    def release(self) -> None:
+        """Give it back, if it is held."""
+        if self._held is not None:
+            connection, self._held = self._held, None
+            try:
+                connection.exec_driver_sql("SELECT pg_advisory_unlock(?)", (self._key,))
+                connection.commit()
+            except sa.exc.DatabaseError:
+                connection.invalidate()  # with the connection the lock ends
+            with suppress(sa.exc.DatabaseError):
+                connection.close()
+
+    def after_fork(self) -> None:
+        """In a forked child: the lock stays its parent's, and so ends with that."""
+        if self._held is not None:
+            _OF_PARENTS.append(self._held)
+            self._held = None
+
+
+def _parsed(url: str) -> sa.URL:
+    """The URL of a database; UsageError for any other."""
+    try:
+        parsed = sa.make_url(url)
+    except sa.exc.ArgumentError:
+        parsed = None
+    if parsed is None or parsed.drivername != DRIVER or not parsed.database:
+        raise UsageError(f"a catalog's URL is {DRIVER}://USER@HOST/DATABASE, which this is not")
+    return parsed
+
+
+def _me() -> str:
+    """This process, as others see it."""
+    return f"{os.getpid()} on {socket.gethostname()}"
+
+
+def last_id(connection: sa.Connection) -> int:
+    """The largest id that was ever given, 0 if none was."""
+    last, given = connection.exec_driver_sql("SELECT last_value, is_called FROM images_id_seq").one()
+    return int(last) if given else 0
+
+
+def reserve(connection: sa.Connection, last: int) -> None:
+    """Make sure that no id up to `last` is ever given again."""
+    if last > last_id(connection):
+        connection.exec_driver_sql("SELECT setval('images_id_seq', ?)", (last,))
+
+
+def insert(connection: sa.Connection, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Insert rows by COPY, many times faster than one by one."""
+    import psycopg
+
+    driver: Any = connection.connection.driver_connection
+    try:
+        with driver.cursor() as cursor, cursor.copy(f"COPY {table} ({', '.join(columns)}) FROM STDIN") as copy:
+            for row in rows:
+                copy.write_row(row)
+    except psycopg.Error as error:
+        raise sa.exc.DatabaseError(f"COPY {table}", None, error) from error

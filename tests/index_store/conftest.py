@@ -1,0 +1,24 @@
+"""The catalog that the store's tests run on: SQLite, or with RGUNIT_TEST_CATALOG=postgresql a cluster made for them."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from index_store.databases import URL
+
+ON_POSTGRESQL = os.environ.get("RGUNIT_TEST_CATALOG") == "postgresql"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if ON_POSTGRESQL and item.get_closest_marker("sqlite"):
+            item.add_marker(pytest.mark.skip(reason="of a catalog in SQLite alone"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _on_postgresql(request: pytest.FixtureRequest) -> None:
+    """Every store that a test makes has its catalog there, also in the processes that the test starts."""
+    if ON_POSTGRESQL:
+        os.environ[URL] = request.getfixturevalue("postgres")
