@@ -74,6 +74,12 @@ def test_pictures_of_every_kind_are_translated_and_asked_with(staged, tmp_path: 
     several = translator.translate([path, folder], to="+Glasses", samples=2)
     assert [str(one.source) for one in several] == [str(path)] * 2 + [str(folder / "a.png")] * 2
     assert not np.array_equal(several[0].pixels, several[1].pixels), "two samples differ"
+    wide = np.pad(pixels, ((0, 0), (0, 18), (0, 0)), mode="edge")
+    for given, box in (({}, (9, 0, 32, 32)), ({"box": (18, 0, 32, 32)}, (18, 0, 32, 32)), ({"fit": True}, None)):
+        [one] = translator.translate(wide, to="+Glasses", **given)  # type: ignore[arg-type]
+        assert one.pixels.shape == wide.shape and one.box == box
+    with pytest.raises(rgunit.UsageError, match="box=1,2,32,9: the run translates squares"):
+        translator.translate(wide, to="+Glasses", box=(1, 2, 32, 9))
     with pytest.raises(rgunit.UsageError, match=r"must be \[3, height, width\]"):
         translator.translate(tensor[None], to="+Glasses")
     with pytest.raises(rgunit.UsageError, match="needs an edit"):

@@ -346,12 +346,13 @@ def test_a_folder_is_read_one_picture_at_a_time(
     watch("read_image")
     watch("write_image")
     rejected: list[str] = []
-    for _ in range(2):  # what lies in `out` is not translated
+    for seed in range(2):  # what lies in `out` is not translated
         log.clear()
         rows = translate_images(
             directed,
             [folder],
             out=out,
+            seed=seed,
             device="cpu",
             reject=lambda path, reason: rejected.append(f"{path.name} {reason}"),
         )
