@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from index_store import trash
@@ -66,8 +67,7 @@ def rename_run(catalog: Catalog, run: str, name: str) -> RunRecord:
     """
     if name and (not is_plain(name) or _ID.fullmatch(name)):
         raise UsageError(f"{name!r} is no name for a run: write a plain word, of letters, digits and . _ - (not r17)")
-    catalog.begin()
-    with catalog.guard:
+    with catalog.writing():
         record, every = get_run(catalog, run), list_runs(catalog)
         if other := next((one for one in every if one.name == name and name and one.id != record.id), None):
             raise UsageError(f"run {other.id} is called {name!r} already: choose another name")
@@ -88,11 +88,7 @@ def delete_runs(catalog: Catalog, names: Sequence[str], *, images: bool = False)
     them whole or gone, those that refer to others gone first.
     """
     trained_here = catalog.lock.held
-    try:
-        catalog.begin()
-    except Locked as error:
-        raise Locked(f"{error} (a run that is being trained cannot be deleted)") from None
-    with catalog.guard:
+    with _writing(catalog):
         every = list_runs(catalog)
         chosen = {record.id: record for record in (get_run(catalog, name) for name in names)}
         for record in chosen.values():
@@ -116,6 +112,16 @@ def delete_runs(catalog: Catalog, names: Sequence[str], *, images: bool = False)
             trash.put(record.path)
             trash.empty(catalog)
         return order
+
+
+@contextmanager
+def _writing(catalog: Catalog) -> Iterator[None]:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(catalog.writing())
+        except Locked as error:
+            raise Locked(f"{error} (a run that is being trained cannot be deleted)") from None
+        yield
 
 
 def _made_by(catalog: Catalog, run: str) -> int:

@@ -131,8 +131,7 @@ def _set(workspace: Workspace, table: ImageTable, splits: Sequence[str]) -> Spli
 def _write(workspace: Workspace, changes: dict[int, str]) -> None:
     """One durable record: rows as they are, but for their split."""
     catalog = workspace.catalog
-    catalog.begin()
-    with catalog.guard:
+    with catalog.writing():
         schema = catalog.schema()
         with catalog.reading() as connection:
             query = "SELECT id, known, value, origin, path, fields FROM images WHERE id BETWEEN ? AND ? ORDER BY id"

@@ -68,7 +68,7 @@ def _forget(catalog: Catalog, name: str, number: int) -> None:
     pictures = places.inside(catalog.folder, "images", "generated", name)
     if pictures.is_dir() and not pictures.is_symlink():
         shutil.rmtree(pictures)
-    with forking.native(), catalog.engine.begin() as connection:
+    with forking.native(), catalog.database.transaction() as connection:
         connection.execute(sa.delete(RUNS).where(RUNS.c.number == number))
 
 
