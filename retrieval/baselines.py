@@ -84,19 +84,22 @@ def filter_by_labels(case: Case, queries: Vectors, vectors: Vectors, known: Labe
 
 
 def prefer_labels(case: Case, queries: Vectors, vectors: Vectors, content: Vectors, known: Labels | None = None) -> Ids:
-    """Neighbours [q, k] as `labels.LabelSearch` orders them: those that fit, by content; then by contradictions.
+    """Neighbours [q, k] as `labels.LabelSearch` orders them: by contradictions, then by distance; what fits by content.
 
-    content float32 [n, c] of the set. Those that fit have the target's labels, all known; where none has, the order is
-    that of the distances.
+    content float32 [n, c] of the set. Those that fit have the target's labels, all known; they keep their places among
+    the others. Where no label is known the order is that of the distances.
     """
     known = case.used if known is None else known
     found = []
     for start in range(0, len(case.rows), BLOCK):
         part = slice(start, start + BLOCK)
         table, (against, fits) = squared_distances(queries[part], vectors), _agreement(case, known, part)
+        rows = rank_table(table + against * (table.max() + 1), case, part)
         near = squared_distances(content[case.rows[part]], content)
-        table += against * (table.max() + 1)
-        found.append(rank_table(np.where(fits, near - near.max() - 1, table), case, part))
+        best = rank_table(np.where(fits, near, np.inf), case, part)
+        query, place = np.nonzero((rows >= 0) & np.take_along_axis(fits, rows, axis=1))
+        rows[query, place] = best[query, np.arange(len(query)) - np.searchsorted(query, query)]
+        found.append(rows)
     return np.concatenate(found)
 
 

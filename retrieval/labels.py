@@ -1,7 +1,7 @@
-"""Labels in an answer: first what is known to fit, by content; then what is not known; last what is known not to fit.
+"""Labels in an answer: what is known to contradict comes last, and of those that fit the nearest by content first.
 
-The one idea: a stored image's label counts where it is known, and nowhere else: images without labels stand in the
-order of their distances.
+The one idea: a stored image's label counts where it is known, and nowhere else: images without labels stay in the
+places that their distances give them.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class LabelSearch:
 
     `sought` are the labels of the style that is sought, read off a picture where they are not known, `asked` those of
     them that are asked for (`asked_labels`); −1: none. `near` orders all images, `by_content` those that have the
-    labels sought (None: it cannot), and `distances` measures ids [n] as `near` does, float32 [n]. `labels` gives the
-    images of a filter: ids [n] and labels int8 [n, A].
+    labels sought, with the distances of `near` (None: it cannot). `labels` gives the images of a filter: ids [n] and
+    labels int8 [n, A].
     """
 
     schema: AttributeSchema
@@ -67,32 +67,29 @@ class LabelSearch:
     sought: Labels
     policy: Policy
     near: Near
-    by_content: Callable[[int, str, Ids], Found | None]
-    distances: Callable[[Ids], NDArray[np.float32]]
+    by_content: Callable[[int, str, Ids], Found | None] | None
     labels: Callable[[str], tuple[Ids, Labels]]
 
     def __call__(self, k: int, where: str, exclude: Ids) -> Found:
         """The k best images of a filter, with the distances of `near`; −1 and inf stand behind the last.
 
-        With "ignore", or where no label is asked for, `near`'s answer. Else first those that are known to have exactly
-        the labels sought, in order of content, then in order of distance those that are not known to contradict what is
-        asked for and, the fewest contradictions first, all others ("prefer"), or those that are known to agree with it
-        and no others ("require").
+        With "ignore", or where no label is asked for, `near`'s answer. Else first, in order of distance, those that are
+        not known to contradict what is asked for and, the fewest contradictions first, all others ("prefer"), or those
+        that are known to agree with it and no others ("require"). Those that are known to have exactly the labels
+        sought share the places that they have among the others in order of content.
         """
         decided = self.schema.filter(where).bits
         asked = self._bits(self.asked, decided, where)
         if self.policy == "ignore" or (self.asked < 0).all():
             return self.near(k, where, exclude)
         answer = _Answer(k, exclude)
+        form, told = (
+            ("{}={}", "the labels asked for") if self.policy == "require" else ("{}={}|?", "no label against it")
+        )
+        found = self.near(k, _narrowed(where, asked, form), exclude)
         if not any(decided.get(column, bit) != bit for column, bit in self._columns(self.sought).items()):
-            exact = _narrowed(where, self._bits(self.sought, decided), "{}={}")
-            found = self.by_content(k, exact, exclude) or self.near(k, exact, exclude)
-            ids = found.ids[0][found.ids[0] >= 0]
-            if len(ids):
-                answer.take(Found(ids[None], self.distances(ids)[None], found.plan), "the labels wanted")
-        form, told = ("{}={}", "the labels asked for") if self.policy == "require" else ("{}={}|?", "none against it")
-        if answer.missing:
-            answer.take(self.near(answer.missing, _narrowed(where, asked, form), answer.left_out), told)
+            found = self._by_content(found, _narrowed(where, self._bits(self.sought, decided), "{}={}"), exclude)
+        answer.take(found, told)
         if answer.missing and self.policy == "prefer" and asked:
             every, labels = self.labels(where)
             against = ((self.asked >= 0) & (labels >= 0) & (labels != self.asked)).sum(axis=1)
@@ -102,6 +99,16 @@ class LabelSearch:
                 if not answer.missing:
                     break
         return answer.found()
+
+    def _by_content(self, found: Found, exact: str, exclude: Ids) -> Found:
+        """An answer with its images of the filter `exact` exchanged for those of that filter nearest by content."""
+        places = np.flatnonzero(np.isin(found.ids[0], self.labels(exact)[0]))
+        best = self.by_content(len(places), exact, exclude) if self.by_content and len(places) else None
+        if best is None:
+            return found
+        ids, distances = found.ids.copy(), found.distances.copy()
+        ids[0, places], distances[0, places] = best.ids[0], best.distances[0]
+        return Found(ids, distances, f"{found.plan}; those that fit: {best.plan}")
 
     def _columns(self, labels: Labels) -> dict[int, int]:
         """{column of the schema: bit} of labels int8 [A]."""

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from index_store.errors import RgunitError, UsageError
+from index_store.queries import Found
 from index_store.workspace import RunRecord, Workspace
 from retrieval.content_models import ContentModel, kept_model
 from retrieval.labels import LabelSearch, Near, Policy, asked_labels, policy_named
@@ -33,7 +34,6 @@ from retrieval.tensors import fingerprint, to_tensor
 
 if TYPE_CHECKING:
     from index_store.queries import Where
-    from index_store.store import Found
     from retrieval.network import Network
 
 Ids = NDArray[np.int64]
@@ -198,10 +198,10 @@ class Retriever:
         `compose`). `where` is a filter, `origin` short for `origin=` in it; without either real and unlabelled
         images are found. A picture that the workspace has is never found by itself, nor is what was made from it.
 
-        Known labels count, unless `labels` is "ignore" (`retrieval/labels.py`): first come the images that are known to
-        have exactly the labels sought, in order of content, then those without a label against what is asked for (the
-        edit, and the known labels of the pictures that the style is of), last the others, with "require" never. So
-        distances need not rise with the rank.
+        Known labels count, unless `labels` is "ignore" (`retrieval/labels.py`): what is known to
+        contradict what is asked for (the edit, and the known labels of the pictures that the style is of) comes last,
+        with "require" only what is known to agree with it; those known to have exactly the labels sought stand in their
+        places in order of content. So distances need not rise with the rank.
 
         Distances are squared Euclidean ones of the embedding. With `content_weight` W in [0, 1] they are
         W · content + (1 − W) · style, each divided by its mean over the collection (`retrieval/scales.py`), the
@@ -253,8 +253,8 @@ class Retriever:
 
     def _orders(
         self, query: ComposedQuery, pictures: Sequence[Picture], weight: float | None
-    ) -> tuple[Near, Callable[[int, str, Ids], Found | None], Callable[[Ids], Vectors]]:
-        """How all images are ordered, how those with the labels sought, and the distances of the first order."""
+    ) -> tuple[Near, Callable[[int, str, Ids], Found | None] | None]:
+        """How all images are ordered, and how those with the labels sought (None: as all)."""
         if weight is not None:
             model = self._content_model() if weight else None
             content, style = self._contents(query, pictures, model), query.style.cpu().numpy()
@@ -262,12 +262,7 @@ class Retriever:
             def weighted(k: int, where: str, exclude: Ids) -> Found:
                 return self.nearest_weighted(content, style, weight, model=model, k=k, where=where, exclude=exclude)
 
-            def sums(ids: Ids) -> Vectors:
-                found = weighted(len(ids), f"id={'|'.join(map(str, ids.tolist()))}", np.empty(0, np.int64))
-                table = dict(zip(found.ids[0].tolist(), found.distances[0].tolist(), strict=True))
-                return np.array([table[number] for number in ids.tolist()], np.float32)
-
-            return weighted, weighted, sums
+            return weighted, None
         vector = self.embed(query.content, query.style).cpu().numpy()
 
         def near(k: int, where: str, exclude: Ids) -> Found:
@@ -278,13 +273,13 @@ class Retriever:
             if self._scale(*self._content_encoder(model)) is None:  # an index of before, or not built with the model
                 return None
             content = self._contents(query, pictures, model)
-            return self.nearest_weighted(content, None, 1.0, model=model, k=k, where=where, exclude=exclude)
+            found = self.nearest_weighted(content, None, 1.0, model=model, k=k, where=where, exclude=exclude)
+            if (found.ids < 0).any():  # some have no content vector
+                return None
+            stored = self.workspace.store().vectors(found.ids[0], encoder=f"{self.encoder_name}@{self.fingerprint}")
+            return Found(found.ids, np.square(stored - vector).sum(axis=1, dtype=np.float32)[None], found.plan)
 
-        def distances(ids: Ids) -> Vectors:
-            stored = self.workspace.store().vectors(ids, encoder=f"{self.encoder_name}@{self.fingerprint}")
-            return np.asarray(np.square(stored - vector).sum(axis=1), np.float32)
-
-        return near, by_content, distances
+        return near, by_content
 
     def _contents(self, query: ComposedQuery, pictures: Sequence[Picture], model: ContentModel | None) -> Vectors:
         """The content that is sought, [1, ·], by the run or by the user's model."""
