@@ -263,13 +263,14 @@ class Translator:
         guidance: float = 1.0,
         k: int | None = None,
         size: int | None = None,
+        source: str | None = None,
         seed: int = 0,
     ) -> list[Translated]:
         """Translations of a picture, of several, or of a folder's: pictures × samples in one list.
 
         `to` is an edit ("+Blond_Hair -Male"), `style_of` a picture whose style is taken; a run that learned one
         direction needs neither. `guidance` in [0, 1] has no effect on a run without neighbours. What is no image in a
-        folder is left out.
+        folder is left out. `source` is the domain of the pictures, for a run with an encoder a domain.
         """
         from translation.indexing import neighbour_table
         from translation.inference import prepare_work
@@ -285,6 +286,7 @@ class Translator:
             size=size,
             max_pixels=None,
             seed=seed,
+            source=source,
         )
         found: list[Translated] = []
         for source, read in _read(work, pictures):

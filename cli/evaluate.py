@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import guidance, judges
+from cli import guidance, judges, unseen
 from cli.choices import BothWaysOption, JudgeCropOption, JudgeOption, check_judge
 from cli.settings import Settings
 
@@ -45,6 +45,7 @@ def register(app: typer.Typer) -> None:
     """Give the command group to the app."""
     guidance.register(group)
     judges.register(group)
+    unseen.register(group)
     app.add_typer(group, name="evaluate")
 
 
@@ -190,6 +191,10 @@ def translation(
         typer.Option(metavar="MINUTES", min=0.001, help="Time limit of its training. Default: the preset's."),
     ] = None,
     both_ways: BothWaysOption = False,
+    unseen: Annotated[
+        bool,
+        typer.Option("--unseen", help="Only pairs of domains that were not trained (of mix_match, which joins them)."),
+    ] = False,
     reverse: Annotated[
         bool,
         typer.Option(
@@ -259,6 +264,7 @@ def translation(
                 device=settings.device,
                 arms=arms,
                 changes={name: value for name, value in given.items() if value is not None},
+                unseen=unseen,
                 progress=bars,
             )
             if grid is not None:

@@ -21,6 +21,7 @@ def register(app: typer.Typer) -> None:
         epilog="\b\nExamples:\n"
         "  rgunit -w faces translate me.jpg you.jpg --to '+Blond_Hair' --out blond\n"
         "  rgunit -w pacs translate photos --out sketches\n"
+        "  rgunit -w pacs translate cat.png --source cartoon --to '+sketch'\n"
         "  rgunit -w faces translate me.jpg --to '-Young' --samples 5 --guidance 0.5",
     )(translate)
 
@@ -52,6 +53,14 @@ def translate(
             metavar="N",
             min=1,
             help="Number of neighbours. Default: as in training; other numbers need guidance by attention or patches.",
+        ),
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DOMAIN",
+            help="The domain that the images are of, for a run with an encoder a domain (mix_match). Default: as the "
+            "workspace knows them.",
         ),
     ] = None,
     run: Annotated[
@@ -113,6 +122,7 @@ def translate(
                 run=run,
                 size=size,
                 max_pixels=max_pixels,
+                source=source,
                 out=folder,
                 seed=settings.seed,
                 device=settings.device,

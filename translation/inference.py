@@ -21,7 +21,7 @@ from index_store.attributes import Edit
 from index_store.decoding import SMALLEST_SIDE
 from index_store.errors import ImageRefused, RgunitError, UsageError
 from index_store.images import Pixels, prepare, read_image, write_image
-from index_store.names import is_text, printable
+from index_store.names import is_text, printable, quoted
 from index_store.workspace import Workspace
 from retrieval.pictures import Picture, Source
 from retrieval.queries import compose, style_edit
@@ -29,6 +29,7 @@ from retrieval.tensors import to_pixels, to_tensor
 from translation.anysize import scaled, smallest_limit, translate_any_size
 from translation.indexing import neighbour_table, open_retriever, require_index
 from translation.inputs import Input, Names, find_inputs, mark_of, nothing
+from translation.methods import Joins
 from translation.neighbours import Neighbours
 from translation.progress import Progress
 from translation.runs import direction_of, target_of
@@ -47,6 +48,7 @@ def translate_images(
     run: str | None = None,
     size: int | None = None,
     max_pixels: int | None = None,
+    source: str | None = None,
     out: Path,
     seed: int = 0,
     device: str = "auto",
@@ -60,7 +62,8 @@ def translate_images(
     file is there that is no translation of the same picture, NAME-2-SAMPLE.png and so on. With an edit
     a style is sampled for each (seed, picture, sample); with `style_of` alone it is that picture's μ, so `samples` must
     be 1. `guidance` in [0, 1]: by default 1 for a guided translator, 0 for others. `k` neighbours guide: by default as
-    many as in training; another number is for guidance by attention or patches.
+    many as in training; another number is for guidance by attention or patches. `source`: the domain that the pictures
+    are of, for a method with an encoder a domain; by default the workspace's labels say it.
 
     A method with a style gives squares of the run's size, centre-cropped; one without gives each picture in its own
     size, or with `size` with its shorter side scaled to that; beyond `max_pixels` (by default what half of the free
@@ -80,6 +83,7 @@ def translate_images(
         size=size,
         max_pixels=max_pixels,
         seed=seed,
+        source=source,
     )
     progress, names = progress or Progress(), Names(out, inputs)
     rows: list[dict[str, Any]] = []
@@ -151,6 +155,7 @@ class Work:
     size: int | None
     max_pixels: int | None
     seed: int
+    source: Edit | None = None
 
     def read(self, source: Source) -> _Read:
         """Decode a picture, once. ImageRefused with the reason."""
@@ -169,7 +174,13 @@ class Work:
 
     def translate(self, read: _Read, sample: int) -> _Made:
         """Sample `sample` of a picture. What is drawn depends on the picture, not on those beside it."""
-        translator, draw = self.translator, None
+        known, draw = read.picture.labels(self.workspace, self.translator.schema), None
+        if self.source is not None:
+            known = self.source.apply(np.zeros(len(self.translator.schema.names), np.int8))
+        translator = self.translator
+        if isinstance(translator.method, Joins):
+            labels = np.full(len(translator.schema.names), -1, np.int8) if known is None else known
+            translator = translator.told(torch.from_numpy(labels)[None])
         drawn = [self.seed, picture_key(read.square), sample]
         if self.edit is not None:
             state = np.random.SeedSequence(drawn).generate_state(1)
@@ -179,7 +190,7 @@ class Work:
             read.square,
             edit=self.edit,
             style_of=self.other.square if self.other else None,
-            known_labels=read.picture.labels(self.workspace, translator.schema),
+            known_labels=known,
             style_of_labels=self.other.picture.labels(self.workspace, translator.schema) if self.other else None,
             generator=draw,
         )
@@ -210,6 +221,7 @@ def prepare_work(
     size: int | None,
     max_pixels: int | None,
     seed: int,
+    source: str | None = None,
 ) -> Work:
     """Check what is asked for against what the run can do. UsageError or RgunitError names what cannot be done."""
     assert translator.run is not None
@@ -219,6 +231,19 @@ def prepare_work(
     elif to is None and style_of is None:
         raise UsageError(
             "a translation needs an edit (--to '+Blond_Hair') or a picture to take the style of (--style-of)"
+        )
+    joins = isinstance(translator.method, Joins)
+    if joins and style_of is not None:
+        raise UsageError(f"run {translator.run.id} ({translator.config.method}) has domains and no styles: use --to")
+    if source is not None and not joins:
+        raise UsageError(
+            f"--source says of which domain the pictures are, and run {translator.run.id} "
+            f"({translator.config.method}) has one encoder for all: leave it out"
+        )
+    if joins and samples > 1:
+        raise UsageError(
+            f"run {translator.run.id} ({translator.config.method}) draws nothing, so every sample would be the same: "
+            "leave --samples out"
         )
     if samples < 1:
         raise UsageError(f"--samples must be at least 1, not {samples}")
@@ -250,8 +275,19 @@ def prepare_work(
             "or train with --set guided.guidance=attention or patches, which take any number"
         )
     guides = _guides(workspace, translator, k or translator.neighbours) if strength else None
-    work = Work(workspace, translator, edit, _goal(translator), None, guides, strength, size, max_pixels, seed)
+    own = None if source is None else _source(workspace, translator, source)
+    work = Work(workspace, translator, edit, _goal(translator), None, guides, strength, size, max_pixels, seed, own)
     return work if style_of is None else replace(work, other=work.read(style_of))
+
+
+def _source(workspace: Workspace, translator: Translator, text: str) -> Edit:
+    """The domain that pictures are said to be of, by its name or as an edit (+NAME)."""
+    name = text if text.startswith(("+", "-", '"')) or "=" in text else f"+{quoted(text)}"
+    edit = style_edit(workspace, translator, name)
+    if list(edit.bits.values()) != [1]:
+        domains = ", ".join(map(quoted, translator.schema.names))
+        raise UsageError(f"--source {text!r} is no domain: give one of {domains}")
+    return edit
 
 
 def _check_sizes(translator: Translator, size: int | None, max_pixels: int | None) -> None:

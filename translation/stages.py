@@ -28,8 +28,9 @@ from translation.fitting import (
 )
 from translation.guidance import build_guidance
 from translation.indexing import open_retriever, require_index
-from translation.methods import Guidable, Method, Weighed, find_method
+from translation.methods import Guidable, Joins, Method, Weighed, find_method
 from translation.neighbours import Guiding, Neighbours
+from translation.pairing import PairSampler
 from translation.runs import GUIDED, RETRIEVAL, TRANSLATION, direction_of, newest
 from translation.sampling import CropSampler, DomainSampler, LabelSampler, Sampler
 from translation.sections import StageConfig
@@ -264,6 +265,8 @@ def _draws(
 ) -> Sampler:
     """Where a method's batches come from, by what it draws. `process`: seed, rank and world."""
     common: dict[str, Any] = {"batch": stage.batch, "mirror": config.data.mirror, **process}
+    if isinstance(method, Joins):
+        return PairSampler(workspace, schema.names, method.pairs, **common)
     if domains is None:
         groups = [schema.indices(group) for group in schema.groups]
         hops = 1 if stage is config.guided else config.sampling.hops

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from index_store.errors import RgunitError, UsageError
 from index_store.learned import barred_from, count_left_out
+from index_store.names import quoted
 from index_store.workspace import RunRecord, Workspace
 from retrieval.evaluation import RetrievalEvaluation, RetrievalProtocol, evaluate_queries
 from retrieval.onnx import OnnxNetwork
@@ -41,7 +42,7 @@ from translation.evaluation.inception import Inception, PerceptualDistance
 from translation.evaluation.protocol import LOOKED_UP, kept_pairs
 from translation.evaluation.relevance import train_content_reader
 from translation.indexing import open_retriever, require_index
-from translation.methods import Translation, find_method
+from translation.methods import Joins, Translation, find_method
 from translation.neighbours import Neighbours
 from translation.progress import Progress
 from translation.runs import GUIDED, RETRIEVAL, TRANSLATION, default_start, direction_of, target_of, trained
@@ -83,7 +84,7 @@ class Arm:
 
     def translate(self, source: Ids, target: Labels, seeds: Ids) -> tuple[Translation, Ids]:
         """Translations of images `source` [n] and the ids [n, k] of the neighbours that guided them (k = 0: none)."""
-        translator = self.translator
+        translator = self.translator.told(self.labels(source))
         images = to_tensor(self.workspace.load(source, translator.size), translator.device)
         content, style = translator.content(images), self.styles(images, target, seeds)
         if self.neighbours is None:
@@ -91,6 +92,12 @@ class Arm:
         ids = self.find(images, content, style, source, seeds)
         guide, style = self.neighbours.guide(translator, ids, style)
         return translator.translate(images, content, style, guide=guide), ids
+
+    def labels(self, source: Ids) -> Tensor:
+        """int8 [n, A] of images, as the workspace knows them."""
+        table = self.workspace.images(ids=np.unique(source))
+        columns = self.workspace.schema.indices(self.translator.schema.names)
+        return torch.from_numpy(table.labels[table.places(source)][:, columns])
 
     def find(self, images: Tensor, content: Tensor, style: Tensor, source: Ids, seeds: Ids) -> Ids:
         """Neighbours [n, k]; what is drawn is drawn by each pair's own seed."""
@@ -105,6 +112,26 @@ class Arm:
 
     def __call__(self, source: Ids, target: Labels, seeds: Ids) -> NDArray[np.uint8]:
         return self.guided(source, target, seeds)[0]
+
+
+@dataclass(frozen=True)
+class Cascade(Arm):
+    """The same networks by way of the anchor: what is of another domain is translated to it, and that to the target."""
+
+    def translate(self, source: Ids, target: Labels, seeds: Ids) -> tuple[Translation, Ids]:
+        method = self.translator.method
+        assert isinstance(method, Joins)
+        images = to_tensor(self.workspace.load(source, self.translator.size), self.translator.device)
+        anchor = torch.zeros(len(source), self.translator.style_dim)
+        anchor[:, method.anchor] = 1
+        own, wanted = self.labels(source).float(), torch.from_numpy(target).float()
+        between = torch.where(((own == anchor).all(1) | (wanted == anchor).all(1))[:, None], own, anchor)
+        for before, after in ((own, between), (between, wanted)):
+            translator, moved = self.translator.told(before), (before != after).any(1).to(images.device)
+            style = translator.style_mean(after.to(images.device))
+            made = translator.translate(images, translator.content(images), style)
+            images = torch.where(moved[:, None, None, None], made.image, images)
+        return Translation(images, made.raw), np.empty((len(source), 0), np.int64)
 
 
 @dataclass(frozen=True)
@@ -143,6 +170,8 @@ def open_arms(workspace: Workspace, run: str | None = None, device: str = "auto"
     if retriever is None and not first.style_dim:
         retriever = _named_retriever(workspace, guided, base, device)
     arms = {"stage1": Arm(workspace, first, None)}
+    if isinstance(first.method, Joins):
+        arms["cascade"] = Cascade(workspace, first, None)
     where = target_of(base)
     k, cache = first.config.guided.neighbours, first.config.guided.feature_cache
     if retriever is not None:
@@ -264,6 +293,7 @@ def evaluate_translation_runs(
     changes: Mapping[str, Any] | None = None,
     exchanged: bool = False,
     labelled: Workspace | None = None,
+    unseen: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Every arm there is and the controls, by the protocol of `translation.evaluation`.
@@ -271,7 +301,8 @@ def evaluate_translation_runs(
     `config` is by default the one that the translator was trained with, `changes` are laid over it. The list of pairs
     is kept with the stage-1 run, so that arms evaluated later get the same. `exchanged`: the halves of the test people
     change their roles (`make_pairs`). `labelled`: the workspace whose labels teach the classifier that judges, by
-    default this one: another one where labels are withheld here.
+    default this one: another one where labels are withheld here. `unseen`: only translations between domains of which
+    no pair was trained; RgunitError where there are none.
     """
     progress = progress or Progress()
     referee = OnnxNetwork(judge, judge_crop) if judge is not None else None
@@ -286,6 +317,7 @@ def evaluate_translation_runs(
     config = (config or first.config.evaluation).model_copy(update=dict(changes or {}))
     inception = Inception(config.inception_weights, str(first.device)) if config.inception_weights else None
     lpips = PerceptualDistance(config.lpips_weights, str(first.device)) if config.lpips_weights else None
+    domains = _domains(first, unseen)
     kept, direction = found.translation_run.path, direction_of(found.translation_run)
     runs = [found.translation_run, *(arm.translator.run for arm in found.arms.values())]
     runs.append(found.retriever.run if found.retriever else None)
@@ -300,6 +332,7 @@ def evaluate_translation_runs(
         exchanged=exchanged,
         direction=direction,
         learned=learned,
+        domains=domains,
     )
     if stale:
         progress.note("images of the kept list of pairs are gone: a new list, not comparable with what was measured")
@@ -357,6 +390,26 @@ def evaluate_translation_runs(
         name: arm.translator.run.id for name, arm in found.arms.items() if arm.translator.run and name != "probe"
     }
     return evaluation
+
+
+def _domains(translator: Translator, unseen: bool) -> tuple[str, ...]:
+    """The domains of which pairs are judged: none in particular, all of a method that joins them, or the unseen."""
+    method, names = translator.method, translator.schema.names
+    if not isinstance(method, Joins):
+        if unseen:
+            raise UsageError(
+                f"--unseen is for runs that train some pairs of domains: {translator.config.method} does not"
+            )
+        return ()
+    if not unseen:
+        return names
+    others = tuple(name for column, name in enumerate(names) if column != method.anchor)
+    if len(others) < 2:
+        raise RgunitError(
+            f"of {' and '.join(map(quoted, names))} the one pair is trained, so none is unseen: --unseen takes a run "
+            "of three domains or more"
+        )
+    return others
 
 
 def evaluate_both_ways(workspace: Workspace, *, arms: Arms, **given: Any) -> Evaluation:
