@@ -25,11 +25,12 @@ from translation.translator import Translator
 def used_schema(workspace: Workspace, config: Config, names: Sequence[str]) -> AttributeSchema:
     """The style's attributes: those named, else the preset's where the workspace has all of them, else all.
 
-    None for a method that learns from two pictures; for one of a group's domains that group's.
+    None for a method that learns from two pictures or from modalities; for one of a group's domains that group's.
     """
-    if find_method(config.method).draws == "crops":
+    if (draws := find_method(config.method).draws) in ("crops", "modalities"):
         if names:
-            raise UsageError(f"{config.method} learns from two pictures and knows no attributes: no --attributes-used")
+            what = "two pictures" if draws == "crops" else "images alone"
+            raise UsageError(f"{config.method} learns from {what} and knows no attributes: no --attributes-used")
         return workspace.schema.subset(())
     if not workspace.schema.names:
         raise RgunitError(
@@ -58,7 +59,7 @@ def used_domains(
     direction, or only one of them.
     """
     draws = find_method(config.method).draws
-    if draws in ("labels", "group"):
+    if draws in ("labels", "group", "modalities"):
         if source is not None or target is not None:
             raise UsageError(
                 f"--source and --target are for methods that learn one direction, and {config.method} learns all: "

@@ -29,6 +29,7 @@ from translation.fitting import (
 from translation.guidance import build_guidance
 from translation.indexing import open_retriever, require_index
 from translation.methods import Guidable, Joins, Method, Weighed, find_method
+from translation.modalities import ModalitySampler
 from translation.neighbours import Guiding, Neighbours
 from translation.pairing import PairSampler
 from translation.runs import GUIDED, RETRIEVAL, TRANSLATION, direction_of, newest
@@ -265,6 +266,9 @@ def _draws(
 ) -> Sampler:
     """Where a method's batches come from, by what it draws. `process`: seed, rank and world."""
     common: dict[str, Any] = {"batch": stage.batch, "mirror": config.data.mirror, **process}
+    if method.draws == "modalities":
+        modalities: tuple[str, ...] = config.networks.modalities  # type: ignore[attr-defined]
+        return ModalitySampler(workspace, modalities, config.data.size, **common)
     if isinstance(method, Joins):
         return PairSampler(workspace, schema.names, method.pairs, **common)
     if domains is None:

@@ -32,14 +32,16 @@ METHODS = {
     "sdit": "translation.methods.sdit:Sdit",
     "single_image": "translation.methods.single_image:SingleImage",
     "mix_match": "translation.methods.mix_match:MixMatch",
+    "zero_pair": "translation.methods.zero_pair:ZeroPair",
 }
 DEFAULT = "gmm_unit"  # of runs and presets that name no method
 
 Stage = Literal["translation", "guided"]
-Draws = Literal["labels", "domains", "crops", "group"]
+Draws = Literal["labels", "domains", "crops", "group", "modalities"]
 """What a step is given. labels: labelled images, and label vectors to translate them to. domains: images of a source
 domain and of a target domain. crops: parts of one source picture and of one target picture. group: images of two
-domains of an exclusive group, another pair in each step."""
+domains of an exclusive group, another pair in each step. modalities: images, and which modality is paired with the
+anchor."""
 
 
 @dataclass(frozen=True)

@@ -203,6 +203,7 @@ class MethodTask:
             noise=draw.noise.to(self.device),
             references=references,
             domains=draw.domains,
+            parts=None if draw.parts is None else torch.from_numpy(draw.parts.copy()).to(self.device),
             hops=tuple(
                 tuple((torch.from_numpy(target).to(self.device), noise.to(self.device)) for target, noise in chain)
                 for chain in draw.hops
