@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import guidance, judges, unseen
+from cli import guidance, judges, modalities, unseen
 from cli.choices import BothWaysOption, JudgeCropOption, JudgeOption, check_judge
 from cli.settings import Settings
 
@@ -46,6 +46,7 @@ def register(app: typer.Typer) -> None:
     guidance.register(group)
     judges.register(group)
     unseen.register(group)
+    modalities.register(group)
     app.add_typer(group, name="evaluate")
 
 

@@ -117,5 +117,5 @@ def _with(config: Config, **stage: Any) -> Config:
 
 def _means(arms: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     """Of each measure the mean, None where one seed lacks it."""
-    values = {name: [arm.get(name) for arm in arms] for name in TOLD}
-    return {name: None if None in given else fmean(given) for name, given in values.items()}
+    values = {name: [arm[name] for arm in arms if arm.get(name) is not None] for name in TOLD}
+    return {name: fmean(given) if len(given) == len(arms) else None for name, given in values.items()}
