@@ -42,7 +42,9 @@ class Translator:
         run: RunRecord | None = None,
     ) -> None:
         if not isinstance(method, Encodes):
-            raise RgunitError(f"the method {config.method} does not translate images (`rgunit methods` says what does)")
+            raise RgunitError(
+                f"the method {config.method} does not translate images: name a run of another one (--run)"
+            )
         self.method: Encodes = method
         self.networks = method.networks
         for network in self.networks.values():

@@ -101,7 +101,9 @@ def run_unseen(
         entry = {
             "settings": settings,
             "seed": seed,
-            "runs": {w: {"run": r.run.id, "steps": r.steps, "seconds": round(r.seconds, 1)} for w, r in runs.items()},
+            "trainings": {
+                w: {"run": r.run.id, "steps": r.steps, "seconds": round(r.seconds, 1)} for w, r in runs.items()
+            },
             **evaluation.summary,
         }
         out.mkdir(parents=True, exist_ok=True)
