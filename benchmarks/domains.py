@@ -5,7 +5,7 @@
 
 `parameters`: millions that training holds; `apart`: what a model of its own for each pair would hold, two encoders,
 decoders and discriminators a pair; `pairs`: n − 1 with the anchor, `all`: n(n − 1)/2; `s/step`: the median of the steps
-after 2 that are not counted, on a CPU of processor time, so that a busy machine changes little; `s/round`: pairs · step.
+after 2 that are not counted, on a CPU of processor time, so that a busy machine changes little; `s/round`: pairs · it.
 """
 
 from __future__ import annotations

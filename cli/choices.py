@@ -28,7 +28,8 @@ PresetOption = Annotated[
         metavar="NAME",
         help="demo, celeba-64, paper-celeba-128, cut, fastcut, single-image, init, sdit, mix-match, zero-pair or "
         "zero-pair-colours. Default: the settings of the newest run (with --resume: of the run that is resumed); for a "
-        "first run demo where images are at most 48 pixels, else celeba-64. --config and --set override single settings.",
+        "first run demo where images are at most 48 pixels, else celeba-64. --config and --set override single "
+        "settings.",
     ),
 ]
 MethodOption = Annotated[

@@ -98,14 +98,10 @@ def run_unseen(
             unseen=True,
             progress=progress,
         )
-        entry = {
-            "settings": settings,
-            "seed": seed,
-            "trainings": {
-                w: {"run": r.run.id, "steps": r.steps, "seconds": round(r.seconds, 1)} for w, r in runs.items()
-            },
-            **evaluation.summary,
+        trainings = {
+            way: {"run": one.run.id, "steps": one.steps, "seconds": round(one.seconds, 1)} for way, one in runs.items()
         }
+        entry = {"settings": settings, "seed": seed, "trainings": trainings, **evaluation.summary}
         out.mkdir(parents=True, exist_ok=True)
         write_json(path, entry)
         found.append(entry)
