@@ -88,7 +88,7 @@ def train_translation(
         method = first_weights(seed, lambda: find_method(config.method).build(config, schema, TRANSLATION))
         return _task(workspace, config, schema, method, config.translation, fabric, seed, domains=domains)
 
-    looked_at = "" if of_pictures else "origin=real"
+    looked_at = COLLECTION if find_method(config.method).draws == "modalities" else "" if of_pictures else "origin=real"
     return train_run(workspace, TRANSLATION, config, about, make, session, images=looked_at)
 
 

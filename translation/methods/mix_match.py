@@ -23,7 +23,7 @@ from translation.guidance import Guide
 from translation.methods import About, Curves, Draws, Loss, Player, Sections, Stage, Steps, Translation
 from translation.methods.parts import linear
 from translation.networks.blocks import initialise
-from translation.networks.mix_match import Latent, ModalDecoder, ModalEncoder, Side, joined, noisy
+from translation.networks.mix_match import Latent, ModalDecoder, ModalEncoder, Norm, Side, joined, noisy
 from translation.networks.resnet import PatchDiscriminator
 from translation.pairing import anchor_of, trained_pairs
 from translation.sampling import Batch
@@ -43,6 +43,7 @@ class Networks(Section):
     decoder_blocks: int = Field(6, ge=0)
     pools: int = Field(3, ge=1, le=5, description="2×2 max-pools: 3 leave a map of 16×16 of 128 px")
     kernel: Literal[3, 5, 7] = Field(7, description="of the convolutions before the pools and behind the unpools")
+    norm: Norm = Field("instance", description="instance, the paper's, or layer, which keeps levels of colour")
     side: Side = Field(
         "none", description="what a decoder is told beside the latent map: none, pooling (indices) or skip (maps)"
     )
@@ -122,8 +123,10 @@ class MixMatch:
         assert isinstance(n, Networks) and isinstance(chosen, MixMatchConfig)
         networks: dict[str, nn.Module] = {}
         for i in range(len(schema.names)):
-            networks[f"encoder-{i}"] = ModalEncoder(3, n.width, n.encoder_blocks, n.pools, n.kernel)
-            networks[f"decoder-{i}"] = ModalDecoder(3, n.width, n.decoder_blocks, n.pools, n.kernel, side=n.side)
+            networks[f"encoder-{i}"] = ModalEncoder(3, n.width, n.encoder_blocks, n.pools, n.kernel, norm=n.norm)
+            networks[f"decoder-{i}"] = ModalDecoder(
+                3, n.width, n.decoder_blocks, n.pools, n.kernel, side=n.side, norm=n.norm
+            )
             if not inference:
                 networks[f"discriminator-{i}"] = PatchDiscriminator(
                     n.discriminator_width, n.discriminator_layers, config.data.size

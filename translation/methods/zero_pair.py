@@ -9,7 +9,7 @@ pseudo-pairs, made by the anchor's translations, train the unseen ones directly.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
@@ -20,7 +20,7 @@ from translation import objectives
 from translation.methods import About, Curves, Draws, Loss, Player, Sections, Stage, Steps
 from translation.modalities import MODALITIES, check_modalities, seen_as
 from translation.networks.blocks import initialise
-from translation.networks.mix_match import Latent, ModalDecoder, ModalEncoder, Side, noisy
+from translation.networks.mix_match import Latent, ModalDecoder, ModalEncoder, Norm, Side, noisy
 from translation.networks.resnet import PatchDiscriminator
 from translation.objectives.modal import berhu, cross_entropy, squared_difference
 from translation.sampling import Batch
@@ -41,6 +41,7 @@ class Networks(Section):
     decoder_blocks: int = Field(6, ge=0)
     pools: int = Field(3, ge=1, le=5, description="2×2 max-pools: 3 leave a map of 16×16 of 128 px")
     kernel: Literal[3, 5, 7] = Field(7, description="of the convolutions before the pools and behind the unpools")
+    norm: Norm = Field("instance", description="instance, the paper's, or layer, which keeps levels of colour")
     side: Side = Field(
         "pooling", description="what decoders other than RGB's are told: pooling (indices), skip (maps) or none"
     )
@@ -114,17 +115,13 @@ class ZeroPair:
         n, chosen = config.networks, config.translation
         assert isinstance(n, Networks) and isinstance(chosen, ZeroPairConfig)
         networks: dict[str, nn.Module] = {}
+        shape: dict[str, Any] = {"width": n.width, "pools": n.pools, "kernel": n.kernel, "norm": n.norm}
         for name in n.modalities:
             one = MODALITIES[name]
-            networks[f"encoder-{name}"] = ModalEncoder(one.channels, n.width, n.encoder_blocks, n.pools, n.kernel)
+            networks[f"encoder-{name}"] = ModalEncoder(one.channels, blocks=n.encoder_blocks, **shape)
+            side: Side = "none" if name == "rgb" else n.side  # indices leave a grid in RGB
             networks[f"decoder-{name}"] = ModalDecoder(
-                one.channels,
-                n.width,
-                n.decoder_blocks,
-                n.pools,
-                n.kernel,
-                side="none" if name == "rgb" else n.side,  # indices leave a grid in RGB
-                bounded=one.kind != "classes",
+                one.channels, blocks=n.decoder_blocks, side=side, bounded=one.kind != "classes", **shape
             )
         if "rgb" in n.modalities and chosen.weights.adversarial and not inference:
             networks["discriminator"] = PatchDiscriminator(

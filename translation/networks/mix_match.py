@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from translation.networks.blocks import InstanceNorm, ResidualBlock, convolution, scaled, upsample
+from translation.networks.blocks import InstanceNorm, LayerNorm, convolution, scaled, upsample
 
+Norm = Literal["instance", "layer"]
+"""Instance norm takes each channel's level away, which a picture's colours are told by; layer norm keeps it."""
 Side = Literal["none", "pooling", "skip"]
 """What a decoder is told beside the latent map: nothing, where each pool found its maximum, or the maps themselves."""
 
@@ -40,18 +42,42 @@ def widths(width: float, pools: int) -> list[int]:
     return [scaled(64 * 2**i, width) for i in range(pools)]
 
 
+def _normed(inputs: int, outputs: int, kernel: int, norm: Norm) -> list[nn.Module]:
+    return [convolution(inputs, outputs, kernel), InstanceNorm() if norm == "instance" else LayerNorm(outputs)]
+
+
+class ModalBlock(nn.Module):
+    """A residual block: conv-norm-ReLU-conv-norm + skip."""
+
+    def __init__(self, channels: int, norm: Norm) -> None:
+        super().__init__()
+        first, second = (_normed(channels, channels, 3, norm) for _ in range(2))
+        self.body = nn.Sequential(*first, nn.ReLU(inplace=True), *second)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)  # type: ignore[no-any-return]
+
+
 class ModalEncoder(nn.Module):
     """f: [B, `inputs`, H, W] → `Latent`: n times convolution, norm, ReLU, 2×2 max-pool; then residual blocks."""
 
-    def __init__(self, inputs: int, width: float = 1.0, blocks: int = 6, pools: int = 3, kernel: int = 7) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        width: float = 1.0,
+        blocks: int = 6,
+        pools: int = 3,
+        kernel: int = 7,
+        *,
+        norm: Norm = "instance",
+    ) -> None:
         super().__init__()
         channels = [inputs, *widths(width, pools)]
         self.channels = channels[-1]
         self.layers = nn.ModuleList(
-            nn.Sequential(convolution(i, o, kernel), InstanceNorm(), nn.ReLU(inplace=True))
-            for i, o in itertools.pairwise(channels)
+            nn.Sequential(*_normed(i, o, kernel, norm), nn.ReLU(inplace=True)) for i, o in itertools.pairwise(channels)
         )
-        self.blocks = nn.Sequential(*(ResidualBlock(self.channels) for _ in range(blocks)))
+        self.blocks = nn.Sequential(*(ModalBlock(self.channels, norm) for _ in range(blocks)))
 
     def forward(self, x: Tensor) -> Latent:
         indices, maps = [], []
@@ -78,15 +104,16 @@ class ModalDecoder(nn.Module):
         kernel: int = 7,
         *,
         side: Side = "none",
+        norm: Norm = "instance",
         bounded: bool = True,
     ) -> None:
         super().__init__()
         channels = widths(width, pools)[::-1]
         self.side, self.bounded = side, bounded
-        self.blocks = nn.Sequential(*(ResidualBlock(channels[0]) for _ in range(blocks)))
+        self.blocks = nn.Sequential(*(ModalBlock(channels[0], norm) for _ in range(blocks)))
         double = 2 if side == "skip" else 1
         self.layers = nn.ModuleList(
-            nn.Sequential(convolution(double * i, o, kernel), InstanceNorm(), nn.ReLU(inplace=True))
+            nn.Sequential(*_normed(double * i, o, kernel, norm), nn.ReLU(inplace=True))
             for i, o in itertools.pairwise(channels)
         )
         self.last = convolution(double * channels[-1], outputs, kernel)

@@ -114,6 +114,7 @@ def test_rows_are_trained_judged_and_not_done_twice(workspace: Workspace, tmp_pa
     row = found["rows"]["pseudo-pairs"]
     assert set(row["unseen: depth to segmentation"]) == {"miou", "pixels"}
     assert set(row["cascade: segmentation to depth"]) == {"within", "rmse", "rmse_log"}
+    assert -1 <= row["latent: depth and segmentation"]["alignment"] <= 1
     assert set(row["seen: depth to rgb"]) == {"rmse", "accuracy", "group"} and row["real"]["rmse"] == 0
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["pseudo-pairs-0.json", "pseudo-pairs-0.png"]
     runs = len(workspace.runs())

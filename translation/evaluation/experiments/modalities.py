@@ -7,8 +7,9 @@ the anchor's latent map mixed with another's (`both`).
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from index_store.errors import RgunitError, UsageError
 from index_store.images import write_image
+from index_store.learned import NOBODY, barred_from, left_out
 from index_store.runs import CHECKPOINT
 from index_store.workspace import Workspace
 from retrieval.loading import resolve_device
@@ -31,6 +33,7 @@ from translation.evaluation.experiments.rows import write_json
 from translation.methods import find_method
 from translation.methods.zero_pair import ZeroPair, shown
 from translation.modalities import MODALITIES, Parts, check_drawn, distance, seen_as
+from translation.networks.mix_match import Latent
 from translation.progress import Progress
 from translation.stages import train_translation
 from translation.training.checkpoints import load_networks
@@ -143,7 +146,8 @@ def _row(
             workspace, config.data.size, config.evaluation, device=str(placed), seed=0, progress=progress.step
         )
     progress.stage("judged")
-    judged, grid = judge(workspace, method, config.data.size, placed, classifier)
+    learned = barred_from(workspace, "test", [result.run], progress.note)
+    judged, grid = judge(workspace, method, config.data.size, placed, classifier, learned)
     about = {"run": result.run.id, "steps": result.steps, "seconds": round(result.seconds, 1)}
     return {"config": config.model_dump(mode="json"), "seed": seed, **about, "ways": judged}, grid
 
@@ -155,16 +159,19 @@ def judge(
     size: int,
     device: torch.device,
     classifier: AttributeClassifier | None = None,
+    learned: NDArray[np.int64] = NOBODY,
 ) -> tuple[dict[str, dict[str, float]], NDArray[np.uint8]]:
     """{way: measures} over the test images, and a picture of some: a row an image, RGB, then each way's result.
 
     Of classes `miou` (of those that occur) and `pixels` right; of depth `within` (δ < 1.25), `rmse` and `rmse_log` of
     distances; of others `rmse`; of RGB also the classifier's `accuracy` over all known labels and `group`, the share of
-    images with all labels of exclusive groups right. RGB itself stands as the way `real`.
+    images with all labels of exclusive groups right. RGB itself stands as the way `real`. Of each two modalities
+    `alignment`, the mean cosine of their latent maps (Eq. 4.16). `learned`: ids that are not judged.
     """
     table = workspace.images("split=test origin=real")
     parts = Parts(table, size) if any(MODALITIES[name].drawn for name in method.modalities) else None
     ids = table.ids if parts is None else table.ids[parts.known]
+    ids = ids[~left_out(ids, learned, "test")]
     check_drawn(method.modalities, ids)
     if not len(ids):
         raise RgunitError("the split test has no images to judge: add some with `rgunit add DIR --split test`")
@@ -173,6 +180,7 @@ def judge(
     if classifier is not None:
         meters["real"] = Meter("rgb", workspace, classifier)
     columns: list[Tensor] = []
+    cosines: dict[str, list[Tensor]] = {}
     for start in range(0, len(ids), BATCH):
         some = ids[start : start + BATCH]
         images = to_tensor(workspace.load(some, size), device)
@@ -182,18 +190,23 @@ def judge(
             columns += [images[:SHOWN], *(as_rgb(name, seen[name][:SHOWN]) for name in method.modalities[1:])]
         if "real" in meters:
             meters["real"].add(images, images, labels[start : start + BATCH])
-        for way, made in _made(method, seen):
+        latents = {name: method.encode(name, one) for name, one in seen.items()}
+        for first, second in itertools.combinations(method.modalities, 2):
+            one, other = (latents[name].content.flatten(1).float() for name in (first, second))
+            cosines.setdefault(f"latent: {first} and {second}", []).append(torch.cosine_similarity(one, other))
+        for way, made in _made(method, latents):
             meters[way.name].add(made, seen[way.target], labels[start : start + BATCH])
             if start == 0 and way.kind != "cascade":
                 columns.append(as_rgb(way.target, made[:SHOWN]))
     grid = torch.stack(columns, 1).permute(0, 2, 3, 1, 4)  # [images, 3, H, columns, W]
     pixels = to_pixels(grid.reshape(len(grid), 3, size, -1))
-    return {name: meter.measures() for name, meter in meters.items()}, pixels.reshape(-1, pixels.shape[2], 3)
+    judged = {name: meter.measures() for name, meter in meters.items()}
+    judged |= {name: {"alignment": float(torch.cat(parts).mean())} for name, parts in cosines.items()}
+    return judged, pixels.reshape(-1, pixels.shape[2], 3)
 
 
-def _made(method: ZeroPair, seen: dict[str, Tensor]) -> Iterator[tuple[Way, Tensor]]:
+def _made(method: ZeroPair, latents: Mapping[str, Latent]) -> Iterator[tuple[Way, Tensor]]:
     anchor = method.anchor
-    latents = {name: method.encode(name, one) for name, one in seen.items()}
     for way in ways(method.modalities):
         latent = latents[way.source]
         if way.kind == "cascade":
