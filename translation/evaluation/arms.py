@@ -19,7 +19,6 @@ from torch import Tensor
 
 from index_store.errors import RgunitError, UsageError
 from index_store.learned import barred_from, count_left_out
-from index_store.names import quoted
 from index_store.workspace import RunRecord, Workspace
 from retrieval.evaluation import RetrievalEvaluation, RetrievalProtocol, evaluate_queries
 from retrieval.onnx import OnnxNetwork
@@ -39,6 +38,7 @@ from translation.evaluation.evaluate import (
 )
 from translation.evaluation.exchange import both_ways
 from translation.evaluation.inception import Inception, PerceptualDistance
+from translation.evaluation.joining import by_way_of_anchor, judged_domains
 from translation.evaluation.protocol import LOOKED_UP, kept_pairs
 from translation.evaluation.relevance import train_content_reader
 from translation.indexing import open_retriever, require_index
@@ -116,22 +116,12 @@ class Arm:
 
 @dataclass(frozen=True)
 class Cascade(Arm):
-    """The same networks by way of the anchor: what is of another domain is translated to it, and that to the target."""
+    """The same networks by way of the anchor."""
 
     def translate(self, source: Ids, target: Labels, seeds: Ids) -> tuple[Translation, Ids]:
-        method = self.translator.method
-        assert isinstance(method, Joins)
         images = to_tensor(self.workspace.load(source, self.translator.size), self.translator.device)
-        anchor = torch.zeros(len(source), self.translator.style_dim)
-        anchor[:, method.anchor] = 1
-        own, wanted = self.labels(source).float(), torch.from_numpy(target).float()
-        between = torch.where(((own == anchor).all(1) | (wanted == anchor).all(1))[:, None], own, anchor)
-        for before, after in ((own, between), (between, wanted)):
-            translator, moved = self.translator.told(before), (before != after).any(1).to(images.device)
-            style = translator.style_mean(after.to(images.device))
-            made = translator.translate(images, translator.content(images), style)
-            images = torch.where(moved[:, None, None, None], made.image, images)
-        return Translation(images, made.raw), np.empty((len(source), 0), np.int64)
+        made = by_way_of_anchor(self.translator, images, self.labels(source), torch.from_numpy(target))
+        return made, np.empty((len(source), 0), np.int64)
 
 
 @dataclass(frozen=True)
@@ -317,7 +307,7 @@ def evaluate_translation_runs(
     config = (config or first.config.evaluation).model_copy(update=dict(changes or {}))
     inception = Inception(config.inception_weights, str(first.device)) if config.inception_weights else None
     lpips = PerceptualDistance(config.lpips_weights, str(first.device)) if config.lpips_weights else None
-    domains = _domains(first, unseen)
+    domains = judged_domains(first, unseen)
     kept, direction = found.translation_run.path, direction_of(found.translation_run)
     runs = [found.translation_run, *(arm.translator.run for arm in found.arms.values())]
     runs.append(found.retriever.run if found.retriever else None)
@@ -390,26 +380,6 @@ def evaluate_translation_runs(
         name: arm.translator.run.id for name, arm in found.arms.items() if arm.translator.run and name != "probe"
     }
     return evaluation
-
-
-def _domains(translator: Translator, unseen: bool) -> tuple[str, ...]:
-    """The domains of which pairs are judged: none in particular, all of a method that joins them, or the unseen."""
-    method, names = translator.method, translator.schema.names
-    if not isinstance(method, Joins):
-        if unseen:
-            raise UsageError(
-                f"--unseen is for runs that train some pairs of domains: {translator.config.method} does not"
-            )
-        return ()
-    if not unseen:
-        return names
-    others = tuple(name for column, name in enumerate(names) if column != method.anchor)
-    if len(others) < 2:
-        raise RgunitError(
-            f"of {' and '.join(map(quoted, names))} the one pair is trained, so none is unseen: --unseen takes a run "
-            "of three domains or more"
-        )
-    return others
 
 
 def evaluate_both_ways(workspace: Workspace, *, arms: Arms, **given: Any) -> Evaluation:

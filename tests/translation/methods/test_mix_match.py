@@ -146,6 +146,8 @@ def test_unseen_pairs_are_compared_and_nothing_is_done_twice(workspace: Workspac
     }
     assert [found["seeds"][0]["trainings"][way]["steps"] for way in ("anchor", "all")] == [2, 3], "equally often a pair"
     runs = len(workspace.runs())
+    with pytest.raises(RgunitError, match="every pair of"):
+        evaluate_translation_runs(workspace, run=workspace.runs()[-1].id, device="cpu", unseen=True)
     assert run_unseen(workspace, config, tmp_path / "out", device="cpu") == found and len(workspace.runs()) == runs
     with pytest.raises(RgunitError, match="other settings"):
         run_unseen(workspace, small("translation.steps=3"), tmp_path / "out", device="cpu")
