@@ -306,6 +306,7 @@ class Translator:
         size: int | None = None,
         box: tuple[int, int, int, int] | None = None,
         fit: bool = False,
+        source: str | None = None,
         seed: int = 0,
     ) -> list[Translated]:
         """Translations of a picture, of several, or of a folder's: pictures × samples in one list.
@@ -313,7 +314,8 @@ class Translator:
         `to` is an edit ("+Blond_Hair -Male"), `style_of` a picture whose style is taken; a run that learned one
         direction needs neither. `guidance` in [0, 1] has no effect on a run without neighbours. What is no image in a
         folder is left out. A run of squares translates the middle of a picture, or `box` (left, top, width, height), or
-        with `fit` all of it; the rest is as it was.
+        with `fit` all of it; the rest is as it was. `source` is the domain of the pictures, for a run with an encoder a
+        domain.
         """
         from translation.framing import Framing, parse_box
         from translation.inference import neighbour_rows, prepare_work
@@ -330,13 +332,14 @@ class Translator:
             max_pixels=None,
             framing=Framing(None if box is None else parse_box(",".join(map(str, box))), fit),
             seed=seed,
+            source=source,
         )
         found: list[Translated] = []
-        for source, read in _each(work.read, pictures):
+        for picture, read in _each(work.read, pictures):
             for sample in range(samples):
                 made = work.translate(read, sample)
                 near = tuple(neighbour_rows(self.workspace, made))
-                found.append(Translated(source, made.target, made.pixels, made.mask, near, read.part))
+                found.append(Translated(picture, made.target, made.pixels, made.mask, near, read.part))
         return found
 
 

@@ -96,7 +96,9 @@ def make(
     labels, target = torch.randint(0, 2, (2, stage.batch, ATTRIBUTES)).to(device)
     batch = Batch(pixels(), labels, target, torch.randn(count, stage.batch, length).to(device))
     if method.draws != "labels":
-        batch = replace(batch, references=pixels())
+        batch = replace(batch, references=pixels(), domains=(1, 0))
+    if method.draws == "modalities":
+        batch = replace(batch, parts=torch.zeros(stage.batch, size, size, dtype=torch.uint8, device=device))
     half = precision == "bf16-mixed"
 
     def autocast() -> contextlib.AbstractContextManager[object]:

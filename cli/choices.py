@@ -27,9 +27,10 @@ PresetOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="demo, celeba-64, paper-celeba-128, cut, fastcut, single-image, init or sdit. Default: the settings of "
-        "the newest run (with --resume: of the run that is resumed); for a first run demo where images are at most 48 "
-        "pixels, else celeba-64. --config and --set override single settings.",
+        help="demo, celeba-64, paper-celeba-128, cut, fastcut, single-image, init, sdit, mix-match, zero-pair or "
+        "zero-pair-colours. Default: the settings of the newest run (with --resume: of the run that is resumed); for a "
+        "first run demo where images are at most 48 pixels, else celeba-64. --config and --set override single "
+        "settings.",
     ),
 ]
 MethodOption = Annotated[
@@ -128,6 +129,14 @@ def _fitting(workspace: Workspace) -> str:
 def names_of(text: str | None) -> tuple[str, ...]:
     """The names in `A,B,"C, D"`."""
     return listed_names(text)
+
+
+def numbers_of(option: str, text: str) -> tuple[int, ...]:
+    """The numbers in `0,1,2`, the value of an option."""
+    parts = names_of(text)
+    if not parts or not all(part.isdecimal() for part in parts):
+        raise UsageError(f"{option} takes numbers such as 0,1,2, not {text!r}")
+    return tuple(map(int, parts))
 
 
 def check_composed(workspace: Workspace, to: str | None, style_of: Path | None) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import guidance, judges, parts, preference
+from cli import guidance, judges, modalities, parts, preference, unseen
 from cli.choices import BothWaysOption, JudgeCropOption, JudgeOption, check_judge
 from cli.preference import AbOption, ArmsOption, ChoicesOption, CountOption
 from cli.settings import Settings
@@ -52,6 +52,8 @@ def register(app: typer.Typer) -> None:
     guidance.register(group)
     judges.register(group)
     parts.register(group)
+    unseen.register(group)
+    modalities.register(group)
     app.add_typer(group, name="evaluate")
 
 
@@ -203,6 +205,10 @@ def translation(
         typer.Option(metavar="MINUTES", min=0.001, help="Time limit of its training. Default: the preset's."),
     ] = None,
     both_ways: BothWaysOption = False,
+    unseen: Annotated[
+        bool,
+        typer.Option("--unseen", help="Only pairs of domains that were not trained (of mix_match, which joins them)."),
+    ] = False,
     reverse: Annotated[
         bool,
         typer.Option(
@@ -298,6 +304,7 @@ def translation(
                 device=settings.device,
                 arms=found_arms,
                 changes={name: value for name, value in given.items() if value is not None},
+                unseen=unseen,
                 progress=bars,
             )
             if grid is not None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.choices import BothWaysOption, JudgeCropOption, JudgeOption, check_judge, names_of
+from cli.choices import BothWaysOption, JudgeCropOption, JudgeOption, check_judge, names_of, numbers_of
 from cli.settings import Settings, Stopped
 from index_store.errors import UsageError
 
@@ -136,8 +136,8 @@ def guidance(
     plan = Plan(
         out=out,
         workspace=settings.folder,
-        rows=_numbers("--rows", rows),
-        seeds=(settings.seed,) if seeds is None else _numbers("--seeds", seeds),
+        rows=numbers_of("--rows", rows),
+        seeds=(settings.seed,) if seeds is None else numbers_of("--seeds", seeds),
         arms=None if arms is None else names_of(arms),
         until=until.value,
         jobs=jobs,
@@ -172,13 +172,6 @@ def guidance(
     except KeyboardInterrupt:
         raise Stopped(f"the same command: {command_line()}") from None
     settings.show(found, lambda console: _draw(console, plan, found))
-
-
-def _numbers(option: str, text: str) -> tuple[int, ...]:
-    parts = names_of(text)
-    if not parts or not all(part.isdecimal() for part in parts):
-        raise UsageError(f"{option} takes numbers such as 0,1,2, not {text!r}")
-    return tuple(map(int, parts))
 
 
 def _start(text: str) -> tuple[int, dict[str, str]]:

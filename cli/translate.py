@@ -23,6 +23,7 @@ def register(app: typer.Typer) -> None:
         "  rgunit -w pacs translate photos --out sketches\n"
         "  rgunit -w faces translate --where 'split=test -Blond_Hair' --to '+Blond_Hair' --sheet all.png\n"
         "  rgunit -w faces translate group.jpg --box 120,40,256,256 --to '+Blond_Hair'\n"
+        "  rgunit -w pacs translate cat.png --source cartoon --to '+sketch'\n"
         "  rgunit -w faces translate me.jpg --to '-Young' --samples 5 --guidance 0.5",
     )(translate)
 
@@ -58,6 +59,14 @@ def translate(
             metavar="N",
             min=1,
             help="Number of neighbours. Default: as in training; other numbers need guidance by attention or patches.",
+        ),
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DOMAIN",
+            help="The domain that the images are of, for a run with an encoder a domain (mix_match). Default: as the "
+            "workspace knows them.",
         ),
     ] = None,
     run: Annotated[
@@ -146,6 +155,7 @@ def translate(
                 size=size,
                 max_pixels=max_pixels,
                 framing=framing,
+                source=source,
                 out=folder,
                 seed=settings.seed,
                 device=settings.device,

@@ -16,6 +16,7 @@ from index_store.workspace import Workspace
 from retrieval.pictures import Picture
 from translation.config import Config
 from translation.methods import find_method
+from translation.pairing import anchor_of, group_schema
 from translation.progress import Progress
 from translation.sections import StageConfig
 from translation.translator import Translator
@@ -24,22 +25,28 @@ from translation.translator import Translator
 def used_schema(workspace: Workspace, config: Config, names: Sequence[str]) -> AttributeSchema:
     """The style's attributes: those named, else the preset's where the workspace has all of them, else all.
 
-    None for a method that learns from two pictures.
+    None for a method that learns from two pictures or from modalities; for one of a group's domains that group's.
     """
-    if find_method(config.method).draws == "crops":
+    if (draws := find_method(config.method).draws) in ("crops", "modalities"):
         if names:
-            raise UsageError(f"{config.method} learns from two pictures and knows no attributes: no --attributes-used")
+            what = "two pictures" if draws == "crops" else "images alone"
+            raise UsageError(f"{config.method} learns from {what} and knows no attributes: no --attributes-used")
         return workspace.schema.subset(())
     if not workspace.schema.names:
         raise RgunitError(
             "the workspace has no labelled images: add some with `rgunit add DIR --attributes labels.csv`"
         )
+    given = names
     if not names:
         known = [name for name in config.data.attributes_used if name in workspace.schema.names]
         names = known if len(known) == len(config.data.attributes_used) and known else workspace.schema.names
     if len(set(names)) != len(names):
         raise UsageError(f"--attributes-used names an attribute twice: {', '.join(map(quoted, names))}")
-    return workspace.schema.subset(tuple(names))
+    schema = workspace.schema.subset(tuple(names))
+    if find_method(config.method).draws == "group":
+        schema = group_schema(schema, given, config.method)
+        anchor_of(schema.names, getattr(config.translation, "anchor", ""))
+    return schema
 
 
 def used_domains(
@@ -52,7 +59,7 @@ def used_domains(
     direction, or only one of them.
     """
     draws = find_method(config.method).draws
-    if draws == "labels":
+    if draws in ("labels", "group", "modalities"):
         if source is not None or target is not None:
             raise UsageError(
                 f"--source and --target are for methods that learn one direction, and {config.method} learns all: "

@@ -21,7 +21,7 @@ from index_store.attributes import Edit
 from index_store.decoding import SMALLEST_SIDE
 from index_store.errors import ImageRefused, RgunitError, UsageError
 from index_store.images import Pixels, made_by, prepare, read_image, write_image
-from index_store.names import is_text, printable
+from index_store.names import is_text, printable, quoted
 from index_store.workspace import Workspace
 from retrieval.pictures import Picture, Source
 from retrieval.queries import compose, style_edit
@@ -30,6 +30,7 @@ from translation.anysize import scaled, smallest_limit, translate_any_size
 from translation.framing import Box, Framing
 from translation.indexing import neighbour_table, open_retriever, require_index
 from translation.inputs import Input, Names, check_out, find_inputs, mark_of, nothing
+from translation.methods import Joins
 from translation.neighbours import Neighbours
 from translation.progress import Progress
 from translation.records import Records
@@ -50,6 +51,7 @@ def translate_images(
     size: int | None = None,
     max_pixels: int | None = None,
     framing: Framing | None = None,
+    source: str | None = None,
     out: Path,
     seed: int = 0,
     device: str = "auto",
@@ -64,7 +66,8 @@ def translate_images(
     file is there that is no translation of the same picture, NAME-2-SAMPLE.png and so on. With an edit
     a style is sampled for each (seed, picture, sample); with `style_of` alone it is that picture's μ, so `samples` must
     be 1. `guidance` in [0, 1]: by default 1 for a guided translator, 0 for others. `k` neighbours guide: by default as
-    many as in training; another number is for guidance by attention or patches.
+    many as in training; another number is for guidance by attention or patches. `source`: the domain that the pictures
+    are of, for a method with an encoder a domain; by default the workspace's labels say it.
 
     A method with a style translates squares of the run's size: `framing` says which part of a picture that is (`box`:
     left, top, width and height of it, None where it is all), and the rest is as it was. One without gives each picture
@@ -90,6 +93,7 @@ def translate_images(
         max_pixels=max_pixels,
         framing=framing,
         seed=seed,
+        source=source,
     )
     progress, names, records = progress or Progress(), Names(out, inputs), Records(out, translator.schema)
     rows: list[dict[str, Any]] = []
@@ -176,6 +180,7 @@ class Work:
     size: int | None
     max_pixels: int | None
     seed: int
+    source: Edit | None = None
     framing: Framing = field(default_factory=Framing)
     about: str = ""
     """What was asked for, as text: with the same a picture becomes the same."""
@@ -201,7 +206,13 @@ class Work:
 
     def translate(self, read: _Read, sample: int) -> Made:
         """Sample `sample` of a picture. What is drawn depends on the picture, not on those beside it."""
-        translator, draw = self.translator, None
+        known, draw = read.picture.labels(self.workspace, self.translator.schema), None
+        if self.source is not None:
+            known = self.source.apply(np.zeros(len(self.translator.schema.names), np.int8))
+        translator = self.translator
+        if isinstance(translator.method, Joins):
+            labels = np.full(len(translator.schema.names), -1, np.int8) if known is None else known
+            translator = translator.told(torch.from_numpy(labels)[None])
         drawn = [self.seed, picture_key(read.square), sample]
         if self.edit is not None:
             state = np.random.SeedSequence(drawn).generate_state(1)
@@ -211,7 +222,7 @@ class Work:
             read.square,
             edit=self.edit,
             style_of=self.other.square if self.other else None,
-            known_labels=read.picture.labels(self.workspace, translator.schema),
+            known_labels=known,
             style_of_labels=self.other.picture.labels(self.workspace, translator.schema) if self.other else None,
             generator=draw,
         )
@@ -246,6 +257,7 @@ def prepare_work(
     max_pixels: int | None,
     framing: Framing | None,
     seed: int,
+    source: str | None = None,
 ) -> Work:
     """Check what is asked for against what the run can do. UsageError or RgunitError names what cannot be done."""
     assert translator.run is not None
@@ -255,6 +267,19 @@ def prepare_work(
     elif to is None and style_of is None:
         raise UsageError(
             "a translation needs an edit (--to '+Blond_Hair') or a picture to take the style of (--style-of)"
+        )
+    joins = isinstance(translator.method, Joins)
+    if joins and style_of is not None:
+        raise UsageError(f"run {translator.run.id} ({translator.config.method}) has domains and no styles: use --to")
+    if source is not None and not joins:
+        raise UsageError(
+            f"--source says of which domain the pictures are, and run {translator.run.id} "
+            f"({translator.config.method}) has one encoder for all: leave it out"
+        )
+    if joins and samples > 1:
+        raise UsageError(
+            f"run {translator.run.id} ({translator.config.method}) draws nothing, so every sample would be the same: "
+            "leave --samples out"
         )
     if samples < 1:
         raise UsageError(f"--samples must be at least 1, not {samples}")
@@ -286,13 +311,24 @@ def prepare_work(
             "or train with --set guided.guidance=attention or patches, which take any number"
         )
     guides = _guides(workspace, translator, k or translator.neighbours) if strength else None
-    work = Work(workspace, translator, edit, _goal(translator), None, guides, strength, size, max_pixels, seed)
+    own = None if source is None else _source(workspace, translator, source)
+    work = Work(workspace, translator, edit, _goal(translator), None, guides, strength, size, max_pixels, seed, own)
     if style_of is not None:
         work = replace(work, other=work.read(style_of))
     style = None if work.other is None else picture_key(work.other.square)
     run, pool = translator.run, 0 if guides is None else len(guides.pool)
-    asked = (run.id, run.steps, run.seconds, edit and edit.text, style, strength, k, pool, size, framing, seed)
+    asked = (run.id, run.steps, run.seconds, edit and edit.text, style, strength, k, pool, size, framing, seed, source)
     return replace(work, framing=framing or Framing(), about=repr(asked))
+
+
+def _source(workspace: Workspace, translator: Translator, text: str) -> Edit:
+    """The domain that pictures are said to be of, by its name or as an edit (+NAME)."""
+    name = text if text.startswith(("+", "-", '"')) or "=" in text else f"+{quoted(text)}"
+    edit = style_edit(workspace, translator, name)
+    if list(edit.bits.values()) != [1]:
+        domains = ", ".join(map(quoted, translator.schema.names))
+        raise UsageError(f"--source {text!r} is no domain: give one of {domains}")
+    return edit
 
 
 def _check_sizes(

@@ -75,6 +75,11 @@ def run_all(
             f"{config.method} learns from two pictures, so there is nothing to retrieve or to evaluate: use `rgunit "
             "train translation --preset single-image --source PICTURE --target PICTURE`, then `rgunit translate`"
         )
+    if find_method(config.method).draws == "modalities":
+        raise UsageError(
+            f"{config.method} translates between modalities, not between labels: use `rgunit evaluate modalities "
+            f"--preset {config.preset}`, which trains and judges it"
+        )
     progress = progress or Progress()
     result = PipelineResult()
     budget, shares = Budget(workspace, config, minutes, seed), config.shares

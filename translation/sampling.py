@@ -45,9 +45,11 @@ class Batch:
 
     images [B, 3, H, W] in [−1, 1]; labels and target [B, A] in {1, 0, −1 = unknown} (a target knows all); noise
     [n, B, S] ~ N(0, 1), as many as the method asks for; references [B, 3, H, W], images of the target domain, for a
-    method that draws domains. `real`: what D is shown as real, images with their labels, where that is not `images`: in
-    a chain of translations these are made. `hops`: the further chains of targets and noises (`Draw`). `encoded`: what
-    frozen encoders gave for the images. held_out: images with their labels that nothing is learned from.
+    method that draws domains; `domains`: which two they are, where there are more; `parts`
+    uint8 [B, H, W] of drawings. `real`: what D is shown as real,
+    images with their labels, where that is not `images`: in a chain of translations these are made. `hops`: the further
+    chains of targets and noises (`Draw`). `encoded`: what frozen encoders gave for the images. held_out: images with
+    their labels that nothing is learned from.
     """
 
     images: Tensor
@@ -55,6 +57,8 @@ class Batch:
     target: Tensor
     noise: Tensor
     references: Tensor | None = None
+    domains: tuple[int, int] | None = None
+    parts: Tensor | None = None
     real: tuple[Tensor, Tensor] | None = None
     hops: tuple[tuple[tuple[Tensor, Tensor], ...], ...] = ()
     encoded: Any = None
@@ -69,7 +73,8 @@ class Draw:
     ids int64 [B]; mirrored bool [B]; labels int8 [B, A] as known (−1 unknown); target int8 [B, A] without unknowns;
     noise float32 [n, B, S] ~ N(0, 1); hops: for chains of 2, 3 … translations the target and noise of each, the last
     target being `target`; of domains also references int64 [B] and whether they are mirrored. `crops` uint8
-    [B, S, S, 3] of the source picture and of the target picture, as they are shown.
+    [B, S, S, 3] of the source picture and of the target picture, as they are shown. `domains`: the columns of the
+    images' domain and of the references'. `parts` uint8 [B, H, W]: what a drawing shows at each pixel.
     """
 
     ids: NDArray[np.int64]
@@ -81,6 +86,8 @@ class Draw:
     references_mirrored: NDArray[np.bool_] | None = None
     crops: tuple[NDArray[np.uint8], NDArray[np.uint8]] | None = None
     hops: tuple[tuple[tuple[NDArray[np.int8], Tensor], ...], ...] = ()
+    domains: tuple[int, int] | None = None
+    parts: NDArray[np.uint8] | None = None
 
 
 class Sampler(Protocol):

@@ -28,8 +28,10 @@ from translation.fitting import (
 )
 from translation.guidance import build_guidance
 from translation.indexing import open_retriever, require_index
-from translation.methods import Guidable, Method, Weighed, find_method
+from translation.methods import Guidable, Joins, Method, Weighed, find_method
+from translation.modalities import ModalitySampler
 from translation.neighbours import Guiding, Neighbours
+from translation.pairing import PairSampler
 from translation.runs import GUIDED, RETRIEVAL, TRANSLATION, direction_of, newest
 from translation.sampling import CropSampler, DomainSampler, LabelSampler, Sampler
 from translation.sections import StageConfig
@@ -85,7 +87,7 @@ def train_translation(
         method = first_weights(seed, lambda: find_method(config.method).build(config, schema, TRANSLATION))
         return _task(workspace, config, schema, method, config.translation, fabric, seed, domains=domains)
 
-    looked_at = "" if of_pictures else "origin=real"
+    looked_at = COLLECTION if find_method(config.method).draws == "modalities" else "" if of_pictures else "origin=real"
     return train_run(workspace, TRANSLATION, config, about, make, session, images=looked_at)
 
 
@@ -264,6 +266,11 @@ def _draws(
 ) -> Sampler:
     """Where a method's batches come from, by what it draws. `process`: seed, rank and world."""
     common: dict[str, Any] = {"batch": stage.batch, "mirror": config.data.mirror, **process}
+    if method.draws == "modalities":
+        modalities: tuple[str, ...] = config.networks.modalities  # type: ignore[attr-defined]
+        return ModalitySampler(workspace, modalities, config.data.size, **common)
+    if isinstance(method, Joins):
+        return PairSampler(workspace, schema.names, method.pairs, **common)
     if domains is None:
         groups = [schema.indices(group) for group in schema.groups]
         hops = 1 if stage is config.guided else config.sampling.hops

@@ -5,7 +5,9 @@ It implements `retrieval.protocol.Encoders`, so the same object serves retrieval
 
 from __future__ import annotations
 
+import copy
 from contextlib import AbstractContextManager, nullcontext
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -18,7 +20,7 @@ from retrieval.loading import resolve_device
 from retrieval.tensors import fingerprint
 from translation.config import Config, parse_config
 from translation.guidance import Guidance, Guide, build_guidance
-from translation.methods import Encodes, Method, Stage, Translation, find_method
+from translation.methods import Encodes, Joins, Method, Stage, Translation, find_method
 from translation.runs import GUIDED, TRANSLATION, default_run
 from translation.training.checkpoints import load_networks
 from translation.training.memory import within_memory
@@ -40,7 +42,9 @@ class Translator:
         run: RunRecord | None = None,
     ) -> None:
         if not isinstance(method, Encodes):
-            raise RgunitError(f"the method {config.method} does not translate images (`rgunit methods` says what does)")
+            raise RgunitError(
+                f"the method {config.method} does not translate images: name a run of another one (--run)"
+            )
         self.method: Encodes = method
         self.networks = method.networks
         for network in self.networks.values():
@@ -110,6 +114,17 @@ class Translator:
         if self.device.type == "cuda" and half is not None:
             return torch.autocast("cuda", half)
         return nullcontext()
+
+    def told(self, source: Tensor) -> Translator:
+        """The translator for images of labels [B, A], where its method has an encoder a domain; else itself.
+
+        RgunitError where the domain of one is not known.
+        """
+        if not isinstance(self.method, Joins):
+            return self
+        other = copy.copy(self)
+        other.method = cast(Encodes, self.method.from_domains(source.to(self.device)))
+        return other
 
     @torch.no_grad()
     def content(self, images: Tensor) -> Tensor:

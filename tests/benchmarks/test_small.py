@@ -44,3 +44,18 @@ def test_the_step_of_any_method_is_timed_beside_others(
     rows = capsys.readouterr().out.splitlines()[1:]
     assert [row.split()[0] for row in rows] == ["demo", "cut"]
     assert float(rows[0].split()[-2]) == 1.0, "the first row is what others are compared with"
+
+
+def test_parameters_grow_in_a_line_with_the_domains(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny = [word for setting in ("networks.width=0.05", "translation.batch=1") for word in ("--set", setting)]
+    monkeypatch.setattr("sys.argv", ["domains.py", "--domains", "3,4", "--steps", "1", "--device", "cpu", *tiny])
+    script = load("benchmarks/domains.py")
+    script.main()
+    three, four = (row.split() for row in capsys.readouterr().out.splitlines()[1:])
+    assert three[3:5] == ["2", "3"] and four[3:5] == ["3", "6"]
+    assert float(four[1][:-1]) == pytest.approx(4 / 3 * float(three[1][:-1]), abs=0.02)
+    with pytest.raises(SystemExit):
+        monkeypatch.setattr("sys.argv", ["domains.py", "--domains", "1"])
+        script.main()

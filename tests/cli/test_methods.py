@@ -112,3 +112,32 @@ def test_cut_is_trained_translates_and_is_judged_in_its_one_direction(
     }.items():
         answer = rgunit("-w", workspace, *words)
         assert answer.status in (1, 2) and said in answer.error
+
+
+def test_a_folder_a_domain_is_joined_by_way_of_an_anchor_up_to_the_report(
+    rgunit: Command, faces: Path, tmp_path: Path
+) -> None:
+    for number, picture in enumerate(sorted((faces / "labelled").glob("*.png"))[:48]):
+        folder = tmp_path / "three" / ("test" if number % 2 else "train") / "ABC"[number % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(picture, folder)
+    workspace = tmp_path / "workspace"
+    assert rgunit("-w", workspace, "add", tmp_path / "three").status == 0
+    settings = [
+        *("networks.width=0.0625", "networks.discriminator_width=0.0625", "translation.batch=2", "translation.steps=2"),
+        *("training.tensorboard=false", "evaluation.classifier_epochs=1", "evaluation.diversity_inputs=2"),
+        *("evaluation.bootstrap=100", "translation.anchor=B"),
+    ]
+    words = [word for setting in settings for word in ("--set", setting)]
+    done = rgunit("--json", "-w", workspace, "run", "--preset", "mix-match", *words)
+    assert done.status == 0, done.err
+    assert Path(done.json["report"]).is_file() and done.json["translation"]["cascade"]["n"] > 1
+    assert [stage["name"] for stage in done.json["stages"] if stage.get("skipped")] == ["retrieval", "index", "guided"]
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "foreign.png")
+    asked = ("-w", workspace, "translate", tmp_path / "foreign.png", "--to", "+C", "--out", tmp_path / "out")
+    refused = rgunit(*asked)
+    assert refused.status == 1 and "--source, one of A, B, C" in refused.err
+    (made,) = rgunit("--json", *asked, "--source", "A").json["outputs"]
+    assert made["target"] == {"A": 0, "B": 0, "C": 1}
+    refused = rgunit("-w", workspace, "run", "--preset", "zero-pair")
+    assert refused.status == 2 or "evaluate modalities" in refused.err

@@ -36,11 +36,12 @@ from translation.evaluation.evaluate import (
 )
 from translation.evaluation.exchange import both_ways
 from translation.evaluation.inception import Inception, PerceptualDistance
+from translation.evaluation.joining import by_way_of_anchor, judged_domains
 from translation.evaluation.protocol import LOOKED_UP, Pairs, kept_pairs
 from translation.evaluation.relevance import train_content_reader
 from translation.evaluation.truth import truth_of
 from translation.indexing import open_retriever, require_index
-from translation.methods import Translation, find_method
+from translation.methods import Joins, Translation, find_method
 from translation.neighbours import Neighbours
 from translation.progress import Progress
 from translation.runs import GUIDED, RETRIEVAL, TRANSLATION, default_start, direction_of, target_of, trained
@@ -82,7 +83,7 @@ class Arm:
 
     def translate(self, source: Ids, target: Labels, seeds: Ids) -> tuple[Translation, Ids]:
         """Translations of images `source` [n] and the ids [n, k] of the neighbours that guided them (k = 0: none)."""
-        translator = self.translator
+        translator = self.translator.told(self.labels(source))
         images = to_tensor(self.workspace.load(source, translator.size), translator.device)
         content, style = translator.content(images), self.styles(images, target, seeds)
         if self.neighbours is None:
@@ -90,6 +91,12 @@ class Arm:
         ids = self.find(images, content, style, source, seeds)
         guide, style = self.neighbours.guide(translator, ids, style)
         return translator.translate(images, content, style, guide=guide), ids
+
+    def labels(self, source: Ids) -> Tensor:
+        """int8 [n, A] of images, as the workspace knows them."""
+        table = self.workspace.images(ids=np.unique(source))
+        columns = self.workspace.schema.indices(self.translator.schema.names)
+        return torch.from_numpy(table.labels[table.places(source)][:, columns])
 
     def find(self, images: Tensor, content: Tensor, style: Tensor, source: Ids, seeds: Ids) -> Ids:
         """Neighbours [n, k]; what is drawn is drawn by each pair's own seed."""
@@ -104,6 +111,16 @@ class Arm:
 
     def __call__(self, source: Ids, target: Labels, seeds: Ids) -> NDArray[np.uint8]:
         return self.guided(source, target, seeds)[0]
+
+
+@dataclass(frozen=True)
+class Cascade(Arm):
+    """The same networks by way of the anchor."""
+
+    def translate(self, source: Ids, target: Labels, seeds: Ids) -> tuple[Translation, Ids]:
+        images = to_tensor(self.workspace.load(source, self.translator.size), self.translator.device)
+        made = by_way_of_anchor(self.translator, images, self.labels(source), torch.from_numpy(target))
+        return made, np.empty((len(source), 0), np.int64)
 
 
 @dataclass(frozen=True)
@@ -142,6 +159,8 @@ def open_arms(workspace: Workspace, run: str | None = None, device: str = "auto"
     if retriever is None and not first.style_dim:
         retriever = _named_retriever(workspace, guided, base, device)
     arms = {"stage1": Arm(workspace, first, None)}
+    if isinstance(first.method, Joins):
+        arms["cascade"] = Cascade(workspace, first, None)
     where = target_of(base)
     k, cache = first.config.guided.neighbours, first.config.guided.feature_cache
     if retriever is not None:
@@ -239,6 +258,7 @@ def judged_pairs(
     seed: int,
     note: Callable[[str], None],
     exchanged: bool = False,
+    unseen: bool = False,
 ) -> tuple[Pairs, Ids]:
     """The kept list of pairs on which arms are judged, and the images that a run of theirs learned from."""
     looking = found.retriever is not None or any(arm.neighbours is not None for arm in found.arms.values())
@@ -259,6 +279,7 @@ def judged_pairs(
         exchanged=exchanged,
         direction=direction_of(found.translation_run),
         learned=learned,
+        domains=judged_domains(found.arms["stage1"].translator, unseen),
     )
     if stale:
         note("images of the kept list of pairs are gone: a new list, not comparable with what was measured")
@@ -290,6 +311,7 @@ def evaluate_translation_runs(
     changes: Mapping[str, Any] | None = None,
     exchanged: bool = False,
     labelled: Workspace | None = None,
+    unseen: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Every arm there is and the controls, by the protocol of `translation.evaluation`.
@@ -297,7 +319,8 @@ def evaluate_translation_runs(
     `config` is by default the one that the translator was trained with, `changes` are laid over it. The list of pairs
     is kept with the stage-1 run, so that arms evaluated later get the same. `exchanged`: the halves of the test people
     change their roles (`make_pairs`). `labelled`: the workspace whose labels teach the classifier that judges, by
-    default this one: another one where labels are withheld here.
+    default this one: another one where labels are withheld here. `unseen`: only translations between domains of which
+    no pair was trained; RgunitError where there are none.
     """
     progress = progress or Progress()
     referee = OnnxNetwork(judge, judge_crop) if judge is not None else None
@@ -308,7 +331,7 @@ def evaluate_translation_runs(
     inception = Inception(config.inception_weights, str(first.device)) if config.inception_weights else None
     lpips = PerceptualDistance(config.lpips_weights, str(first.device)) if config.lpips_weights else None
     direction = direction_of(found.translation_run)
-    pairs, learned = judged_pairs(workspace, found, split, config.pairs, seed, progress.note, exchanged)
+    pairs, learned = judged_pairs(workspace, found, split, config.pairs, seed, progress.note, exchanged, unseen)
     progress.stage("classifier")
     classifier = train_classifier(
         labelled or workspace, first.size, config, device=str(first.device), seed=seed, progress=progress.step

@@ -21,6 +21,7 @@ from index_store.attributes import AttributeSchema
 from index_store.errors import RgunitError
 from index_store.learned import NOBODY, left_out
 from index_store.workspace import ImageTable, Workspace
+from translation.pairing import members
 
 LOOKED_UP = "train"
 GUIDES = f"split={LOOKED_UP} origin=real|unlabelled"  # what guidance may retrieve
@@ -138,6 +139,7 @@ def kept_pairs(
     exchanged: bool = False,
     direction: tuple[str, str] | None = None,
     learned: NDArray[np.int64] = NOBODY,
+    domains: Sequence[str] = (),
 ) -> tuple[Pairs, bool]:
     """The list of pairs kept in `folder` for this split, number, seed and order of halves; made where there is none.
 
@@ -145,7 +147,8 @@ def kept_pairs(
     there but an image of it is gone (or no longer a real one of the split), so that a new one took its place.
     """
     name = re.sub(r"[^A-Za-z0-9_-]", "_", split)
-    path = folder / f"pairs-{name}-{limit}-{seed}{'-exchanged' if exchanged else ''}.jsonl"
+    among = "".join(f"-{re.sub(r'[^A-Za-z0-9]', '_', one)}" for one in domains)
+    path = folder / f"pairs-{name}-{limit}-{seed}{'-exchanged' if exchanged else ''}{among}.jsonl"
     stale = False
     if path.exists():
         pairs = Pairs.load(path)
@@ -164,6 +167,7 @@ def kept_pairs(
         exchanged=exchanged,
         direction=direction,
         learned=learned,
+        domains=domains,
     )
     pairs.save(path)
     return pairs, stale
@@ -179,28 +183,30 @@ def make_pairs(
     exchanged: bool = False,
     direction: tuple[str, str] | None = None,
     learned: NDArray[np.int64] = NOBODY,
+    domains: Sequence[str] = (),
 ) -> Pairs:
     """Pairs over the real images of `split`, `attributes` being the used ones; the same for the same images and seed.
 
     Bits that the reference does not know stay as the source has them. No image of B lends its labels a second time
     before all have. `exchanged`: the halves change their roles; of two evaluations, one so, everyone is source and
     reference. `direction`: filters of the domains that sources and references are of, for a translator that learned
-    one direction. `learned`: ids that a run to be judged learned from; none is in a pair.
+    one direction. `learned`: ids that a run to be judged learned from; none is in a pair. `domains`: only images of
+    which one of these attributes, and no other one in use, is true.
     RgunitError where a half is empty or too few images differ in a used bit.
     """
     table = workspace.images(f"split={split} origin=real")
     columns = workspace.schema.indices(attributes.names)
-    table = table.select(np.flatnonzero((table.labels[:, columns] >= 0).any(1)))
+    used = table.labels[:, columns]
+    among = np.isin(members(used), attributes.indices(domains)) if domains else (used >= 0).any(1)
+    table = table.select(np.flatnonzero(among))
     barred = left_out(table.ids, learned, split)
     table = table.select(~barred)
     people = people_of(table)
     half = halves(people, seed) ^ exchanged
     a, b = np.flatnonzero(~half), np.flatnonzero(half)
     if direction is not None:
-        domains = [
-            np.isin(table.ids, workspace.images(f"split={split} origin=real {where}").ids) for where in direction
-        ]
-        a, b = a[domains[0][a]], b[domains[1][b]]
+        sides = [np.isin(table.ids, workspace.images(f"split={split} origin=real {where}").ids) for where in direction]
+        a, b = a[sides[0][a]], b[sides[1][b]]
     if len(a) < 2 or len(b) < 2:
         raise RgunitError(
             f"split {split} has {len(table)} labelled real images of {len(set(people))} people: evaluating a "

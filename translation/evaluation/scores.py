@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 
 from translation.evaluation.distances import Frechet, Resamples, interval, jackknife_error, percentile_interval
 
-MODELS = ("stage1", "unguided", "random", "guided", "swapped")
+MODELS = ("stage1", "unguided", "random", "guided", "swapped", "cascade", "trained")
 COMPARISONS = (
     ("guided", "unguided"),
     ("guided", "random"),
     ("guided", "swapped"),
+    ("stage1", "cascade"),
+    ("stage1", "trained"),
     *((model, "copy") for model in MODELS),
 )
 HIGHER_IS_BETTER = {

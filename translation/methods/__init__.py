@@ -32,13 +32,17 @@ METHODS = {
     "init": "translation.methods.init:Init",
     "sdit": "translation.methods.sdit:Sdit",
     "single_image": "translation.methods.single_image:SingleImage",
+    "mix_match": "translation.methods.mix_match:MixMatch",
+    "zero_pair": "translation.methods.zero_pair:ZeroPair",
 }
 DEFAULT = "gmm_unit"  # of runs and presets that name no method
 
 Stage = Literal["translation", "guided"]
-Draws = Literal["labels", "domains", "crops"]
+Draws = Literal["labels", "domains", "crops", "group", "modalities"]
 """What a step is given. labels: labelled images, and label vectors to translate them to. domains: images of a source
-domain and of a target domain. crops: parts of one source picture and of one target picture."""
+domain and of a target domain. crops: parts of one source picture and of one target picture. group: images of two
+domains of an exclusive group, another pair in each step. modalities: images, and which modality is paired with the
+anchor."""
 
 
 @dataclass(frozen=True)
@@ -199,6 +203,21 @@ class Encodes(Protocol):
 
     def decode(self, content: Tensor, style: Tensor, images: Tensor, guide: Guide | None = None) -> Translation:
         """Images [B, 3, H, W] with content [B, C, h, w] translated to style [B, S], guided by neighbours or not."""
+
+
+@runtime_checkable
+class Joins(Protocol):
+    """A method with an encoder for each domain: it must be told what it encodes, and trains some pairs of domains."""
+
+    anchor: int
+    """The column of the domain that all trained pairs have in common."""
+
+    @property
+    def pairs(self) -> Sequence[tuple[int, int]]:
+        """The columns of the trained pairs, both directions of each."""
+
+    def from_domains(self, source: Tensor) -> Self:
+        """The method for images of the domains that labels [B, A] name. RgunitError where they name none."""
 
 
 @runtime_checkable

@@ -20,7 +20,8 @@ from index_store.attributes import AttributeSchema
 from index_store.workspace import Workspace
 from retrieval.tensors import to_pixels, to_tensor
 from translation.guidance import Guide
-from translation.methods import Encodes, Loss, Measures, Method, Steps
+from translation.methods import Encodes, Joins, Loss, Measures, Method, Steps
+from translation.pairing import members
 from translation.sampling import Batch, CropSampler, Draw, Sampler, mirrored_pixels
 from translation.sections import DataConfig, StageConfig, TrainingConfig
 from translation.training.compiling import compile_networks
@@ -160,7 +161,11 @@ class MethodTask:
         self._health = Health(method, stage)
         self._made: Tensor | None = None
         if not isinstance(draws, CropSampler):
-            self._held_out = held_out(workspace, schema, watched)
+            ids, labels = held_out(workspace, schema, watched)
+            if isinstance(method, Joins):
+                own = members(labels) >= 0
+                ids, labels = ids[own], labels[own]
+            self._held_out = ids, labels
         if training.compile:
             compile_networks({name: self.networks[name] for names in self.trained.values() for name in names})
 
@@ -200,6 +205,8 @@ class MethodTask:
             target=torch.from_numpy(draw.target).to(self.device),
             noise=draw.noise.to(self.device),
             references=references,
+            domains=draw.domains,
+            parts=None if draw.parts is None else torch.from_numpy(draw.parts.copy()).to(self.device),
             hops=tuple(
                 tuple((torch.from_numpy(target).to(self.device), noise.to(self.device)) for target, noise in chain)
                 for chain in draw.hops
@@ -248,11 +255,14 @@ class MethodTask:
         if isinstance(self.draws, CropSampler):
             chosen, shown = np.full(1, -1), self.draws.whole()
         else:
-            ids, _ = self._held_out
-            chosen = ids[rng.choice(len(ids), min(GRID_SOURCES, len(ids)), replace=False)]
+            ids, labels = self._held_out
+            rows = rng.choice(len(ids), min(GRID_SOURCES, len(ids)), replace=False)
+            chosen = ids[rows]
             shown = self.workspace.load(chosen, self.size)
         images = to_tensor(shown, self.device)
         method = with_networks(self.method, {name: network.eval() for name, network in networks.items()})
+        if isinstance(method, Joins):
+            method = method.from_domains(torch.from_numpy(labels[rows]).to(self.device))
         content, columns = method.content(images), [images]
         if method.style_dim:
             columns.append(method.decode(content, method.style(images), images).raw)

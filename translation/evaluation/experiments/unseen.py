@@ -1,0 +1,119 @@
+"""Translations that were never trained: joined networks against cascading through the anchor and training the pair.
+
+For each seed one run whose pairs all have the anchor, and one that trains every pair, each pair equally often. Judged
+are translations between domains other than the anchor: `stage1` (joined), `cascade`, `trained`, and the control `copy`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from index_store.errors import RgunitError
+from index_store.names import quoted
+from index_store.workspace import Workspace
+from translation.config import Config, parse_config
+from translation.evaluation.arms import Arm, Arms, evaluate_translation_runs, open_arms
+from translation.evaluation.experiments.rows import write_json
+from translation.fitting import used_schema
+from translation.methods import find_method
+from translation.pairing import trained_pairs
+from translation.progress import Progress
+from translation.stages import train_translation
+
+ARMS = ("stage1", "cascade", "trained", "copy")
+TOLD = ("accuracy_changed", "accuracy_kept", "truth", "relevance", "fd_attr")
+
+
+def run_unseen(
+    workspace: Workspace,
+    config: Config,
+    out: Path,
+    *,
+    seeds: Sequence[int] = (0,),
+    attributes_used: Sequence[str] = (),
+    relevance: str = "",
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Train and judge what is not done yet: {arms: {arm: {measure: mean over seeds}}, seeds: [what each gave]}.
+
+    `config.translation.steps` are those of the run with the anchor; the other one gets as many more as it has more
+    pairs. A file a seed in `out`; a second call goes on. RgunitError where no pair is unseen.
+    """
+    progress = progress or Progress()
+    if find_method(config.method).draws != "group":
+        raise RgunitError(
+            f"{config.method} trains every pair of its domains, so none is unseen: give --preset mix-match"
+        )
+    schema = used_schema(workspace, config, attributes_used)
+    count = len(schema.names)
+    if count < 3:
+        raise RgunitError(
+            f"of {' and '.join(map(quoted, schema.names))} the one pair is trained: unseen pairs take three domains"
+        )
+    seen, whole = len(trained_pairs(count, 0)), len(trained_pairs(count, 0, everything=True))
+    steps = config.translation.steps
+    ways = {
+        "anchor": _with(config, pairs="anchor", steps=steps),
+        "all": _with(config, pairs="all", steps=round(steps * whole / seen)),
+    }
+    settings = {"config": config.model_dump(mode="json"), "domains": list(schema.names), "relevance": relevance}
+    found = []
+    for seed in seeds:
+        path = out / f"unseen-{seed}.json"
+        if path.exists():
+            kept: dict[str, Any] = json.loads(path.read_text())
+            if kept["settings"] != settings:
+                raise RgunitError(f"{path} was made with other settings: give another --out")
+            found.append(kept)
+            continue
+        runs = {}
+        for way, own in ways.items():
+            progress.stage(f"seed {seed}: {way}")
+            result = train_translation(
+                workspace,
+                own,
+                attributes_used=attributes_used,
+                seed=seed,
+                device=device,
+                resume="auto",
+                progress=progress,
+            )
+            if result.stopped:
+                raise KeyboardInterrupt
+            runs[way] = result
+        joined = open_arms(workspace, runs["anchor"].run.id, device)
+        trained = open_arms(workspace, runs["all"].run.id, device).arms["stage1"]
+        arms: dict[str, Arm] = {name: joined.arms[name] for name in ("stage1", "cascade")}
+        evaluation = evaluate_translation_runs(
+            workspace,
+            arms=Arms(joined.translation_run, {**arms, "trained": trained}, None),
+            changes={"relevance": relevance} if relevance else None,
+            seed=seed,
+            device=device,
+            unseen=True,
+            progress=progress,
+        )
+        trainings = {
+            way: {"run": one.run.id, "steps": one.steps, "seconds": round(one.seconds, 1)} for way, one in runs.items()
+        }
+        entry = {"settings": settings, "seed": seed, "trainings": trainings, **evaluation.summary}
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(path, entry)
+        found.append(entry)
+    return {"arms": {arm: _means([one[arm] for one in found]) for arm in ARMS}, "seeds": found}
+
+
+def _with(config: Config, **stage: Any) -> Config:
+    settings = config.model_dump(mode="json")
+    return parse_config({**settings, "translation": {**settings["translation"], **stage}})
+
+
+def _means(arms: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Of each measure the mean, None where one seed lacks it."""
+    values = {name: [arm[name] for arm in arms if arm.get(name) is not None] for name in TOLD}
+    return {name: fmean(given) if len(given) == len(arms) else None for name, given in values.items()}
