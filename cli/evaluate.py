@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import guidance, judges
+from cli import generators, guidance, judges
 from cli.choices import BothWaysOption, JudgeCropOption, JudgeOption, check_judge
 from cli.settings import Settings
 
@@ -45,6 +45,7 @@ def register(app: typer.Typer) -> None:
     """Give the command group to the app."""
     guidance.register(group)
     judges.register(group)
+    generators.register(group)
     app.add_typer(group, name="evaluate")
 
 

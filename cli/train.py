@@ -121,8 +121,8 @@ def train(
         typer.Option(
             "--from",
             metavar="RUN",
-            help="generator: a run to start from instead of from random weights (TransferGAN). miner: the generators to "
-            "mine; may be repeated.",
+            help="generator: a run to start from instead of from random weights (TransferGAN). miner: the generators "
+            "to mine; may be repeated.",
         ),
     ] = None,
     transfer: Annotated[
@@ -151,7 +151,9 @@ def train(
             f"--attributes-used belongs to `train translation`; `train {stage.value}` takes it from that run"
         )
     if source is not None and from_noise:
-        raise UsageError(f"`train {stage.value}` has no --source: it makes images from noise (generators are --from RUN)")
+        raise UsageError(
+            f"`train {stage.value}` has no --source: it makes images from noise (generators are --from RUN)"
+        )
     if (source is not None or target is not None) and stage is not Stage.translation and not from_noise:
         raise UsageError(f"--source and --target belong to `train translation`, not to `train {stage.value}`")
     if sources and not from_noise:

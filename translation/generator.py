@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from index_store.attributes import Edit
 from index_store.errors import RgunitError, UsageError
@@ -56,9 +57,7 @@ def open_method(workspace: Workspace, run: RunRecord, *, complete: bool = False)
 class ImageGenerator:
     """A generator, mined or not, with frozen weights: `images` are of the run's size, `names` what it is told."""
 
-    def __init__(
-        self, method: Generates, config: Config, device: torch.device, run: RunRecord | None = None
-    ) -> None:
+    def __init__(self, method: Generates, config: Config, device: torch.device, run: RunRecord | None = None) -> None:
         self.method, self.config, self.device, self.run = method, config, device, run
         self.size, self.names = config.data.size, method.schema.names
         for network in method.networks.values():
@@ -76,6 +75,12 @@ class ImageGenerator:
         method = find_method(config.method).mine(config, sources, workspace.schema.subset(()), inference=True)
         load_networks(run.path / CHECKPOINT, method.networks)
         return ImageGenerator(method, config, place, run)
+
+    @property
+    def probabilities(self) -> list[float] | None:
+        """How often each of the generators is drawn from, of a mined one of several."""
+        found: Tensor | None = getattr(self.method, "probabilities", None)
+        return None if found is None or len(found) < 2 else [round(float(share), 4) for share in found]
 
     def untrained(self, seed: int = 0) -> ImageGenerator:
         """One of the same settings with fresh weights: what training has to beat."""
@@ -127,7 +132,7 @@ def generate_images(
     device: str = "auto",
     progress: Progress | None = None,
 ) -> Generated:
-    """Make `count` images with a run of stage generator or miner and register them with origin `generated`, split train.
+    """Make `count` images with a run of stage generator or miner: origin `generated`, split train.
 
     Their labels are what the generator was told (`domain`: an edit that chooses), and what the filter of the images
     that it learned from says. Embedded by the newest retrieval run, where there is one. The images of a run are
@@ -186,7 +191,9 @@ def _wanted(
         strange = [i for i in edit.bits if i not in columns and labels[i] != asked[i]]
         if strange:
             assert generator.run is not None
-            takes = f"a choice of {', '.join(generator.names)}" if generator.names else "no choice: it learned one domain"
+            takes = (
+                f"a choice of {', '.join(generator.names)}" if generator.names else "no choice: it learned one domain"
+            )
             raise UsageError(
                 f"--domain {edit.text!r}: run {generator.run.id} takes {takes}; leave "
                 f"{quoted(workspace.schema.names[strange[0]])} out, or train a generator for it (--target FILTER, or "

@@ -43,7 +43,9 @@ def train_generator(
     require_stage(config, GENERATOR)
     conditional = bool(config.generator.conditional)  # type: ignore[attr-defined]  # a section of the method's own
     if attributes_used and not conditional:
-        raise UsageError("--attributes-used names the classes of a conditional generator: --set generator.conditional=true")
+        raise UsageError(
+            "--attributes-used names the classes of a conditional generator: --set generator.conditional=true"
+        )
     schema = used_schema(workspace, config, attributes_used) if conditional else workspace.schema.subset(())
     workspace.schema.filter(target)
     config = settled(workspace, GENERATOR, config, session)
@@ -106,13 +108,15 @@ def require_stage(config: Config, stage: str) -> None:
 
 def _require_generator(run: RunRecord, config: Config) -> None:
     if run.stage != GENERATOR:
-        raise RgunitError(f"run {run.id} is of stage {run.stage} ({method_of(run)}): --from takes runs of stage {GENERATOR}")
+        raise RgunitError(
+            f"run {run.id} is of stage {run.stage} ({method_of(run)}): --from takes runs of stage {GENERATOR}"
+        )
     size = int(run.config["config"]["data"]["size"])
     if size != config.data.size or method_of(run) != config.method:
         raise RgunitError(
             f"run {run.id} ({method_of(run)}) makes images of {size} px, and these settings ({config.method}) are for "
-            f"{config.data.size} px: no layer of its critic behind the first fits; give --set data.size={size}, or take "
-            "another run"
+            f"{config.data.size} px: its critic's layers blocks and value do not fit; give --set data.size={size}, or "
+            "take another run"
         )
     if not (run.path / CHECKPOINT).exists():
         raise RgunitError(f"run {run.id} has no checkpoint yet: train it first (`rgunit train {run.stage} --resume`)")
@@ -128,7 +132,7 @@ def _task(
     session: Session,
 ) -> MethodTask:
     fabric, section = make_fabric(config.training, session.device), getattr(config, stage)
-    process = {"rank": fabric.global_rank, "world": fabric.world_size, "seed": session.seed}
+    process: dict[str, Any] = {"rank": fabric.global_rank, "world": fabric.world_size, "seed": session.seed}
     batch = section.batch * getattr(method, "batches", 1)
     draws = ImageSampler(
         workspace, attributes, target, batch=batch, noise=method.noise, mirror=config.data.mirror, **process
@@ -151,4 +155,4 @@ def _task(
 
 def _tell_if_repeated(images: int, batch: int, progress: Progress) -> None:
     if images < batch:
-        progress.note(f"{images} images to learn from are fewer than a batch of {batch}: each is drawn repeatedly in it")
+        progress.note(f"{images} images to learn from are fewer than a batch of {batch}: they are drawn repeatedly")

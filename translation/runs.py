@@ -32,8 +32,8 @@ def drawing_run(workspace: Workspace, run_id: str | None = None) -> RunRecord:
         run = workspace.run(run_id)
         if run.stage not in (GENERATOR, MINER):
             raise RgunitError(
-                f"run {run_id} is of stage {run.stage} and draws nothing from noise: name a run of stage {GENERATOR} or "
-                f"{MINER} (`rgunit info` lists them)"
+                f"run {run_id} is of stage {run.stage} and draws nothing from noise: name a run of stage {GENERATOR} "
+                f"or {MINER} (`rgunit info` lists them)"
             )
         return run
     runs = sorted((*trained(workspace, GENERATOR), *trained(workspace, MINER)), key=lambda run: int(run.id[1:]))

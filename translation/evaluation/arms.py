@@ -38,8 +38,9 @@ from translation.evaluation.evaluate import (
 )
 from translation.evaluation.exchange import both_ways
 from translation.evaluation.inception import Inception, PerceptualDistance
-from translation.evaluation.protocol import LOOKED_UP, kept_pairs
+from translation.evaluation.protocol import kept_pairs
 from translation.evaluation.relevance import train_content_reader
+from translation.guides import LOOKED_UP, Pool
 from translation.indexing import open_retriever, require_index
 from translation.methods import Translation, find_method
 from translation.neighbours import Neighbours
@@ -115,6 +116,11 @@ class Arms:
     arms: Mapping[str, Arm]
     retriever: Retriever | None
 
+    @property
+    def pool(self) -> Pool:
+        """Which images the arm that `top_hit` goes by looks up."""
+        return self.arms["guided"].translator.config.guided.pool if "guided" in self.arms else "real"
+
     def top_hit(self, source: Ids, target: Labels, seeds: Ids) -> Ids:
         """int64 [n]: the first of the images that guide, else the nearest that might."""
         arm = self.arms.get("guided") or self.arms["probe"]
@@ -180,7 +186,16 @@ def arms_of_run(
     if not translator.neighbours:
         return {ARM_OF[neighbours]: Arm(workspace, translator, None)}
     where = target_of(record)
-    looked_up = partial(Neighbours, workspace, first, k=k, cache_mib=cache, pixels=translator.pixels, where=where)
+    looked_up = partial(
+        Neighbours,
+        workspace,
+        first,
+        k=k,
+        cache_mib=cache,
+        pixels=translator.pixels,
+        where=where,
+        origins=translator.config.guided.pool,
+    )
     at_random = Arm(workspace, translator, looked_up(None))
     if neighbours == "random":
         return {"random": at_random}
@@ -329,7 +344,7 @@ def evaluate_translation_runs(
     compared: dict[str, ArmTranslator] = {n: arm for n, arm in found.arms.items() if n != "probe"}
     compared["copy"] = copy_arm(workspace, first.size)
     if found.retriever is not None:
-        compared["neighbour"] = neighbour_arm(workspace, first.size, found.top_hit, split=split)
+        compared["neighbour"] = neighbour_arm(workspace, first.size, found.top_hit, split=split, pool=found.pool)
     progress.stage("evaluate")
     evaluation = evaluate_translation(
         workspace,

@@ -1,4 +1,4 @@
-"""MineGAN: miners that find, in the noise of trained generators, what looks like a target (Wang et al. 2020; thesis, 3).
+"""MineGAN: miners that find in the noise of trained generators what looks like a target (Wang et al. 2020; thesis, 3).
 
 Critic and miners use only the image of each supersample (one from each generator) that the critic values most; how
 often each generator had it is the selector. The generators stay as they are until they are released.
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from translation.methods import Curves, Draws, Loss, Player, Steps
-from translation.methods.wgan_gp import MinerConfig, collapse, diversity, penalty
+from translation.methods.parts import collapse, diversity
+from translation.methods.wgan_gp import MinerConfig, penalty
 from translation.networks.wgan import Miner, Miners, ResNetGenerator
 from translation.sampling import Batch
 
@@ -71,9 +72,7 @@ class Mine:
         return {
             "miner": Player(("miner",), s.learning_rate, s.betas, lambda step: 1.0),
             "generator": Player(("generator",), rate(s.generator_learning_rate), s.betas, lambda step: 1.0),
-            "discriminator": Player(
-                ("discriminator",), rate(s.discriminator_learning_rate), s.betas, lambda step: 1.0
-            ),
+            "discriminator": Player(("discriminator",), rate(s.discriminator_learning_rate), s.betas, lambda step: 1.0),
         }
 
     @property
@@ -93,6 +92,11 @@ class Mine:
         miner = self.networks["miner"]
         assert isinstance(miner, Miners)
         return miner
+
+    @property
+    def probabilities(self) -> Tensor:
+        """The selector: how often an image is drawn from each generator, [N]."""
+        return self.miner.probabilities
 
     @property
     def generators(self) -> nn.ModuleList:
@@ -153,9 +157,7 @@ class Mine:
         limits = self.miner.probabilities.cumsum(0)[:-1].contiguous()
         share = torch.special.ndtr(noise[:, -1].contiguous())
         chosen = torch.bucketize(share, limits)
-        made = torch.stack(
-            [generator(*miner(noise[:, :-1])) for miner, generator in zip(self.miner.miners, self.generators, strict=True)]
-        )
+        made = self.supersamples(noise[:, :-1].expand(len(self.generators), -1, -1))
         return made.gather(0, chosen.view(1, -1, 1, 1, 1).expand(1, *made.shape[1:]))[0]
 
     def draw_labels(self, wanted: Tensor, generator: torch.Generator) -> Tensor:

@@ -18,7 +18,7 @@ from index_store.attributes import AttributeSchema
 from index_store.errors import RgunitError, UsageError
 from translation import objectives
 from translation.methods import About, Curves, Draws, Loss, Player, Sections, Stage, Steps
-from translation.methods.parts import halved
+from translation.methods.parts import collapse, diversity, halved
 from translation.networks.blocks import initialise
 from translation.networks.wgan import ClassNorm, ResNetCritic, ResNetGenerator
 from translation.sampling import Batch
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 MOST_ATTRIBUTES = 10  # of a conditional generator: it has 2^A classes
 SETTLING = (16, 64)  # batches, and images of each, that a generator in use takes its norms' statistics from
-COLLAPSED = 0.2  # of the diversity of real images
 
 
 class Networks(Section):
@@ -55,7 +54,9 @@ class ClassWeights(Weights):
 class AdversarialConfig(StageConfig):
     """What generator and miner share."""
 
-    steps: int = Field(50_000, ge=1, description="updates of the generator (of the miner); --minutes ends a stage earlier")
+    steps: int = Field(
+        50_000, ge=1, description="updates of the generator (of the miner); --minutes ends a stage earlier"
+    )
     batch: int = Field(64, ge=2)
     betas: tuple[float, float] = (0.0, 0.9)
     critic_steps: int = Field(5, ge=1, description="updates of the critic before one of the generator")
@@ -182,7 +183,8 @@ class WganGp:
     def critic_losses(self, real: Tensor, fake: Tensor, classes: Tensor) -> dict[str, Tensor]:
         """Made less real, WGAN-GP's penalty between the two and, of a conditional one, the classes of real images."""
         value, logits = self.networks["discriminator"](real)
-        terms = {"adversarial": self.networks["discriminator"](fake)[0].float().mean() - value.float().mean()}
+        made: Tensor = self.networks["discriminator"](fake)[0]
+        terms = {"adversarial": made.float().mean() - value.float().mean()}
         terms["gradient_penalty"] = penalty(self.networks["discriminator"], real, fake)
         if logits is not None:
             terms["domain"] = F.cross_entropy(logits.float(), classes)
@@ -243,8 +245,12 @@ class WganGp:
         if not len(wanted):
             return bits[0]
         if not weights.sum():
-            told = ", ".join(f"{name}={bit}" for name, bit in zip(self.schema.names, wanted.tolist(), strict=True) if bit >= 0)
-            raise RgunitError(f"the generator was trained with no image of {told or 'any class'}: choose another --domain")
+            told = ", ".join(
+                f"{name}={bit}" for name, bit in zip(self.schema.names, wanted.tolist(), strict=True) if bit >= 0
+            )
+            raise RgunitError(
+                f"the generator was trained with no image of {told or 'any class'}: choose another --domain"
+            )
         return bits[int(torch.multinomial(weights, 1, generator=generator))]
 
     @torch.no_grad()
@@ -272,21 +278,3 @@ def penalty(critic: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
     with torch.autocast(real.device.type, enabled=False):  # second derivatives want full precision
         value, _ = critic.forward(between)  # not by a compiled call, which has no second derivative
     return objectives.gradient_penalty([value[:, None, None, None]], between, 1.0)
-
-
-@torch.no_grad()
-def diversity(made: Tensor, real: Tensor) -> Tensor:
-    """Mean |x − x′| between the images of a batch [B, 3, H, W], as a share of that between real ones."""
-    ours, theirs = ((x - x.roll(1, 0)).abs().float().mean() for x in (made, real))
-    return ours / theirs.clamp(min=1e-6)
-
-
-def collapse(metrics: Mapping[str, float]) -> str | None:
-    """A warning where made images of one batch differ much less from each other than real ones do."""
-    share = metrics.get("diversity")
-    if share is None or share >= COLLAPSED:
-        return None
-    return (
-        f"the generator has collapsed: its images differ {share:.2f} times as much as real ones (more images, a lower "
-        "learning rate, or a start from another run by --from)"
-    )

@@ -108,7 +108,7 @@ _STAGES = (TRANSLATION, RETRIEVAL, GUIDED, GENERATOR, MINER)
 _FIXED = (
     *("networks", "data", "attributes_used", "source", "target", "translation_run", "encoders_fingerprint"),
     *("from", "transfer", "generator.conditional", "miner.layers"),
-    *("guided.guidance", "guided.fusion", "guided.neighbours"),
+    *("guided.guidance", "guided.fusion", "guided.neighbours", "guided.pool", "drawn_by"),
     *(f"retrieval.{key}" for key in ("objective", "widths", "hidden", "dim", "norm")),
 )
 _MOVABLE = "networks.perceptual_weights"  # the place of a file
