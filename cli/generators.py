@@ -197,8 +197,8 @@ def _draw_cost(console: Console, cost: dict[str, Any]) -> None:
 
     plain(
         console,
-        f"{cost['seeds']} seeds of {cost['sources']} sources and {cost['rows']} rows: {cost['minutes'] / 60:.1f} hours at "
-        "most, without the evaluations and what is given in steps",
+        f"{cost['seeds']} seeds of {cost['sources']} sources and {cost['rows']} rows: {cost['minutes'] / 60:.1f} hours "
+        "at most, without the evaluations and what is given in steps",
     )
     plain(console, "Give --out DIR to do it.")
 

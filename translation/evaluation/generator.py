@@ -121,8 +121,8 @@ def read_domain(
     table = table.select(~barred)
     if len(table) < 2:
         raise RgunitError(
-            f"{where or 'the workspace'} has {len(table)} real images of split {split} to compare with, and 2 are needed: "
-            "add some, or name others by --target FILTER"
+            f"{where or 'the workspace'} has {len(table)} real images of split {split} to compare with, and 2 are "
+            "needed: add some, or name others by --target FILTER"
         )
     if barred.any():
         progress.note(f"{int(barred.sum())} images of split {split} are left out: the runs learned from them")
@@ -171,7 +171,7 @@ def measure(images: Images, classifier: AttributeClassifier, domain: Domain) -> 
 
 
 def nearest_distance(features: Features, others: Features) -> NDArray[np.float64]:
-    """Euclidean distance [n] of features [n, d] to the nearest of `others` [m, d], both at length 1, by our own store."""
+    """Euclidean distance [n] of features [n, d] to the nearest of `others` [m, d], all at length 1, by our store."""
     with tempfile.TemporaryDirectory(prefix="rgunit-") as folder:
         place = Path(folder) / "store"
         with IndexStore.create(place, dim=others.shape[1], attributes=()) as store:
