@@ -9,10 +9,10 @@ from index_store.errors import RgunitError, UsageError
 from index_store.runs import CHECKPOINT
 from index_store.workspace import RunRecord, Workspace
 from translation.config import Config
-from translation.fitting import tell_if_enlarged, used_schema
+from translation.fitting import require_stage, tell_if_enlarged, used_schema
 from translation.generator import open_method
 from translation.imagesampling import ImageSampler
-from translation.methods import Trains, find_method, methods_of, trains_stage
+from translation.methods import Trains, find_method
 from translation.progress import Progress
 from translation.runs import GENERATOR, MINER, method_of
 from translation.training.loop import make_fabric
@@ -95,15 +95,6 @@ def train_miner(
         return _task(workspace, config, MINER, miner, (), target, session)
 
     return train_run(workspace, MINER, config, about, make, session, images=COLLECTION)
-
-
-def require_stage(config: Config, stage: str) -> None:
-    """RgunitError where a configuration's method has not a stage."""
-    if not trains_stage(config.method, stage):
-        raise RgunitError(
-            f"the method {config.method} has no stage {stage}: give --method {' or '.join(methods_of(stage))}, or a "
-            "preset of it"
-        )
 
 
 def _require_generator(run: RunRecord, config: Config) -> None:

@@ -22,6 +22,7 @@ from translation.embeddings import open_embedding
 from translation.fitting import (
     fitted,
     picture_filter,
+    require_stage,
     resumed_direction,
     tell_if_enlarged,
     tell_what_is_off,
@@ -67,6 +68,7 @@ def train_translation(
     """
     session = Session(**options)
     seed, progress = session.seed, session.told
+    require_stage(config, TRANSLATION)
     schema = used_schema(workspace, config, attributes_used)
     of_pictures = find_method(config.method).draws == "crops"
     if session.resume in (True, "changed") and source is None and target is None:

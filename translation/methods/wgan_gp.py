@@ -163,7 +163,6 @@ class WganGp:
         stage, turns = self.stage, self.stage.critic_steps
         own, wanted = (self.classes(labels) for labels in (batch.labels, batch.target))
         self.generator.seen += own.sum(0).long()
-        fake = batch.images
         for real, noise, kind, goal in zip(
             *(part.chunk(turns) for part in (batch.images, batch.noise[0], own, wanted)), strict=True
         ):
@@ -171,14 +170,14 @@ class WganGp:
                 fake = self.generator(noise, goal)
             yield Loss(("discriminator",), self.critic_losses(real, fake, kind), stage.weights.model_dump())
         size = len(batch.images) // turns
-        fake = self.generator(batch.noise[1][:size], wanted[:size])
-        value, logits = self.networks["discriminator"](fake)
+        made: Tensor = self.generator(batch.noise[1][:size], wanted[:size])
+        value, logits = self.networks["discriminator"](made)
         terms = {"adversarial": -value.float().mean()}
         if logits is not None:
             terms["domain"] = F.cross_entropy(logits.float(), wanted[:size])
         yield Loss(("generator",), terms, {"domain": stage.weights.domain_generator})
-        yield Loss((), {"diversity": diversity(fake, batch.images[:size])})
-        return fake.detach()
+        yield Loss((), {"diversity": diversity(made, batch.images[:size])})
+        return made.detach()
 
     def critic_losses(self, real: Tensor, fake: Tensor, classes: Tensor) -> dict[str, Tensor]:
         """Made less real, WGAN-GP's penalty between the two and, of a conditional one, the classes of real images."""
