@@ -205,6 +205,7 @@ def _draw_cost(console: Console, cost: dict[str, Any]) -> None:
 
 def _draw_rows(console: Console, found: dict[str, Any]) -> None:
     from cli.drawing import plain, table
+    from translation.evaluation.experiments.transfer import alike
 
     for one in found["seeds"]:
         for name, judged in one["sources"].items():
@@ -218,4 +219,6 @@ def _draw_rows(console: Console, found: dict[str, Any]) -> None:
         shown.add_row(name if row["counts"] else f"({name})", *cells, shares)
     console.print(shown)
     plain(console, "means over the seeds, lowest and highest in brackets", style="dim")
+    if pairs := alike(found["over_seeds"]):
+        plain(console, "not told apart by FD-attr (95 %): " + "; ".join(f"{a} and {b}" for a, b in pairs))
     plain(console, f"results: {found['out']}", style="bold")

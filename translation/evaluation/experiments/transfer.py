@@ -12,8 +12,9 @@ sources and a target mixed of two domains the selector's probabilities are told.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from index_store.errors import RgunitError, UsageError
 from index_store.images import write_image
 from index_store.workspace import Workspace
 from translation.config import Config, load_config
+from translation.evaluation.distances import Z95, interval
 from translation.evaluation.experiments.ledger import Ledger
 from translation.evaluation.experiments.rows import write_json
 from translation.evaluation.experiments.workspaces import drawn_workspace
@@ -267,7 +269,8 @@ def _sheet(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _over_seeds(judged: list[dict[str, Any]]) -> dict[str, Any]:
     """Of each row the mean, lowest and highest of its measures over the seeds, and of the selector's probabilities.
 
-    `counts`: whether all its sources learned, in every seed.
+    FD-attr has a 95 % interval of the mean, from the images of each seed and from how the seeds differ. `counts`:
+    whether all its sources learned, in every seed.
     """
     names = [name for name in judged[0]["rows"] if all(name in one["rows"] for one in judged)]
     counts = all(source["learned"] for one in judged for source in one["sources"].values())
@@ -275,6 +278,10 @@ def _over_seeds(judged: list[dict[str, Any]]) -> dict[str, Any]:
     for name in names:
         rows = [one["rows"][name] for one in judged]
         found[name] = {measure: _spread([row[measure] for row in rows]) for measure in MEASURES}
+        errors = [(high - row["fd_attr"]) / Z95 for row in rows for high in row["intervals"]["fd_attr"][1:]]
+        values = [row["fd_attr"] for row in rows]
+        variance = (np.square(errors).mean() + (np.var(values, ddof=1) if len(values) > 1 else 0.0)) / len(values)
+        found[name]["fd_attr"]["interval"] = list(interval(float(np.mean(values)), float(np.sqrt(variance))))
         if rows[0]["selector"] is not None:
             found[name]["selector"] = [
                 _spread(list(each)) for each in zip(*(row["selector"] for row in rows), strict=True)
@@ -283,5 +290,11 @@ def _over_seeds(judged: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _spread(values: list[float]) -> dict[str, float]:
+def alike(over_seeds: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The pairs of rows that FD-attr does not tell apart: their intervals overlap."""
+    limits = {name: row["fd_attr"]["interval"] for name, row in over_seeds.items()}
+    return [(a, b) for a, b in combinations(limits, 2) if limits[a][0] < limits[b][1] and limits[b][0] < limits[a][1]]
+
+
+def _spread(values: list[float]) -> dict[str, Any]:
     return {"mean": float(np.mean(values)), "low": min(values), "high": max(values)}
