@@ -35,8 +35,6 @@ def test_a_generator_is_trained_mined_draws_and_is_judged(rgunit: Command, label
     assert judged.status == 0 and judged.json["run"] == "r3" and judged.json["n"] == 40
     assert len(judged.json["selector"]) == 2 and judged.json["floor"]["n"] > 1
     assert "has not learned" in judged.err and judged.json["learned"] is False
-    shown = rgunit("-w", workspace, "evaluate", "generator", "-n", "40", "--run", "r1", "--target", "-Glasses")
-    assert shown.status == 0 and "FD-attr of an untrained one" in shown.out
     translates = rgunit("-w", workspace, "train", "translation", "--method", "wgan_gp", "--preset", "demo")
     assert translates.status == 1 and "has no stage translation" in translates.error
 
@@ -70,5 +68,9 @@ def test_the_four_rows_are_trained_once_and_the_same_command_goes_on(rgunit: Com
     assert len(rows["miner"]["selector"]) == 2 and every.json["over_seeds"]["scratch"]["fd_attr"]["mean"] > 0
     assert (tmp_path / "few" / "seed-0 miner.png").is_file() and (tmp_path / "few" / "seed-0.json").is_file()
     assert "made with other settings (rate)" in rgunit(*words, *sources, "--rate", "0.5").error
+    drawn = tmp_path / "few" / "drawn"
+    shown = rgunit("-w", drawn, "evaluate", "generator", "-n", "40", "--run", "r1", "--target", "-Glasses")
+    assert shown.status == 0 and "FD-attr of an untrained one" in shown.out
+    assert "not told apart by FD-attr" in rgunit(*words[1:], *sources).out
     told = rgunit("--json", "evaluate", "transfer", "--seeds", "0,1,2").json
     assert told == {"seeds": 3, "sources": 1, "rows": 4, "minutes": 3 * (15 + 4 * 4)}

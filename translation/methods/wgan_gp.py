@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from translation.methods.mine import Mine
 
 MOST_ATTRIBUTES = 10  # of a conditional generator: it has 2^A classes
-SETTLING = (16, 64)  # batches, and images of each, that a generator in use takes its norms' statistics from
+SETTLING = (8, 64)  # batches, and images of each, that a generator in use takes its norms' statistics from
 
 
 class Networks(Section):

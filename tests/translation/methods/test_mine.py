@@ -58,7 +58,7 @@ def optimizers(method: Mine, rate: float) -> dict[str, torch.optim.Optimizer]:
     return {name: torch.optim.Adam([{"params": method.networks[name].parameters()}], rate) for name in method.players}
 
 
-@pytest.mark.parametrize("mix", [0.3, 0.7])
+@pytest.mark.parametrize("mix", [0.3, pytest.param(0.7, marks=pytest.mark.slow)])
 def test_the_selector_finds_in_which_shares_a_target_is_mixed(mix: float) -> None:
     torch.manual_seed(0)
     first, second = faces(10, Blond_Hair=True), faces(50, Black_Hair=True)
