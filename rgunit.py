@@ -372,7 +372,7 @@ def run(
 @_said()
 def train(
     workspace: str | Path | _Workspace,
-    stage: Literal["translation", "retrieval", "guided"],
+    stage: Literal["translation", "retrieval", "guided", "generator", "miner"],
     *,
     preset: str | None = None,
     method: str | None = None,
@@ -381,19 +381,22 @@ def train(
     resume: bool = False,
     **options: Any,
 ) -> Run:
-    """One stage. `options` are those of `translation.train_translation`, `train_retrieval` and `train_guided`:
-    attributes_used, source, target, neighbours, translation_run, retrieval_run, seed, device."""
-    from translation import stages
+    """One stage. `options` are those of `translation.train_translation`, `train_retrieval`, `train_guided`,
+    `train_generator` and `train_miner`: attributes_used, source, target, neighbours, translation_run, retrieval_run,
+    source_run, transfer, sources, seed, device."""
+    from translation import generator_stages, stages
 
     start = {
         "translation": stages.train_translation,
         "retrieval": stages.train_retrieval,
         "guided": stages.train_guided,
+        "generator": generator_stages.train_generator,
+        "miner": generator_stages.train_miner,
     }
     if stage not in start:
-        raise UsageError(f"there is no stage {stage!r}: train translation, retrieval or guided")
+        raise UsageError(f"there is no stage {stage!r}: train {', '.join(start)}")
     with _opened(workspace) as opened:
-        config = _configuration(opened, preset, method, settings)
+        config = _configuration(opened, preset, method, settings, stage)
         given = {"minutes": minutes, "resume": resume, **options}
         if "attributes_used" in given:
             given["attributes_used"] = tuple(_names(given["attributes_used"]))
@@ -465,11 +468,13 @@ def query(
 
 
 @_said()
-def evaluate(workspace: str | Path | _Workspace, what: Literal["retrieval", "translation"], **options: Any) -> Result:
-    """The keys of `rgunit evaluate retrieval` or `translation`; `options` are split, run, seed, device and more:
-    of `RetrievalProtocol`, or of `translation.evaluate_translation_runs`."""
-    if what not in ("retrieval", "translation"):
-        raise UsageError(f"there is no evaluation of {what!r}: say retrieval or translation")
+def evaluate(
+    workspace: str | Path | _Workspace, what: Literal["retrieval", "translation", "generator"], **options: Any
+) -> Result:
+    """The keys of `rgunit evaluate retrieval`, `translation` or `generator`; `options` are split, run, seed, device and
+    more: of `RetrievalProtocol`, of `translation.evaluate_translation_runs`, or of `evaluate_generator`."""
+    if what not in ("retrieval", "translation", "generator"):
+        raise UsageError(f"there is no evaluation of {what!r}: say retrieval, translation or generator")
     with _opened(workspace) as opened:
         if what == "retrieval":
             from retrieval.evaluation import RetrievalProtocol
@@ -482,8 +487,11 @@ def evaluate(workspace: str | Path | _Workspace, what: Literal["retrieval", "tra
                 raise _unknown_option(error, f"evaluate {what}") from None
             return Result(evaluate_retrieval_run(opened, protocol, **own).summary)
         from translation.evaluation.arms import evaluate_translation_runs
+        from translation.evaluation.generator import evaluate_generator
 
         try:
+            if what == "generator":
+                return Result(evaluate_generator(opened, **options))
             return Result(evaluate_translation_runs(opened, **options).summary)
         except TypeError as error:
             raise _unknown_option(error, f"evaluate {what}") from None
@@ -519,14 +527,20 @@ def _opened(workspace: str | Path | _Workspace) -> Iterator[_Workspace]:
         yield opened
 
 
-def _configuration(workspace: _Workspace, preset: str | None, method: str | None, settings: Settings | None) -> Config:
+def _configuration(
+    workspace: _Workspace,
+    preset: str | None,
+    method: str | None,
+    settings: Settings | None,
+    stage: str = "translation",
+) -> Config:
     """As the command chooses it: a preset, else the newest run's settings, with `settings` over them."""
     from cli.choices import configuration
 
     if settings is not None and not isinstance(settings, Mapping):
         raise UsageError(f"settings are a dictionary as in a preset, not {type(settings).__name__}")
     overrides = [f"{name}={json.dumps(value, default=_plain)}" for name, value in _flat(settings or {})]
-    return configuration(workspace, preset, None, overrides, method=method)
+    return configuration(workspace, preset, None, overrides, method=method, stage=stage)
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

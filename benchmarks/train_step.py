@@ -42,9 +42,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from index_store.attributes import AttributeSchema
 from index_store.lifetimes import end_with_parent
 from retrieval.loading import resolve_device
-from translation.config import Config, load_config, presets
+from translation.config import Config, load_config, presets_of
 from translation.guidance import PIXELS, build_guidance
-from translation.methods import Guidable, Method, find_method
+from translation.methods import Guidable, Method, find_method, methods_of
 from translation.sampling import Batch, Guides
 from translation.training.compiling import compile_networks
 from translation.training.precision import faster_precision
@@ -280,7 +280,8 @@ def line(row: Mapping[str, Any]) -> str:
 def main() -> None:
     """Print one line a preset and method."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--presets", default=",".join(presets()))
+    translating = [preset for method in methods_of("translation") for preset in presets_of(method)]
+    parser.add_argument("--presets", default=",".join(sorted(translating)))
     parser.add_argument("--methods", default=",".join(METHODS), help=f"some of {','.join(METHODS)}")
     parser.add_argument("--together", action="store_true", help="the presets' steps take turns")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")

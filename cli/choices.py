@@ -27,10 +27,10 @@ PresetOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="demo, celeba-64, paper-celeba-128, cut, fastcut, single-image, init, sdit, mix-match, zero-pair or "
-        "zero-pair-colours. Default: the settings of the newest run (with --resume: of the run that is resumed); for a "
-        "first run demo where images are at most 48 pixels, else celeba-64. --config and --set override single "
-        "settings.",
+        help="demo, celeba-64, paper-celeba-128, cut, fastcut, single-image, init, sdit, mix-match, zero-pair, "
+        "zero-pair-colours, wgan-gp or wgan-gp-64. Default: the settings of the newest run (with --resume: of the run "
+        "that is resumed); for a first run demo where images are at most 48 pixels, else celeba-64 (generators: "
+        "wgan-gp, wgan-gp-64). --config and --set override single settings.",
     ),
 ]
 MethodOption = Annotated[
@@ -95,35 +95,41 @@ def configuration(
     overrides: Sequence[str],
     goes_on: tuple[str, str | None] | None = None,
     method: str | None = None,
+    stage: str = "translation",
 ) -> Config:
     """The settings asked for: a preset, or without one the newest run's settings, with a file and overrides over them.
 
-    `goes_on`: the stage and kind of neighbours of a run that is resumed, whose settings they are then. A first run
-    gets the preset that fits the images.
+    `goes_on`: the stage and kind of neighbours of a run that is resumed, whose settings they are then. Runs of images
+    from noise and those of translation do not go by each other's. A first run gets the preset that fits the images.
     """
     from translation.config import load_config
+    from translation.methods import ALONE
 
-    runs = [run for run in workspace.runs() if not run.empty]
+    alone = stage in ALONE
+    runs = [run for run in workspace.runs() if not run.empty and (run.stage in ALONE) == alone]
     if goes_on is not None:
         runs = [run for run in runs if (run.stage, run.config.get("neighbours")) == goes_on] or runs
     base: dict[str, Any] = {}
     if preset is None and runs:
         preset, base = runs[-1].preset, runs[-1].config["config"]
     if preset is None:
-        preset = _fitting(workspace)
+        preset = _fitting(workspace, stage)
         typer.echo(f"preset {preset}, chosen by the size of the images (--preset chooses another)", err=True)
     return load_config(preset, method=method, base=base, file=file, overrides=overrides)
 
 
-def _fitting(workspace: Workspace) -> str:
-    """The preset for a first run, by the size of the first image that is there."""
+def _fitting(workspace: Workspace, stage: str) -> str:
+    """The preset for a first run of a stage, by the size of the first image that is there."""
     from index_store.errors import ImageRefused
+    from translation.config import presets_of
+    from translation.methods import ALONE, methods_of
 
+    small, large = presets_of(methods_of(stage)[0])[:2] if stage in ALONE else ("demo", "celeba-64")
     table = workspace.images()
     for row in range(len(table)):
         with suppress(ImageRefused):
-            return "demo" if min(table.read(row).shape[:2]) <= DRAWN_SIZE else "celeba-64"
-    return "celeba-64"
+            return small if min(table.read(row).shape[:2]) <= DRAWN_SIZE else large
+    return large
 
 
 def names_of(text: str | None) -> tuple[str, ...]:

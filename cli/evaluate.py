@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import guidance, judges, modalities, parts, preference, unseen
+from cli import generators, guidance, judges, modalities, parts, preference, unseen
 from cli.choices import BothWaysOption, JudgeCropOption, JudgeOption, check_judge
 from cli.preference import AbOption, ArmsOption, ChoicesOption, CountOption
 from cli.settings import Settings
@@ -54,6 +54,7 @@ def register(app: typer.Typer) -> None:
     parts.register(group)
     unseen.register(group)
     modalities.register(group)
+    generators.register(group)
     app.add_typer(group, name="evaluate")
 
 

@@ -18,7 +18,23 @@ from typing import Annotated, TextIO
 
 import typer
 
-from cli import add, duplicates, evaluate, index, info, map, methods, query, run, runs, similar, split, train, translate
+from cli import (
+    add,
+    duplicates,
+    evaluate,
+    generate,
+    index,
+    info,
+    map,
+    methods,
+    query,
+    run,
+    runs,
+    similar,
+    split,
+    train,
+    translate,
+)
 from cli.settings import Failed, Settings, Stopped, globals_first, named
 from index_store.errors import RgunitError, UsageError
 from index_store.lifetimes import end_with_parent
@@ -40,7 +56,7 @@ app = typer.Typer(
 )
 for module in (
     *(add, split, info, methods, run, train, runs, index),
-    *(query, similar, duplicates, map, translate, evaluate),
+    *(query, similar, duplicates, map, translate, generate, evaluate),
 ):
     module.register(app)
 

@@ -24,6 +24,8 @@ NAMES = {
     "guided:retrieved": "stage 3, guided",
     "guided:random": "stage 3, random neighbours",
     "guided:none": "stage 3, unguided",
+    "generator": "generator",
+    "miner": "miner",
     "evaluate": "evaluation",
     "draw": "drawing faces",
     "classifier": "attribute classifier",

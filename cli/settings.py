@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 DEFAULT_WORKSPACE = Path("workspace")
 FLAGS = ("--json", "--debug")
 VALUES = ("-w", "--workspace", "--catalog", "--seed", "--device")
-TAKES_TEXT = ("--to", "--where", "--source", "--target")  # their values may look like options
+TAKES_TEXT = ("--to", "--where", "--source", "--target", "--domain")  # their values may look like options
 
 
 @dataclass(frozen=True)

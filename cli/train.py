@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 
 
 class Stage(StrEnum):
-    """The stages, in order."""
+    """The stages: those of translation in order, and those of images from noise."""
 
     translation = "translation"
     retrieval = "retrieval"
     guided = "guided"
+    generator = "generator"
+    miner = "miner"
 
 
 class Neighbours(StrEnum):
@@ -42,7 +44,10 @@ def register(app: typer.Typer) -> None:
         "  rgunit -w faces train retrieval\n"
         "  rgunit -w faces index build\n"
         "  rgunit -w faces train guided --neighbours random --set guided.steps=2000\n"
-        "  rgunit -w faces train translation --resume",
+        "  rgunit -w faces train translation --resume\n"
+        "  rgunit -w faces train generator --preset wgan-gp --target +Male\n"
+        "  rgunit -w faces train generator --from r4 --target '-Male +Eyeglasses'\n"
+        "  rgunit -w faces train miner --from r4 --from r5 --target '-Male +Eyeglasses' --set miner.release=1000",
     )(train)
 
 
@@ -53,7 +58,8 @@ def train(
         typer.Argument(
             metavar="STAGE",
             help="translation: GMM-UNIT, no guidance. retrieval: the embedding, on that translator. guided: RG-UNIT, "
-            "the translator fine-tuned with retrieved neighbours (needs `rgunit index build`).",
+            "the translator fine-tuned with retrieved neighbours (needs `rgunit index build`). generator: images from "
+            "noise (WGAN-GP). miner: trained generators (--from) mined for a domain of few images (MineGAN).",
         ),
     ],
     preset: PresetOption = None,
@@ -105,9 +111,25 @@ def train(
     start: Annotated[
         str | None,
         typer.Option(
-            "--from",
+            "--resume-at",
             metavar="best|STEP",
             help="With --resume: start from the best checkpoint (training.best) or an older one (training.keep).",
+        ),
+    ] = None,
+    sources: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--from",
+            metavar="RUN",
+            help="generator: a run to start from instead of from random weights (TransferGAN). miner: the generators "
+            "to mine; may be repeated.",
+        ),
+    ] = None,
+    transfer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B",
+            help="generator, with --from: the networks that start from the run. Default: generator,discriminator.",
         ),
     ] = None,
 ) -> None:
@@ -122,20 +144,31 @@ def train(
     settings: Settings = context.obj
     if neighbours is not None and stage is not Stage.guided:
         raise UsageError(f"--neighbours belongs to `train guided`, not to `train {stage.value}`")
-    if method is not None and stage is not Stage.translation:
+    if method is not None and stage in (Stage.retrieval, Stage.guided):
         raise UsageError(f"--method is decided by `train translation`: `train {stage.value}` takes that run's")
-    if attributes_used is not None and stage is not Stage.translation:
+    from_noise = stage in (Stage.generator, Stage.miner)
+    if attributes_used is not None and stage not in (Stage.translation, Stage.generator):
         raise UsageError(
             f"--attributes-used belongs to `train translation`; `train {stage.value}` takes it from that run"
         )
-    if (source is not None or target is not None) and stage is not Stage.translation:
+    if source is not None and from_noise:
+        raise UsageError(
+            f"`train {stage.value}` has no --source: it makes images from noise (generators are --from RUN)"
+        )
+    if (source is not None or target is not None) and stage is not Stage.translation and not from_noise:
         raise UsageError(f"--source and --target belong to `train translation`, not to `train {stage.value}`")
-    if translation_run is not None and stage is Stage.translation:
+    if sources and not from_noise:
+        raise UsageError(f"--from RUN belongs to `train generator` and `train miner`, not to `train {stage.value}`")
+    if stage is Stage.generator and sources and len(sources) > 1:
+        raise UsageError("`train generator` starts from one run: give --from once")
+    if transfer is not None and not (sources and stage is Stage.generator):
+        raise UsageError("--transfer belongs to `train generator --from RUN`")
+    if translation_run is not None and stage not in (Stage.retrieval, Stage.guided):
         raise UsageError("--translation-run names the run that `train retrieval` and `train guided` build on")
     if retrieval_run is not None and stage is not Stage.guided:
         raise UsageError(f"--retrieval-run belongs to `train guided`, not to `train {stage.value}`")
     if start is not None and not resume:
-        raise UsageError("--from needs --resume")
+        raise UsageError("--resume-at needs --resume")
     if allow_changes and not resume:
         raise UsageError("--allow-changes needs --resume")
     with settings.open() as workspace:
@@ -145,7 +178,7 @@ def train(
             newest(workspace, TRANSLATION, translation_run)  # told before anything slow is imported
         kind = (neighbours.value if neighbours else "retrieved") if stage is Stage.guided else None
         goes_on = (stage.value, kind) if resume else None
-        chosen = configuration(workspace, preset, config, overrides or [], goes_on, method)
+        chosen = configuration(workspace, preset, config, overrides or [], goes_on, method, stage.value)
         common: dict[str, Any] = {
             "seed": settings.seed,
             "device": settings.device,
@@ -166,6 +199,22 @@ def train(
                 bars.stage("retrieval")
                 result = stages.train_retrieval(
                     workspace, chosen, translation_run=translation_run, progress=bars, **common
+                )
+            elif stage is Stage.generator:
+                from translation.generator_stages import train_generator
+
+                bars.stage("generator")
+                given: dict[str, Any] = {"source_run": sources[0]} if sources else {}
+                given |= {"transfer": names_of(transfer)} if transfer is not None else {}
+                result = train_generator(
+                    workspace, chosen, attributes_used=used, target=target or "", progress=bars, **given, **common
+                )
+            elif stage is Stage.miner:
+                from translation.generator_stages import train_miner
+
+                bars.stage("miner")
+                result = train_miner(
+                    workspace, chosen, sources=sources or (), target=target or "", progress=bars, **common
                 )
             else:
                 arm: stages.Arm = neighbours.value if neighbours else "retrieved"

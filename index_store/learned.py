@@ -39,8 +39,8 @@ def keep_learned(folder: Path, ids: npt.ArrayLike) -> None:
     sync_folder(folder)
 
 
-def learned_from(workspace: Workspace, runs: Iterable[RunRecord]) -> Ids:
-    """The ids of the images that any of the runs, or one that it came from, learned from, ascending.
+def learned_from(workspace: Workspace, runs: Iterable[RunRecord], *, deep: bool = True) -> Ids:
+    """The ids of the images that any of the runs, or (if `deep`) one that it came from, learned from, ascending.
 
     A run that was trained before runs kept them tells none.
     """
@@ -51,7 +51,7 @@ def learned_from(workspace: Workspace, runs: Iterable[RunRecord]) -> Ids:
         if (run := known.get(name)) is None:
             continue
         every.append(_read(run.path))
-        wanted += [one for one in named_by(run, known.values()) if one not in wanted]
+        wanted += [one for one in named_by(run, known.values()) if deep and one not in wanted]
     return np.unique(np.concatenate(every))
 
 

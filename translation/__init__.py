@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from translation.config import load_config
     from translation.evaluation.arms import evaluate_retrieval_run, evaluate_translation_runs, open_arms
+    from translation.evaluation.generator import evaluate_generator
+    from translation.generator import generate_images
+    from translation.generator_stages import train_generator, train_miner
     from translation.indexing import fill_index
     from translation.inference import translate_images
     from translation.methods import METHODS, find_method
@@ -21,15 +24,19 @@ if TYPE_CHECKING:
 __all__ = [
     "METHODS",
     "Translator",
+    "evaluate_generator",
     "evaluate_retrieval_run",
     "evaluate_translation_runs",
     "fill_index",
     "find_method",
+    "generate_images",
     "load_config",
     "open_arms",
     "run_all",
     "run_demo",
+    "train_generator",
     "train_guided",
+    "train_miner",
     "train_retrieval",
     "train_translation",
     "translate_images",
@@ -37,6 +44,9 @@ __all__ = [
 _HOMES = {
     "config": ("load_config",),
     "evaluation.arms": ("evaluate_retrieval_run", "evaluate_translation_runs", "open_arms"),
+    "evaluation.generator": ("evaluate_generator",),
+    "generator": ("generate_images",),
+    "generator_stages": ("train_generator", "train_miner"),
     "inference": ("translate_images",),
     "methods": ("METHODS", "find_method"),
     "pipeline": ("run_all", "run_demo"),

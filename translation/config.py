@@ -69,14 +69,9 @@ class Config(Section):
 @cache
 def config_class(method: str) -> type[Config]:
     """The configuration of a method: `Config` with the sections that it brings. UsageError for an unknown method."""
-    own = find_method(method).sections
-    made: type[Config] = create_model(
-        "Config",
-        __base__=Config,
-        networks=(own.networks, Field(default_factory=own.networks)),
-        translation=(own.translation, Field(default_factory=own.translation)),
-        guided=(own.guided, Field(default_factory=own.guided)),
-    )
+    own = find_method(method).sections.every()
+    fields: dict[str, Any] = {name: (kind, Field(default_factory=kind)) for name, kind in own.items()}
+    made: type[Config] = create_model("Config", __base__=Config, **fields)
     return made
 
 
@@ -132,14 +127,18 @@ def load_config(
 
 
 def switched(settings: Mapping[str, Any], method: str) -> dict[str, Any]:
-    """Settings for another method: data, sizes, steps, batches and evaluation stay; the rest of `networks`,
-    `translation` and `guided` is the method's own. The same settings where they are the method's already."""
-    if settings.get("method", DEFAULT) == method:
+    """Settings for another method: data, sizes, steps, batches and evaluation stay; the rest of its sections is the
+    method's own (a stage that the settings have not takes steps and batch of `translation`). The same settings where
+    they are the method's already."""
+    before = str(settings.get("method", DEFAULT))
+    if before == method:
         return dict(settings)
-    changed = {**settings, "method": method}
-    for section, known in find_method(method).sections._asdict().items():
+    gone = find_method(before).sections.stages
+    changed = {key: value for key, value in settings.items() if key not in gone} | {"method": method}
+    for section, known in find_method(method).sections.every().items():
         kept = known.model_fields if section == "networks" else [key for key in KEPT if key in known.model_fields]
-        changed[section] = {key: value for key, value in settings.get(section, {}).items() if key in kept}
+        given = settings.get(section, settings.get("translation", {}))
+        changed[section] = {key: value for key, value in given.items() if key in kept}
     return changed
 
 

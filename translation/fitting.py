@@ -15,11 +15,20 @@ from index_store.names import quoted
 from index_store.workspace import Workspace
 from retrieval.pictures import Picture
 from translation.config import Config
-from translation.methods import find_method
+from translation.methods import find_method, methods_of, trains_stage
 from translation.pairing import anchor_of, group_schema
 from translation.progress import Progress
 from translation.sections import StageConfig
 from translation.translator import Translator
+
+
+def require_stage(config: Config, stage: str) -> None:
+    """RgunitError where a configuration's method has not a stage."""
+    if not trains_stage(config.method, stage):
+        raise RgunitError(
+            f"the method {config.method} has no stage {stage}: give --method {' or '.join(methods_of(stage))}, or a "
+            "preset of such a one"
+        )
 
 
 def used_schema(workspace: Workspace, config: Config, names: Sequence[str]) -> AttributeSchema:

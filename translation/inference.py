@@ -396,4 +396,5 @@ def _guides(workspace: Workspace, translator: Translator, k: int) -> Neighbours:
         pixels=translator.pixels,
         pool=g.neighbour_pool,
         where=target_of(translator.run),
+        origins=g.pool,
     )

@@ -1,7 +1,7 @@
 """Where guidance comes from: the ids of the images to look at, and their content maps, kept in a bounded cache.
 
-Retrieved neighbours of (E_c(x), s) are searched among real and unlabelled training images, never x itself and never a
-translation; random ones (the control) are drawn from the same images. The search looks at no label, so an image
+Retrieved neighbours of (E_c(x), s) are searched among the images that may guide (`guides.py`), never x itself; random
+ones (the control) are drawn from the same images. The search looks at no label, so an image
 without any can guide like another. A search has favourites, a few images that are nearest to very many queries;
 neighbours drawn from a pool of nearest ones are more, and so are the styles that they bring.
 """
@@ -25,12 +25,12 @@ from index_store.workspace import Workspace
 from retrieval.retriever import Retriever
 from retrieval.tensors import to_tensor
 from translation.guidance import Guidance, Guide, draw_hidden, draw_shown, with_pixels
+from translation.guides import Pool, guide_filter, not_drawn
 from translation.methods import Guidable
 from translation.sampling import Batch, Guides
 from translation.sections import GuidedConfig
 from translation.translator import Translator
 
-POOL = "split=train origin=real|unlabelled"
 TINY = 1e-8  # no division by 0
 STYLES = 1 << 16  # styles that are kept, of some hundred bytes each
 
@@ -49,17 +49,21 @@ class Neighbours:
         pixels: bool = False,
         pool: int = 0,
         where: str = "",
+        origins: Pool = "real",
     ) -> None:
         self.workspace, self.translator, self.retriever, self.k = workspace, translator, retriever, k
         self.pixels = pixels
-        self.where = f"{POOL} {where}".strip()
+        self.where = f"{guide_filter(origins)} {where}".strip()
         table = workspace.images(self.where)
+        self._barred = not_drawn(workspace) if origins != "real" else np.empty(0, np.int64)
+        table = table.select(~np.isin(table.ids, self._barred))
         self.pool: NDArray[np.int64] = table.ids
         self._labels = table.labels[:, workspace.schema.indices(translator.schema.names)]
         if len(self.pool) <= k:
             raise RgunitError(
                 f"guidance by {k} neighbours needs more than {k} training images to look at, there are "
-                f"{len(self.pool)}: add images or lower --set guided.neighbours"
+                f"{len(self.pool)}: {'add images' if origins == 'real' else 'make some by `rgunit generate`'} or "
+                "lower --set guided.neighbours"
             )
         self._own = retriever is None or retriever.encoders.fingerprint == translator.fingerprint
         self._cache: OrderedDict[int, Tensor] = OrderedDict()
@@ -95,7 +99,7 @@ class Neighbours:
         """As `find`, with the distances float32 [B, k] of the search; None where neighbours are drawn at random."""
         if self.retriever is None:
             return self.at_random(own, rngs), None
-        out = self.workspace.left_out
+        out = np.append(self.workspace.left_out, self._barred)
         exclude = [np.append(out, i) if i >= 0 else out for i in own]
         if self._own:
             vectors = self.retriever.embed(content, style).cpu().numpy()

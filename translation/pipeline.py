@@ -70,6 +70,11 @@ def run_all(
     """
     if launched() != (1, 1):
         raise UsageError("torchrun is for `rgunit train`, one stage after the other: the rest works in one process")
+    if find_method(config.method).draws == "images":
+        raise UsageError(
+            f"{config.method} makes images from noise and translates none: use `rgunit train generator`, `rgunit "
+            "generate` and `rgunit evaluate generator`"
+        )
     if find_method(config.method).draws == "crops":
         raise UsageError(
             f"{config.method} learns from two pictures, so there is nothing to retrieve or to evaluate: use `rgunit "

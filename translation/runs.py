@@ -8,6 +8,7 @@ from index_store.workspace import RunRecord, Workspace
 from translation.methods import DEFAULT
 
 GUIDED, TRANSLATION, RETRIEVAL = "guided", "translation", "retrieval"
+GENERATOR, MINER = "generator", "miner"
 
 
 def trained(workspace: Workspace, stage: str) -> list[RunRecord]:
@@ -22,6 +23,22 @@ def newest(workspace: Workspace, stage: str, run_id: str | None = None) -> RunRe
     runs = trained(workspace, stage)
     if not runs:
         raise RgunitError(f"no run of stage {stage} yet: run `rgunit train {stage}` first")
+    return runs[-1]
+
+
+def drawing_run(workspace: Workspace, run_id: str | None = None) -> RunRecord:
+    """The run of that id, or the newest, that makes images from noise. RgunitError for one of another stage."""
+    if run_id is not None:
+        run = workspace.run(run_id)
+        if run.stage not in (GENERATOR, MINER):
+            raise RgunitError(
+                f"run {run_id} is of stage {run.stage} and draws nothing from noise: name a run of stage {GENERATOR} "
+                f"or {MINER} (`rgunit info` lists them)"
+            )
+        return run
+    runs = sorted((*trained(workspace, GENERATOR), *trained(workspace, MINER)), key=lambda run: int(run.id[1:]))
+    if not runs:
+        raise RgunitError("the workspace has no trained generator: run `rgunit train generator` first")
     return runs[-1]
 
 

@@ -78,6 +78,10 @@ class GuidedConfig(StageConfig):
         description="how far to go from the style drawn to that of the neighbours, where they agree with it; true: 1",
     )
     neighbour_as_real: bool = Field(False, description="the discriminator sees each first neighbour as a real image")
+    pool: Literal["real", "generated", "both"] = Field(
+        "real",
+        description="which images guide: real and unlabelled ones, those that a generator drew from noise, or all",
+    )
     feature_cache: int = Field(512, ge=0, description="MiB kept of neighbours' content maps")
 
     @model_validator(mode="after")

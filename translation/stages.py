@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
+import numpy as np
+
 from index_store.attributes import AttributeSchema
 from index_store.errors import RgunitError
 from index_store.runs import CHECKPOINT
@@ -20,6 +22,7 @@ from translation.embeddings import open_importance
 from translation.fitting import (
     fitted,
     picture_filter,
+    require_stage,
     resumed_direction,
     tell_if_enlarged,
     tell_what_is_off,
@@ -27,6 +30,7 @@ from translation.fitting import (
     used_schema,
 )
 from translation.guidance import build_guidance
+from translation.guides import drawing_runs, not_drawn
 from translation.indexing import open_retriever, require_index
 from translation.methods import Guidable, Joins, Method, Weighed, find_method
 from translation.modalities import ModalitySampler
@@ -66,6 +70,7 @@ def train_translation(
     """
     session = Session(**options)
     seed, progress = session.seed, session.told
+    require_stage(config, TRANSLATION)
     schema = used_schema(workspace, config, attributes_used)
     of_pictures = find_method(config.method).draws == "crops"
     if session.resume in (True, "changed") and source is None and target is None:
@@ -195,6 +200,9 @@ def train_guided(
         retriever = _guide_retriever(workspace, retrieval_run, source)
         about["retrieval_run"] = retriever.run.id
         require_index(workspace, retriever)
+    if neighbours != "none" and config.guided.pool != "real":  # what these runs learned from is not to be judged
+        barred = not_drawn(workspace)
+        about["drawn_by"] = drawing_runs(workspace, np.setdiff1d(workspace.images("origin=generated").ids, barred))
 
     def make() -> MethodTask:
         g, guides = config.guided, None
@@ -208,6 +216,7 @@ def train_guided(
                 pixels=g.guidance == "patches",
                 pool=g.neighbour_pool,
                 where="" if domains is None else domains[1],
+                origins=g.pool,
             )
         method = first_weights(seed, lambda: _guided_method(config, source, source_run, guided=guides is not None))
         assert isinstance(method, Guidable)

@@ -37,9 +37,10 @@ from translation.evaluation.evaluate import (
 from translation.evaluation.exchange import both_ways
 from translation.evaluation.inception import Inception, PerceptualDistance
 from translation.evaluation.joining import by_way_of_anchor, judged_domains
-from translation.evaluation.protocol import LOOKED_UP, Pairs, kept_pairs
+from translation.evaluation.protocol import Pairs, kept_pairs
 from translation.evaluation.relevance import train_content_reader
 from translation.evaluation.truth import truth_of
+from translation.guides import LOOKED_UP, Pool
 from translation.indexing import open_retriever, require_index
 from translation.methods import Joins, Translation, find_method
 from translation.neighbours import Neighbours
@@ -131,6 +132,11 @@ class Arms:
     arms: Mapping[str, Arm]
     retriever: Retriever | None
 
+    @property
+    def pool(self) -> Pool:
+        """Which images the arm that `top_hit` goes by looks up."""
+        return self.arms["guided"].translator.config.guided.pool if "guided" in self.arms else "real"
+
     def top_hit(self, source: Ids, target: Labels, seeds: Ids) -> Ids:
         """int64 [n]: the first of the images that guide, else the nearest that might."""
         arm = self.arms.get("guided") or self.arms["probe"]
@@ -198,7 +204,16 @@ def arms_of_run(
     if not translator.neighbours:
         return {ARM_OF[neighbours]: Arm(workspace, translator, None)}
     where = target_of(record)
-    looked_up = partial(Neighbours, workspace, first, k=k, cache_mib=cache, pixels=translator.pixels, where=where)
+    looked_up = partial(
+        Neighbours,
+        workspace,
+        first,
+        k=k,
+        cache_mib=cache,
+        pixels=translator.pixels,
+        where=where,
+        origins=translator.config.guided.pool,
+    )
     at_random = Arm(workspace, translator, looked_up(None))
     if neighbours == "random":
         return {"random": at_random}
@@ -292,7 +307,7 @@ def compared_arms(workspace: Workspace, found: Arms, split: str) -> dict[str, Ar
     size = found.arms["stage1"].translator.size
     compared["copy"] = copy_arm(workspace, size)
     if found.retriever is not None:
-        compared["neighbour"] = neighbour_arm(workspace, size, found.top_hit, split=split)
+        compared["neighbour"] = neighbour_arm(workspace, size, found.top_hit, split=split, pool=found.pool)
     return compared
 
 

@@ -64,6 +64,29 @@ def frechet(a: ArrayLike, b: ArrayLike) -> Frechet:
     return Frechet(max(distance, 0.0), influence_a - influence_a.mean(), influence_b - influence_b.mean())
 
 
+def kernel_discrepancy(a: ArrayLike, b: ArrayLike) -> float:
+    """KMMD: the maximum mean discrepancy between feature sets a [n, d] and b [m, d], n and m at least 2.
+
+    Gaussian kernel exp(−‖x − y‖² / 2s²), s the median distance between rows of b, the reference, so that everything
+    compared with it has the same kernel. √max(0, MMD²) of the unbiased estimate (Gretton et al. 2012, Eq. 3).
+    """
+    rows_a, rows_b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    within_a, within_b, between = _squared(rows_a, rows_a), _squared(rows_b, rows_b), _squared(rows_a, rows_b)
+    n, m = len(rows_a), len(rows_b)
+    width = max(float(np.median(within_b[np.triu_indices(m, 1)])), 1e-12)
+    k_a, k_b, k_ab = (np.exp(-each / (2 * width)) for each in (within_a, within_b, between))
+    squared = (k_a.sum() - n) / (n * (n - 1)) + (k_b.sum() - m) / (m * (m - 1)) - 2 * k_ab.mean()
+    return float(np.sqrt(max(squared, 0.0)))
+
+
+def _squared(a: Float, b: Float) -> Float:
+    """‖x − y‖² of each row of a [n, d] and each of b [m, d]: [n, m]; exactly 0 of a row and itself."""
+    found = np.square(a).sum(1)[:, None] + np.square(b).sum(1)[None] - 2 * a @ b.T
+    if a is b:
+        np.fill_diagonal(found, 0.0)
+    return np.asarray(np.maximum(found, 0.0))
+
+
 def jackknife_error(influences: Sequence[tuple[Float, Sequence[str] | None]]) -> float:
     """Standard error from (influence [n], its people or None) of each side; rows of one person move together."""
     variance = 0.0

@@ -31,6 +31,7 @@ from translation.evaluation.relevance import ContentReader
 from translation.evaluation.reverse import ReverseMeter
 from translation.evaluation.scores import INTERVALS, Draws, PairScores, comparisons, figures, intervals
 from translation.evaluation.truth import Goal, Truth
+from translation.guides import Pool
 
 Ids = NDArray[np.int64]
 Labels = NDArray[np.int8]
@@ -93,21 +94,24 @@ class _NeighbourArm:
     size: int
     top_hit: TopHit
     split: str
+    pool: Pool
 
     def guided(self, source: Ids, target: Labels, seeds: Ids) -> tuple[Images, Ids]:
         found = self.top_hit(source, target, seeds)
         if (found < 0).any():
             raise RgunitError("nothing was retrieved for a translation: fill the index first (rgunit index build)")
-        check_neighbours(self.workspace, source, found, self.split)
+        check_neighbours(self.workspace, source, found, self.split, self.pool)
         return self.workspace.load(found, self.size), found[:, None]
 
     def __call__(self, source: Ids, target: Labels, seeds: Ids) -> Images:
         return self.guided(source, target, seeds)[0]
 
 
-def neighbour_arm(workspace: Workspace, size: int, top_hit: TopHit, *, split: str = "test") -> ArmTranslator:
-    """The control that generates nothing: the top hit itself. RgunitError where it is an image of `split`."""
-    return _NeighbourArm(workspace, size, top_hit, split)
+def neighbour_arm(
+    workspace: Workspace, size: int, top_hit: TopHit, *, split: str = "test", pool: Pool = "real"
+) -> ArmTranslator:
+    """The control that generates nothing: the top hit itself. RgunitError where it is none that may guide."""
+    return _NeighbourArm(workspace, size, top_hit, split, pool)
 
 
 def evaluate_translation(

@@ -21,10 +21,9 @@ from index_store.attributes import AttributeSchema
 from index_store.errors import RgunitError
 from index_store.learned import NOBODY, left_out
 from index_store.workspace import ImageTable, Workspace
+from translation.guides import LOOKED_UP, ORIGINS, Pool, not_drawn
 from translation.pairing import members
 
-LOOKED_UP = "train"
-GUIDES = f"split={LOOKED_UP} origin=real|unlabelled"  # what guidance may retrieve
 IDENTITY = "identity"  # the text field that says who is in an image
 
 
@@ -270,22 +269,34 @@ def halves(people: Sequence[str], seed: int) -> NDArray[np.bool_]:
 
 
 def check_neighbours(
-    workspace: Workspace, source: NDArray[np.int64], neighbours: NDArray[np.int64], split: str = "test"
+    workspace: Workspace,
+    source: NDArray[np.int64],
+    neighbours: NDArray[np.int64],
+    split: str = "test",
+    pool: Pool = "real",
 ) -> None:
-    """RgunitError unless neighbours [n] or [n, k] (−1 = none) are real or unlabelled images outside `split`.
+    """RgunitError unless neighbours [n] or [n, k] (−1 = none) are images outside `split` that may guide (`guides.py`).
 
-    Guidance that could retrieve test images, translations or the source itself would answer by copying.
+    Guidance that could retrieve test images, translations, images drawn by a generator that had seen test images, or
+    the source itself would answer by copying.
     """
     found = neighbours.reshape(len(source), -1)
     if (found == source[:, None]).any():
         raise RgunitError("an image was retrieved as its own neighbour: the evaluation would reward copying")
     ids = np.unique(found[found >= 0])
     table = workspace.images(ids=ids)
-    for key, where, origin in zip(table.ids, table.split, table.origin, strict=True):
-        if where == split or origin not in ("real", "unlabelled"):
+    origins = ORIGINS[pool].split("|")
+    barred = np.isin(table.ids, not_drawn(workspace)) if pool != "real" else np.zeros(len(table), np.bool_)
+    for key, where, origin, out in zip(table.ids, table.split, table.origin, barred, strict=True):
+        if where == split or origin not in origins:
             raise RgunitError(
-                f"image {key} ({origin}, split {where}) was retrieved in an evaluation: guidance may use only real and "
-                f"unlabelled images outside split {split}"
+                f"image {key} ({origin}, split {where}) was retrieved in an evaluation: guidance may use only "
+                f"{' and '.join(origins)} images outside split {split}"
+            )
+        if out:
+            raise RgunitError(
+                f"image {key} (generated) was retrieved in an evaluation: it is a translation, or its generator "
+                f"learned from images outside split {LOOKED_UP}"
             )
 
 

@@ -34,15 +34,19 @@ METHODS = {
     "single_image": "translation.methods.single_image:SingleImage",
     "mix_match": "translation.methods.mix_match:MixMatch",
     "zero_pair": "translation.methods.zero_pair:ZeroPair",
+    "wgan_gp": "translation.methods.wgan_gp:WganGp",
 }
 DEFAULT = "gmm_unit"  # of runs and presets that name no method
 
-Stage = Literal["translation", "guided"]
-Draws = Literal["labels", "domains", "crops", "group", "modalities"]
+ALONE = ("generator", "miner")
+"""The stages of methods that make images from noise: none of the others is built on them."""
+
+Stage = Literal["translation", "guided", "generator"]
+Draws = Literal["labels", "domains", "crops", "group", "modalities", "images"]
 """What a step is given. labels: labelled images, and label vectors to translate them to. domains: images of a source
 domain and of a target domain. crops: parts of one source picture and of one target picture. group: images of two
 domains of an exclusive group, another pair in each step. modalities: images, and which modality is paired with the
-anchor."""
+anchor. images: those of one domain, and noise; such a method translates nothing."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,12 @@ class Sections(NamedTuple):
     networks: type[Section]
     translation: type[StageConfig]
     guided: type[GuidedConfig]
+    stages: Mapping[str, type[StageConfig]] = {}
+    """The sections of stages that only this method and its like have, by their names."""
+
+    def every(self) -> dict[str, type[Section]]:
+        """All of them, by their names."""
+        return {"networks": self.networks, "translation": self.translation, "guided": self.guided, **self.stages}
 
 
 @dataclass(frozen=True)
@@ -134,29 +144,19 @@ class Curves:
     y_range: tuple[float, float] | None = None
 
 
-class Method(Protocol):
-    """One paper: its networks, and one training step on drawn batches.
+class Trains(Protocol):
+    """Networks, and one training step on drawn batches.
 
-    It may have three more attributes: `curves`, a tuple of `Curves` that the report draws; `helpers`, networks that
-    are moved to the device like the others, but neither trained nor kept; and `won`, by which losses its discriminator
-    (player `discriminator`, term `adversarial`) has `Won`.
+    It may have four more attributes: `curves`, a tuple of `Curves` that the report draws; `helpers`, networks that
+    are moved to the device like the others, but neither trained nor kept; `won`, by which losses its discriminator
+    (player `discriminator`, term `adversarial`) has `Won`; and, of one that draws images, `batches`, how many batches
+    of them a step takes.
     """
 
-    name: ClassVar[str]
-    about: ClassVar[About]
     draws: ClassVar[Draws]
-    sections: ClassVar[Sections]
 
     networks: dict[str, nn.Module]
     """What a checkpoint keeps; state that is no weight is a buffer. `fusion` is the guidance, where there is one."""
-
-    @classmethod
-    def check(cls, config: Config) -> None:
-        """Raises ValueError where settings do not fit together."""
-
-    @classmethod
-    def build(cls, config: Config, schema: AttributeSchema, stage: Stage, *, inference: bool = False) -> Self:
-        """Freshly initialised networks; for inference only those that it needs."""
 
     @property
     def players(self) -> Mapping[str, Player]: ...
@@ -170,6 +170,51 @@ class Method(Protocol):
         """How many standard normal vectors an image is given in each step, and of what length."""
 
     def step(self, batch: Batch, t: int) -> Steps: ...
+
+
+class Method(Trains, Protocol):
+    """One paper: what it is called, what it needs, and how it is built."""
+
+    name: ClassVar[str]
+    about: ClassVar[About]
+    sections: ClassVar[Sections]
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """Raises ValueError where settings do not fit together."""
+
+    @classmethod
+    def build(cls, config: Config, schema: AttributeSchema, stage: Stage, *, inference: bool = False) -> Self:
+        """Freshly initialised networks; for inference only those that it needs."""
+
+
+@runtime_checkable
+class Generates(Protocol):
+    """A method that makes images from noise."""
+
+    networks: dict[str, nn.Module]
+    schema: AttributeSchema
+    """Of the labels that it is conditioned on; none of an unconditional one."""
+
+    @property
+    def noise_length(self) -> int: ...
+
+    def generate(self, noise: Tensor, labels: Tensor) -> Tensor:
+        """Standard normal noise [n, Z] and complete labels [n, A] → images [n, 3, H, W] in [−1, 1]."""
+
+    def draw_labels(self, wanted: Tensor, generator: torch.Generator) -> Tensor:
+        """Complete labels int8 [A] that agree with `wanted` [A] (−1: any), as often as in training."""
+
+    def settle(self) -> None:
+        """Make the networks ready for use: whatever depends on statistics of training."""
+
+
+class Mines(Generates, Protocol):
+    """A method whose trained generators can be mined for a domain of few images."""
+
+    @classmethod
+    def mine(cls, config: Config, sources: Sequence[Self], schema: AttributeSchema, *, inference: bool = False) -> Any:
+        """Fresh miners before the generators of the sources: `Trains` and `Generates`. The critic is the first's."""
 
 
 @runtime_checkable
@@ -259,6 +304,17 @@ class Watches(Protocol):
 
     def health(self, metrics: Mapping[str, float]) -> str | None:
         """A warning about logged metrics, or None."""
+
+
+def trains_stage(method: str, stage: str) -> bool:
+    """Whether a method has a stage: of its own, or one of those of translation."""
+    found = find_method(method)
+    return stage in found.sections.stages if found.draws == "images" else stage not in ALONE
+
+
+def methods_of(stage: str) -> list[str]:
+    """The methods that have a stage."""
+    return [name for name in METHODS if trains_stage(name, stage)]
 
 
 def find_method(name: str) -> type[Any]:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from translation.embeddings import Importance
 
 MASK_CLOSED = 0.02
+COLLAPSED = 0.2
+"""The share of the diversity of real images under which a generator has collapsed."""
 Decay = Callable[[int], float]
 
 
@@ -120,3 +122,21 @@ class NoStyle:
 
     def style_labels(self, style: Tensor) -> Tensor:
         return torch.full((len(style), self.attributes), -1, dtype=torch.int8, device=style.device)
+
+
+@torch.no_grad()
+def diversity(made: Tensor, real: Tensor) -> Tensor:
+    """Mean |x − x′| between the images of a batch [B, 3, H, W], as a share of that between real ones."""
+    ours, theirs = ((x - x.roll(1, 0)).abs().float().mean() for x in (made, real))
+    return ours / theirs.clamp(min=1e-6)
+
+
+def collapse(metrics: Mapping[str, float]) -> str | None:
+    """A warning where made images of one batch differ much less from each other than real ones do."""
+    share = metrics.get("diversity")
+    if share is None or share >= COLLAPSED:
+        return None
+    return (
+        f"the generator has collapsed: its images differ {share:.2f} times as much as real ones (more images, a lower "
+        "learning rate, or a start from another run by --from)"
+    )

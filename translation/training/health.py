@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from translation.methods import Encodes, Method, Watches, Won
+from translation.methods import Encodes, Trains, Watches, Won
 from translation.sampling import Batch
 from translation.sections import GuidedConfig, StageConfig
 
@@ -28,7 +28,7 @@ TINY = 1e-8
 
 
 @torch.no_grad()
-def look(method: Method, batch: Batch, made: Tensor) -> dict[str, Tensor]:
+def look(method: Trains, batch: Batch, made: Tensor) -> dict[str, Tensor]:
     """What is measured of the images `made` [B, 3, H, W] in the step on the batch.
 
     made_diversity: mean |x̂ᵢ − x̂ⱼ| over mean |xᵢ − xⱼ|, each image and the next (batches of 2 or more). made_change:
@@ -57,7 +57,7 @@ def look(method: Method, batch: Batch, made: Tensor) -> dict[str, Tensor]:
     return found
 
 
-def _gradient(method: Method, player: str) -> Tensor:
+def _gradient(method: Trains, player: str) -> Tensor:
     weights = [p for name in method.players[player].networks for p in method.networks[name].parameters()]
     norms = [p.grad.float().norm() for p in weights if p.grad is not None]
     return torch.stack(norms).norm() if norms else torch.ones(())
@@ -66,7 +66,7 @@ def _gradient(method: Method, player: str) -> Tensor:
 class Health:
     """Warnings about the logged metrics of one training."""
 
-    def __init__(self, method: Method, stage: StageConfig) -> None:
+    def __init__(self, method: Trains, stage: StageConfig) -> None:
         self.method, self.stage = method, stage
         self.name = "guided" if isinstance(stage, GuidedConfig) else "translation"
         self.first: dict[str, list[float]] = {}

@@ -17,7 +17,7 @@ from index_store.runs import CHECKPOINT
 from index_store.workspace import RunRecord, Workspace
 from translation.config import Config, parse_config
 from translation.progress import Progress
-from translation.runs import GUIDED, RETRIEVAL, TRANSLATION, trained
+from translation.runs import GENERATOR, GUIDED, MINER, RETRIEVAL, TRANSLATION, trained
 from translation.sections import STORE, TrainingConfig
 from translation.training.checkpoints import read_state, restore
 from translation.training.loop import Task, train
@@ -103,13 +103,14 @@ def _find_run(
 
 # What may change between the sessions of a run: how long, how often to log, where, and what other stages do.
 _FREE = ("config.shares", "config.demo", "config.training.", "config.preset", "config.evaluation", "config.index")
-_STAGES = (TRANSLATION, RETRIEVAL, GUIDED)
+_STAGES = (TRANSLATION, RETRIEVAL, GUIDED, GENERATOR, MINER)
 
 
 # What no change is allowed to: the networks would be others, or learned from others.
 _FIXED = (
     *("networks", "data", "attributes_used", "source", "target", "translation_run", "encoders_fingerprint"),
-    *("guided.guidance", "guided.fusion", "guided.neighbours"),
+    *("from", "transfer", "generator.conditional", "miner.layers"),
+    *("guided.guidance", "guided.fusion", "guided.neighbours", "guided.pool", "drawn_by"),
     *(f"retrieval.{key}" for key in ("objective", "widths", "hidden", "dim", "norm")),
 )
 _MOVABLE = "networks.perceptual_weights"  # the place of a file
@@ -214,7 +215,7 @@ def train_run(
         if session.resume == "auto" and found.status == "done" and enough:
             return StageResult(found, found.steps, found.seconds, found.summary.get("metrics", {}), stopped=False)
     if session.start is not None and found is None:
-        raise RgunitError(f"there is no run of stage {stage} to go on with from {session.start}: leave --from out")
+        raise RgunitError(f"there is no run of stage {stage} to go on with from {session.start}: leave --resume-at out")
     if images:
         workspace.leave_out_missing(images, progress.note)
     with within_memory(f"a run of stage {stage} with these settings", session.device):

@@ -9,7 +9,7 @@ import copy
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from index_store.attributes import AttributeSchema
 from index_store.workspace import Workspace
 from retrieval.tensors import to_pixels, to_tensor
 from translation.guidance import Guide
-from translation.methods import Encodes, Joins, Loss, Measures, Method, Steps
+from translation.methods import Encodes, Generates, Joins, Loss, Measures, Steps, Trains
 from translation.pairing import members
 from translation.sampling import Batch, CropSampler, Draw, Sampler, mirrored_pixels
 from translation.sections import DataConfig, StageConfig, TrainingConfig
@@ -29,7 +29,10 @@ from translation.training.health import Health, look
 
 GRID_SOURCES, GRID_TARGETS = 6, 4
 
+DRAWN = 4, 8  # rows and columns of a sample picture of images from noise
+
 Autocast = Callable[[], AbstractContextManager[object]]
+M = TypeVar("M")
 
 
 class Guiding(Protocol):
@@ -117,7 +120,7 @@ class MethodTask:
         self,
         workspace: Workspace,
         schema: AttributeSchema,
-        method: Method,
+        method: Trains,
         draws: Sampler,
         *,
         stage: StageConfig,
@@ -248,7 +251,12 @@ class MethodTask:
 
     @torch.no_grad()
     def sample_grid(self, networks: Mapping[str, nn.Module]) -> NDArray[np.uint8] | None:
-        """Rows of a held-out image, what its own style gives back, its translations to drawn targets, the last mask."""
+        """Rows of a held-out image, what its own style gives back, its translations to drawn targets, the last mask.
+
+        Of a method that makes images from noise some of them.
+        """
+        if isinstance(self.method, Generates):
+            return self._drawn(networks)
         if not isinstance(self.method, Encodes):
             return None
         rng = np.random.default_rng([self.seed, 4])
@@ -283,6 +291,19 @@ class MethodTask:
         n, m, _, h, w = grid.shape
         return to_pixels(grid.permute(0, 2, 3, 1, 4).reshape(n, 3, h, m * w)).reshape(n * h, m * w, 3)
 
+    def _drawn(self, networks: Mapping[str, nn.Module]) -> NDArray[np.uint8]:
+        """Images that the (averaged) networks make of the same noise in every picture."""
+        method = with_networks(self.method, {name: copy.deepcopy(network) for name, network in networks.items()})
+        method.settle()
+        generator, (rows, columns) = torch.Generator().manual_seed(self.seed), DRAWN
+        anything = torch.full((len(method.schema.names),), -1, dtype=torch.int8)
+        labels = torch.stack([method.draw_labels(anything, generator) for _ in range(rows * columns)])
+        noise = torch.randn(len(labels), method.noise_length, generator=generator)
+        made = method.generate(noise.to(self.device), labels.to(self.device)).float()
+        _, _, h, w = made.shape
+        grid = made.view(rows, columns, 3, h, w).permute(0, 2, 3, 1, 4).reshape(rows, 3, h, columns * w)
+        return to_pixels(grid).reshape(rows * h, columns * w, 3)
+
 
 def with_networks(method: Any, networks: Mapping[str, nn.Module]) -> Any:
     """The method with other networks (their moving averages) in use."""
@@ -306,7 +327,7 @@ def held_out(
     return table.ids[known], labels[known]
 
 
-def first_weights(seed: int, make: Callable[[], Method]) -> Method:
+def first_weights(seed: int, make: Callable[[], M]) -> M:
     """A method whose first weights depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -10,7 +10,8 @@ from index_store.errors import RgunitError
 from retrieval.onnx import OnnxNetwork
 from translation.drawings import true_translation
 from translation.evaluation.evaluate import copy_arm, evaluate_translation, neighbour_arm
-from translation.evaluation.protocol import GUIDES, Pairs, make_pairs
+from translation.evaluation.protocol import Pairs, make_pairs
+from translation.guides import guide_filter
 
 USED = ("Glasses", "Hat")
 CONTRACT = {"accuracy_changed", "accuracy_kept", "fd_attr", "fd_judge", "diversity", "identity", "truth", "n"}
@@ -38,7 +39,7 @@ def truth(workspace):
 @pytest.fixture(scope="module")
 def top_hit(workspace):
     """The first training image whose labels are the target's."""
-    table = workspace.images(GUIDES)
+    table = workspace.images(guide_filter())
     labels = table.labels[:, workspace.schema.indices(USED)]
 
     def find(source, target, seeds):

@@ -8,7 +8,8 @@ from PIL import Image
 
 from index_store.errors import RgunitError
 from index_store.workspace import Workspace
-from translation.evaluation.protocol import GUIDES, Pairs, check_neighbours, halves, kept_pairs, make_pairs, people_of
+from translation.evaluation.protocol import Pairs, check_neighbours, halves, kept_pairs, make_pairs, people_of
+from translation.guides import guide_filter
 
 USED = ("Black_Hair", "Blond_Hair", "Brown_Hair", "Glasses", "Hat")
 
@@ -176,7 +177,7 @@ def test_an_attribute_on_which_all_agree_leaves_nothing_to_translate(tmp_path):
 
 
 def test_guides_are_training_images_only(workspace):
-    assert set(workspace.images(GUIDES).split) == {"train"}
+    assert set(workspace.images(guide_filter()).split) == {"train"}
 
 
 def test_a_neighbour_from_the_test_split_or_the_image_itself_is_refused(workspace):
