@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +24,7 @@ class Stage(StrEnum):
     translation = "translation"
     retrieval = "retrieval"
     guided = "guided"
+    extractor = "extractor"
 
 
 class Neighbours(StrEnum):
@@ -42,6 +44,8 @@ def register(app: typer.Typer) -> None:
         "  rgunit -w faces train retrieval\n"
         "  rgunit -w faces index build\n"
         "  rgunit -w faces train guided --neighbours random --set guided.steps=2000\n"
+        "  rgunit -w faces train extractor --protect Male\n"
+        "  rgunit -w faces train translation --set semantic.weight=1\n"
         "  rgunit -w faces train translation --resume",
     )(train)
 
@@ -53,7 +57,8 @@ def train(
         typer.Argument(
             metavar="STAGE",
             help="translation: GMM-UNIT, no guidance. retrieval: the embedding, on that translator. guided: RG-UNIT, "
-            "the translator fine-tuned with retrieved neighbours (needs `rgunit index build`).",
+            "the translator fine-tuned with retrieved neighbours (needs `rgunit index build`). extractor: reads "
+            "an attribute that translations must keep (semantic.weight, guided.agree).",
         ),
     ],
     preset: PresetOption = None,
@@ -90,6 +95,10 @@ def train(
             help="guided: the retrieval run that finds the neighbours; of a method without a style (cut) any. Default: "
             "the newest.",
         ),
+    ] = None,
+    protect: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="extractor, which needs it: the attribute that translations must keep."),
     ] = None,
     minutes: MinutesOption = None,
     resume: Annotated[
@@ -133,6 +142,10 @@ def train(
         raise UsageError("--translation-run names the run that `train retrieval` and `train guided` build on")
     if retrieval_run is not None and stage is not Stage.guided:
         raise UsageError(f"--retrieval-run belongs to `train guided`, not to `train {stage.value}`")
+    if protect is not None and stage is not Stage.extractor:
+        raise UsageError(f"--protect belongs to `train extractor`, not to `train {stage.value}`")
+    if protect is None and stage is Stage.extractor:
+        raise UsageError("`train extractor` needs the attribute to keep: --protect NAME")
     if start is not None and not resume:
         raise UsageError("--from needs --resume")
     if allow_changes and not resume:
@@ -164,6 +177,10 @@ def train(
                 result = stages.train_retrieval(
                     workspace, chosen, translation_run=translation_run, progress=bars, **common
                 )
+            elif stage is Stage.extractor:
+                bars.stage("extractor")
+                assert protect is not None
+                result = stages.train_extractor(workspace, chosen, protect=protect, progress=bars, **common)
             else:
                 arm: stages.Arm = neighbours.value if neighbours else "retrieved"
                 bars.stage(f"guided:{arm}")
@@ -182,8 +199,11 @@ def train(
             "seconds": round(result.seconds, 2),
             "metrics": result.metrics,
         }
+        if stage is Stage.extractor and not result.stopped:
+            payload |= {"protect": result.run.config["protect"]}
+            payload |= {key: result.run.summary[key] for key in ("width", "curve")}
         if result.stopped:
-            extra = f" --neighbours {neighbours.value}" if neighbours else ""
+            extra = f" --neighbours {neighbours.value}" if neighbours else f" --protect {protect}" if protect else ""
             raise Failed(
                 f"stopped after {result.steps} steps, checkpoint saved: continue with "
                 f"`rgunit -w {settings.folder} train {stage.value}{extra} --resume` and the same settings",
@@ -197,6 +217,20 @@ def _draw(console: Console, result: StageResult) -> None:
     from cli.drawing import plain, span
 
     plain(console, f"run {result.run.id} ({result.run.stage}): {result.steps} steps in {span(result.seconds)}")
+    if curve := result.run.summary.get("curve"):
+        _draw_curve(console, curve, int(result.run.summary["width"]))
     told = [f"{name} {value:.3g}" for name, value in result.metrics.items() if not name.startswith("lr/")]
     plain(console, "  " + ", ".join(told), style="dim")
     plain(console, f"  {result.run.path}", style="dim")
+
+
+def _draw_curve(console: Console, curve: Sequence[Mapping[str, Any]], chosen: int) -> None:
+    """The accuracy of each width as a bar from chance (0.5) to 1, the one that was chosen marked."""
+    from cli.drawing import table
+
+    shown = table("D", "accuracy", "", right=("D", "accuracy"), title="Accuracy by width, images set aside")
+    for point in curve:
+        bar = "█" * round(40 * max(0.0, 2 * point["accuracy"] - 1))
+        mark = " ← the narrowest that keeps it" if point["width"] == chosen else ""
+        shown.add_row(str(point["width"]), f"{point['accuracy']:.3f}", f"{bar}{mark}")
+    console.print(shown)

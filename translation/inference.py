@@ -26,6 +26,7 @@ from index_store.workspace import Workspace
 from retrieval.pictures import Picture, Source
 from retrieval.queries import compose, style_edit
 from retrieval.tensors import to_pixels, to_tensor
+from translation.agreement import agreement_of
 from translation.anysize import scaled, smallest_limit, translate_any_size
 from translation.indexing import neighbour_table, open_retriever, require_index
 from translation.inputs import Input, Names, find_inputs, mark_of, nothing
@@ -310,4 +311,5 @@ def _guides(workspace: Workspace, translator: Translator, k: int) -> Neighbours:
         pixels=translator.pixels,
         pool=g.neighbour_pool,
         where=target_of(translator.run),
+        agreement=agreement_of(workspace, translator),
     )

@@ -2,15 +2,16 @@
 
 Retrieved neighbours of (E_c(x), s) are searched among real and unlabelled training images, never x itself and never a
 translation; random ones (the control) are drawn from the same images. The search looks at no label, so an image
-without any can guide like another. A search has favourites, a few images that are nearest to very many queries;
-neighbours drawn from a pool of nearest ones are more, and so are the styles that they bring.
+without any can guide like another, unless neighbours are to agree with the source (`guided.agree`) or to be of the
+target domain, where the style does not tell it. A search has favourites, a few images that are nearest to very many
+queries; neighbours drawn from a pool of nearest ones are more, and so are the styles that they bring.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import repeat
 
@@ -21,9 +22,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from index_store.errors import RgunitError
+from index_store.names import quoted
 from index_store.workspace import Workspace
 from retrieval.retriever import Retriever
 from retrieval.tensors import to_tensor
+from translation.agreement import Agreement
 from translation.guidance import Guidance, Guide, draw_hidden, draw_shown, with_pixels
 from translation.methods import Guidable
 from translation.sampling import Batch, Guides
@@ -49,8 +52,10 @@ class Neighbours:
         pixels: bool = False,
         pool: int = 0,
         where: str = "",
+        agreement: Agreement | None = None,
     ) -> None:
         self.workspace, self.translator, self.retriever, self.k = workspace, translator, retriever, k
+        self.agreement = agreement
         self.pixels = pixels
         self.where = f"{POOL} {where}".strip()
         table = workspace.images(self.where)
@@ -61,6 +66,8 @@ class Neighbours:
                 f"guidance by {k} neighbours needs more than {k} training images to look at, there are "
                 f"{len(self.pool)}: add images or lower --set guided.neighbours"
             )
+        if agreement is not None:
+            agreement.require(self.pool, k)
         self._own = retriever is None or retriever.encoders.fingerprint == translator.fingerprint
         self._cache: OrderedDict[int, Tensor] = OrderedDict()
         self._styles: dict[int, Tensor] = {}
@@ -80,28 +87,55 @@ class Neighbours:
         """int64 [B, k] ids for content [B, C, h, w] in style [B, S], nearest first; by a generator an image.
 
         `own` [B] are the sources' ids (−1: foreign). `images` [B, 3, H, W] are asked for where another translator's
-        retrieval searches: it reads them itself, and by content alone.
+        retrieval searches, which reads them itself, and by content alone, or where they must agree with neighbours.
+        Where the style does not tell the domain, neighbours are of that of the labels that the style carries, as far
+        as it has enough of them.
         """
+        bits = None if self.agreement is None else self.agreement.bits(own, images)
         if self.retriever is None:
-            return self.at_random(own, rngs)
-        out = self.workspace.left_out
-        exclude = [np.append(out, i) if i >= 0 else out for i in own]
-        if self._own:
-            vectors = self.retriever.embed(content, style).cpu().numpy()
-            found = self.retriever.nearest(vectors, k=self._among, where=self.where, exclude=exclude)
-        else:
-            assert images is not None
-            theirs = self.retriever.content_vectors(self._read(images)).cpu().numpy()
-            found = self.retriever.nearest_weighted(theirs, None, 1.0, k=self._among, where=self.where, exclude=exclude)
-        if (found.ids < 0).any():
+            return self.at_random(own, rngs, bits)
+        agreed = [""] * len(own) if bits is None or self.agreement is None else self.agreement.filters(bits)
+        domains = [""] * len(own) if self.translator.style_tells else self._domains(style)
+        found = self._nearest(content, style, own, images, [f"{a} {d}" for a, d in zip(agreed, domains, strict=True)])
+        if any(domains) and (short := np.flatnonzero((found >= 0).sum(axis=1) < self.k)).size:
+            part = None if images is None else images[short]
+            more = self._nearest(content[short], style[short], own[short], part, [agreed[i] for i in short])
+            found[short] = [_filled_up(mine, theirs) for mine, theirs in zip(found[short], more, strict=True)]
+        count = (found >= 0).sum(axis=1)
+        if (count < self.k).any():
             raise RgunitError(
-                f"the index holds fewer than {self._among} training images of retrieval run "
-                f"{self.retriever.encoder_name}: run `rgunit index build` first"
+                f"the index holds fewer than {self.k} training images of retrieval run "
+                f"{self.retriever.encoder_name} to look at: run `rgunit index build` first"
             )
         if self._among == self.k:
-            return found.ids
-        places = [np.sort(rng.choice(self._among, self.k, replace=False)) for _, rng in zip(own, rngs, strict=False)]
-        return np.take_along_axis(found.ids, np.stack(places), axis=1)
+            return found
+        places = [np.sort(rng.choice(n, self.k, replace=False)) for n, rng in zip(count, rngs, strict=False)]
+        return np.take_along_axis(found, np.stack(places), axis=1)
+
+    def _nearest(
+        self, content: Tensor, style: Tensor, own: NDArray[np.int64], images: Tensor | None, terms: Sequence[str]
+    ) -> NDArray[np.int64]:
+        """int64 [B, among], −1 where fewer pass an image's filter `terms` beside that of all."""
+        assert self.retriever is not None
+        out = self.workspace.left_out
+        exclude = [np.append(out, i) if i >= 0 else out for i in own]
+        where: str | list[str] = self.where
+        if any(term.strip() for term in terms):
+            where = [f"{self.where} {term}".strip() for term in terms]
+        if self._own:
+            vectors = self.retriever.embed(content, style).cpu().numpy()
+            return self.retriever.nearest(vectors, k=self._among, where=where, exclude=exclude).ids
+        assert images is not None
+        theirs = self.retriever.content_vectors(self._read(images)).cpu().numpy()
+        return self.retriever.nearest_weighted(theirs, None, 1.0, k=self._among, where=where, exclude=exclude).ids
+
+    def _domains(self, style: Tensor) -> list[str]:
+        """A filter for the labels that each of styles [B, S] carries, none of a label that it does not tell."""
+        names = [quoted(name) for name in self.translator.schema.names]
+        return [
+            " ".join(f"{'+' if bit else '-'}{name}" for name, bit in zip(names, row, strict=True) if bit >= 0)
+            for row in self.translator.style_labels(style).cpu().numpy()
+        ]
 
     @torch.no_grad()
     def _read(self, images: Tensor) -> Tensor:
@@ -112,11 +146,19 @@ class Neighbours:
             images = F.interpolate(images, size=(encoders.size, encoders.size), mode="bilinear", antialias=True)
         return encoders.content(images)
 
-    def at_random(self, own: NDArray[np.int64], rngs: Iterable[np.random.Generator]) -> NDArray[np.int64]:
-        """int64 [B, k] different ids of the pool, none of them the source's; by a generator an image."""
+    def at_random(
+        self, own: NDArray[np.int64], rngs: Iterable[np.random.Generator], bits: NDArray[np.int8] | None = None
+    ) -> NDArray[np.int64]:
+        """int64 [B, k] different ids of the pool, none of them the source's; by a generator an image.
+
+        They agree with `bits` [B, n] of the attributes to agree in.
+        """
         rows = np.empty((len(own), self.k), np.int64)
         for i, (image, rng) in enumerate(zip(own, rngs, strict=False)):
-            drawn = self.pool[rng.choice(len(self.pool), self.k + 1, replace=False)]
+            pool = self.pool
+            if bits is not None and self.agreement is not None:
+                pool = self.agreement.agreeing(pool, bits[i])
+            drawn = pool[rng.choice(len(pool), self.k + 1, replace=False)]
             rows[i] = drawn[drawn != image][: self.k]
         return rows
 
@@ -200,6 +242,12 @@ class Neighbours:
         self._bytes += size
 
 
+def _filled_up(found: NDArray[np.int64], more: NDArray[np.int64]) -> NDArray[np.int64]:
+    """What was found [k], and in place of −1 the first of `more` [k] that are not there yet."""
+    there = found[found >= 0]
+    return np.concatenate([there, more[~np.isin(more, there)]])[: len(found)]
+
+
 def agreeing(theirs: Tensor, style: Tensor, labels_of: Callable[[Tensor], Tensor]) -> Tensor:
     """Mean [B, S] over those of `theirs` [B, k, S] that have each attribute as `style` [B, S]; that, where none has.
 
@@ -252,7 +300,7 @@ class Guiding:
             torch.cat([query.style for query in queries]) if len(queries) > 1 else queries[0].style,
             np.concatenate([ids] * len(queries)),
             repeat(np.random.default_rng([self.seed, 5, step, self.rank])),
-            batch.images if len(queries) == 1 else None,
+            batch.images if len(queries) == 1 else batch.images.repeat(len(queries), 1, 1, 1),
         )
         rng = np.random.default_rng([self.seed, 8, step, self.rank])
         if g.random_k:

@@ -24,6 +24,7 @@ from retrieval.evaluation import RetrievalEvaluation, RetrievalProtocol, evaluat
 from retrieval.onnx import OnnxNetwork
 from retrieval.retriever import Retriever
 from retrieval.tensors import to_pixels, to_tensor
+from translation.agreement import agreement_of
 from translation.config import Config, parse_config
 from translation.drawings import true_translation
 from translation.evaluation.classifier import train_classifier
@@ -140,7 +141,7 @@ def open_arms(workspace: Workspace, run: str | None = None, device: str = "auto"
             "look at what `rgunit translate` makes, or name another --run"
         )
     retriever = retriever_of(workspace, first, base, device)
-    if retriever is None and not first.style_dim:
+    if retriever is None and not first.style_tells:
         retriever = _named_retriever(workspace, guided, base, device)
     arms = {"stage1": Arm(workspace, first, None)}
     where = target_of(base)
@@ -180,7 +181,16 @@ def arms_of_run(
     if not translator.neighbours:
         return {ARM_OF[neighbours]: Arm(workspace, translator, None)}
     where = target_of(record)
-    looked_up = partial(Neighbours, workspace, first, k=k, cache_mib=cache, pixels=translator.pixels, where=where)
+    looked_up = partial(
+        Neighbours,
+        workspace,
+        first,
+        k=k,
+        cache_mib=cache,
+        pixels=translator.pixels,
+        where=where,
+        agreement=agreement_of(workspace, translator),
+    )
     at_random = Arm(workspace, translator, looked_up(None))
     if neighbours == "random":
         return {"random": at_random}

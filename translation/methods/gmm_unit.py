@@ -30,7 +30,7 @@ from translation.methods import (
     Steps,
     Translation,
 )
-from translation.methods.parts import GuidedAdversary, halved, ramp
+from translation.methods.parts import ClassifyingAdversary, halved, ramp
 from translation.networks.gmm_unit import (
     ContentEncoder,
     Discriminator,
@@ -45,7 +45,6 @@ from translation.objectives.patch_nce import contrast
 from translation.objectives.style import STANDARD_DEVIATION
 from translation.sampling import Batch
 from translation.sections import GuidedConfig, Section, StageConfig
-from translation.training.processes import shared_mean
 
 if TYPE_CHECKING:
     from translation.config import Config
@@ -101,7 +100,7 @@ class RgUnitConfig(GuidedConfig, TranslationConfig):
     weights: Weights = Weights()
 
 
-class GmmUnit(GuidedAdversary):
+class GmmUnit(ClassifyingAdversary):
     """The update rule: one discriminator step, one generator step, on a `Batch` (labels drawn, three noises an image:
     the target's style, a second one for the isometry, E_s's sample of the source).
 
@@ -117,7 +116,7 @@ class GmmUnit(GuidedAdversary):
         needs=("labels",),
         guidance=("convolution", "attention", "patches"),
         sampling=("informative", "hops"),
-        objectives=("patch_nce",),
+        objectives=("patch_nce", "semantic"),
         measured="results.md",
     )
     draws: ClassVar[Draws] = "labels"
@@ -294,7 +293,7 @@ class GmmUnit(GuidedAdversary):
         kl_weight = self.stage.weights.kl * ramp(t, self.stage.kl_warmup)
         if t < self.stage.warmup:
             return (yield from self.warm_up(batch, kl_weight))
-        weights = {**self.stage.weights.model_dump(), "kl": kl_weight}
+        weights = {**self.weights_of(self.stage.weights), "kl": kl_weight}
         content, mean, log_variance = batch.encoded or self.encode(batch.images)
         source_style = styles.sampled(mean, log_variance, batch.noise[2])
         guided = self.generator_input(content, batch)
@@ -315,7 +314,7 @@ class GmmUnit(GuidedAdversary):
         weights = {**self.stage.weights.model_dump(), "kl": kl_weight}
         content, mean, log_variance = self.encode(batch.images)
         own, mask = self.networks["generator"](content, styles.sampled(mean, log_variance, batch.noise[2]))
-        real = self._domain(self.networks["discriminator"](batch.images), batch.labels)
+        real = self.domain(self.networks["discriminator"](batch.images), batch.labels)
         yield Loss(("discriminator",), {"domain": real}, weights)
         terms = {
             "reconstruction": objectives.absolute_difference(own, batch.images),
@@ -324,31 +323,6 @@ class GmmUnit(GuidedAdversary):
         yield Loss(("generator",), terms, weights)
         yield self._told(mask, kl_weight, mean, batch.labels)
         return own  # type: ignore[no-any-return]
-
-    def discriminator_losses(self, batch: Batch, fake: Tensor) -> dict[str, Tensor]:
-        """Least squares on real and (detached) fake, classification of real images' known attributes, R1.
-
-        The gradient penalty is measured on every fourth image: it costs a second derivative, and changes slowly.
-        Several processes measure it on the images that one would if the batch of each is a multiple of four.
-        """
-        (images, labels), discriminator = batch.real or (batch.images, batch.labels), self.networks["discriminator"]
-        if batch.guides.real is not None:
-            more, theirs = batch.guides.real
-            images, labels = torch.cat([images, more]), torch.cat([labels, theirs])
-        real, made = discriminator(images), discriminator(fake)
-        self.weigh(batch.images, fake, [f for f, _ in made])
-        terms = {
-            "adversarial": objectives.adversarial_discriminator(
-                [r for r, _ in real], [f for f, _ in made], self.weight
-            ),
-            "domain": self._domain(real, labels),
-        }
-        if self.stage.weights.gradient_penalty:
-            with torch.autocast(images.device.type, enabled=False):  # second derivatives want full precision
-                seen = (batch.images if batch.real is None else batch.real[0])[::4].detach().requires_grad_()
-                judged = discriminator.forward(seen)  # not by a compiled call, which has no second derivative
-                terms["gradient_penalty"] = objectives.gradient_penalty([r for r, _ in judged], seen)
-        return terms
 
     def generator_losses(
         self,
@@ -370,10 +344,11 @@ class GmmUnit(GuidedAdversary):
         recovered_style, _ = self.networks["style_encoder"](fake)
         terms = {
             "adversarial": objectives.adversarial_generator([realness for realness, _ in judged], self.weight),
-            "domain": self._domain(judged, batch.target),
+            "domain": self.domain(judged, batch.target),
             "content": objectives.absolute_difference(recovered, content),
             "style": objectives.absolute_difference(recovered_style, style),
         }
+        terms |= self.held(batch.images, fake)
         if weights.reconstruction:
             seen = self.generator_input(hide(content, batch.guides.hidden), batch, 1)
             own, _ = self.generate(seen, source_style, batch.images)
@@ -434,11 +409,6 @@ class GmmUnit(GuidedAdversary):
         with torch.no_grad():
             keys = features((encoder,), images, layers)
         return contrast((encoder,), projector, layers, keys, fake)
-
-    def _domain(self, judged: Sequence[tuple[Tensor, Tensor]], labels: Tensor) -> Tensor:
-        """The classification of what D [(realness, logits) a scale] says of images with these labels."""
-        groups = self.groups if self.stage.domain_softmax else ()
-        return objectives.domain([logits for _, logits in judged], labels, groups, shared_mean)
 
 
 def build_networks(n: Networks, size: int, attributes: int, *, discriminator: bool = True) -> dict[str, nn.Module]:

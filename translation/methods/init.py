@@ -73,6 +73,7 @@ class Init(GuidedAdversary):
         year=2020,
         needs=("labels",),
         sampling=("informative", "hops"),
+        objectives=("semantic",),
         measured="results.md#init-and-sdit-a-first-look",
     )
     draws: ClassVar[Draws] = "labels"
@@ -187,7 +188,8 @@ class Init(GuidedAdversary):
         terms = {"adversarial": objectives.logistic_generator([discriminator(fake, told)], self.weight)}
         if weights.reconstruction:
             terms["reconstruction"] = objectives.absolute_difference(generator(images, own), images)
-        yield Loss(("generator",), terms, weights.model_dump())
+        terms |= self.held(batch.images, fake)
+        yield Loss(("generator",), terms, self.weights_of(weights))
         return fake  # type: ignore[no-any-return]
 
     def health(self, metrics: Mapping[str, float]) -> str | None:

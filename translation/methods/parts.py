@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from translation import objectives
 from translation.guidance import Guidance
 from translation.methods import Player
 from translation.objectives.importance import adversarial_importance
-from translation.sections import GuidedConfig, StageConfig
+from translation.sampling import Batch
+from translation.sections import GuidedConfig, Section, StageConfig
+from translation.training.processes import shared_mean
 
 Decay = Callable[[int], float]
 Embedding = Callable[[Tensor], Tensor]
@@ -45,6 +49,9 @@ class GuidedAdversary:
     """φ, where made images are weighed by it (`sampling.informative`)."""
     weight: Tensor | None = None
     """[B]: how much each made image of this step counts; None: all alike."""
+    features: Embedding | None = None
+    """h, the extractor's features that translation holds (`semantic.weight`), with gradient; None: nothing is held."""
+    semantic_weight: float = 0.0
 
     def weigh(self, sources: Tensor, fakes: Tensor, judged: Sequence[Tensor]) -> None:
         """INIT's weights for this step's two adversarial terms, by what D says of the fakes (maps a scale)."""
@@ -54,6 +61,18 @@ class GuidedAdversary:
         with torch.no_grad(), torch.autocast(fakes.device.type, enabled=False):
             embedded = self.embedding(sources.detach().float()), self.embedding(fakes.detach().float())
         self.weight = adversarial_importance(logits, *embedded)
+
+    def held(self, sources: Tensor, fakes: Tensor) -> dict[str, Tensor]:
+        """UDIT's term for the generator's loss, none where nothing is held."""
+        if self.features is None:
+            return {}
+        with torch.no_grad():
+            before = self.features(sources)
+        return {"semantic": objectives.semantic(before, self.features(fakes))}
+
+    def weights_of(self, weights: Section) -> dict[str, float]:
+        """The weights of a section, and that of what is held."""
+        return {**weights.model_dump(), "semantic": self.semantic_weight}
 
     @property
     def guidance(self) -> Guidance | None:
@@ -79,6 +98,44 @@ class GuidedAdversary:
         if self.guidance is not None and isinstance(stage, GuidedConfig):
             found["fusion"] = Player(("fusion",), stage.fusion_learning_rate or rate, stage.betas, decay)
         return found
+
+
+class ClassifyingAdversary(GuidedAdversary):
+    """One whose discriminator gives a list of (realness map, attribute logits), an entry a scale."""
+
+    stage: Any
+    """Its section, with `domain_softmax` and `weights.gradient_penalty`."""
+    groups: Sequence[Sequence[int]]
+
+    def discriminator_losses(self, batch: Batch, fake: Tensor) -> dict[str, Tensor]:
+        """Least squares on real and (detached) fake, classification of real images' known attributes, R1.
+
+        The gradient penalty is measured on every fourth image: it costs a second derivative, and changes slowly.
+        Several processes measure it on the images that one would if the batch of each is a multiple of four.
+        """
+        (images, labels), discriminator = batch.real or (batch.images, batch.labels), self.networks["discriminator"]
+        if batch.guides.real is not None:
+            more, theirs = batch.guides.real
+            images, labels = torch.cat([images, more]), torch.cat([labels, theirs])
+        real, made = discriminator(images), discriminator(fake)
+        self.weigh(batch.images, fake, [f for f, _ in made])
+        terms = {
+            "adversarial": objectives.adversarial_discriminator(
+                [r for r, _ in real], [f for f, _ in made], self.weight
+            ),
+            "domain": self.domain(real, labels),
+        }
+        if self.stage.weights.gradient_penalty:
+            with torch.autocast(images.device.type, enabled=False):  # second derivatives want full precision
+                seen = (batch.images if batch.real is None else batch.real[0])[::4].detach().requires_grad_()
+                judged = discriminator.forward(seen)  # not by a compiled call, which has no second derivative
+                terms["gradient_penalty"] = objectives.gradient_penalty([r for r, _ in judged], seen)
+        return terms
+
+    def domain(self, judged: Sequence[tuple[Tensor, Tensor]], labels: Tensor) -> Tensor:
+        """The classification of what D [(realness, logits) a scale] says of images with these labels."""
+        groups = self.groups if self.stage.domain_softmax else ()
+        return objectives.domain([logits for _, logits in judged], labels, groups, shared_mean)
 
 
 class NoStyle:

@@ -73,6 +73,7 @@ class Sdit(GuidedAdversary):
         year=2019,
         needs=("labels",),
         sampling=("informative", "hops"),
+        objectives=("semantic",),
         measured="results.md#init-and-sdit-a-first-look",
     )
     draws: ClassVar[Draws] = "labels"
@@ -181,7 +182,8 @@ class Sdit(GuidedAdversary):
             if weights.reconstruction and batch.real is None:  # what was made has no labels to go back to
                 back, _ = self.make(fake, planes(batch.labels), noise)
                 terms["reconstruction"] = objectives.absolute_difference(back, batch.images)
-            yield Loss(("generator",), terms, weights.model_dump())
+            terms |= self.held(batch.images, fake)
+            yield Loss(("generator",), terms, self.weights_of(weights))
             yield Loss((), {"attention_mean": attention.detach().float().mean()})
         return fake.detach()
 
