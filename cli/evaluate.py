@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import guidance, judges
+from cli import bias, guidance, judges
 from cli.choices import BothWaysOption, JudgeCropOption, JudgeOption, check_judge
 from cli.settings import Settings
 
@@ -44,6 +44,7 @@ SplitOption = Annotated[str, typer.Option(metavar="NAME", help="Split that is ju
 def register(app: typer.Typer) -> None:
     """Give the command group to the app."""
     guidance.register(group)
+    bias.register(group)
     judges.register(group)
     app.add_typer(group, name="evaluate")
 

@@ -135,8 +135,8 @@ def guidance(
     plan = Plan(
         out=out,
         workspace=settings.folder,
-        rows=_numbers("--rows", rows),
-        seeds=(settings.seed,) if seeds is None else _numbers("--seeds", seeds),
+        rows=numbers("--rows", rows),
+        seeds=(settings.seed,) if seeds is None else numbers("--seeds", seeds),
         arms=None if arms is None else names_of(arms),
         until=until.value,
         jobs=jobs,
@@ -173,7 +173,8 @@ def guidance(
     settings.show(found, lambda console: _draw(console, plan, found))
 
 
-def _numbers(option: str, text: str) -> tuple[int, ...]:
+def numbers(option: str, text: str) -> tuple[int, ...]:
+    """Whole numbers of an option: `0,1,2`."""
     parts = names_of(text)
     if not parts or not all(part.isdecimal() for part in parts):
         raise UsageError(f"{option} takes numbers such as 0,1,2, not {text!r}")

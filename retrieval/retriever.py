@@ -144,7 +144,8 @@ class Retriever:
 
     @torch.no_grad()
     def embed(self, content: Tensor, style: Tensor) -> Tensor:
-        """content [B, C, h, h] and style [B, S] → embeddings float32 [B, dim]."""
+        """content [B, C, h, h] and style [B, S] → embeddings float32 [B, dim]; of a run without a style by content."""
+        style = style[:, : self.style_dim]
         embedded: Tensor = self.network(content.to(self.device).float(), style.to(self.device).float())
         return embedded
 

@@ -67,7 +67,8 @@ class Agreement:
 
     def agreeing(self, pool: Ids, bits: Bits) -> Ids:
         """Those of ids [p] whose labels are `bits` [n]."""
-        return pool[(self._known(pool) == bits).all(axis=1)]
+        kept: Ids = pool[(self._known(pool) == bits).all(axis=1)]
+        return kept
 
     def require(self, pool: Ids, k: int) -> None:
         """RgunitError unless more than k images of the pool agree with every source that there may be."""
@@ -86,7 +87,8 @@ class Agreement:
             return np.full((len(ids), len(self.names)), -1, np.int8)
         rows = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
         there = self._ids[rows] == ids
-        return np.where(there[:, None], self._labels[rows], np.int8(-1)).astype(np.int8)
+        labels: Bits = np.where(there[:, None], self._labels[rows], np.int8(-1)).astype(np.int8)
+        return labels
 
 
 def open_agreement(

@@ -80,7 +80,7 @@ class GuidedConfig(StageConfig):
     neighbour_as_real: bool = Field(False, description="the discriminator sees each first neighbour as a real image")
     agree: tuple[str, ...] = Field(
         (),
-        description="attributes in which neighbours must agree with the source: its label, else an extractor's reading",
+        description="attributes in which neighbours must have the source's label, else what an extractor reads of it",
     )
     feature_cache: int = Field(512, ge=0, description="MiB kept of neighbours' content maps")
 
@@ -128,10 +128,10 @@ class SemanticConfig(Section):
 class ExtractorConfig(Section):
     """`train extractor`: a classifier of one attribute for each width of its last map, to choose the narrowest from."""
 
-    steps: int = Field(600, ge=1)
+    steps: int = Field(400, ge=1)
     batch: int = Field(32, ge=2)
     learning_rate: float = Field(1e-3, gt=0)
-    widths: tuple[int, ...] = Field((1, 2, 4, 8, 16, 32, 64), min_length=1, description="candidates for D")
+    widths: tuple[int, ...] = Field((1, 2, 4, 8, 16, 32), min_length=1, description="candidates for D")
     network_width: float = Field(1.0, gt=0, description="multiplies the channels of the layers before")
     tolerance: float = Field(0.01, ge=0, lt=1, description="accuracy that the narrowest may lose against the best")
 

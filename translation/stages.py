@@ -103,11 +103,18 @@ def train_extractor(workspace: Workspace, config: Config, *, protect: str, **opt
     protect = workspace.schema.names[workspace.schema.index(protect)]
     config = settled(workspace, EXTRACTOR, config, session)
     fabric = make_fabric(config.training, session.device)
-    process = {"rank": fabric.global_rank, "world": fabric.world_size}
 
     def make() -> ExtractorTask:
-        device = {"device": fabric.device, "autocast": fabric.autocast}
-        return ExtractorTask(workspace, config, protect, seed=session.seed, **process, **device)
+        return ExtractorTask(
+            workspace,
+            config,
+            protect,
+            seed=session.seed,
+            rank=fabric.global_rank,
+            world=fabric.world_size,
+            device=fabric.device,
+            autocast=fabric.autocast,
+        )
 
     training = config.training.model_copy(update={"best": ""})
     about = {"protect": protect, "seed": session.seed}
