@@ -26,7 +26,7 @@ PresetOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="demo, celeba-64, paper-celeba-128, cut, fastcut, single-image, init or sdit. Default: the settings of "
+        help="demo, celeba-64, paper-celeba-128, cut, fastcut, single-image, init, munit or sdit. Default: those of "
         "the newest run (with --resume: of the run that is resumed); for a first run demo where images are at most 48 "
         "pixels, else celeba-64. --config and --set override single settings.",
     ),

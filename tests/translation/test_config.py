@@ -11,7 +11,17 @@ from translation.config import load_config, parse_config, presets
 
 
 def test_every_preset_loads_and_survives_being_saved() -> None:
-    assert presets() == ["celeba-64", "cut", "demo", "fastcut", "init", "paper-celeba-128", "sdit", "single-image"]
+    assert presets() == [
+        "celeba-64",
+        "cut",
+        "demo",
+        "fastcut",
+        "init",
+        "munit",
+        "paper-celeba-128",
+        "sdit",
+        "single-image",
+    ]
     for name in presets():
         config = load_config(name)
         assert config.preset == name

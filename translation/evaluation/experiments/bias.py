@@ -30,6 +30,7 @@ from index_store.images import write_image
 from index_store.lifetimes import end_with_parent
 from index_store.names import quoted
 from index_store.workspace import Workspace
+from retrieval.loading import resolve_device
 from retrieval.onnx import OnnxNetwork
 from translation.config import Config, load_config
 from translation.evaluation.arms import Arm, arms_of_run, truth_of
@@ -161,7 +162,7 @@ def run_bias(plan: BiasPlan, progress: Progress | None = None) -> dict[str, Any]
             plan.bias,
             config.data.size,
             config.evaluation,
-            device=plan.device,
+            device=str(resolve_device(plan.device)),
             progress=progress,
         )
         bench = _Bench(workspace, plan, judge, network)
