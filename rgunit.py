@@ -323,7 +323,7 @@ def run(
 
 def train(
     workspace: str | Path | _Workspace,
-    stage: Literal["translation", "retrieval", "guided"],
+    stage: Literal["translation", "retrieval", "guided", "extractor"],
     *,
     preset: str | None = None,
     method: str | None = None,
@@ -332,17 +332,18 @@ def train(
     resume: bool = False,
     **options: Any,
 ) -> Run:
-    """One stage. `options` are those of `translation.train_translation`, `train_retrieval` and `train_guided`:
-    attributes_used, source, target, neighbours, translation_run, retrieval_run, seed, device."""
+    """One stage. `options` are those of its function, `translation.train_translation` and the others:
+    attributes_used, source, target, neighbours, translation_run, retrieval_run, protect, seed, device."""
     from translation import stages
 
     start = {
         "translation": stages.train_translation,
         "retrieval": stages.train_retrieval,
         "guided": stages.train_guided,
+        "extractor": stages.train_extractor,
     }
     if stage not in start:
-        raise UsageError(f"there is no stage {stage!r}: train translation, retrieval or guided")
+        raise UsageError(f"there is no stage {stage!r}: train translation, retrieval, guided or extractor")
     with _opened(workspace) as opened:
         config = _configuration(opened, preset, method, settings)
         given = {"minutes": minutes, "resume": resume, **options}

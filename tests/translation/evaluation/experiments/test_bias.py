@@ -82,7 +82,7 @@ def test_what_cannot_be_meant_is_refused() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["munit", "gmm_unit", "cut"])
 def test_the_table_is_made_and_not_made_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str) -> None:
-    sizes = ["--per-domain", "60", "--tested", "3", "--taught", "10", "--steps", "2", "--guided-steps", "2"]
+    sizes = ["--per-domain", "100", "--tested", "3", "--taught", "10", "--steps", "2", "--guided-steps", "2"]
     narrow = ["networks.width=0.0625", "networks.discriminator_width=0.0625", "extractor.steps=3"]
     narrow += ["extractor.widths=[1,2]", "extractor.network_width=0.125", "retrieval.steps=2", "retrieval.batch=4"]
     narrow += ["evaluation.classifier_epochs=1", "translation.batch=4", "guided.batch=4", "training.tensorboard=false"]
