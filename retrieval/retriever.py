@@ -196,7 +196,8 @@ class Retriever:
         Distances are squared Euclidean ones of the embedding. With `content_weight` W in [0, 1] they are
         W · content + (1 − W) · style, each divided by its mean over the collection (`retrieval/scales.py`), the
         content by the user's model where the index was built with one. A run without a style looks for content alone:
-        it takes no edit, no `style_of` and no other weight than 1; `where` filters by attributes.
+        it takes no edit, no `style_of` and no other weight than 1; `where` filters by attributes. Where its model has
+        a style that says nothing of the domain, an edit and `style_of` filter by the labels that they lead to.
 
         Raises RgunitError and UsageError in one line: a broken picture, an unknown attribute, nothing indexed.
         """
@@ -208,7 +209,8 @@ class Retriever:
         given = cast("Sequence[Source | Picture]", [image] if one else image)
         if not given:
             raise UsageError("a query needs at least one picture")
-        if not self.style_dim and (edit is not None or style_of is not None):
+        asked = edit is not None or style_of is not None
+        if asked and not self.style_dim and not self.encoders.style_dim:
             raise no_style(self._named())
         where = with_origin(self.workspace, where, origin)
         encoders, workspace = self.encoders, self.workspace
@@ -226,6 +228,8 @@ class Retriever:
             known_labels=np.stack([unknown if row is None else row for row in labels]),
             style_of_labels=None if other is None else other.labels(workspace, schema),
         )
+        if asked and not self.style_dim:  # its translation model has styles that say nothing of the domain
+            where = f"{where or ''} {schema.terms(query.target)}".strip()
         own = [one.image_id for one in pictures if one.image_id is not None]
         exclude = descendants(workspace, own) if own else None
         if content_weight is None:

@@ -31,7 +31,8 @@ class Agreement:
     def __init__(
         self, workspace: Workspace, names: Sequence[str], readers: Mapping[str, SemanticExtractor | None]
     ) -> None:
-        self.names = tuple(workspace.schema.names[column] for column in workspace.schema.indices(names))
+        self._schema = AttributeSchema(workspace.schema.subset(names).names)
+        self.names = self._schema.names
         self.readers = readers
         table = workspace.images("origin=real|unlabelled")
         self._ids, self._labels = table.ids, table.labels[:, workspace.schema.indices(names)]
@@ -62,8 +63,7 @@ class Agreement:
 
     def filters(self, bits: Bits) -> list[str]:
         """A filter for each row of bits [B, n]."""
-        names = [quoted(name) for name in self.names]
-        return [" ".join(f"{'+' if bit else '-'}{name}" for name, bit in zip(names, row, strict=True)) for row in bits]
+        return [self._schema.terms(row) for row in bits]
 
     def agreeing(self, pool: Ids, bits: Bits) -> Ids:
         """Those of ids [p] whose labels are `bits` [n]."""

@@ -22,7 +22,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from index_store.errors import RgunitError
-from index_store.names import quoted
 from index_store.workspace import Workspace
 from retrieval.retriever import Retriever
 from retrieval.tensors import to_tensor
@@ -131,11 +130,8 @@ class Neighbours:
 
     def _domains(self, style: Tensor) -> list[str]:
         """A filter for the labels that each of styles [B, S] carries, none of a label that it does not tell."""
-        names = [quoted(name) for name in self.translator.schema.names]
-        return [
-            " ".join(f"{'+' if bit else '-'}{name}" for name, bit in zip(names, row, strict=True) if bit >= 0)
-            for row in self.translator.style_labels(style).cpu().numpy()
-        ]
+        labels = self.translator.style_labels(style).cpu().numpy()
+        return [self.translator.schema.terms(row) for row in labels]
 
     @torch.no_grad()
     def _read(self, images: Tensor) -> Tensor:

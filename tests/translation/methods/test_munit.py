@@ -17,6 +17,9 @@ from torch.nn import functional as F
 from index_store.errors import UsageError
 from index_store.runs import CHECKPOINT
 from index_store.workspace import Workspace
+from retrieval.queries import compose
+from retrieval.retriever import Retriever
+from retrieval.tensors import to_tensor
 from tests.translation.small import USED
 from translation.config import Config, load_config
 from translation.indexing import fill_index
@@ -183,6 +186,23 @@ def test_neighbours_are_of_the_target_domain_and_nearest_in_content(staged: Work
         rare = translator.sample_style(torch.from_numpy(np.array([[1, 1, 1]], np.int8)))
         more = guides.find(translator.content(pixels[:1]), rare, table.ids[:1], iter(()), pixels[:1])
         assert (more >= 0).all() and len(np.unique(more)) == 2
+
+
+def test_a_query_is_content_among_images_of_the_labels_that_it_leads_to(staged: Workspace) -> None:
+    with staged as workspace:
+        retriever = Retriever.open(workspace, encoders=Translator.load(workspace, "r1"))
+        table = workspace.images("split=train origin=real -Glasses")
+        found = retriever.search(Path(table.paths[0]), edit="+Glasses", k=3)
+        assert len(found) and all(one.attributes["Glasses"] == 1 for one in found)
+        other = workspace.images("split=train origin=real +Glasses").paths[0]
+        made = compose(
+            retriever.encoders,
+            workspace.load(table.ids[:1], 32)[0],
+            edit=retriever.encoders.schema.edit("-Glasses"),
+            style_of=workspace.read(other, size=32),
+        )
+        own = retriever.encoders.style(to_tensor(workspace.read(other, size=32)[None], torch.device("cpu")))
+        assert made.target[2] == 0 and torch.equal(made.style[:, A:], own[:, A:]), "an edit leaves the drawn part"
 
 
 @pytest.mark.parametrize("kind", ["patches", pytest.param("attention", marks=pytest.mark.slow), "convolution"])
