@@ -101,7 +101,7 @@ def open_agreement(
     names = config.guided.agree
     if not names:
         return None
-    named = runs or ([config.semantic.extractor] if config.semantic.extractor else [])
+    named = runs or ([workspace.run(config.semantic.extractor).id] if config.semantic.extractor else [])
     workspace.schema.indices(names)
     return Agreement(
         workspace,
