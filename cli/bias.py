@@ -22,6 +22,7 @@ MEASURES = {
     "misclassified_all": "misread, all",
     "drop": "confidence −",
     "changed": "changed",
+    "changed_least": "the rarer way",
     "identity": "identity",
     "truth": "to truth",
     "diversity": "diversity",
@@ -167,7 +168,7 @@ def _draw_plan(console: Console, cost: dict[str, Any]) -> None:
 
 
 def _draw(console: Console, plan: BiasPlan, found: dict[str, Any]) -> None:
-    from cli.drawing import plain, table
+    from cli.drawing import count, plain, table
 
     read = [f"reads {name}" for name in found["judge"][0]["accuracy"]]
     title = "The judge, on real test images"
@@ -178,7 +179,8 @@ def _draw(console: Console, plan: BiasPlan, found: dict[str, Any]) -> None:
     console.print(shown)
     arms = found["table"]["arms"]
     columns = {k: name for k, name in MEASURES.items() if any(one.get(k) is not None for one in arms.values())}
-    title = f"{plan.protected} kept? {found['table']['seeds']} seeds, {found['table']['sources']} sources"
+    seeds, sources = count(found["table"]["seeds"], "seed"), count(found["table"]["sources"], "source")
+    title = f"{plan.protected} kept? {seeds}, {sources}"
     shown = table("arm", *columns.values(), right=tuple(columns.values()), title=title)
     for name in reversed(arms):
         shown.add_row(name, *(_told(arms[name].get(key)) for key in columns))

@@ -313,6 +313,7 @@ class _Bench:
             diversity.append(self.judge.diversity(arm(self.source[several], self.target[several], seeds)))
         judged = Judged(
             people=self.people,
+            added=(self.target[:, 0] == 1).tolist(),
             at_risk=self.at_risk.tolist(),
             misclassified=(read.bits[:, 1] != self.bits[:, 1]).tolist(),
             drop=(self.confidence - self._confident(read.logits)).tolist(),

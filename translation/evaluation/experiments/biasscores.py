@@ -12,21 +12,24 @@ from pydantic import BaseModel, ConfigDict
 from translation.evaluation.distances import Resamples, percentile_interval
 
 TOLERATED = 0.02  # a gain counts only where the wanted attribute changes at most this much less often
+LEARNED = 0.1  # share changed in each direction below which an arm has not learned to change the wanted attribute
 DRAWS = 2000
 
 
 class Judged(BaseModel):
     """One arm of one seed, image by image.
 
-    people: whose each image is; at_risk: its protected value is rare in the domain that it is translated to;
-    misclassified: the judge reads another one; drop: how much less sure the judge is of its own; changed: the judge
-    reads the wanted value; identity and truth: distances to the source and to the true translation, None where they
-    are not measured; diversity: mean distance between several translations of one image.
+    people: whose each image is; added: whether it is to get the wanted attribute, or to lose it; at_risk: its protected
+    value is rare in the domain that it is translated to; misclassified: the judge reads another one; drop: how much
+    less sure the judge is of its own; changed: the judge reads the wanted value; identity and truth: distances to the source
+    and to the true translation, None where they are not measured; diversity: mean distance between several
+    translations of one image.
     """
 
     model_config = ConfigDict(frozen=True)
 
     people: list[str]
+    added: list[bool]
     at_risk: list[bool]
     misclassified: list[bool]
     drop: list[float]
@@ -40,10 +43,11 @@ def summary_of(seeds: Sequence[Mapping[str, Judged]], control: str) -> dict[str,
     """{arms: {arm: figures}, differences: {"arm vs other": {measure: {difference, interval}, verdict}}} over seeds.
 
     Figures: of sources at risk misclassified, drop, identity, truth; of all sources misclassified_all; changed (all),
-    diversity; each with the smallest and largest mean of a seed as `spread`. Intervals: 95 %, people resampled, the
+    changed_least (of those that are to get the attribute and of those that are to lose it, the fewer), diversity; each
+    with the smallest and largest mean of a seed as `spread`. Intervals: 95 %, people resampled, the
     same ones in all arms; seeds are taken as they are. Each arm is compared with `control`, and the arm of both parts
     with each of its parts. A gain `counts` where misclassification falls by its whole interval, and the wanted
-    attribute changes as often as in the control within TOLERATED.
+    attribute changes as often as in the other arm within TOLERATED, both having learned to change it.
     """
     names = [name for name in seeds[0] if all(name in one for one in seeds)]
     arms = {name: _figures([one[name] for one in seeds]) for name in names}
@@ -54,12 +58,15 @@ def summary_of(seeds: Sequence[Mapping[str, Judged]], control: str) -> dict[str,
         gaps = _gaps([one[name] for one in seeds], [one[other] for one in seeds])
         fewer, changed = gaps["misclassified"], gaps["changed"]["difference"]
         falls = fewer["interval"][1] < 0
+        learned = all(arms[one]["changed_least"] >= LEARNED for one in (name, other))
         told = "no difference shown"
-        if falls:
+        if not learned:
+            told = "not to be compared: one of them has not learned to change the wanted attribute both ways"
+        elif falls:
             told = "a gain" if changed >= -TOLERATED else "fewer, but the wanted attribute changes less often"
         elif fewer["interval"][0] > 0:
             told = "worse"
-        found[f"{name} vs {other}"] = {**gaps, "counts": falls and changed >= -TOLERATED, "verdict": told}
+        found[f"{name} vs {other}"] = {**gaps, "counts": learned and falls and changed >= -TOLERATED, "verdict": told}
     return {"seeds": len(seeds), "sources": len(seeds[0][names[0]].people), "arms": arms, "differences": found}
 
 
@@ -82,6 +89,8 @@ def _columns(judged: Judged) -> dict[str, tuple[NDArray[np.float64], NDArray[np.
 def _figures(seeds: Sequence[Judged]) -> dict[str, Any]:
     means = [{name: float(v.sum() / c.sum()) for name, (v, c) in _columns(one).items()} for one in seeds]
     for mean, one in zip(means, seeds, strict=True):
+        added, changed = np.array(one.added), np.array(one.changed)
+        mean["changed_least"] = min(float(changed[way].mean()) for way in (added, ~added) if way.any())
         mean["diversity"] = one.diversity
     figures: dict[str, Any] = {name: float(np.mean([mean[name] for mean in means])) for name in means[0]}
     figures["spread"] = {name: [min(m[name] for m in means), max(m[name] for m in means)] for name in means[0]}

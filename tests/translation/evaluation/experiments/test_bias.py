@@ -19,6 +19,7 @@ from translation.evaluation.experiments.biasscores import Judged, summary_of
 def judged(**changes: object) -> Judged:
     values: dict[str, object] = {
         "people": [f"image {i}" for i in range(8)],
+        "added": [True, False] * 4,
         "at_risk": [True] * 4 + [False] * 4,
         "misclassified": [True, True, True, False] + [False] * 4,
         "drop": [0.4, 0.4, 0.4, 0.0] + [0.0] * 4,
@@ -39,6 +40,11 @@ def test_the_numbers_are_of_sources_at_risk_and_a_gain_counts_only_where_the_wan
     assert without["drop"] == pytest.approx(0.3) and without["identity"] is None and without["diversity"] == 0.2
     gain, bought = found["differences"]["kept vs without"], found["differences"]["copied vs without"]
     assert gain["misclassified"]["difference"] == -0.75 and gain["counts"] and gain["verdict"] == "a gain"
+    stuck = summary_of([{"kept": judged(changed=[True, False] * 4), "without": judged()}], "without")
+    assert (
+        stuck["arms"]["kept"]["changed_least"] == 0
+        and "not learned" in stuck["differences"]["kept vs without"]["verdict"]
+    )
     assert bought["changed"]["difference"] == -0.5 and not bought["counts"]
     assert bought["verdict"] == "fewer, but the wanted attribute changes less often"
 
