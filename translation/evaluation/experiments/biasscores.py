@@ -21,8 +21,8 @@ class Judged(BaseModel):
 
     people: whose each image is; added: whether it is to get the wanted attribute, or to lose it; at_risk: its protected
     value is rare in the domain that it is translated to; misclassified: the judge reads another one; drop: how much
-    less sure the judge is of its own; changed: the judge reads the wanted value; identity and truth: distances to the source
-    and to the true translation, None where they are not measured; diversity: mean distance between several
+    less sure the judge is of its own; changed: the judge reads the wanted value; identity and truth: distances to the
+    source and to the true translation, None where they are not measured; diversity: mean distance between several
     translations of one image.
     """
 
