@@ -372,7 +372,7 @@ def run(
 @_said()
 def train(
     workspace: str | Path | _Workspace,
-    stage: Literal["translation", "retrieval", "guided", "generator", "miner"],
+    stage: Literal["translation", "retrieval", "guided", "generator", "miner", "extractor"],
     *,
     preset: str | None = None,
     method: str | None = None,
@@ -382,8 +382,8 @@ def train(
     **options: Any,
 ) -> Run:
     """One stage. `options` are those of `translation.train_translation`, `train_retrieval`, `train_guided`,
-    `train_generator` and `train_miner`: attributes_used, source, target, neighbours, translation_run, retrieval_run,
-    source_run, transfer, sources, seed, device."""
+    `train_generator`, `train_miner` and `train_extractor`: attributes_used, source, target, neighbours,
+    translation_run, retrieval_run, source_run, transfer, sources, protect, seed, device."""
     from translation import generator_stages, stages
 
     start = {
@@ -392,6 +392,7 @@ def train(
         "guided": stages.train_guided,
         "generator": generator_stages.train_generator,
         "miner": generator_stages.train_miner,
+        "extractor": stages.train_extractor,
     }
     if stage not in start:
         raise UsageError(f"there is no stage {stage!r}: train {', '.join(start)}")

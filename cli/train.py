@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +26,7 @@ class Stage(StrEnum):
     guided = "guided"
     generator = "generator"
     miner = "miner"
+    extractor = "extractor"
 
 
 class Neighbours(StrEnum):
@@ -45,6 +47,8 @@ def register(app: typer.Typer) -> None:
         "  rgunit -w faces index build\n"
         "  rgunit -w faces train guided --neighbours random --set guided.steps=2000\n"
         "  rgunit -w faces train translation --resume\n"
+        "  rgunit -w faces train extractor --protect Male\n"
+        "  rgunit -w faces train translation --set semantic.weight=1\n"
         "  rgunit -w faces train generator --preset wgan-gp --target +Male\n"
         "  rgunit -w faces train generator --from r4 --target '-Male +Eyeglasses'\n"
         "  rgunit -w faces train miner --from r4 --from r5 --target '-Male +Eyeglasses' --set miner.release=1000",
@@ -59,7 +63,8 @@ def train(
             metavar="STAGE",
             help="translation: GMM-UNIT, no guidance. retrieval: the embedding, on that translator. guided: RG-UNIT, "
             "the translator fine-tuned with retrieved neighbours (needs `rgunit index build`). generator: images from "
-            "noise (WGAN-GP). miner: trained generators (--from) mined for a domain of few images (MineGAN).",
+            "noise (WGAN-GP). miner: trained generators (--from) mined for a domain of few images (MineGAN). "
+            "extractor: reads an attribute that translations must keep (semantic.weight, guided.agree).",
         ),
     ],
     preset: PresetOption = None,
@@ -96,6 +101,10 @@ def train(
             help="guided: the retrieval run that finds the neighbours; of a method without a style (cut) any. Default: "
             "the newest.",
         ),
+    ] = None,
+    protect: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="extractor, which needs it: the attribute that translations must keep."),
     ] = None,
     minutes: MinutesOption = None,
     resume: Annotated[
@@ -167,6 +176,10 @@ def train(
         raise UsageError("--translation-run names the run that `train retrieval` and `train guided` build on")
     if retrieval_run is not None and stage is not Stage.guided:
         raise UsageError(f"--retrieval-run belongs to `train guided`, not to `train {stage.value}`")
+    if protect is not None and stage is not Stage.extractor:
+        raise UsageError(f"--protect belongs to `train extractor`, not to `train {stage.value}`")
+    if protect is None and stage is Stage.extractor:
+        raise UsageError("`train extractor` needs the attribute to keep: --protect NAME")
     if start is not None and not resume:
         raise UsageError("--resume-at needs --resume")
     if allow_changes and not resume:
@@ -216,6 +229,10 @@ def train(
                 result = train_miner(
                     workspace, chosen, sources=sources or (), target=target or "", progress=bars, **common
                 )
+            elif stage is Stage.extractor:
+                bars.stage("extractor")
+                assert protect is not None
+                result = stages.train_extractor(workspace, chosen, protect=protect, progress=bars, **common)
             else:
                 arm: stages.Arm = neighbours.value if neighbours else "retrieved"
                 bars.stage(f"guided:{arm}")
@@ -234,8 +251,11 @@ def train(
             "seconds": round(result.seconds, 2),
             "metrics": result.metrics,
         }
+        if stage is Stage.extractor and not result.stopped:
+            payload |= {"protect": result.run.config["protect"]}
+            payload |= {key: result.run.summary[key] for key in ("width", "curve")}
         if result.stopped:
-            extra = f" --neighbours {neighbours.value}" if neighbours else ""
+            extra = f" --neighbours {neighbours.value}" if neighbours else f" --protect {protect}" if protect else ""
             raise Stopped(
                 f"`rgunit -w {settings.folder} train {stage.value}{extra} --resume` and the same settings (checkpoint "
                 f"at step {result.steps})",
@@ -249,6 +269,20 @@ def _draw(console: Console, result: StageResult) -> None:
     from cli.drawing import plain, span
 
     plain(console, f"run {result.run.id} ({result.run.stage}): {result.steps} steps in {span(result.seconds)}")
+    if curve := result.run.summary.get("curve"):
+        _draw_curve(console, curve, int(result.run.summary["width"]))
     told = [f"{name} {value:.3g}" for name, value in result.metrics.items() if not name.startswith("lr/")]
     plain(console, "  " + ", ".join(told), style="dim")
     plain(console, f"  {result.run.path}", style="dim")
+
+
+def _draw_curve(console: Console, curve: Sequence[Mapping[str, Any]], chosen: int) -> None:
+    """The accuracy of each width as a bar from chance (0.5) to 1, the one that was chosen marked."""
+    from cli.drawing import table
+
+    shown = table("D", "accuracy", "", right=("D", "accuracy"), title="Accuracy by width, images set aside")
+    for point in curve:
+        bar = "█" * round(40 * max(0.0, 2 * point["accuracy"] - 1))
+        mark = " ← the narrowest that keeps it" if point["width"] == chosen else ""
+        shown.add_row(str(point["width"]), f"{point['accuracy']:.3f}", f"{bar}{mark}")
+    console.print(shown)

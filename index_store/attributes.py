@@ -257,6 +257,11 @@ class AttributeSchema:
         ids = frozenset(map(int, choices["id"])) if "id" in choices else None
         return Filter(bits, choices.get("split"), choices.get("origin"), ids, (text or "").strip(), open_bits)
 
+    def terms(self, labels: npt.ArrayLike) -> str:
+        """Return the filter for images whose known labels are those of one row int8 [A]; −1 asks for nothing."""
+        named = zip(self.names, np.asarray(labels).tolist(), strict=True)
+        return " ".join(f"{'+' if bit else '-'}{quoted(name)}" for name, bit in named if bit >= 0)
+
     def pack(self, labels: npt.ArrayLike) -> tuple[Bits, Bits]:
         """Pack int8 [n, A] in {1, 0, -1} into (known, value), each uint8 [n, ceil(A / 8)], low bit first."""
         array = np.asarray(labels)

@@ -211,8 +211,8 @@ def embed_set(
         pixels = workspace.load(ids[part], encoders.size)
         hashes.append(perceptual_hash(pixels))
         images = to_tensor(pixels, encoders.device)
-        content, style = encoders.content(images), encoders.style(images).float()
-        wanted = encoders.style_mean(targets[part]).to(encoders.device)
+        content, style = encoders.content(images), encoders.style(images).float()[:, : retriever.style_dim]
+        wanted = encoders.style_mean(targets[part]).to(encoders.device)[:, : retriever.style_dim]
         contents = (
             retriever.content_vectors(content).cpu().numpy()
             if model is None

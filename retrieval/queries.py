@@ -79,10 +79,7 @@ def compose(
     if edit is None:
         return ComposedQuery(contents, own, target)
     target = edit.apply(target)
-    each = own.shape[1] // len(target)  # numbers an attribute
-    replaced = torch.zeros(len(target), dtype=torch.bool)
-    replaced[[*edit.bits, *edit.cleared]] = True
-    mask = replaced.repeat_interleave(each).to(own.device)
+    mask = _numbers_of(encoders, (*edit.bits, *edit.cleared)).to(own.device)
     return ComposedQuery(contents, torch.where(mask, component(encoders, target, generator), own), target)
 
 
@@ -126,6 +123,13 @@ def descendants(workspace: Workspace, ids: Sequence[int]) -> NDArray[np.int64]:
         if len(grown) == len(family):
             return np.array(sorted(family), np.int64)
         family = grown
+
+
+def _numbers_of(encoders: Encoders, bits: Sequence[int]) -> Tensor:
+    """bool [S]: the numbers of a style that tell these attributes: those in which their components differ."""
+    without, having = (torch.zeros(len(bits), len(encoders.schema.names), dtype=torch.int8) for _ in range(2))
+    having[torch.arange(len(bits)), list(bits)] = 1
+    return (encoders.style_mean(without) != encoders.style_mean(having)).any(dim=0)
 
 
 def _tensor(encoders: Encoders, images: NDArray[np.uint8]) -> Tensor:

@@ -149,7 +149,8 @@ class Retriever:
 
     @torch.no_grad()
     def embed(self, content: Tensor, style: Tensor) -> Tensor:
-        """content [B, C, h, h] and style [B, S] → embeddings float32 [B, dim]."""
+        """content [B, C, h, h] and style [B, S] → embeddings float32 [B, dim]; of a run without a style by content."""
+        style = style[:, : self.style_dim]
         embedded: Tensor = self.network(content.to(self.device).float(), style.to(self.device).float())
         return embedded
 
@@ -207,7 +208,8 @@ class Retriever:
         W · content + (1 − W) · style, each divided by its mean over the collection (`retrieval/scales.py`), the
         content by the user's model where the index was built with one. A run without a style looks for content alone:
         it takes no edit, no `style_of` and no other weight than 1; `where` filters by attributes. A weight of 1 looks
-        at no style, so that of the labels only the edit's count then.
+        at no style, so that of the labels only the edit's count then. Where its model has a style that says nothing of
+        the domain, an edit and `style_of` filter by the labels that they lead to.
 
         Raises RgunitError and UsageError in one line: a broken picture, an unknown attribute, nothing indexed.
         """
@@ -219,7 +221,8 @@ class Retriever:
         given = cast("Sequence[Source | Picture]", [image] if one else image)
         if not given:
             raise UsageError("a query needs at least one picture")
-        if not self.style_dim and (edit is not None or style_of is not None):
+        led = edit is not None or style_of is not None
+        if led and not self.style_dim and not self.encoders.style_dim:
             raise no_style(self._named())
         policy = policy_named(labels)
         where = with_origin(self.workspace, where, origin)
@@ -238,6 +241,8 @@ class Retriever:
             known_labels=np.stack([unknown if row is None else row for row in known]),
             style_of_labels=None if other is None else other.labels(workspace, schema),
         )
+        if led and not self.style_dim:  # its translation model has styles that say nothing of the domain
+            where = f"{where or ''} {schema.terms(query.target)}".strip()
         own = [one.image_id for one in pictures if one.image_id is not None]
         styled = known if other is None else [other.labels(workspace, schema)]
         alone = content_weight == 1  # no style is looked at

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from translation.inference import translate_images
     from translation.methods import METHODS, find_method
     from translation.pipeline import run_all, run_demo
-    from translation.stages import train_guided, train_retrieval, train_translation
+    from translation.stages import train_extractor, train_guided, train_retrieval, train_translation
     from translation.translator import Translator
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "open_arms",
     "run_all",
     "run_demo",
+    "train_extractor",
     "train_generator",
     "train_guided",
     "train_miner",
@@ -51,7 +52,7 @@ _HOMES = {
     "methods": ("METHODS", "find_method"),
     "pipeline": ("run_all", "run_demo"),
     "indexing": ("fill_index",),
-    "stages": ("train_guided", "train_retrieval", "train_translation"),
+    "stages": ("train_extractor", "train_guided", "train_retrieval", "train_translation"),
     "translator": ("Translator",),
 }
 

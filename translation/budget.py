@@ -85,7 +85,7 @@ class Budget:
             return whole
 
         def fitting() -> float:
-            slots = SLOTS if translator.style_dim else STYLELESS
+            slots = SLOTS if translator.searched.style_dim else STYLELESS
             images = max(LEAST_POOL, POOL * self.rest / ((slots - 1) * pace.translate + pace.encode))
             if images >= len(self.workspace.images("split=train origin=real|unlabelled")):
                 return whole

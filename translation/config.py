@@ -24,10 +24,12 @@ from translation.methods import DEFAULT, find_method
 from translation.sections import (
     DataConfig,
     DemoConfig,
+    ExtractorConfig,
     GuidedConfig,
     IndexConfig,
     SamplingConfig,
     Section,
+    SemanticConfig,
     Shares,
     StageConfig,
     TrainingConfig,
@@ -51,6 +53,8 @@ class Config(Section):
     index: IndexConfig = IndexConfig()
     guided: SerializeAsAny[GuidedConfig] = GuidedConfig()
     sampling: SamplingConfig = SamplingConfig()
+    semantic: SemanticConfig = SemanticConfig()
+    extractor: ExtractorConfig = ExtractorConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     training: TrainingConfig = TrainingConfig()
     shares: Shares = Shares()
@@ -63,6 +67,12 @@ class Config(Section):
         for wanted, part in ((self.sampling.informative, "informative"), (self.sampling.hops > 1, "hops")):
             if wanted and part not in method.about.sampling:
                 raise ValueError(f"sampling.{part} is not for {self.method}: `rgunit methods` says what it takes")
+        if self.semantic.weight and "semantic" not in method.about.objectives:
+            raise ValueError(f"semantic.weight is not for {self.method}: `rgunit methods` says what it takes")
+        if self.semantic.extractor and not self.semantic.weight and not self.guided.agree:
+            raise ValueError("semantic.extractor holds nothing without a weight: set semantic.weight, or guided.agree")
+        if self.guided.agree and not method.about.guidance:
+            raise ValueError(f"guided.agree is not for {self.method}, which takes no neighbours")
         return self
 
 

@@ -26,6 +26,7 @@ from index_store.workspace import Workspace
 from retrieval.pictures import Picture, Source
 from retrieval.queries import compose, style_edit
 from retrieval.tensors import to_pixels, to_tensor
+from translation.agreement import agreement_of
 from translation.anysize import scaled, smallest_limit, translate_any_size
 from translation.framing import Box, Framing
 from translation.indexing import neighbour_table, open_retriever, require_index
@@ -397,4 +398,5 @@ def _guides(workspace: Workspace, translator: Translator, k: int) -> Neighbours:
         pool=g.neighbour_pool,
         where=target_of(translator.run),
         origins=g.pool,
+        agreement=agreement_of(workspace, translator),
     )

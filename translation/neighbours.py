@@ -2,15 +2,16 @@
 
 Retrieved neighbours of (E_c(x), s) are searched among the images that may guide (`guides.py`), never x itself; random
 ones (the control) are drawn from the same images. The search looks at no label, so an image
-without any can guide like another. A search has favourites, a few images that are nearest to very many queries;
-neighbours drawn from a pool of nearest ones are more, and so are the styles that they bring.
+without any can guide like another, unless neighbours are to agree with the source (`guided.agree`) or to be of the
+target domain, where the style does not tell it. A search has favourites, a few images that are nearest to very many
+queries; neighbours drawn from a pool of nearest ones are more, and so are the styles that they bring.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import repeat
 
@@ -24,6 +25,7 @@ from index_store.errors import RgunitError
 from index_store.workspace import Workspace
 from retrieval.retriever import Retriever
 from retrieval.tensors import to_tensor
+from translation.agreement import Agreement
 from translation.guidance import Guidance, Guide, draw_hidden, draw_shown, with_pixels
 from translation.guides import Pool, guide_filter, not_drawn
 from translation.methods import Guidable
@@ -50,8 +52,10 @@ class Neighbours:
         pool: int = 0,
         where: str = "",
         origins: Pool = "real",
+        agreement: Agreement | None = None,
     ) -> None:
         self.workspace, self.translator, self.retriever, self.k = workspace, translator, retriever, k
+        self.agreement = agreement
         self.pixels = pixels
         self.where = f"{guide_filter(origins)} {where}".strip()
         table = workspace.images(self.where)
@@ -65,6 +69,8 @@ class Neighbours:
                 f"{len(self.pool)}: {'add images' if origins == 'real' else 'make some by `rgunit generate`'} or "
                 "lower --set guided.neighbours"
             )
+        if agreement is not None:
+            agreement.require(self.pool, k)
         self._own = retriever is None or retriever.encoders.fingerprint == translator.fingerprint
         self._cache: OrderedDict[int, Tensor] = OrderedDict()
         self._styles: dict[int, Tensor] = {}
@@ -84,7 +90,9 @@ class Neighbours:
         """int64 [B, k] ids for content [B, C, h, w] in style [B, S], nearest first; by a generator an image.
 
         `own` [B] are the sources' ids (−1: foreign). `images` [B, 3, H, W] are asked for where another translator's
-        retrieval searches: it reads them itself, and by content alone.
+        retrieval searches, which reads them itself, and by content alone, or where they must agree with neighbours.
+        Where the style does not tell the domain, neighbours are of that of the labels that the style carries, as far
+        as it has enough of them.
         """
         return self.found(content, style, own, rngs, images)[0]
 
@@ -97,27 +105,53 @@ class Neighbours:
         images: Tensor | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32] | None]:
         """As `find`, with the distances float32 [B, k] of the search; None where neighbours are drawn at random."""
+        bits = None if self.agreement is None else self.agreement.bits(own, images)
         if self.retriever is None:
-            return self.at_random(own, rngs), None
+            return self.at_random(own, rngs, bits), None
+        agreed = [""] * len(own) if bits is None or self.agreement is None else self.agreement.filters(bits)
+        domains = [""] * len(own) if self.translator.style_tells else self._domains(style)
+        terms = [f"{a} {d}" for a, d in zip(agreed, domains, strict=True)]
+        ids, distances = self._nearest(content, style, own, images, terms)
+        if any(domains) and (short := np.flatnonzero((ids >= 0).sum(axis=1) < self.k)).size:
+            part = None if images is None else images[short]
+            more, far = self._nearest(content[short], style[short], own[short], part, [agreed[i] for i in short])
+            for i, others, away in zip(short, more, far, strict=True):
+                ids[i], distances[i] = _filled_up(ids[i], distances[i], others, away)
+        count = (ids >= 0).sum(axis=1)
+        if (count < self.k).any():
+            raise RgunitError(
+                f"the index holds fewer than {self.k} training images of retrieval run "
+                f"{self.retriever.encoder_name} to look at: run `rgunit index build` first"
+            )
+        if self._among == self.k:
+            return ids, distances
+        places = [np.sort(rng.choice(n, self.k, replace=False)) for n, rng in zip(count, rngs, strict=False)]
+        chosen = np.stack(places)
+        return np.take_along_axis(ids, chosen, axis=1), np.take_along_axis(distances, chosen, axis=1)
+
+    def _nearest(
+        self, content: Tensor, style: Tensor, own: NDArray[np.int64], images: Tensor | None, terms: Sequence[str]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Ids [B, among], −1 where fewer pass an image's filter `terms` beside that of all, and their distances."""
+        assert self.retriever is not None
         out = np.append(self.workspace.left_out, self._barred)
         exclude = [np.append(out, i) if i >= 0 else out for i in own]
+        where: str | list[str] = self.where
+        if any(term.strip() for term in terms):
+            where = [f"{self.where} {term}".strip() for term in terms]
         if self._own:
             vectors = self.retriever.embed(content, style).cpu().numpy()
-            found = self.retriever.nearest(vectors, k=self._among, where=self.where, exclude=exclude)
+            found = self.retriever.nearest(vectors, k=self._among, where=where, exclude=exclude)
         else:
             assert images is not None
             theirs = self.retriever.content_vectors(self._read(images)).cpu().numpy()
-            found = self.retriever.nearest_weighted(theirs, None, 1.0, k=self._among, where=self.where, exclude=exclude)
-        if (found.ids < 0).any():
-            raise RgunitError(
-                f"the index holds fewer than {self._among} training images of retrieval run "
-                f"{self.retriever.encoder_name}: run `rgunit index build` first"
-            )
-        if self._among == self.k:
-            return found.ids, found.distances
-        places = [np.sort(rng.choice(self._among, self.k, replace=False)) for _, rng in zip(own, rngs, strict=False)]
-        chosen = np.stack(places)
-        return np.take_along_axis(found.ids, chosen, axis=1), np.take_along_axis(found.distances, chosen, axis=1)
+            found = self.retriever.nearest_weighted(theirs, None, 1.0, k=self._among, where=where, exclude=exclude)
+        return found.ids, found.distances
+
+    def _domains(self, style: Tensor) -> list[str]:
+        """A filter for the labels that each of styles [B, S] carries, none of a label that it does not tell."""
+        labels = self.translator.style_labels(style).cpu().numpy()
+        return [self.translator.schema.terms(row) for row in labels]
 
     @torch.no_grad()
     def _read(self, images: Tensor) -> Tensor:
@@ -128,11 +162,19 @@ class Neighbours:
             images = F.interpolate(images, size=(encoders.size, encoders.size), mode="bilinear", antialias=True)
         return encoders.content(images)
 
-    def at_random(self, own: NDArray[np.int64], rngs: Iterable[np.random.Generator]) -> NDArray[np.int64]:
-        """int64 [B, k] different ids of the pool, none of them the source's; by a generator an image."""
+    def at_random(
+        self, own: NDArray[np.int64], rngs: Iterable[np.random.Generator], bits: NDArray[np.int8] | None = None
+    ) -> NDArray[np.int64]:
+        """int64 [B, k] different ids of the pool, none of them the source's; by a generator an image.
+
+        They agree with `bits` [B, n] of the attributes to agree in.
+        """
         rows = np.empty((len(own), self.k), np.int64)
         for i, (image, rng) in enumerate(zip(own, rngs, strict=False)):
-            drawn = self.pool[rng.choice(len(self.pool), self.k + 1, replace=False)]
+            pool = self.pool
+            if bits is not None and self.agreement is not None:
+                pool = self.agreement.agreeing(pool, bits[i])
+            drawn = pool[rng.choice(len(pool), self.k + 1, replace=False)]
             rows[i] = drawn[drawn != image][: self.k]
         return rows
 
@@ -216,6 +258,16 @@ class Neighbours:
         self._bytes += size
 
 
+def _filled_up(
+    found: NDArray[np.int64], distances: NDArray[np.float32], more: NDArray[np.int64], far: NDArray[np.float32]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """What was found [k] with its distances, and in place of −1 the first of `more` [k] that are not there yet."""
+    there = found >= 0
+    new = ~np.isin(more, found[there])
+    ids, away = np.concatenate([found[there], more[new]]), np.concatenate([distances[there], far[new]])
+    return ids[: len(found)], away[: len(found)]
+
+
 def agreeing(theirs: Tensor, style: Tensor, labels_of: Callable[[Tensor], Tensor]) -> Tensor:
     """Mean [B, S] over those of `theirs` [B, k, S] that have each attribute as `style` [B, S]; that, where none has.
 
@@ -268,7 +320,7 @@ class Guiding:
             torch.cat([query.style for query in queries]) if len(queries) > 1 else queries[0].style,
             np.concatenate([ids] * len(queries)),
             repeat(np.random.default_rng([self.seed, 5, step, self.rank])),
-            batch.images if len(queries) == 1 else None,
+            batch.images if len(queries) == 1 else batch.images.repeat(len(queries), 1, 1, 1),
         )
         rng = np.random.default_rng([self.seed, 8, step, self.rank])
         if g.random_k:

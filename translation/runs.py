@@ -7,13 +7,18 @@ from index_store.runs import CHECKPOINT
 from index_store.workspace import RunRecord, Workspace
 from translation.methods import DEFAULT
 
-GUIDED, TRANSLATION, RETRIEVAL = "guided", "translation", "retrieval"
+GUIDED, TRANSLATION, RETRIEVAL, EXTRACTOR = "guided", "translation", "retrieval", "extractor"
 GENERATOR, MINER = "generator", "miner"
 
 
 def trained(workspace: Workspace, stage: str) -> list[RunRecord]:
     """The runs of a stage that have a checkpoint, the newest last."""
     return [run for run in workspace.runs(stage) if (run.path / CHECKPOINT).exists()]
+
+
+def extractors(workspace: Workspace) -> list[RunRecord]:
+    """The finished runs of `train extractor`, the newest last: a width was chosen."""
+    return [run for run in trained(workspace, EXTRACTOR) if "width" in run.summary]
 
 
 def newest(workspace: Workspace, stage: str, run_id: str | None = None) -> RunRecord:

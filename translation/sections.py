@@ -82,6 +82,10 @@ class GuidedConfig(StageConfig):
         "real",
         description="which images guide: real and unlabelled ones, those that a generator drew from noise, or all",
     )
+    agree: tuple[str, ...] = Field(
+        (),
+        description="attributes in which neighbours must have the source's label, else what an extractor reads of it",
+    )
     feature_cache: int = Field(512, ge=0, description="MiB kept of neighbours' content maps")
 
     @model_validator(mode="after")
@@ -121,6 +125,30 @@ class SamplingConfig(Section):
     hops: int = Field(
         1, ge=1, le=4, description="reach a target also through up to so many translations, by labels drawn at random"
     )
+
+
+class SemanticConfig(Section):
+    """What a translation must not change (UDIT, thesis, chapter 5)."""
+
+    extractor: str = Field("", description="the run of `train extractor` whose features are held; empty: the newest")
+    weight: float = Field(0.0, ge=0, description="of ‖h(x̂) − h(x)‖ in the generator's loss; 0: nothing is held")
+
+
+class ExtractorConfig(Section):
+    """`train extractor`: a classifier of one attribute for each width of its last map, to choose the narrowest from."""
+
+    steps: int = Field(400, ge=1)
+    batch: int = Field(32, ge=2)
+    learning_rate: float = Field(1e-3, gt=0)
+    widths: tuple[int, ...] = Field((1, 2, 4, 8, 16, 32), min_length=1, description="candidates for D")
+    network_width: float = Field(1.0, gt=0, description="multiplies the channels of the layers before")
+    tolerance: float = Field(0.01, ge=0, lt=1, description="accuracy that the narrowest may lose against the best")
+
+    @model_validator(mode="after")
+    def _widths(self) -> ExtractorConfig:
+        if min(self.widths) < 1 or len(set(self.widths)) != len(self.widths):
+            raise ValueError(f"extractor.widths are different numbers from 1 up, not {list(self.widths)}")
+        return self
 
 
 class IndexConfig(Section):

@@ -7,6 +7,7 @@ some translations of it, stage 3 fine-tunes the translator under guidance (or wi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
@@ -17,8 +18,10 @@ from index_store.runs import CHECKPOINT
 from index_store.workspace import RunRecord, Workspace
 from retrieval.retriever import Retriever
 from retrieval.train import RetrievalTask
+from translation.agreement import check_agreed, open_agreement
 from translation.config import Config
 from translation.embeddings import open_importance
+from translation.extractor import ExtractorTask, open_extractor, train_curve
 from translation.fitting import (
     fitted,
     picture_filter,
@@ -32,15 +35,16 @@ from translation.fitting import (
 from translation.guidance import build_guidance
 from translation.guides import drawing_runs, not_drawn
 from translation.indexing import open_retriever, require_index
-from translation.methods import Guidable, Joins, Method, Weighed, find_method
+from translation.methods import Guidable, Joins, Method, Protects, Weighed, find_method
 from translation.modalities import ModalitySampler
 from translation.neighbours import Guiding, Neighbours
 from translation.pairing import PairSampler
-from translation.runs import GUIDED, RETRIEVAL, TRANSLATION, direction_of, newest
+from translation.runs import EXTRACTOR, GUIDED, RETRIEVAL, TRANSLATION, direction_of, newest
 from translation.sampling import CropSampler, DomainSampler, LabelSampler, Sampler
 from translation.sections import StageConfig
 from translation.training.checkpoints import load_networks, trained_networks
 from translation.training.loop import make_fabric
+from translation.training.processes import from_first
 from translation.training.sessions import Options, Session, StageResult, settled, train_run
 from translation.training.task import MethodTask, first_weights
 from translation.translator import Translator
@@ -94,6 +98,44 @@ def train_translation(
 
     looked_at = COLLECTION if find_method(config.method).draws == "modalities" else "" if of_pictures else "origin=real"
     return train_run(workspace, TRANSLATION, config, about, make, session, images=looked_at)
+
+
+def train_extractor(workspace: Workspace, config: Config, *, protect: str, **options: Unpack[Options]) -> StageResult:
+    """UDIT's extractor of one attribute, on all labelled training images; its run's summary has {curve, width, scale}.
+
+    Metrics are the accuracy of the width that was chosen and the width.
+    """
+    session = Session(**options)
+    protect = workspace.schema.names[workspace.schema.index(protect)]
+    config = settled(workspace, EXTRACTOR, config, session)
+    fabric = make_fabric(config.training, session.device)
+
+    def make() -> ExtractorTask:
+        return ExtractorTask(
+            workspace,
+            config,
+            protect,
+            seed=session.seed,
+            rank=fabric.global_rank,
+            world=fabric.world_size,
+            device=fabric.device,
+            autocast=fabric.autocast,
+        )
+
+    training = config.training.model_copy(update={"best": ""})
+    about = {"protect": protect, "seed": session.seed}
+    result = train_run(workspace, EXTRACTOR, config, about, make, session, training=training)
+    if result.stopped or "width" in result.run.summary:
+        return result
+    found = train_curve(make(), result.run, config)
+    accuracy = next(one["accuracy"] for one in found["curve"] if one["width"] == found["width"])
+    metrics = {**result.metrics, "accuracy": accuracy, "width": float(found["width"])}
+
+    def record() -> RunRecord:
+        workspace.update_run(result.run.id, summary={"metrics": metrics, **found})
+        return workspace.run(result.run.id)
+
+    return replace(result, run=from_first(record), metrics=metrics)
 
 
 def translation_task(
@@ -150,7 +192,7 @@ def train_retrieval(
     def make() -> RetrievalTask:
         return RetrievalTask(
             workspace,
-            translator,
+            translator.searched,
             config.retrieval,
             seed=seed,
             rank=fabric.global_rank,
@@ -195,6 +237,12 @@ def train_guided(
     domains = direction_of(source_run)
     if domains is not None:
         about |= {"source": domains[0], "target": domains[1]}
+    agreement = None
+    if neighbours != "none":
+        check_agreed(config.guided.agree, source.schema)
+        agreement = open_agreement(workspace, config, fabric.device)
+    if agreement is not None and agreement.runs:
+        about["agreement_runs"] = list(agreement.runs)
     retriever = None
     if neighbours == "retrieved":
         retriever = _guide_retriever(workspace, retrieval_run, source)
@@ -217,6 +265,7 @@ def train_guided(
                 pool=g.neighbour_pool,
                 where="" if domains is None else domains[1],
                 origins=g.pool,
+                agreement=agreement,
             )
         method = first_weights(seed, lambda: _guided_method(config, source, source_run, guided=guides is not None))
         assert isinstance(method, Guidable)
@@ -232,7 +281,7 @@ def _guide_retriever(workspace: Workspace, run: str | None, source: Translator) 
 
     RgunitError where it was trained on another translator, and this one has a style to search by.
     """
-    if source.style_dim == 0 and run is not None:
+    if not source.style_tells and run is not None:
         named = open_retriever(workspace, run, str(source.device))
         if named.encoders.fingerprint != source.fingerprint:
             return named
@@ -304,6 +353,9 @@ def _task(
     process = {"rank": fabric.global_rank, "world": fabric.world_size}
     if config.sampling.informative and isinstance(method, Weighed):
         method.importance = open_importance(workspace, schema, config.sampling.embedding, str(fabric.device))
+    if config.semantic.weight and isinstance(method, Protects):
+        method.features = open_extractor(workspace, config.semantic.extractor, config.data.size, fabric.device)
+        method.semantic_weight = config.semantic.weight
     return MethodTask(
         workspace,
         schema,

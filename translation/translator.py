@@ -17,6 +17,7 @@ from index_store.errors import RgunitError
 from index_store.runs import CHECKPOINT
 from index_store.workspace import RunRecord, Workspace
 from retrieval.loading import resolve_device
+from retrieval.protocol import Encoders
 from retrieval.tensors import fingerprint
 from translation.config import Config, parse_config
 from translation.guidance import Guidance, Guide, build_guidance
@@ -54,6 +55,7 @@ class Translator:
         self.config, self.schema, self.device, self.run = config, schema, device, run
         self.size = config.data.size
         self.style_dim, self.content_channels = method.style_dim, method.content_channels
+        self.style_tells = self.style_dim > 0 and bool(getattr(method, "style_tells", True))
         # Stage 3 keeps stage 1's encoders, so its vectors stay valid: only what makes vectors counts.
         self.fingerprint = fingerprint({name: self.networks[name] for name in method.encoders})
 
@@ -108,6 +110,11 @@ class Translator:
         fusion = self.networks.get("fusion")
         return isinstance(fusion, Guidance) and fusion.pixels
 
+    @property
+    def searched(self) -> Encoders:
+        """What retrieval learns from: itself, or its content alone where its style does not tell the domain."""
+        return self if self.style_tells or not self.style_dim else ContentAlone(self)
+
     def precision(self) -> AbstractContextManager[object]:
         """Half precision on a GPU where the run was trained in it; on a CPU always full."""
         half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self.config.training.precision)
@@ -159,3 +166,41 @@ class Translator:
         if guide is not None and "fusion" not in self.networks:
             raise RgunitError(f"run {self.run.id if self.run else '?'} was not trained with neighbours: no --guidance")
         return self.method.decode(content, style, images, guide)
+
+
+class ContentAlone:
+    """A translator whose style says nothing of the domain, as stage 2 is shown it: without a style.
+
+    What it is asked to translate it translates to labels and styles drawn at random, the same ones in every call.
+    """
+
+    style_dim = 0
+
+    def __init__(self, translator: Translator) -> None:
+        self._translator = translator
+        self.schema, self.size, self.device = translator.schema, translator.size, translator.device
+        self.content_channels, self.fingerprint = translator.content_channels, translator.fingerprint
+
+    def content(self, images: Tensor) -> Tensor:
+        return self._translator.content(images)
+
+    def style(self, images: Tensor) -> Tensor:
+        return images.new_zeros(len(images), 0)
+
+    def sample_style(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return torch.zeros(len(labels), 0)
+
+    def style_mean(self, labels: Tensor) -> Tensor:
+        return self.sample_style(labels)
+
+    def style_labels(self, style: Tensor) -> Tensor:
+        return torch.full((len(style), len(self.schema)), -1, dtype=torch.int8, device=style.device)
+
+    def translate(self, images: Tensor, content: Tensor, style: Tensor) -> Translation:
+        generator = torch.Generator().manual_seed(0)
+        labels = torch.randint(0, 2, (len(images), len(self.schema)), generator=generator)
+        for group in map(self.schema.indices, self.schema.groups):  # at most one member
+            chosen = torch.randint(0, len(group), (len(images), 1), generator=generator)
+            labels[:, group] = torch.zeros(len(images), len(group), dtype=torch.int64).scatter_(1, chosen, 1)
+        drawn = self._translator.sample_style(labels, generator).to(images.device)
+        return self._translator.translate(images, content, drawn.to(content.dtype))

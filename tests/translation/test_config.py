@@ -12,8 +12,8 @@ from translation.config import load_config, parse_config, presets
 
 def test_every_preset_loads_and_survives_being_saved() -> None:
     assert presets() == [
-        *("celeba-64", "cut", "demo", "fastcut", "init", "mix-match", "paper-celeba-128", "sdit", "single-image"),
-        *("wgan-gp", "wgan-gp-64", "zero-pair", "zero-pair-colours"),
+        *("celeba-64", "cut", "demo", "fastcut", "init", "mix-match", "munit", "paper-celeba-128", "sdit"),
+        *("single-image", "wgan-gp", "wgan-gp-64", "zero-pair", "zero-pair-colours"),
     ]
     for name in presets():
         config = load_config(name)

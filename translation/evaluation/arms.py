@@ -24,6 +24,7 @@ from retrieval.evaluation import RetrievalEvaluation, RetrievalProtocol, evaluat
 from retrieval.onnx import OnnxNetwork
 from retrieval.retriever import Retriever
 from retrieval.tensors import to_pixels, to_tensor
+from translation.agreement import agreement_of
 from translation.config import Config, parse_config
 from translation.evaluation.classifier import train_classifier
 from translation.evaluation.config import EvaluationConfig
@@ -162,7 +163,7 @@ def open_arms(workspace: Workspace, run: str | None = None, device: str = "auto"
             "look at what `rgunit translate` makes, or name another --run"
         )
     retriever = retriever_of(workspace, first, base, device)
-    if retriever is None and not first.style_dim:
+    if retriever is None and not first.style_tells:
         retriever = _named_retriever(workspace, guided, base, device)
     arms = {"stage1": Arm(workspace, first, None)}
     if isinstance(first.method, Joins):
@@ -213,6 +214,7 @@ def arms_of_run(
         pixels=translator.pixels,
         where=where,
         origins=translator.config.guided.pool,
+        agreement=agreement_of(workspace, translator),
     )
     at_random = Arm(workspace, translator, looked_up(None))
     if neighbours == "random":

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 METHODS = {
     "gmm_unit": "translation.methods.gmm_unit:GmmUnit",
     "cut": "translation.methods.cut:Cut",
+    "munit": "translation.methods.munit:Munit",
     "init": "translation.methods.init:Init",
     "sdit": "translation.methods.sdit:Sdit",
     "single_image": "translation.methods.single_image:SingleImage",
@@ -219,7 +220,11 @@ class Mines(Generates, Protocol):
 
 @runtime_checkable
 class Encodes(Protocol):
-    """A method with a content map and a style vector (of length 0 where it has none): what retrieval asks for."""
+    """A method with a content map and a style vector (of length 0 where it has none): what retrieval asks for.
+
+    It may have an attribute `style_tells`, False where images of one domain have no styles alike: then retrieval looks
+    for content alone, within the domain that `style_labels` reads off the style asked for.
+    """
 
     networks: dict[str, nn.Module]
     encoders: ClassVar[tuple[str, ...]]
@@ -288,6 +293,15 @@ class Weighed(Protocol):
 
     importance: Importance | None
     """None: all count alike."""
+
+
+@runtime_checkable
+class Protects(Protocol):
+    """A method that holds an extractor's features through translation (`semantic.weight`)."""
+
+    features: Callable[[Tensor], Tensor] | None
+    """h: images [B, 3, H, W] → features [B, D, h, w], with gradient; None: nothing is held."""
+    semantic_weight: float
 
 
 @runtime_checkable

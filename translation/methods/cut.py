@@ -101,7 +101,7 @@ class Cut(GuidedAdversary, NoStyle):
         needs=("two domains",),
         guidance=("attention", "patches"),
         sampling=("informative",),
-        objectives=("patch_nce",),
+        objectives=("patch_nce", "semantic"),
         measured="results.md#cut",
     )
     draws: ClassVar[Draws] = "domains"
@@ -242,7 +242,8 @@ class Cut(GuidedAdversary, NoStyle):
         if s.weights.identity:
             *own, same = features(self._generator, target, (*self.layers, "image"))
             terms["identity"] = self._nce(own, same)
-        yield Loss(self.painters, terms, s.weights.model_dump())
+        terms |= self.held(source, fake)
+        yield Loss(self.painters, terms, self.weights_of(s.weights))
         return fake
 
     @property

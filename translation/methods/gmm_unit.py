@@ -32,12 +32,11 @@ from translation.methods import (
     Translation,
     Won,
 )
-from translation.methods.parts import GuidedAdversary, halved, ramp
+from translation.methods.parts import ClassifyingAdversary, halved, ramp
 from translation.networks.gmm_unit import (
     ContentEncoder,
     Discriminator,
     Generator,
-    Judged,
     StyleEncoder,
     initialise,
 )
@@ -48,7 +47,6 @@ from translation.objectives.patch_nce import contrast
 from translation.objectives.style import STANDARD_DEVIATION
 from translation.sampling import Batch
 from translation.sections import GuidedConfig, Section, StageConfig
-from translation.training.processes import shared_mean
 
 if TYPE_CHECKING:
     from translation.config import Config
@@ -114,7 +112,7 @@ class RgUnitConfig(GuidedConfig, TranslationConfig):
     weights: Weights = Weights()
 
 
-class GmmUnit(GuidedAdversary):
+class GmmUnit(ClassifyingAdversary):
     """The update rule: one discriminator step, one generator step, on a `Batch` (labels drawn, three noises an image:
     the target's style, a second one for the isometry, E_s's sample of the source).
 
@@ -130,7 +128,7 @@ class GmmUnit(GuidedAdversary):
         needs=("labels",),
         guidance=("convolution", "attention", "patches"),
         sampling=("informative", "hops"),
-        objectives=("patch_nce",),
+        objectives=("patch_nce", "semantic"),
         measured="results.md",
     )
     draws: ClassVar[Draws] = "labels"
@@ -308,7 +306,7 @@ class GmmUnit(GuidedAdversary):
         kl_weight = self.stage.weights.kl * ramp(t, self.stage.kl_warmup)
         if t < self.stage.warmup:
             return (yield from self.warm_up(batch, kl_weight))
-        weights = {**self.stage.weights.model_dump(), "kl": kl_weight}
+        weights = {**self.weights_of(self.stage.weights), "kl": kl_weight}
         content, mean, log_variance = batch.encoded or self.encode(batch.images)
         source_style = styles.sampled(mean, log_variance, batch.noise[2])
         guided = self.generator_input(content, batch)
@@ -334,7 +332,7 @@ class GmmUnit(GuidedAdversary):
         own, mask = self.networks["generator"](
             content, styles.sampled(mean, log_variance, batch.noise[2]), batch.images
         )
-        real = self._domain(self.networks["discriminator"](batch.images), batch.labels)
+        real = self.domain(self.networks["discriminator"](batch.images), batch.labels)
         yield Loss(("discriminator",), {"domain": real}, weights)
         terms = {
             "reconstruction": objectives.absolute_difference(own, batch.images),
@@ -343,35 +341,6 @@ class GmmUnit(GuidedAdversary):
         yield Loss(("generator",), terms, weights)
         yield self._told(mask, kl_weight, mean, batch.labels)
         return own  # type: ignore[no-any-return]
-
-    def discriminator_losses(self, batch: Batch, fake: Tensor) -> dict[str, Tensor]:
-        """Least squares on real and (detached) fake, classification of real images' known attributes, R1.
-
-        The gradient penalty is measured on every fourth image: it costs a second derivative, and changes slowly.
-        Several processes measure it on the images that one would if the batch of each is a multiple of four.
-        """
-        (images, labels), discriminator = batch.real or (batch.images, batch.labels), self.networks["discriminator"]
-        if batch.guides.real is not None:
-            more, theirs = batch.guides.real
-            images, labels = torch.cat([images, more]), torch.cat([labels, theirs])
-        real, made = discriminator(images), discriminator(fake)
-        judged = [scale.under(batch.target) for scale in made]
-        self.weigh(batch, fake, judged)
-        terms = {
-            "adversarial": objectives.adversarial_discriminator(
-                [scale.under(labels) for scale in real], judged, self.weight, wrong=self._wrong(batch, real, labels)
-            ),
-            "domain": self._domain(real, labels),
-        }
-        if self.stage.weights.gradient_penalty:
-            with torch.autocast(images.device.type, enabled=False):  # second derivatives want full precision
-                own, theirs = (batch.images, batch.labels) if batch.real is None else batch.real
-                seen = own[::4].detach().requires_grad_()
-                found = discriminator.forward(seen)  # not by a compiled call, which has no second derivative
-                terms["gradient_penalty"] = objectives.gradient_penalty(
-                    [scale.under(theirs[::4]) for scale in found], seen
-                )
-        return terms
 
     def generator_losses(
         self,
@@ -395,10 +364,11 @@ class GmmUnit(GuidedAdversary):
             "adversarial": objectives.adversarial_generator(
                 [scale.under(batch.target) for scale in judged], self.weight
             ),
-            "domain": self._domain(judged, batch.target),
+            "domain": self.domain(judged, batch.target),
             "content": objectives.absolute_difference(recovered, content),
             "style": objectives.absolute_difference(recovered_style, style),
         }
+        terms |= self.held(batch.images, fake)
         if weights.reconstruction:
             seen = self.generator_input(hide(content, batch.guides.hidden), batch, 1)
             own, _ = self.generate(seen, source_style, batch.images)
@@ -459,18 +429,6 @@ class GmmUnit(GuidedAdversary):
         with torch.no_grad():
             keys = features((encoder,), images, layers)
         return contrast((encoder,), projector, layers, keys, fake)
-
-    def _wrong(self, batch: Batch, real: Sequence[Judged], labels: Tensor) -> tuple[list[Tensor], Tensor] | None:
-        """What D says of real images with `labels` under the labels of others, and [B] where those differ."""
-        if real[0].matches is None:
-            return None
-        others = torch.cat([batch.target, batch.labels])[: len(labels)]
-        return [scale.under(others) for scale in real], (others != labels).any(1).float()
-
-    def _domain(self, judged: Sequence[Judged], labels: Tensor) -> Tensor:
-        """The classification of what D says, a scale each, of images with these labels."""
-        groups = self.groups if self.stage.domain_softmax else ()
-        return objectives.domain([scale.attributes for scale in judged], labels, groups, shared_mean)
 
 
 def build_networks(n: Networks, size: int, attributes: int, *, discriminator: bool = True) -> dict[str, nn.Module]:

@@ -85,6 +85,7 @@ class Init(GuidedAdversary):
         year=2020,
         needs=("labels",),
         sampling=("informative", "hops"),
+        objectives=("semantic",),
         measured="results.md#init-and-sdit-a-first-look",
     )
     draws: ClassVar[Draws] = "labels"
@@ -203,7 +204,8 @@ class Init(GuidedAdversary):
         if weights.reconstruction:
             # Blended: it teaches the mask, which without it opens wholly (measured), and D asks for other labels.
             terms["reconstruction"] = objectives.absolute_difference(self.make(images, own).image, images)
-        yield Loss(("generator",), terms, weights.model_dump())
+        terms |= self.held(batch.images, fake)
+        yield Loss(("generator",), terms, self.weights_of(weights))
         if translated.mask is not None:
             yield Loss((), {"mask_mean": translated.mask.detach().float().mean()})
         return fake

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from translation import objectives
 from translation.guidance import Guidance
 from translation.methods import Player
+from translation.networks.gmm_unit import Judged
 from translation.sampling import Batch
-from translation.sections import GuidedConfig, StageConfig
+from translation.sections import GuidedConfig, Section, StageConfig
+from translation.training.processes import shared_mean
 
 if TYPE_CHECKING:
     from translation.embeddings import Importance
@@ -20,6 +23,7 @@ MASK_CLOSED = 0.02
 COLLAPSED = 0.2
 """The share of the diversity of real images under which a generator has collapsed."""
 Decay = Callable[[int], float]
+Embedding = Callable[[Tensor], Tensor]
 
 
 def halved(every: int) -> Decay:
@@ -62,6 +66,9 @@ class GuidedAdversary:
     """Where made images are weighed (`sampling.informative`)."""
     weight: Tensor | None = None
     """[B]: how much each made image of this step counts; None: all alike."""
+    features: Embedding | None = None
+    """h, the extractor's features that translation holds (`semantic.weight`), with gradient; None: nothing is held."""
+    semantic_weight: float = 0.0
 
     def weigh(self, batch: Batch, fakes: Tensor, judged: Sequence[Tensor]) -> None:
         """The weights for this step's two adversarial terms; `judged`: what D says of the fakes (maps a scale)."""
@@ -70,6 +77,18 @@ class GuidedAdversary:
         logits = torch.stack([scale.detach().float().flatten(1).mean(1) for scale in judged]).mean(0)
         with torch.no_grad(), torch.autocast(fakes.device.type, enabled=False):
             self.weight = self.importance(batch.images.float(), fakes.detach().float(), batch.target, logits)
+
+    def held(self, sources: Tensor, fakes: Tensor) -> dict[str, Tensor]:
+        """UDIT's term for the generator's loss, none where nothing is held."""
+        if self.features is None:
+            return {}
+        with torch.no_grad():
+            before = self.features(sources)
+        return {"semantic": objectives.semantic(before, self.features(fakes))}
+
+    def weights_of(self, weights: Section) -> dict[str, float]:
+        """The weights of a section, and that of what is held."""
+        return {**weights.model_dump(), "semantic": self.semantic_weight}
 
     @property
     def guidance(self) -> Guidance | None:
@@ -95,6 +114,55 @@ class GuidedAdversary:
         if self.guidance is not None and isinstance(stage, GuidedConfig):
             found["fusion"] = Player(("fusion",), stage.fusion_learning_rate or rate, stage.betas, decay)
         return found
+
+
+class ClassifyingAdversary(GuidedAdversary):
+    """One whose discriminator gives what it has `Judged`, an entry a scale."""
+
+    stage: Any
+    """Its section, with `domain_softmax` and `weights.gradient_penalty`."""
+    groups: Sequence[Sequence[int]]
+
+    def discriminator_losses(self, batch: Batch, fake: Tensor) -> dict[str, Tensor]:
+        """Least squares on real and (detached) fake, classification of real images' known attributes, R1.
+
+        The gradient penalty is measured on every fourth image: it costs a second derivative, and changes slowly.
+        Several processes measure it on the images that one would if the batch of each is a multiple of four.
+        """
+        (images, labels), discriminator = batch.real or (batch.images, batch.labels), self.networks["discriminator"]
+        if batch.guides.real is not None:
+            more, theirs = batch.guides.real
+            images, labels = torch.cat([images, more]), torch.cat([labels, theirs])
+        real, made = discriminator(images), discriminator(fake)
+        judged = [scale.under(batch.target) for scale in made]
+        self.weigh(batch, fake, judged)
+        terms = {
+            "adversarial": objectives.adversarial_discriminator(
+                [scale.under(labels) for scale in real], judged, self.weight, wrong=self._wrong(batch, real, labels)
+            ),
+            "domain": self.domain(real, labels),
+        }
+        if self.stage.weights.gradient_penalty:
+            with torch.autocast(images.device.type, enabled=False):  # second derivatives want full precision
+                own, theirs = (batch.images, batch.labels) if batch.real is None else batch.real
+                seen = own[::4].detach().requires_grad_()
+                found = discriminator.forward(seen)  # not by a compiled call, which has no second derivative
+                terms["gradient_penalty"] = objectives.gradient_penalty(
+                    [scale.under(theirs[::4]) for scale in found], seen
+                )
+        return terms
+
+    def _wrong(self, batch: Batch, real: Sequence[Judged], labels: Tensor) -> tuple[list[Tensor], Tensor] | None:
+        """What D says of real images with `labels` under the labels of others, and [B] where those differ."""
+        if real[0].matches is None:
+            return None
+        others = torch.cat([batch.target, batch.labels])[: len(labels)]
+        return [scale.under(others) for scale in real], (others != labels).any(1).float()
+
+    def domain(self, judged: Sequence[Judged], labels: Tensor) -> Tensor:
+        """The classification of what D says, a scale each, of images with these labels."""
+        groups = self.groups if self.stage.domain_softmax else ()
+        return objectives.domain([scale.attributes for scale in judged], labels, groups, shared_mean)
 
 
 class NoStyle:

@@ -105,6 +105,7 @@ class Sdit(GuidedAdversary):
         needs=("labels",),
         guidance=("convolution", "attention", "patches"),
         sampling=("informative", "hops"),
+        objectives=("semantic",),
         measured="results.md#init-and-sdit-a-first-look",
     )
     draws: ClassVar[Draws] = "labels"
@@ -263,7 +264,8 @@ class Sdit(GuidedAdversary):
                 back, _ = self.make(fake, planes(batch.labels), noise)
                 # Unblended: blended, a closed mask would make it 0 (measured: closed within 140 steps).
                 terms["reconstruction"] = objectives.absolute_difference(back.raw, batch.images)
-            yield Loss(self.painters, terms, weights.model_dump())
+            terms |= self.held(batch.images, fake)
+            yield Loss(self.painters, terms, self.weights_of(weights))
             told = {"attention_mean": attention} | ({} if translated.mask is None else {"mask_mean": translated.mask})
             yield Loss((), {name: value.detach().float().mean() for name, value in told.items()})
         return fake.detach()

@@ -16,6 +16,7 @@ from translation.objectives.patch_nce import (
     sample_positions,
 )
 from translation.objectives.reconstruction import absolute_difference, blend, perceptual
+from translation.objectives.semantic import semantic
 from translation.objectives.style import isometry, kl_to_component
 from translation.objectives.weighting import average
 
@@ -37,4 +38,5 @@ __all__ = [
     "patch_nce_over_layers",
     "perceptual",
     "sample_positions",
+    "semantic",
 ]

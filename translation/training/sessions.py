@@ -17,7 +17,7 @@ from index_store.runs import CHECKPOINT
 from index_store.workspace import RunRecord, Workspace
 from translation.config import Config, parse_config
 from translation.progress import Progress
-from translation.runs import GENERATOR, GUIDED, MINER, RETRIEVAL, TRANSLATION, trained
+from translation.runs import EXTRACTOR, GENERATOR, GUIDED, MINER, RETRIEVAL, TRANSLATION, extractors, trained
 from translation.sections import STORE, TrainingConfig
 from translation.training.checkpoints import read_state, restore
 from translation.training.loop import Task, train
@@ -48,8 +48,8 @@ def settled(
 ) -> Config:
     """The configuration with what it leaves open decided: by the run that is gone on with, else by what is there now.
 
-    These are a precision `auto`, the device's faster one, and the embedding of `sampling.informative`, the newest
-    retrieval run.
+    These are a precision `auto`, the device's faster one, the embedding of `sampling.informative`, the newest retrieval
+    run, and the extractor of `semantic.weight`, the newest.
     """
     runs = _runs(workspace, stage, neighbours) if session.resume else []
     before = runs[-1].config["config"] if runs else {}
@@ -62,6 +62,10 @@ def settled(
         name = earlier if earlier.startswith(STORE) == bool(kind) else ""
         name = name or kind + (there[-1].id if there else "")
         config = config.model_copy(update={"sampling": config.sampling.model_copy(update={"embedding": name})})
+    if config.semantic.weight and not config.semantic.extractor:
+        there = extractors(workspace)
+        name = before.get("semantic", {}).get("extractor") or (there[-1].id if there else "")
+        config = config.model_copy(update={"semantic": config.semantic.model_copy(update={"extractor": name})})
     return config
 
 
@@ -103,12 +107,18 @@ def _find_run(
 
 # What may change between the sessions of a run: how long, how often to log, where, and what other stages do.
 _FREE = ("config.shares", "config.demo", "config.training.", "config.preset", "config.evaluation", "config.index")
-_STAGES = (TRANSLATION, RETRIEVAL, GUIDED, GENERATOR, MINER)
+_STAGES = (TRANSLATION, RETRIEVAL, GUIDED, GENERATOR, MINER, EXTRACTOR)
+
+_UNREAD = {
+    EXTRACTOR: ("config.method", "config.networks", "config.sampling", "config.semantic"),
+    RETRIEVAL: ("config.semantic",),
+}
+"""Settings beside the stages' own that a stage does not look at."""
 
 
 # What no change is allowed to: the networks would be others, or learned from others.
 _FIXED = (
-    *("networks", "data", "attributes_used", "source", "target", "translation_run", "encoders_fingerprint"),
+    *("networks", "data", "attributes_used", "protect", "source", "target", "translation_run", "encoders_fingerprint"),
     *("from", "transfer", "generator.conditional", "miner.layers"),
     *("guided.guidance", "guided.fusion", "guided.neighbours", "guided.pool", "drawn_by"),
     *(f"retrieval.{key}" for key in ("objective", "widths", "hidden", "dim", "norm")),
@@ -128,7 +138,7 @@ def _differences(
     old: Mapping[str, Any], new: Mapping[str, Any], stage: str, prefix: str = ""
 ) -> dict[str, tuple[object, object]]:
     """{setting: (was, is now)} of those that make another run of a stage."""
-    free = (*_FREE, *(f"config.{other}." for other in _STAGES if other != stage))
+    free = (*_FREE, *(f"config.{other}." for other in _STAGES if other != stage), *_UNREAD.get(stage, ()))
     found: dict[str, tuple[object, object]] = {}
     for key in sorted({*old, *new}):
         name = f"{prefix}{key}"

@@ -1,0 +1,182 @@
+"""The semantic extractor: the narrowest width, from a run to features; what methods hold; neighbours that agree."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from index_store.errors import RgunitError, UsageError
+from index_store.runs import CHECKPOINT
+from index_store.workspace import Workspace
+from retrieval.tensors import to_tensor
+from tests.translation.small import TINY, USED, filled, tiny
+from translation.agreement import check_agreed, open_agreement
+from translation.config import Config, load_config
+from translation.extractor import ExtractorTask, extractor_of, open_extractor
+from translation.inference import translate_images
+from translation.neighbours import Neighbours
+from translation.objectives import semantic
+from translation.stages import train_extractor, train_guided, train_translation
+from translation.translator import Translator
+
+EXTRACTOR = ("extractor.steps=40", "extractor.widths=[1,4]", "extractor.network_width=0.25", "extractor.batch=16")
+
+
+@pytest.fixture(scope="module")
+def read(tmp_path_factory: pytest.TempPathFactory, template: Path) -> Path:
+    """The template with an extractor of hats, r3."""
+    path = tmp_path_factory.mktemp("extractor") / "workspace"
+    shutil.copytree(template, path)
+    with Workspace.open(path) as workspace:
+        train_extractor(workspace, tiny(*EXTRACTOR), protect="Bright_Background", device="cpu")
+    return path
+
+
+@pytest.fixture
+def having(tmp_path: Path, read: Path) -> Iterator[Workspace]:
+    shutil.copytree(read, tmp_path / "having")
+    with Workspace.open(tmp_path / "having") as workspace:
+        yield workspace
+
+
+def test_the_term_is_a_mean_of_absolute_differences_without_gradient_to_the_source() -> None:
+    source = torch.tensor([[[[1.0, 2.0]]]], requires_grad=True)
+    made = torch.tensor([[[[0.0, 5.0]]]], requires_grad=True)
+    term = semantic(source, made)
+    assert term.item() == pytest.approx(2.0)
+    term.backward()  # type: ignore[no-untyped-call]
+    assert source.grad is None and made.grad is not None and made.grad.tolist() == [[[[-0.5, 0.5]]]]
+
+
+def test_it_reads_its_attribute_and_keeps_the_narrowest_width_that_does(having: Workspace) -> None:
+    run = having.run("r3")
+    assert (run.stage, run.config["protect"]) == ("extractor", "Bright_Background")
+    curve = {point["width"]: point["accuracy"] for point in run.summary["curve"]}
+    assert list(curve) == [1, 4] and run.summary["width"] == min(
+        w for w in curve if curve[w] >= max(curve.values()) - 0.01
+    )
+    found = open_extractor(having, "", 32, "cpu")
+    table = having.images("split=test origin=real")
+    images = to_tensor(having.load(table.ids, 32), torch.device("cpu")).requires_grad_()
+    right = found.bits(images) == table.labels[:, having.schema.index("Bright_Background")]
+    assert right.mean() > 0.9, "a background is easily told"
+    features = found(images)
+    assert features.shape == (len(table), run.summary["width"], 4, 4) and 0.3 < float(features.detach().std()) < 3
+    features.sum().backward()
+    assert images.grad is not None and images.grad.abs().sum() > 0
+    assert not any(weight.requires_grad for weight in found.network.parameters())
+
+
+def test_it_resumes_bit_for_bit_and_judges_by_images_it_did_not_learn(workspace: Workspace) -> None:
+    def run(steps: int, resume: bool) -> Path:
+        config = tiny("extractor.steps=4", "extractor.widths=[2]", "extractor.network_width=0.125")
+        if steps == 2:  # ended early
+            task = ExtractorTask(workspace, config, "Beard")
+            assert not set(task.aside) & {int(i) for ids in task.by_value for i in ids}
+        return train_extractor(workspace, config, protect="Beard", device="cpu", resume=resume).run.path
+
+    whole = run(4, False)
+    again = run(2, False)
+    a, b = load_file(whole / CHECKPOINT), load_file(again / CHECKPOINT)
+    assert [name for name in a if not torch.equal(a[name], b[name])] == [], "a run depends on the seed alone"
+
+
+def test_what_cannot_be_read_is_told(having: Workspace, workspace: Workspace) -> None:
+    with pytest.raises(RgunitError, match="there is none: `rgunit train extractor --protect NAME`"):
+        train_translation(workspace, tiny("semantic.weight=1"), attributes_used=USED, device="cpu")
+    assert workspace.runs() == [], "nothing half-made"
+    with pytest.raises(RgunitError, match="is of stage translation, not an extractor"):
+        open_extractor(having, "r1", 32, "cpu")
+    with pytest.raises(RgunitError, match="reads images of 32 px"):
+        open_extractor(having, "r3", 64, "cpu")
+    with pytest.raises(UsageError, match="holds nothing without a weight"):
+        tiny("semantic.extractor=r3")
+    with pytest.raises(UsageError, match=r"guided\.agree is not for sdit"):
+        load_config("sdit", overrides=["guided.agree=['Beard']"])
+    with pytest.raises(UsageError, match=r"semantic\.weight is not for single_image"):
+        load_config("single-image", overrides=["semantic.weight=1"])
+    with pytest.raises(UsageError, match="widths are different numbers"):
+        tiny("extractor.widths=[0,2]")
+
+
+METHODS: dict[str, tuple[str, ...]] = {
+    "gmm_unit": ("translation.warmup=0",),
+    "cut": ("networks.blocks=1", "networks.projection=8", "translation.patches=8"),
+    "munit": (),
+    "init": ("networks.blocks=1",),
+    "sdit": ("networks.encoder_blocks=1", "networks.generator_blocks=1", "translation.critic_steps=1"),
+}
+
+
+def method_config(method: str, *more: str) -> Config:
+    known = [
+        one for one in TINY if one.startswith(("training", "networks.width", "networks.disc", "translation.batch"))
+    ]
+    return load_config("demo", method=method, overrides=[*known, *METHODS[method], "translation.steps=2", *more])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_holds_the_features(having: Workspace, method: str) -> None:
+    config = method_config(method, "semantic.weight=2")
+    result = train_translation(having, config, attributes_used=USED, device="cpu")
+    assert result.metrics["generator/semantic"] > 0
+    assert result.run.config["config"]["semantic"] == {"extractor": "r3", "weight": 2.0}, "the run that it refers to"
+
+
+def test_neighbours_agree_with_the_sources_label_else_with_what_is_read(having: Workspace, tmp_path: Path) -> None:
+    config = tiny("guided.agree=['Bright_Background']", "guided.guidance=patches")
+    agreement = open_agreement(having, config, "cpu")
+    assert agreement is not None and agreement.runs == ("r3",)
+    column = having.schema.index("Bright_Background")
+    table = having.images("split=test origin=real")
+    images = to_tensor(having.load(table.ids, 32), torch.device("cpu"))
+    assert (agreement.bits(table.ids, None)[:, 0] == table.labels[:, column]).all()
+    read = agreement.bits(np.full(len(table), -1), images)[:, 0]
+    assert (read == table.labels[:, column]).mean() > 0.9, "of a foreign picture the extractor's reading"
+
+    result = train_guided(having, config, device="cpu")
+    assert result.run.config["agreement_runs"] == ["r3"]
+    translator = Translator.load(having, result.run.id)
+    for retriever in (None, "r2"):
+        from translation.indexing import open_retriever
+
+        found_by = None if retriever is None else open_retriever(having, retriever, "cpu")
+        guides = Neighbours(having, translator, found_by, k=3, agreement=agreement)
+        style = translator.sample_style(torch.zeros(len(table), 3, dtype=torch.int8), torch.Generator().manual_seed(0))
+        rngs = (np.random.default_rng(i) for i in range(len(table)))
+        ids = guides.find(translator.content(images), style, table.ids, rngs, images)
+        theirs = having.images(ids=np.unique(ids))
+        labels = theirs.labels[theirs.places(ids.reshape(-1)), column].reshape(ids.shape)
+        assert (labels == table.labels[:, column, None]).all()
+    (row,) = translate_images(
+        having, [Path(table.paths[0])], to="+Glasses", run=result.run.id, out=tmp_path / "out", device="cpu"
+    )
+    ids = np.array([one["image_id"] for one in row["neighbours"]])
+    theirs = having.images(ids=np.unique(ids))
+    assert (theirs.labels[:, column] == table.labels[0, column]).all()
+
+
+def test_agreement_that_nothing_can_tell_is_refused(having: Workspace) -> None:
+    agreement = open_agreement(having, tiny("guided.agree=['Smiling']"), "cpu")
+    assert agreement is not None and extractor_of(having, "Smiling", 32, "cpu") is None
+    with pytest.raises(RgunitError, match="no extractor reads it: `rgunit train extractor --protect Smiling`"):
+        agreement.bits(np.array([-1]), torch.zeros(1, 3, 32, 32))
+    with pytest.raises(RgunitError, match=r"training images are known to be .*Smiling"):
+        agreement.require(agreement.agreeing(having.images("split=train").ids, np.array([1], np.int8)), 3)
+    with pytest.raises(UsageError, match="which translation changes"):
+        check_agreed(["Glasses"], having.schema.subset(USED))
+
+
+def test_too_few_images_of_one_kind_are_told(tmp_path: Path, drawn: Path) -> None:
+    filled(tmp_path / "few", drawn)
+    with Workspace.open(tmp_path / "few") as workspace:
+        table = workspace.images("split=train origin=real +Beard")
+        workspace.store().remove(table.ids[5:])
+        with pytest.raises(RgunitError, match=r"an extractor of Beard needs 10 training images or more .* have it"):
+            train_extractor(workspace, tiny(*EXTRACTOR), protect="Beard", device="cpu")

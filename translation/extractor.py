@@ -1,0 +1,238 @@
+"""The semantic extractor: trained on the side, as narrow as it may be, and in use (UDIT; thesis, Section 5.5.1).
+
+A classifier of the protected attribute is trained for each width D of its last map, all on the same batches. The
+narrowest that keeps the accuracy of the best, on training images set aside, is the extractor: it has read what it must,
+and little else that would hold a translation back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from index_store.errors import RgunitError
+from index_store.names import quoted
+from index_store.runs import CHECKPOINT
+from index_store.workspace import RunRecord, Workspace
+from retrieval.tensors import to_tensor
+from translation.config import Config, parse_config
+from translation.evaluation.protocol import people_of
+from translation.networks.extractor import Extractor
+from translation.runs import EXTRACTOR, extractors
+from translation.sampling import mirrored_pixels
+from translation.training.checkpoints import load_networks
+
+ASIDE = 5  # one in so many people is set aside to choose the width by
+LEAST = 10  # images that each answer needs
+BATCH = 256
+
+
+class ExtractorTask:
+    """The classifiers as one task of the training loop: half of every batch has the attribute, half has not.
+
+    RgunitError where fewer than LEAST training images are known to have it, or to lack it.
+    """
+
+    average_decay = 0.99
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        config: Config,
+        protect: str,
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        device: torch.device | str = "cpu",
+        autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
+        self.workspace, self.settings, self.size = workspace, config.extractor, config.data.size
+        self.mirror, self.seed, self.rank = config.data.mirror, seed, rank
+        self.device, self.autocast = torch.device(device), autocast
+        table = workspace.images("split=train origin=real")
+        column = workspace.schema.index(protect)
+        table = table.select(np.flatnonzero(table.labels[:, column] >= 0))
+        bits = table.labels[:, column]
+        aside = np.array([_drawn(person, seed) for person in people_of(table)], bool)
+        for value, verb in ((1, "have"), (0, "lack")):
+            if min(count := int((bits == value).sum()) - LEAST, int((aside & (bits == value)).sum()) - 1) < 0:
+                raise RgunitError(
+                    f"an extractor of {quoted(protect)} needs {LEAST} training images or more that are known to {verb} "
+                    f"it, some of them of people to set aside: {count + LEAST} do; add some"
+                )
+        self.by_value = [table.ids[~aside & (bits == value)] for value in (0, 1)]
+        self.aside, self.aside_bits = table.ids[aside], bits[aside]
+        self.learned = table.ids
+        self.images_per_step = config.extractor.batch * world
+        with torch.random.fork_rng(devices=[]):  # the initial weights depend on the seed alone
+            torch.manual_seed(seed)
+            made = {name_of(width): build(config, width) for width in config.extractor.widths}
+        self.networks: dict[str, nn.Module] = {name: network.to(self.device) for name, network in made.items()}
+        self.averaged = tuple(self.networks)
+        weights = [weight for network in self.networks.values() for weight in network.parameters()]
+        self.optimizers: dict[str, torch.optim.Optimizer] = {
+            "extractor": torch.optim.AdamW(weights, lr=config.extractor.learning_rate, weight_decay=0.01)
+        }
+
+    def learning_rates(self, step: int) -> dict[str, float]:
+        """In a line down to 0 at the last step, after a twentieth of rising."""
+        total = self.settings.steps
+        share = min((step + 1) / max(1.0, 0.05 * total), max(0.0, (total - step) / total))
+        return {"extractor": self.settings.learning_rate * share}
+
+    def prepare(self, step: int) -> tuple[Tensor, Tensor]:
+        """Images [B, 3, H, W] and whether they have the attribute [B], drawn from (seed, step)."""
+        rng = np.random.default_rng([self.seed, 2, step, self.rank])
+        batch = self.settings.batch
+        bits = np.arange(batch) % 2
+        ids = np.array([self.by_value[bit][rng.integers(len(self.by_value[bit]))] for bit in bits])
+        pixels = mirrored_pixels(self.workspace.load(ids, self.size), (rng.random(batch) < 0.5) & self.mirror)
+        return _shifted(to_tensor(pixels, self.device), rng), torch.from_numpy(bits).float().to(self.device)
+
+    def step(self, step: int, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        images, bits = batch
+        with self.autocast():
+            losses = {
+                name: F.binary_cross_entropy_with_logits(network(images).float(), bits)
+                for name, network in self.networks.items()
+            }
+        optimizer = self.optimizers["extractor"]
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(torch.stack(list(losses.values())).sum())
+        optimizer.step()
+        return {f"loss/{name}": loss.detach() for name, loss in losses.items()}
+
+    def sample_grid(self, networks: Mapping[str, nn.Module]) -> None:
+        """There is nothing to look at."""
+
+    def health(self, metrics: Mapping[str, float]) -> str | None:
+        """A warning where none of them learns."""
+        losses = [value for name, value in metrics.items() if name.startswith("loss/")]
+        if losses and min(losses) > 0.75:  # chance is ln 2 = 0.69
+            return f"no extractor learns (lowest loss {min(losses):.2f}): lower extractor.learning_rate"
+        return None
+
+
+def train_curve(task: ExtractorTask, run: RunRecord, config: Config) -> dict[str, Any]:
+    """Of a finished run {curve: [{width, accuracy}], width, scale}, on the images set aside.
+
+    accuracy: mean of the shares read right of images that have the attribute and of those that lack it. width: the
+    smallest within `tolerance` of the best. scale: standard deviation of its features, by which they are divided.
+    """
+    curve, scales = [], {}
+    for width in sorted(config.extractor.widths):
+        network = _load(run, config, width, task.device)
+        logits, scales[width] = _read(task, network)
+        right = (logits > 0) == (task.aside_bits == 1)
+        shares = [right[task.aside_bits == value].mean() for value in (0, 1)]
+        curve.append({"width": width, "accuracy": round(float(np.mean(shares)), 4)})
+    best = max(point["accuracy"] for point in curve)
+    chosen = next(int(point["width"]) for point in curve if point["accuracy"] >= best - config.extractor.tolerance)
+    return {"width": chosen, "curve": curve, "scale": scales[chosen]}
+
+
+@dataclass(frozen=True)
+class SemanticExtractor:
+    """A trained extractor of one attribute; its weights are frozen, gradients go through to the images."""
+
+    run: str
+    protect: str
+    network: Extractor
+    scale: float
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Images [B, 3, size, size] in [−1, 1] → h, [B, D, s, s], of standard deviation 1 on real images."""
+        return self.network.features(images) / self.scale
+
+    @torch.no_grad()
+    def bits(self, images: Tensor) -> NDArray[np.int8]:
+        """What it reads, int8 [B] in {0, 1}."""
+        read: NDArray[np.int8] = (self.network(images.float()) > 0).cpu().numpy().astype(np.int8)
+        return read
+
+
+def open_extractor(workspace: Workspace, name: str, size: int, device: torch.device | str) -> SemanticExtractor:
+    """The extractor of a run, by default (empty name) the newest. RgunitError where it is none, or of another size."""
+    runs = extractors(workspace)
+    if not name and not runs:
+        raise RgunitError(
+            "semantic.weight holds what an extractor reads, and there is none: `rgunit train extractor --protect NAME` "
+            "first"
+        )
+    run = workspace.run(name) if name else runs[-1]
+    if run.stage != EXTRACTOR:
+        raise RgunitError(f"semantic.extractor={name}: run {run.id} is of stage {run.stage}, not an extractor")
+    if "width" not in run.summary:
+        raise RgunitError(
+            f"extractor {run.id} is not finished: `rgunit train extractor --protect {quoted(run.config['protect'])} "
+            "--resume`"
+        )
+    config = parse_config(run.config["config"])
+    if config.data.size != size:
+        raise RgunitError(
+            f"extractor {run.id} reads images of {config.data.size} px and these are of {size} px: train one with "
+            f"--set data.size={size}"
+        )
+    network = _load(run, config, int(run.summary["width"]), device)
+    return SemanticExtractor(run.id, str(run.config["protect"]), network, float(run.summary["scale"]))
+
+
+def extractor_of(
+    workspace: Workspace, protect: str, size: int, device: torch.device | str, named: Sequence[str] = ()
+) -> SemanticExtractor | None:
+    """The extractor of an attribute: of `named` runs the one that protects it, else the newest; None where none is."""
+    runs = [run for run in extractors(workspace) if run.config["protect"] == protect]
+    runs = [run for run in runs if parse_config(run.config["config"]).data.size == size]
+    chosen = [run for run in runs if run.id in named] or runs
+    return open_extractor(workspace, chosen[-1].id, size, device) if chosen else None
+
+
+def build(config: Config, width: int) -> Extractor:
+    """A fresh extractor of one width."""
+    return Extractor(config.data.size, width, config.extractor.network_width)
+
+
+def name_of(width: int) -> str:
+    """What a checkpoint calls the extractor of a width."""
+    return f"width{width}"
+
+
+def _load(run: RunRecord, config: Config, width: int, device: torch.device | str) -> Extractor:
+    network = build(config, width)
+    load_networks(run.path / CHECKPOINT, {name_of(width): network})
+    return network.to(device).eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def _read(task: ExtractorTask, network: Extractor) -> tuple[NDArray[np.float32], float]:
+    """Logits [n] of the images set aside, and the standard deviation of their features."""
+    logits, features = [], []
+    for start in range(0, len(task.aside), BATCH):
+        part = task.workspace.load(task.aside[start : start + BATCH], task.size)
+        found = network.features(to_tensor(part, task.device))
+        features.append(found.float().flatten().cpu())
+        logits.append(network.read(found)[:, 0].float().cpu())
+    return torch.cat(logits).numpy(), max(float(torch.cat(features).std()), 1e-6)
+
+
+def _drawn(person: str, seed: int) -> bool:
+    """Whether a person's images are set aside."""
+    return int.from_bytes(hashlib.sha256(f"aside {seed} {person}".encode()).digest()[:4], "big") % ASIDE == 0
+
+
+def _shifted(images: Tensor, rng: np.random.Generator) -> Tensor:
+    """Images [B, 3, S, S] shifted by up to S/16 pixels, edges reflected."""
+    size = images.shape[-1]
+    reach = size // 16
+    top, left = rng.integers(0, 2 * reach + 1, size=2)
+    return F.pad(images, (reach,) * 4, mode="reflect")[:, :, top : top + size, left : left + size]
