@@ -22,7 +22,7 @@ from translation.networks.blocks import (
 
 MASK_OPEN, MASK_PACE = 2.0, 0.2
 """The mask starts at σ(2) = 0.88 and moves at a fifth of the pace: at the full one it has closed before D knows labels
-(measured: within 60 steps of INIT's, for good)."""
+(measured: .03 after 60 steps of INIT's, .002 after 220)."""
 
 
 def with_planes(images: Tensor, labels: Tensor) -> Tensor:
