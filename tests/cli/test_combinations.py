@@ -40,7 +40,9 @@ GUIDANCE = {
     "content_dropout": ("guided.content_dropout=0.3",),
     "random_k": ("guided.random_k=true",),
 }
-NAMES = list(METHODS)
+NAMES = [name for name in METHODS if find_method(name).draws != "images"]  # those are stages of their own
+USED = {"crops": (), "modalities": (), "group": ("--attributes-used", "Black_Hair,Blond_Hair,Brown_Hair")}
+"""What is learned, by what a method draws; others learn glasses and beards."""
 
 
 def about(name: str) -> Any:
@@ -82,7 +84,7 @@ def words(name: str, settings: Iterable[str], folder: Path) -> list[str]:
 def train(rgunit: Command, folder: Path, name: str, settings: Iterable[str]) -> Answer:
     """Stage 1 of a method."""
     given = words(name, settings, folder)
-    used = [] if find_method(name).draws == "crops" else ["--attributes-used", "Glasses,Beard"]
+    used = USED.get(find_method(name).draws, ("--attributes-used", "Glasses,Beard"))
     return rgunit("-w", folder, "--json", "train", "translation", *given, *used)
 
 

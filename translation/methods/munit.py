@@ -197,7 +197,7 @@ class Munit(ClassifyingAdversary):
 
     def style(self, images: Tensor) -> Tensor:
         """Planes of the labels that D reads, and E_s's vector."""
-        logits = torch.stack([scale for _, scale in self.networks["discriminator"](images)]).mean(0)
+        logits = torch.stack([scale.attributes for scale in self.networks["discriminator"](images)]).mean(0)
         return torch.cat([planes(logits > 0), self.networks["style_encoder"](images)], dim=1)
 
     def sample_style(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
