@@ -133,8 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _quiet()
         try:
             end_with_parent()
-            words = globals_first(words)
-            status = app(words, prog_name="rgunit", standalone_mode=False, obj=out)
+            status = app(globals_first(words), prog_name="rgunit", standalone_mode=False, obj=out)
             return _stopped(out, as_json, words) if status == INTERRUPTED else int(status or 0)
         except (KeyboardInterrupt, typer.Abort):
             return _stopped(out, as_json, words)
@@ -149,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if isinstance(error, Stopped):
                 return _stopped(out, as_json, words, error)
             message, status = _explain(error)
-            message = named(message, words)
+            message = named(message, globals_first(words))
             _tell(out, as_json, message, error.payload if isinstance(error, Failed) else {})
             return status
         finally:

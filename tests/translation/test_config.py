@@ -56,6 +56,7 @@ def test_the_papers_numbers() -> None:
             "perceptual": 0.1,
             "patch_nce": 0,
             "gradient_penalty": 0,
+            "mask": 0,
         }
     assert config.guided.neighbours == 3 and config.guided.fusion == "paper"
     r = config.retrieval

@@ -126,7 +126,7 @@ def test_a_draw_is_of_both_domains_and_of_seed_step_and_process_alone(workspace:
     ("source", "target", "batch", "said"),
     [
         ("+Glasses", "+Hat", 3, "are in both domains"),
-        ("-Glasses", "split=train id_", 3, "cannot read filter 'split=train id_'"),
+        ("-Glasses", "split=train id_", 3, "unknown attribute 'id_': did you mean id?"),
         ("-Glasses", "id=99999", 3, "the target domain 'id=99999' has 0 training images"),
         ("-Glasses", "+Glasses", 999, "a batch takes 999"),
     ],
