@@ -196,7 +196,7 @@ def main(words: list[str] | None = None) -> None:
         path = Path(folder) / "store"
         figures["fill"] = built = in_process(fill, path, count, block)
         for name in ("shards", "cache", "catalog.db"):
-            files = [path / name] if (path / name).is_file() else list((path / name).iterdir())
+            files = [path / name] if (path / name).is_file() else list((path / name).glob("*"))
             figures[f"{name}_bytes"] = sum(file.stat().st_size for file in files)
         per = 1e6 / count
         print(f"{count} vectors in blocks of {block}, load {figures['load']:.1f} of {figures['cores']} cores")
