@@ -150,8 +150,8 @@ def test_hidden_labels_change_what_searches_by_them_only(retriever: Retriever) -
     contents = [told[share]["baselines"].pop("label_filter_content") for share in told]
     assert filters[0] == 1 > filters[1] > filters[2] == told[0.0]["attributes"]
     assert contents[2] == told[0.0]["baselines"]["content_only"]
-    preferred = [told[share].pop("labels_prefer")["average"] for share in told]
-    assert preferred[0] > preferred[1] > preferred[2] == told[0.0]["average"]
+    preferred = [told[share].pop("labels_prefer")["attributes"] for share in told]
+    assert preferred[0] == 1 > preferred[1] > preferred[2] == told[0.0]["attributes"]
     assert told[0.0] == told[0.75] == told[1.0]
 
 
