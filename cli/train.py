@@ -187,7 +187,7 @@ def train(
     with settings.open() as workspace:
         used = names_of(attributes_used)
         workspace.schema.indices(used)
-        if stage is not Stage.translation:
+        if stage in (Stage.retrieval, Stage.guided):
             newest(workspace, TRANSLATION, translation_run)  # told before anything slow is imported
         kind = (neighbours.value if neighbours else "retrieved") if stage is Stage.guided else None
         goes_on = (stage.value, kind) if resume else None

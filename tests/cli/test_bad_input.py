@@ -230,7 +230,7 @@ def test_a_second_writer_is_told_who_writes(process, rgunit, labelled: Path, fac
         (["generate", "r1", "-n", "4"], 1, "there is no run 'r1': nothing was trained yet"),
         (["generate", "r1", "-n", "0"], 2, "'-n'"),
         (["generate", "r1", "-n", "4", "--domain", "+Bear"], 2, "did you mean Beard"),
-        (["evaluate", "generator"], 1, "no trained generator: run `rgunit train generator` first"),
+        (["evaluate", "generator"], 1, "no trained generator: run `rgunit -w "),
         (["evaluate", "transfer", "--mix", "0.3,0.3", "--target", "+Hat", "--target", "-Hat"], 2, "that sum to 1"),
         (["evaluate", "transfer", "--mix", "much"], 2, "--mix takes numbers"),
         (["evaluate", "transfer", "--rows", "magic"], 2, "no row is called 'magic'"),

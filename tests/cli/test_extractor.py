@@ -49,7 +49,7 @@ def test_wrong_usage_is_told_with_the_remedy(rgunit: Command, faces: Path) -> No
     unknown = rgunit("-w", faces, "train", "extractor", "--protect", "Bread", "--preset", "munit")
     assert unknown.status != 0 and "did you mean Beard?" in unknown.error
     nothing = rgunit("-w", faces, "train", "translation", "--preset", "munit", *SMALL, "--set", "semantic.weight=1")
-    assert nothing.status == 1 and "`rgunit train extractor --protect NAME` first" in nothing.error
+    assert nothing.status == 1 and "train extractor --protect NAME` first" in nothing.error
 
 
 def test_the_plan_of_the_biased_experiment_is_shown_and_nothing_is_done(rgunit: Command, tmp_path: Path) -> None:
