@@ -97,8 +97,8 @@ def test_what_cannot_be_read_is_told(having: Workspace, workspace: Workspace) ->
         open_extractor(having, "r3", 64, "cpu")
     with pytest.raises(UsageError, match="holds nothing without a weight"):
         tiny("semantic.extractor=r3")
-    with pytest.raises(UsageError, match=r"guided\.agree is not for sdit"):
-        load_config("sdit", overrides=["guided.agree=['Beard']"])
+    with pytest.raises(UsageError, match=r"guided\.agree is not for init"):
+        load_config("init", overrides=["guided.agree=['Beard']"])
     with pytest.raises(UsageError, match=r"semantic\.weight is not for single_image"):
         load_config("single-image", overrides=["semantic.weight=1"])
     with pytest.raises(UsageError, match="widths are different numbers"):

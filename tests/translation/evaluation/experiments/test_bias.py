@@ -79,8 +79,8 @@ def test_a_workspaces_people_learn_teach_or_are_judged(workspace: Workspace) -> 
 def test_what_cannot_be_meant_is_refused() -> None:
     with pytest.raises(UsageError, match="no arm is called 'both'"):
         BiasPlan(arms=("both",))
-    with pytest.raises(UsageError, match="sdit takes none"):
-        BiasPlan(preset="sdit")
+    with pytest.raises(UsageError, match="init takes none"):
+        BiasPlan(preset="init")
     with pytest.raises(UsageError, match="are two attributes"):
         BiasPlan(wanted="Beard")
 
