@@ -24,7 +24,8 @@ from index_store.images import Pixels, prepare, read_image, write_image
 from index_store.names import is_text, printable
 from index_store.workspace import Workspace
 from retrieval.pictures import Picture, Source
-from retrieval.queries import compose, style_edit
+from retrieval.queries import ComposedQuery, compose, style_edit
+from retrieval.retriever import Retriever
 from retrieval.tensors import to_pixels, to_tensor
 from translation.anysize import scaled, smallest_limit, translate_any_size
 from translation.indexing import neighbour_table, open_retriever, require_index
@@ -128,7 +129,7 @@ class _Read(NamedTuple):
     own: Pixels
 
 
-class _Made(NamedTuple):
+class Made(NamedTuple):
     """What a picture became, with its mask if there is one, the labels aimed at, and the neighbours' ids [1, k]."""
 
     pixels: Pixels
@@ -152,7 +153,7 @@ class Work:
     max_pixels: int | None
     seed: int
 
-    def read(self, source: Source) -> _Read:
+    def read(self, source: Source | Picture) -> _Read:
         """Decode a picture, once. ImageRefused with the reason."""
         if isinstance(source, str | Path) and not is_text(str(source)):
             raise ImageRefused(f"{printable(str(source))}: its name is not UTF-8: rename it")
@@ -160,21 +161,45 @@ class Work:
         if self.translator.style_dim:
             square = picture.at(side)
             return _Read(picture, square, square)
-        name = str(source) if isinstance(source, str | Path) else "the picture"
-        pixels = (
-            read_image(source, white=picture.white) if isinstance(source, str | Path) else prepare(source, name=name)
-        )
+        place = picture.source
+        name = str(place) if isinstance(place, str | Path) else "the picture"
+        pixels = read_image(place, white=picture.white) if isinstance(place, str | Path) else prepare(place, name=name)
         own = pixels if self.size is None else scaled(pixels, self.size, name)
         return _Read(picture, prepare(pixels, size=side, name=name), own)
 
-    def translate(self, read: _Read, sample: int) -> _Made:
+    def translate(self, read: _Read, sample: int) -> Made:
         """Sample `sample` of a picture. What is drawn depends on the picture, not on those beside it."""
-        translator, draw = self.translator, None
-        drawn = [self.seed, picture_key(read.square), sample]
+        return self._make(read, self._composed(read, sample), sample)
+
+    def strip(self, other: Work, read: _Read, steps: int) -> list[Made]:
+        """The way from this work's style of a picture to the other's in equal steps, both ends among them.
+
+        Each step has its own neighbours, those of the style that it is in; its labels are those of the nearer end.
+        UsageError of a run that has no style.
+        """
+        if not self.translator.style_dim:
+            assert self.translator.run is not None
+            raise UsageError(f"run {self.translator.run.id} has no style, so there is nothing between two of them")
+        first, last = self._composed(read, 0), other._composed(read, 0)
+        made = []
+        for share in np.linspace(0, 1, steps):
+            near = first if share < 0.5 else last
+            style = torch.lerp(first.style, last.style, float(share))
+            made.append(self._make(read, replace(near, style=style), 0))
+        return made
+
+    def _drawn(self, read: _Read, sample: int) -> list[int]:
+        """What the draws of a sample are seeded by."""
+        return [self.seed, picture_key(read.square), sample]
+
+    def _composed(self, read: _Read, sample: int) -> ComposedQuery:
+        """The content of a picture and the style that its sample is to have."""
+        draw = None
         if self.edit is not None:
-            state = np.random.SeedSequence(drawn).generate_state(1)
+            state = np.random.SeedSequence(self._drawn(read, sample)).generate_state(1)
             draw = torch.Generator().manual_seed(int(state[0]))
-        query = compose(
+        translator = self.translator
+        return compose(
             translator,
             read.square,
             edit=self.edit,
@@ -183,19 +208,23 @@ class Work:
             style_of_labels=self.other.picture.labels(self.workspace, translator.schema) if self.other else None,
             generator=draw,
         )
+
+    def _make(self, read: _Read, query: ComposedQuery, sample: int) -> Made:
+        """The picture in a style, guided by neighbours of both."""
+        translator = self.translator
         images = to_tensor(read.square[None], translator.device)
         ids, guide, style = np.empty((1, 0), np.int64), None, query.style
         if self.guides is not None:
             own = np.array([-1 if read.picture.image_id is None else read.picture.image_id], np.int64)
-            rng = np.random.default_rng(drawn)
+            rng = np.random.default_rng(self._drawn(read, sample))
             ids = self.guides.find(query.content, query.style, own, [rng], images)
             guide, style = self.guides.guide(translator, ids, style, self.strength)
         target = translator.schema.describe(query.target if self.goal is None else self.goal.apply(query.target))
         if not translator.style_dim:
-            return _Made(translate_any_size(translator, read.own, guide, most=self.max_pixels), None, target, ids)
+            return Made(translate_any_size(translator, read.own, guide, most=self.max_pixels), None, target, ids)
         made = translator.translate(images, query.content, style, guide=guide)
         mask = None if made.mask is None else to_pixels(made.mask.mul(2).sub(1).expand(-1, 3, -1, -1))[0]
-        return _Made(to_pixels(made.image)[0], mask, target, ids)
+        return Made(to_pixels(made.image)[0], mask, target, ids)
 
 
 def prepare_work(
@@ -203,15 +232,19 @@ def prepare_work(
     translator: Translator,
     *,
     to: str | None,
-    style_of: Source | None,
+    style_of: Source | Picture | None,
     samples: int,
     guidance: float | None,
     k: int | None,
     size: int | None,
     max_pixels: int | None,
     seed: int,
+    guides: Callable[[int], Neighbours] | None = None,
 ) -> Work:
-    """Check what is asked for against what the run can do. UsageError or RgunitError names what cannot be done."""
+    """Check what is asked for against what the run can do. UsageError or RgunitError names what cannot be done.
+
+    `guides` gives what looks up so many neighbours; by default it is opened as the run was trained (`open_guides`).
+    """
     assert translator.run is not None
     if not translator.style_dim:
         _check_direction(translator, to, style_of)
@@ -249,8 +282,11 @@ def prepare_work(
             f"run {translator.run.id} is guided by exactly {translator.takes} neighbours, not {k}: leave -k out, "
             "or train with --set guided.guidance=attention or patches, which take any number"
         )
-    guides = _guides(workspace, translator, k or translator.neighbours) if strength else None
-    work = Work(workspace, translator, edit, _goal(translator), None, guides, strength, size, max_pixels, seed)
+    count = k or translator.neighbours
+    found = None
+    if strength:
+        found = open_guides(workspace, translator, count) if guides is None else guides(count)
+    work = Work(workspace, translator, edit, _goal(translator), None, found, strength, size, max_pixels, seed)
     return work if style_of is None else replace(work, other=work.read(style_of))
 
 
@@ -272,7 +308,7 @@ def _check_sizes(translator: Translator, size: int | None, max_pixels: int | Non
         )
 
 
-def _check_direction(translator: Translator, to: str | None, style_of: Source | None) -> None:
+def _check_direction(translator: Translator, to: str | None, style_of: Source | Picture | None) -> None:
     """UsageError where what is asked for is not the one direction that the run has learned."""
     assert translator.run is not None
     source, target = direction_of(translator.run) or ("", "")
@@ -293,12 +329,23 @@ def _goal(translator: Translator) -> Edit | None:
     return None
 
 
-def _guides(workspace: Workspace, translator: Translator, k: int) -> Neighbours:
-    """What a guided run looks up: by the retrieval it was trained with, or at random like in its training."""
+def open_guides(
+    workspace: Workspace,
+    translator: Translator,
+    k: int,
+    *,
+    at_random: bool = False,
+    load: Callable[[str], Retriever] | None = None,
+) -> Neighbours:
+    """What a guided run looks up: by the retrieval it was trained with, or at random like in its training.
+
+    `at_random`: at random whatever it was trained with, for a comparison. `load` gives the retriever of a run.
+    """
     assert translator.run is not None
     retriever = None
-    if translator.run.config["neighbours"] == "retrieved":
-        retriever = open_retriever(workspace, str(translator.run.config["retrieval_run"]), str(translator.device))
+    if translator.run.config["neighbours"] == "retrieved" and not at_random:
+        run = str(translator.run.config["retrieval_run"])
+        retriever = open_retriever(workspace, run, str(translator.device)) if load is None else load(run)
         require_index(workspace, retriever)
     g = translator.config.guided
     return Neighbours(
