@@ -212,17 +212,21 @@ class Looks:
 
     def routes(self, api: FastAPI, work: Workers) -> None:
         """Give them to the app; `work` is the queue that they wait in."""
-        drawn = {"response_class": Response, "tags": ["look"]}
 
         @api.get("/api/runs/{run}", response_model=bodies.RunDetails, tags=["runs"], summary="A run, its curves")
         async def run(run: RunName) -> Response:
             return JSONResponse(await work.run(self.run, run))
 
-        @api.get("/api/runs/{run}/samples/{step}.png", **drawn, summary="What a run drew at a step")
+        @api.get(
+            "/api/runs/{run}/samples/{step}.png",
+            response_class=Response,
+            tags=["look"],
+            summary="What a run drew at a step",
+        )
         async def sample(run: RunName, step: Annotated[int, InPath(ge=0, le=10**9)]) -> Response:
             return Response(await work.run(self.sample, run, step), media_type="image/png")
 
-        @api.get("/api/report.html", **drawn, summary="The report of `rgunit run`")
+        @api.get("/api/report.html", response_class=Response, tags=["look"], summary="The report of `rgunit run`")
         async def report() -> Response:
             return Response(await work.run(self.report), media_type="text/html", headers=DRAWN)
 
@@ -233,7 +237,7 @@ class Looks:
         ) -> Response:
             return JSONResponse(await work.run(self.duplicates, distance, where))
 
-        @api.get("/api/map.html", **drawn, summary="The collection as a map")
+        @api.get("/api/map.html", response_class=Response, tags=["look"], summary="The collection as a map")
         async def map_(
             by: Literal["both", "content", "style"] = "both",
             where: bodies.Text = "",
@@ -245,7 +249,7 @@ class Looks:
         async def blind(asked: BlindAsked) -> Response:
             return JSONResponse(await work.run(self.blind, asked))
 
-        @api.get("/api/blind/{name}", **drawn, summary="Its page")
+        @api.get("/api/blind/{name}", response_class=Response, tags=["look"], summary="Its page")
         async def blind_page(name: Annotated[str, InPath(max_length=100)]) -> Response:
             return Response(await work.run(self.blind_page, name), media_type="text/html", headers=DRAWN)
 

@@ -8,7 +8,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
@@ -86,7 +86,7 @@ class Counts:
         self._guard = threading.Lock()
         self._answered: Counter[tuple[str, int]] = Counter()
         self._within: dict[str, list[int]] = {}
-        self._seconds: Counter[str] = Counter()
+        self._seconds: dict[str, float] = {}
         self._passes = self._calls = 0
 
     def answered(self, route: str, status: int, seconds: float) -> None:
@@ -94,7 +94,7 @@ class Counts:
         with self._guard:
             self._answered[route, status] += 1
             self._within.setdefault(route, [0] * (len(BUCKETS) + 1))[bisect_left(BUCKETS, seconds)] += 1
-            self._seconds[route] += seconds  # type: ignore[assignment]
+            self._seconds[route] = self._seconds.get(route, 0.0) + seconds
 
     def shared(self, calls: int) -> None:
         """Count a forward pass that so many calls shared."""
@@ -102,7 +102,7 @@ class Counts:
             self._passes += 1
             self._calls += calls
 
-    def text(self, gauges: dict[str, tuple[str, float]]) -> str:
+    def text(self, gauges: Mapping[str, tuple[str, float]]) -> str:
         """All of it, with `gauges` {name: (what it is, value)}."""
         lines = []
 
