@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch import Tensor
 from retrieval.loading import trained_on
 from retrieval.retriever import Retriever
 from translation.guidance import Guide
-from translation.methods import Translation
+from translation.methods import Method, Translation
 from translation.translator import Translator
 
 MOST = 32
@@ -75,7 +76,7 @@ class Together:
             given = [torch.cat(part) if len(part) > 1 else part[0] for part in parts]
             sizes = [len(call.given[0]) for call in calls]
             whole = self._run(*given) if key is None else self._run(*given, key)
-            split = [[None] * len(calls) if one is None else one.split(sizes) for one in whole]
+            split = [[None] * len(calls) if one is None else torch.split(one, sizes) for one in whole]
             for place, call in enumerate(calls):
                 call.answer = [one[place] for one in split]
         except BaseException as error:
@@ -92,17 +93,16 @@ class SharedTranslator(Translator):
     """A translator for many threads, of another one's networks."""
 
     def __init__(self, of: Translator, told: Callable[[int], None] | None = None) -> None:
-        super().__init__(of.method, config=of.config, schema=of.schema, device=of.device, run=of.run)
-        alone = super()
-        self._content = Together(lambda images: [alone.content(images)], told)
-        self._style = Together(lambda images: [alone.style(images)], told)
+        super().__init__(cast(Method, of.method), config=of.config, schema=of.schema, device=of.device, run=of.run)
+        self._content = Together(lambda images: [Translator.content(self, images)], told)
+        self._style = Together(lambda images: [Translator.style(self, images)], told)
 
         def plain(images: Tensor, content: Tensor, style: Tensor) -> Tensors:
-            made = alone.translate(images, content, style)
+            made = Translator.translate(self, images, content, style)
             return made.image, made.raw, made.mask
 
         def guided(images: Tensor, content: Tensor, style: Tensor, near: Tensor, strength: float) -> Tensors:
-            made = alone.translate(images, content, style, guide=Guide(near, strength))
+            made = Translator.translate(self, images, content, style, guide=Guide(near, strength))
             return made.image, made.raw, made.mask
 
         self._plain, self._guided = Together(plain, told), Together(guided, told)
@@ -136,9 +136,8 @@ class SharedRetriever(Retriever):
             encoders=of.encoders,
             device=of.device,
         )
-        alone = super()
-        self._embedded = Together(lambda content, style: [alone.embed(content, style)], told)
-        self._pooled = Together(lambda content: [alone.content_vectors(content)], told)
+        self._embedded = Together(lambda content, style: [Retriever.embed(self, content, style)], told)
+        self._pooled = Together(lambda content: [Retriever.content_vectors(self, content)], told)
 
     def embed(self, content: Tensor, style: Tensor) -> Tensor:
         return _one(self._embedded(content, style))

@@ -7,6 +7,7 @@ imported before the command runs.
 from __future__ import annotations
 
 import ipaddress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -84,7 +85,8 @@ def serve(
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=3
         )
-        uvicorn.Server(config).run(sockets=[socket_])
+        with suppress(KeyboardInterrupt):  # that is how it ends
+            uvicorn.Server(config).run(sockets=[socket_])
 
 
 def is_loopback(host: str) -> bool:

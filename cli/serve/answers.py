@@ -6,6 +6,7 @@ import base64
 import binascii
 import io
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -157,11 +158,10 @@ def default_ids(workspace: Workspace) -> set[str]:
     from translation.runs import default_run
 
     found = set()
-    for newest in (lambda: find_run(workspace, None), lambda: default_run(workspace)):
-        try:
-            found.add(newest().id)
-        except RgunitError:
-            continue
+    with suppress(RgunitError):
+        found.add(find_run(workspace, None).id)
+    with suppress(RgunitError):
+        found.add(default_run(workspace).id)
     return found
 
 

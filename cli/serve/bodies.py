@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -261,6 +261,41 @@ class DuplicatesTold(BaseModel):
     distance: int
     duplicates: int
     groups: list[list[DuplicateTold]]
+
+
+class BlindAsked(Asked):
+    """A comparison of two arms, blind."""
+
+    pairs: int = Field(20, ge=1, le=200)
+    arms: tuple[Text, Text] | None = None
+    run: RunId | None = None
+    seed: int = Field(0, ge=0, lt=2**32)
+
+
+class BlindTold(BaseModel):
+    """Where the page is that shows the pairs."""
+
+    url: str
+    pairs: int
+
+
+class ChoicesAsked(Asked):
+    """Files of choices, as the page saves them, one a person."""
+
+    choices: list[dict[str, Any]] = Field(min_length=1, max_length=100)
+
+
+class ChoicesTold(BaseModel):
+    """As `rgunit evaluate translation --choices` tells it."""
+
+    arms: tuple[str, str]
+    share: float
+    interval: tuple[float, float]
+    verdict: str
+    judged: int
+    pairs: int
+    judges: int
+    equal: int
 
 
 class Health(BaseModel):

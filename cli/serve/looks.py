@@ -15,7 +15,6 @@ from typing import Annotated, Any, Literal
 from fastapi import FastAPI, Query
 from fastapi import Path as InPath
 from fastapi.responses import JSONResponse, Response
-from pydantic import Field
 
 from cli.duplicates import MOST_BITS
 from cli.serve import answers, bodies
@@ -39,41 +38,6 @@ DRAWN = {
 """Of a document that is one file with all that it needs: it may show itself and ask this server for nothing."""
 
 RunName = Annotated[str, InPath(max_length=20)]
-
-
-class BlindAsked(bodies.Asked):
-    """A comparison of two arms, blind."""
-
-    pairs: int = Field(20, ge=1, le=200)
-    arms: tuple[bodies.Text, bodies.Text] | None = None
-    run: bodies.RunId | None = None
-    seed: int = Field(0, ge=0, lt=2**32)
-
-
-class BlindTold(bodies.BaseModel):
-    """Where the page is that shows the pairs."""
-
-    url: str
-    pairs: int
-
-
-class ChoicesAsked(bodies.Asked):
-    """Files of choices, as the page saves them, one a person."""
-
-    choices: list[dict[str, Any]] = Field(min_length=1, max_length=100)
-
-
-class ChoicesTold(bodies.BaseModel):
-    """As `rgunit evaluate translation --choices` tells it."""
-
-    arms: tuple[str, str]
-    share: float
-    interval: tuple[float, float]
-    verdict: str
-    judged: int
-    pairs: int
-    judges: int
-    equal: int
 
 
 class Looks:
@@ -150,7 +114,7 @@ class Looks:
                     self._maps.popitem(last=False)
             return self._maps[key]
 
-    def blind(self, asked: BlindAsked) -> dict[str, Any]:
+    def blind(self, asked: bodies.BlindAsked) -> dict[str, Any]:
         """A comparison, in a folder of its own for as long as the server runs; the newest ones are kept."""
         from translation.evaluation.arms import open_arms
         from translation.evaluation.preference import write_preference
@@ -175,7 +139,7 @@ class Looks:
 
         return (self._blind_folder(name) / PAGE).read_bytes()
 
-    def choices(self, name: str, asked: ChoicesAsked) -> dict[str, Any]:
+    def choices(self, name: str, asked: bodies.ChoicesAsked) -> dict[str, Any]:
         """What was chosen."""
         from translation.evaluation.preference import read_preference
 
@@ -245,14 +209,16 @@ class Looks:
         ) -> Response:
             return Response(await work.run(self.map, by, where, images), media_type="text/html", headers=DRAWN)
 
-        @api.post("/api/blind", response_model=BlindTold, tags=["look"], summary="Make a blind comparison of two arms")
-        async def blind(asked: BlindAsked) -> Response:
+        @api.post("/api/blind", response_model=bodies.BlindTold, tags=["look"], summary="Compare two arms blind")
+        async def blind(asked: bodies.BlindAsked) -> Response:
             return JSONResponse(await work.run(self.blind, asked))
 
         @api.get("/api/blind/{name}", response_class=Response, tags=["look"], summary="Its page")
         async def blind_page(name: Annotated[str, InPath(max_length=100)]) -> Response:
             return Response(await work.run(self.blind_page, name), media_type="text/html", headers=DRAWN)
 
-        @api.post("/api/blind/{name}/choices", response_model=ChoicesTold, tags=["look"], summary="What was chosen")
-        async def choices(name: Annotated[str, InPath(max_length=100)], asked: ChoicesAsked) -> Response:
+        @api.post(
+            "/api/blind/{name}/choices", response_model=bodies.ChoicesTold, tags=["look"], summary="What was chosen"
+        )
+        async def choices(name: Annotated[str, InPath(max_length=100)], asked: bodies.ChoicesAsked) -> Response:
             return JSONResponse(await work.run(self.choices, name, asked))

@@ -46,7 +46,7 @@ class Workers:
         self._pool.shutdown(cancel_futures=True)
 
 
-class Made:
+class Shelf:
     """Pictures that were made, each under a name that nobody can guess: at most so many bytes, for so many seconds."""
 
     def __init__(self, most: int = 256 * 2**20, seconds: float = 600.0) -> None:
@@ -104,7 +104,7 @@ class Counts:
 
     def text(self, gauges: Mapping[str, tuple[str, float]]) -> str:
         """All of it, with `gauges` {name: (what it is, value)}."""
-        lines = []
+        lines: list[str] = []
 
         def head(name: str, kind: str, told: str) -> None:
             lines.extend((f"# HELP {name} {told}", f"# TYPE {name} {kind}"))

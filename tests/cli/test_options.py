@@ -25,6 +25,7 @@ COMMANDS = (
     "translate",
     "index",
     "evaluate",
+    "serve",
 )
 
 
