@@ -339,14 +339,18 @@ def open_guides(
 ) -> Neighbours:
     """What a guided run looks up: by the retrieval it was trained with, or at random like in its training.
 
-    `at_random`: at random whatever it was trained with, for a comparison. `load` gives the retriever of a run.
+    `at_random`: at random whatever it was trained with, for a comparison. `load` gives the retriever of a run; then
+    images that have no vector yet do not guide, instead of all having to have one.
     """
     assert translator.run is not None
     retriever = None
     if translator.run.config["neighbours"] == "retrieved" and not at_random:
         run = str(translator.run.config["retrieval_run"])
-        retriever = open_retriever(workspace, run, str(translator.device)) if load is None else load(run)
-        require_index(workspace, retriever)
+        if load is None:
+            retriever = open_retriever(workspace, run, str(translator.device))
+            require_index(workspace, retriever)
+        else:
+            retriever = load(run)
     g = translator.config.guided
     return Neighbours(
         workspace,

@@ -18,7 +18,9 @@ from index_store.errors import RgunitError, UsageError
 if TYPE_CHECKING:
     import socket
 
+    import uvicorn
     from rich.console import Console
+    from starlette.types import ASGIApp
 
 SHORTEST = 16  # characters of a token
 PORT = 7860
@@ -67,7 +69,7 @@ def serve(
         )
     try:
         import fastapi  # noqa: F401
-        import uvicorn
+        import uvicorn  # noqa: F401
     except ImportError as error:
         raise RgunitError(
             f"`serve` needs {error.name or 'fastapi'}, which is not installed: pip install 'rgunit[serve]'"
@@ -82,11 +84,18 @@ def serve(
             settings.show(payload, lambda console: _draw(console, payload))
 
         app = make_app(workspace, device=settings.device, host=host, token=token, ready=ready)
-        config = uvicorn.Config(
-            app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=3
-        )
         with suppress(KeyboardInterrupt):  # that is how it ends
-            uvicorn.Server(config).run(sockets=[socket_])
+            server_of(app).run(sockets=[socket_])
+
+
+def server_of(app: ASGIApp) -> uvicorn.Server:
+    """What runs the app."""
+    import uvicorn
+
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=3, ws="none"
+    )
+    return uvicorn.Server(config)
 
 
 def is_loopback(host: str) -> bool:

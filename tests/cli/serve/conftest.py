@@ -65,14 +65,14 @@ class Client:
 @contextmanager
 def serving(workspace: Workspace, **options: Any) -> Iterator[Client]:
     """A server in a thread for as long as this lasts."""
-    uvicorn = pytest.importorskip("uvicorn", reason="`pip install rgunit[serve]` brings uvicorn")
+    pytest.importorskip("uvicorn", reason="`pip install rgunit[serve]` brings uvicorn")
     pytest.importorskip("fastapi", reason="`pip install rgunit[serve]` brings FastAPI")
-    from cli.serve import listen
+    from cli.serve import listen, server_of
     from cli.serve.app import make_app
 
     app = make_app(workspace, device="cpu", **{"warm": False, **options})
     with listen("127.0.0.1", 0) as socket:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
+        server = server_of(app)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]})
         thread.start()
         try:
