@@ -12,7 +12,9 @@ from cli.settings import Settings
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from index_store.workspace import ImageTable, RunRecord
+    from index_store.workspace import ImageTable, RunRecord, Workspace
+
+BITS = {"true": 1, "false": 0, "unknown": -1}
 
 
 def register(app: typer.Typer) -> None:
@@ -22,27 +24,38 @@ def register(app: typer.Typer) -> None:
 
 def info(context: typer.Context) -> None:
     """Show what the workspace holds: images by origin and split, attributes, groups, runs; and the presets."""
-    from translation.config import presets
-
     settings: Settings = context.obj
     with settings.open() as workspace:
-        table, runs = workspace.images(), workspace.runs()
-        payload = {
-            "workspace": str(workspace.path),
-            "images": len(table),
-            "by_origin": dict(Counter(map(str, table.origin))),
-            "by_split": dict(Counter(map(str, table.split))),
-            "attributes": list(table.schema.names),
-            "groups": [list(group) for group in table.schema.groups],
-            "group_violations": table.schema.violations(table.labels),
-            "fields": list(table.fields),
-            "runs": [_run(run) for run in runs],
-            "presets": presets(),
-        }
+        table = workspace.images()
+        payload = collection(workspace)
         settings.show(payload, lambda console: _draw(console, payload, table))
 
 
-def _run(run: RunRecord) -> dict[str, Any]:
+def collection(workspace: Workspace) -> dict[str, Any]:
+    """What a workspace holds, as `info --json` tells it."""
+    from translation.config import presets
+
+    table = workspace.images()
+    return {
+        "workspace": str(workspace.path),
+        "images": len(table),
+        "by_origin": dict(Counter(map(str, table.origin))),
+        "by_split": dict(Counter(map(str, table.split))),
+        "attributes": list(table.schema.names),
+        "labels": {
+            name: {told: int((table.labels[:, column] == bit).sum()) for told, bit in BITS.items()}
+            for column, name in enumerate(table.schema.names)
+        },
+        "groups": [list(group) for group in table.schema.groups],
+        "group_violations": table.schema.violations(table.labels),
+        "fields": list(table.fields),
+        "runs": [run_row(run) for run in workspace.runs()],
+        "presets": presets(),
+    }
+
+
+def run_row(run: RunRecord) -> dict[str, Any]:
+    """A run as `info --json` tells it."""
     return {
         "id": run.id,
         "stage": run.stage,

@@ -30,6 +30,7 @@ from cli import (
     query,
     run,
     runs,
+    serve,
     similar,
     split,
     train,
@@ -56,7 +57,7 @@ app = typer.Typer(
 )
 for module in (
     *(add, split, info, methods, run, train, runs, index),
-    *(query, similar, duplicates, map, translate, generate, evaluate),
+    *(query, similar, duplicates, map, translate, generate, evaluate, serve),
 ):
     module.register(app)
 

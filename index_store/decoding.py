@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from index_store import places
-from index_store.errors import ImageRefused
+from index_store.errors import ImageRefused, ImageTooLarge
 
 LARGEST_BYTES = 512 * 2**20
 LARGEST_PIXELS = 64_000_000
@@ -49,7 +49,7 @@ def read_file(path: Path | str) -> bytes:
             size = os.fstat(file.fileno()).st_size
             if size > LARGEST_BYTES:
                 told = f"{size // 2**20} MiB are too large (at most {LARGEST_BYTES // 2**20} MiB)"
-                raise ImageRefused(f"{path}: {told}")
+                raise ImageTooLarge(f"{path}: {told}")
             return file.read(LARGEST_BYTES)
     except places.NotRegular as error:
         kind = "a folder" if Path(path).is_dir() else "no regular file"
@@ -77,7 +77,7 @@ def open_image(name: Path | str, data: bytes) -> Image.Image:
     for nested in () if data.startswith(_PNG) else _NESTED.finditer(data):  # whose size an outer header need not tell
         width, height = (int.from_bytes(nested[1][at : at + 4], "big") for at in (0, 4))
         if width * height > LARGEST_PIXELS:
-            raise ImageRefused(f"{name}: holds a picture of {width} x {height}: too large (at most 64 megapixels)")
+            raise ImageTooLarge(f"{name}: holds a picture of {width} x {height}: too large (at most 64 megapixels)")
     if (canvas := _canvas(data)) is not None:  # memory for all of it is taken as soon as it is opened
         _check_packed(name, *canvas, len(data))
     try:
@@ -120,7 +120,7 @@ def _check_packed(name: Path | str, width: int, height: int, size: int) -> None:
 def check_size(name: Path | str, width: int, height: int) -> None:
     """Refuse what is larger or smaller than the limits."""
     if width * height > LARGEST_PIXELS:
-        raise ImageRefused(f"{name}: {width} x {height} is too large (at most 64 megapixels)")
+        raise ImageTooLarge(f"{name}: {width} x {height} is too large (at most 64 megapixels)")
     if min(width, height) < SMALLEST_SIDE:
         raise ImageRefused(f"{name}: {width} x {height} is too small (at least {SMALLEST_SIDE} pixels a side)")
 

@@ -41,3 +41,7 @@ class ReadOnly(RgunitError):
 
 class ImageRefused(RgunitError):
     """A file that cannot be taken as an image, with the reason."""
+
+
+class ImageTooLarge(ImageRefused):
+    """An image of more pixels or bytes than are taken."""

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from index_store.decoding import DARK, check_size, grey_of, is_deep, open_image, read_file
-from index_store.errors import ImageRefused
+from index_store.decoding import DARK, LARGEST_PIXELS, check_size, grey_of, is_deep, open_image, read_file
+from index_store.errors import ImageRefused, ImageTooLarge
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit is checked before anything is decoded
 
@@ -48,6 +48,18 @@ def read_image(path: Path | str, *, size: int | None = None, white: float | None
     """
     path = Path(path)
     return _pixels(_fit(_upright(path, open_image(path, read_file(path)), white)[0], size))
+
+
+def decode(data: bytes, *, name: str = "the picture", most: int = LARGEST_PIXELS) -> Pixels:
+    """The bytes of a picture file as `read_image` gives a file: uint8 [H, W, 3] RGB, upright.
+
+    At most `most` pixels, told by its head before it is decoded. Raises ImageRefused with the reason, ImageTooLarge
+    for its size.
+    """
+    image = open_image(name, data)
+    if image.width * image.height > most:
+        raise ImageTooLarge(f"{name}: {image.width} x {image.height} is too large (at most {most / 1e6:g} megapixels)")
+    return _pixels(_upright(name, image)[0])
 
 
 def prepare(image: Image.Image | Pixels, *, size: int | None = None, name: str = "the picture") -> Pixels:

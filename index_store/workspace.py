@@ -239,13 +239,20 @@ class Workspace:
         file = Path(path).absolute()
         place = str(file).encode(errors="replace").decode()  # the name of a file may be any bytes
         place = stored_path(self.path, Path(place))
-        query = "SELECT id FROM images WHERE {} ORDER BY path = ? DESC, id LIMIT 1"
+        if file.exists():
+            return self.image_of(read_file(file), place)
         with self.catalog.reading() as connection:
-            if file.exists():
-                sha = hashlib.sha256(read_file(file)).hexdigest()
-                found = connection.exec_driver_sql(query.format("sha256 = ?"), (sha, place)).scalar()
-            else:
-                found = connection.exec_driver_sql(query.format("path = ?"), (place, place)).scalar()
+            query = "SELECT id FROM images WHERE path = ? ORDER BY id LIMIT 1"
+            found = connection.exec_driver_sql(query, (place,)).scalar()
+        return None if found is None else int(found)
+
+    def image_of(self, data: bytes, place: str = "") -> int | None:
+        """Return the id of the registered image of these bytes, of several the one stored at `place`, else the oldest;
+        None if there is none."""
+        sha = hashlib.sha256(data).hexdigest()
+        with self.catalog.reading() as connection:
+            query = "SELECT id FROM images WHERE sha256 = ? ORDER BY path = ? DESC, id LIMIT 1"
+            found = connection.exec_driver_sql(query, (sha, place)).scalar()
         return None if found is None else int(found)
 
     def read(self, path: Path | str, *, size: int | None = None) -> Pixels:

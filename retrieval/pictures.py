@@ -42,11 +42,15 @@ class Picture:
         if isinstance(source, Picture) or not isinstance(source, str | Path):
             return source if isinstance(source, Picture) else Picture(source)
         image = workspace.image_for_path(source)
-        if image is None:
-            return Picture(source)
+        return Picture(source) if image is None else Picture.known(workspace, image, source)
+
+    @staticmethod
+    def known(workspace: Workspace, image_id: int, source: Source | None = None) -> Picture:
+        """An image of the workspace, read from `source` (None: where it is). RgunitError for an unknown id."""
         table = workspace.images()
-        row = int(table.places(np.array([image]))[0])
-        return Picture(source, image, table.labels[row], table.white(row))
+        row = int(table.places(np.array([image_id]))[0])
+        place = Path(table.paths[row]) if source is None else source
+        return Picture(place, image_id, table.labels[row], table.white(row))
 
     def at(self, size: int) -> Pixels:
         """uint8 [size, size, 3], centre-cropped and resized. Raises ImageRefused with the reason."""

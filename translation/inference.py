@@ -24,7 +24,8 @@ from index_store.images import Pixels, made_by, prepare, read_image, write_image
 from index_store.names import is_text, printable, quoted
 from index_store.workspace import Workspace
 from retrieval.pictures import Picture, Source
-from retrieval.queries import compose, style_edit
+from retrieval.queries import ComposedQuery, compose, style_edit
+from retrieval.retriever import Retriever
 from retrieval.tensors import to_pixels, to_tensor
 from translation.agreement import agreement_of
 from translation.anysize import scaled, smallest_limit, translate_any_size
@@ -190,15 +191,14 @@ class Work:
         """What a translation is known by that was made of the same picture in the same way."""
         return hashlib.sha256(f"{self.about} {picture_key(read.own)} {sample}".encode()).hexdigest()[:32]
 
-    def read(self, source: Source) -> _Read:
+    def read(self, source: Source | Picture) -> _Read:
         """Decode a picture, once. ImageRefused with the reason."""
         if isinstance(source, str | Path) and not is_text(str(source)):
             raise ImageRefused(f"{printable(str(source))}: its name is not UTF-8: rename it")
         picture, side = Picture.of(self.workspace, source), self.translator.size
-        name = str(source) if isinstance(source, str | Path) else "the picture"
-        pixels = (
-            read_image(source, white=picture.white) if isinstance(source, str | Path) else prepare(source, name=name)
-        )
+        place = picture.source
+        name = str(place) if isinstance(place, str | Path) else "the picture"
+        pixels = read_image(place, white=picture.white) if isinstance(place, str | Path) else prepare(place, name=name)
         if self.translator.style_dim:
             part = self.framing.part(pixels, name)
             return _Read(picture, self.framing.square(pixels, side), pixels, part)
@@ -207,18 +207,51 @@ class Work:
 
     def translate(self, read: _Read, sample: int) -> Made:
         """Sample `sample` of a picture. What is drawn depends on the picture, not on those beside it."""
-        known, draw = read.picture.labels(self.workspace, self.translator.schema), None
+        return self._make(read, self._composed(read, sample), sample)
+
+    def strip(self, other: Work, read: _Read, steps: int) -> list[Made]:
+        """The way from this work's style of a picture to the other's in equal steps, both ends among them.
+
+        Each step has its own neighbours, those of the style that it is in; its labels are those of the nearer end.
+        UsageError of a run that has no style.
+        """
+        if not self.translator.style_dim:
+            assert self.translator.run is not None
+            raise UsageError(f"run {self.translator.run.id} has no style, so there is nothing between two of them")
+        first, last = self._composed(read, 0), other._composed(read, 0)
+        made = []
+        for share in np.linspace(0, 1, steps):
+            near = first if share < 0.5 else last
+            style = torch.lerp(first.style, last.style, float(share))
+            made.append(self._make(read, replace(near, style=style), 0))
+        return made
+
+    def _known(self, read: _Read) -> NDArray[np.int8] | None:
+        """The labels of a picture, as they are known or said."""
         if self.source is not None:
-            known = self.source.apply(np.zeros(len(self.translator.schema.names), np.int8))
-        translator = self.translator
-        if isinstance(translator.method, Joins):
-            labels = np.full(len(translator.schema.names), -1, np.int8) if known is None else known
-            translator = translator.told(torch.from_numpy(labels)[None])
-        drawn = [self.seed, picture_key(read.square), sample]
+            return self.source.apply(np.zeros(len(self.translator.schema.names), np.int8))
+        return read.picture.labels(self.workspace, self.translator.schema)
+
+    def _told(self, read: _Read) -> Translator:
+        """The translator for a picture: of an encoder a domain, that of the picture's."""
+        if not isinstance(self.translator.method, Joins):
+            return self.translator
+        known = self._known(read)
+        labels = np.full(len(self.translator.schema.names), -1, np.int8) if known is None else known
+        return self.translator.told(torch.from_numpy(labels)[None])
+
+    def _drawn(self, read: _Read, sample: int) -> list[int]:
+        """What the draws of a sample are seeded by."""
+        return [self.seed, picture_key(read.square), sample]
+
+    def _composed(self, read: _Read, sample: int) -> ComposedQuery:
+        """The content of a picture and the style that its sample is to have."""
+        known, draw = self._known(read), None
         if self.edit is not None:
-            state = np.random.SeedSequence(drawn).generate_state(1)
+            state = np.random.SeedSequence(self._drawn(read, sample)).generate_state(1)
             draw = torch.Generator().manual_seed(int(state[0]))
-        query = compose(
+        translator = self._told(read)
+        return compose(
             translator,
             read.square,
             edit=self.edit,
@@ -227,11 +260,15 @@ class Work:
             style_of_labels=self.other.picture.labels(self.workspace, translator.schema) if self.other else None,
             generator=draw,
         )
+
+    def _make(self, read: _Read, query: ComposedQuery, sample: int) -> Made:
+        """The picture in a style, guided by neighbours of both."""
+        translator = self._told(read)
         images = to_tensor(read.square[None], translator.device)
         ids, far, guide, style = np.empty((1, 0), np.int64), None, None, query.style
         if self.guides is not None:
             own = np.array([-1 if read.picture.image_id is None else read.picture.image_id], np.int64)
-            rng = np.random.default_rng(drawn)
+            rng = np.random.default_rng(self._drawn(read, sample))
             ids, far = self.guides.found(query.content, query.style, own, [rng], images)
             guide, style = self.guides.guide(translator, ids, style, self.strength)
         target = translator.schema.describe(query.target if self.goal is None else self.goal.apply(query.target))
@@ -250,7 +287,7 @@ def prepare_work(
     translator: Translator,
     *,
     to: str | None,
-    style_of: Source | None,
+    style_of: Source | Picture | None,
     samples: int,
     guidance: float | None,
     k: int | None,
@@ -259,8 +296,12 @@ def prepare_work(
     framing: Framing | None,
     seed: int,
     source: str | None = None,
+    guides: Callable[[int], Neighbours] | None = None,
 ) -> Work:
-    """Check what is asked for against what the run can do. UsageError or RgunitError names what cannot be done."""
+    """Check what is asked for against what the run can do. UsageError or RgunitError names what cannot be done.
+
+    `guides` gives what looks up so many neighbours; by default it is opened as the run was trained (`open_guides`).
+    """
     assert translator.run is not None
     if not translator.style_dim:
         _check_direction(translator, to, style_of)
@@ -311,13 +352,16 @@ def prepare_work(
             f"run {translator.run.id} is guided by exactly {translator.takes} neighbours, not {k}: leave -k out, "
             "or train with --set guided.guidance=attention or patches, which take any number"
         )
-    guides = _guides(workspace, translator, k or translator.neighbours) if strength else None
+    count = k or translator.neighbours
+    found = None
+    if strength:
+        found = open_guides(workspace, translator, count) if guides is None else guides(count)
     own = None if source is None else _source(workspace, translator, source)
-    work = Work(workspace, translator, edit, _goal(translator), None, guides, strength, size, max_pixels, seed, own)
+    work = Work(workspace, translator, edit, _goal(translator), None, found, strength, size, max_pixels, seed, own)
     if style_of is not None:
         work = replace(work, other=work.read(style_of))
     style = None if work.other is None else picture_key(work.other.square)
-    run, pool = translator.run, 0 if guides is None else len(guides.pool)
+    run, pool = translator.run, 0 if found is None else len(found.pool)
     asked = (run.id, run.steps, run.seconds, edit and edit.text, style, strength, k, pool, size, framing, seed, source)
     return replace(work, framing=framing or Framing(), about=repr(asked))
 
@@ -359,7 +403,7 @@ def _check_sizes(
         )
 
 
-def _check_direction(translator: Translator, to: str | None, style_of: Source | None) -> None:
+def _check_direction(translator: Translator, to: str | None, style_of: Source | Picture | None) -> None:
     """UsageError where what is asked for is not the one direction that the run has learned."""
     assert translator.run is not None
     source, target = direction_of(translator.run) or ("", "")
@@ -380,13 +424,28 @@ def _goal(translator: Translator) -> Edit | None:
     return None
 
 
-def _guides(workspace: Workspace, translator: Translator, k: int) -> Neighbours:
-    """What a guided run looks up: by the retrieval it was trained with, or at random like in its training."""
+def open_guides(
+    workspace: Workspace,
+    translator: Translator,
+    k: int,
+    *,
+    at_random: bool = False,
+    load: Callable[[str], Retriever] | None = None,
+) -> Neighbours:
+    """What a guided run looks up: by the retrieval it was trained with, or at random like in its training.
+
+    `at_random`: at random whatever it was trained with, for a comparison. `load` gives the retriever of a run; then
+    images that have no vector yet do not guide, instead of all having to have one.
+    """
     assert translator.run is not None
     retriever = None
-    if translator.run.config["neighbours"] == "retrieved":
-        retriever = open_retriever(workspace, str(translator.run.config["retrieval_run"]), str(translator.device))
-        require_index(workspace, retriever)
+    if translator.run.config["neighbours"] == "retrieved" and not at_random:
+        run = str(translator.run.config["retrieval_run"])
+        if load is None:
+            retriever = open_retriever(workspace, run, str(translator.device))
+            require_index(workspace, retriever)
+        else:
+            retriever = load(run)
     g = translator.config.guided
     return Neighbours(
         workspace,

@@ -31,6 +31,7 @@ COMMANDS = (
     "evaluate",
     "runs",
     "split",
+    "serve",
 )
 
 
