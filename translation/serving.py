@@ -143,6 +143,7 @@ class Serving:
             k=None,
             size=None,
             max_pixels=None,
+            framing=None,
             seed=seed,
             guides=lambda k: self._guides(record, translator, at_random=neighbours == "random", k=k),
         )
