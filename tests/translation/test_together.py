@@ -60,12 +60,12 @@ def test_a_shared_translator_gives_what_it_gives_alone(staged: Workspace) -> Non
     whole = alone.content(images)
     assert torch.allclose(torch.cat(parts), whole, atol=1e-5) and shared.fingerprint == alone.fingerprint
     style = alone.style(images)
+    wanted = alone.translate(images, whole, style).image
+
+    def one(row: int) -> torch.Tensor:
+        return shared.translate(images[row : row + 1], whole[row : row + 1], style[row : row + 1]).image
+
     with ThreadPoolExecutor(8) as pool:
-        made = list(
-            pool.map(lambda i: shared.translate(images[i : i + 1], whole[i : i + 1], style[i : i + 1]), range(8))
-        )
-    assert torch.allclose(
-        torch.cat([one.image for one in made]), alone.translate(images, whole, style).image, atol=1e-4
-    )
+        assert torch.allclose(torch.cat(list(pool.map(one, range(8)))), wanted, atol=1e-4)
     unguided = shared.translate(images, whole, style, guide=Guide(whole[:, None], 0.0))
-    assert torch.allclose(unguided.image, alone.translate(images, whole, style).image, atol=1e-4)
+    assert torch.allclose(unguided.image, wanted, atol=1e-4)
