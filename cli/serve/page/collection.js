@@ -40,7 +40,7 @@ const duplicates = newest(async signal => {
 
 const map = newest(async () => {
   const frame = find("iframe", views.map), shown = find(".told", views.map);
-  shown.textContent = "Laying out: this takes some seconds.";
+  shown.textContent = "Laying out: this takes a while the first time.";
   const url = `/api/map.html?by=${find("select", views.map).value}`, answer = await fetch(url, { cache: "no-store" });
   shown.textContent = "";
   if (!answer.ok) throw new Error((await answer.json()).error);

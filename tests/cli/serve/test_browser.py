@@ -70,7 +70,10 @@ def test_translations_side_by_side_and_the_way_between(client: Client, page: Any
     assert page.locator("#translate .lane").nth(2).locator("figure").count() > 4  # source, samples, mask, neighbours
     with page.expect_response("**/api/translate"):
         page.locator("#translate input[name=guidance]").press("ArrowLeft")
+    page.locator("#translate .lane").nth(2).wait_for()
+    page.wait_for_load_state("networkidle")  # what the slider asked for is drawn
     page.locator("#between summary").press("Enter")
+    page.locator("#between[open] .edit label").first.wait_for()
     with page.expect_response("**/api/interpolate"):
         chosen(page, "#between", "Black Hair")
     page.locator("#between .strip img").nth(5).wait_for()
