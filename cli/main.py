@@ -17,7 +17,7 @@ from typing import Annotated, TextIO
 
 import typer
 
-from cli import add, duplicates, evaluate, index, info, map, methods, query, run, similar, train, translate
+from cli import add, duplicates, evaluate, index, info, map, methods, query, run, share, similar, train, translate
 from cli.settings import Failed, Settings, globals_first, named
 from index_store.errors import RgunitError, UsageError
 from index_store.lifetimes import end_with_parent
@@ -36,7 +36,7 @@ app = typer.Typer(
     "  rgunit -w faces query me.jpg --to '+Blond_Hair'\n\n"
     "Global options may also stand after the command. Exit status: 0 done, 1 failed, 2 wrong usage.",
 )
-for module in (add, info, methods, run, train, index, query, similar, duplicates, map, translate, evaluate):
+for module in (add, info, methods, run, train, index, query, similar, duplicates, map, translate, evaluate, share):
     module.register(app)
 
 

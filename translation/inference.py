@@ -22,14 +22,14 @@ from index_store.decoding import SMALLEST_SIDE
 from index_store.errors import ImageRefused, RgunitError, UsageError
 from index_store.images import Pixels, prepare, read_image, write_image
 from index_store.names import is_text, printable
-from index_store.workspace import Workspace
+from index_store.workspace import RunRecord, Workspace
 from retrieval.pictures import Picture, Source
 from retrieval.queries import compose, style_edit
 from retrieval.tensors import to_pixels, to_tensor
 from translation.anysize import scaled, smallest_limit, translate_any_size
 from translation.indexing import neighbour_table, open_retriever, require_index
 from translation.inputs import Input, Names, find_inputs, mark_of, nothing
-from translation.neighbours import Neighbours
+from translation.neighbours import POOL, Neighbours
 from translation.progress import Progress
 from translation.runs import direction_of, target_of
 from translation.translator import Translator
@@ -82,6 +82,8 @@ def translate_images(
         seed=seed,
     )
     progress, names = progress or Progress(), Names(out, inputs)
+    if translator.neighbours and guidance is None and translator.run and lacks_collection(workspace, translator.run):
+        progress.note("unguided: no collection (the model was shared without what guides it)")
     rows: list[dict[str, Any]] = []
     for done, one in enumerate(inputs):
         progress.step(done, len(inputs))
@@ -236,6 +238,13 @@ def prepare_work(
     _check_sizes(translator, size, max_pixels)
     edit = style_edit(workspace, translator, to) if to is not None else None
     strength = (1.0 if translator.neighbours else 0.0) if guidance is None else guidance
+    if strength and lacks_collection(workspace, translator.run):
+        if guidance is not None:
+            raise RgunitError(
+                f"run {translator.run.id} was imported without a collection, so nothing can guide it: leave --guidance "
+                "out, or add images and run `rgunit index build`"
+            )
+        strength = 0.0
     if strength and not translator.neighbours:
         raise RgunitError(
             f"run {translator.run.id} was trained without neighbours, so it cannot be guided: "
@@ -252,6 +261,11 @@ def prepare_work(
     guides = _guides(workspace, translator, k or translator.neighbours) if strength else None
     work = Work(workspace, translator, edit, _goal(translator), None, guides, strength, size, max_pixels, seed)
     return work if style_of is None else replace(work, other=work.read(style_of))
+
+
+def lacks_collection(workspace: Workspace, run: RunRecord) -> bool:
+    """Whether a run was imported into a workspace in which nothing is that may guide."""
+    return "imported" in run.config and not len(workspace.images(f"{POOL} {target_of(run)}".strip()))
 
 
 def _check_sizes(translator: Translator, size: int | None, max_pixels: int | None) -> None:
