@@ -31,6 +31,7 @@ from cli import (
     run,
     runs,
     serve,
+    share,
     similar,
     split,
     train,
@@ -57,7 +58,7 @@ app = typer.Typer(
 )
 for module in (
     *(add, split, info, methods, run, train, runs, index),
-    *(query, similar, duplicates, map, translate, generate, evaluate, serve),
+    *(query, similar, duplicates, map, translate, generate, evaluate, serve, share),
 ):
     module.register(app)
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 WHITENED = 8
 """Side to which content is pooled before it is whitened."""
+FLAT = 1e-3
+"""Share of the largest standard deviation under which a direction is left out when content is whitened."""
 SMALLEST = 4
 """Side of the last content map: instance norm over a 1×1 map would erase it."""
 
@@ -125,7 +127,8 @@ class PartsNetwork(nn.Module):
         components = self.whiten.out_features
         middle = pooled.mean(dim=0)
         _, values, axes = torch.pca_lowrank(pooled - middle, q=min(components, *pooled.shape), center=False, niter=2)
-        scale = len(pooled) ** 0.5 / values.clamp(min=1e-6 * float(values[0]))
+        varied = values > FLAT * values[0]  # along the others even rounding would be blown up
+        scale = torch.where(varied, len(pooled) ** 0.5 / values.clamp(min=1e-12), 0.0)
         weight = torch.zeros_like(self.whiten.weight)
         weight[: len(values)] = (axes * scale).T
         self.whiten.weight.copy_(weight)
@@ -160,6 +163,13 @@ class PartsNetwork(nn.Module):
 
 
 Network = EmbeddingNetwork | PartsNetwork
+
+
+def content_vector(network: Network, content: Tensor) -> Tensor:
+    """content [B, C, h, h] → [B, ·] of length 1: by the network's own head, else pooled to 2×2 and flattened."""
+    head = getattr(network, "content_vector", None)
+    vectors: Tensor = F.adaptive_avg_pool2d(content, 2).flatten(1) if head is None else head(content)
+    return F.normalize(vectors.float(), dim=1)
 
 
 def squeeze(channels: int, size: int, widths: tuple[int, int, int], norm: Norm) -> nn.Sequential:

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from index_store.errors import RgunitError, UsageError
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 BATCH = 64
 _CROP = re.compile(r"([-+.\d]+),([-+.\d]+),([-+.\d]+),([-+.\d]+)@(\d+)")
@@ -33,19 +37,7 @@ class OnnxNetwork:
         self._box = parse_crop(crop)  # refused before anything is loaded
         if not self.path.is_file():
             raise RgunitError(f"no network at {path}: give the path of an ONNX file")
-        import onnxruntime
-
-        wanted = ["CUDAExecutionProvider"] if device.startswith("cuda") else []
-        available = set(onnxruntime.get_available_providers())
-        providers = [name for name in wanted if name in available] + ["CPUExecutionProvider"]
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads would slow the others
-        try:
-            self._session = onnxruntime.InferenceSession(str(self.path), options, providers=providers)
-        except Exception as error:  # onnxruntime has an exception class a status code
-            reason = str(error).strip().splitlines()[0]
-            raise RgunitError(f"{path} is no ONNX network that onnxruntime can run: {reason}") from None
+        self._session = session(self.path, device=device)
         entry, *more = self._session.get_inputs()
         shape = list(entry.shape)
         fixed = len(shape) == 4 and shape[1] == 3 and all(isinstance(side, int) for side in shape[2:])
@@ -81,6 +73,23 @@ class OnnxNetwork:
         box = (left, top, min(left + width, side), min(top + height, side))
         resized = Image.fromarray(image).resize((self._width, self._height), Image.Resampling.BILINEAR, box=box)
         return (np.asarray(resized, dtype=np.float32).transpose(2, 0, 1) - 127.5) / 128.0
+
+
+def session(path: Path, *, device: str = "cpu") -> InferenceSession:
+    """An ONNX file, ready to run, on a GPU where onnxruntime can. RgunitError for what is none."""
+    import onnxruntime
+
+    wanted = ["CUDAExecutionProvider"] if device.startswith("cuda") else []
+    available = set(onnxruntime.get_available_providers())
+    providers = [name for name in wanted if name in available] + ["CPUExecutionProvider"]
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads would slow the others
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # onnxruntime has an exception class a status code
+        reason = str(error).strip().splitlines()[0]
+        raise RgunitError(f"{path} is no ONNX network that onnxruntime can run: {reason}") from None
 
 
 def crop_side(text: str | None) -> int | None:

@@ -17,7 +17,6 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 from index_store.errors import RgunitError, UsageError
 from index_store.queries import Found
@@ -25,6 +24,7 @@ from index_store.workspace import RunRecord, Workspace
 from retrieval.content_models import ContentModel, kept_model
 from retrieval.labels import LabelSearch, Near, Policy, asked_labels, policy_named
 from retrieval.loading import check_encoders, load_encoders, load_network, resolve_device, trained_on
+from retrieval.network import content_vector
 from retrieval.pictures import Picture, Results, Source, neighbours_of, with_origin, with_origins
 from retrieval.protocol import Encoders
 from retrieval.queries import ComposedQuery, compose, descendants, no_style, style_edit
@@ -160,10 +160,7 @@ class Retriever:
 
         By the network's own content head where it has one, else the map pooled to 2×2 and flattened.
         """
-        content = content.to(self.device).float()
-        head = getattr(self.network, "content_vector", None)
-        vectors: Tensor = F.adaptive_avg_pool2d(content, 2).flatten(1) if head is None else head(content)
-        return F.normalize(vectors.float(), dim=1)
+        return content_vector(self.network, content.to(self.device).float())
 
     @torch.no_grad()
     def named_vectors(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:

@@ -337,7 +337,8 @@ def places(width: int, h: int, w: int, device: torch.device | str = "cpu", windo
     top, left, height, whole = window or Window(0, 0, h, w)
     spans = ((top, h, height), (left, w, whole))
     y, x = ((torch.arange(start, start + n, device=device) + 0.5) / of for start, n, of in spans)
-    angles = torch.cat([torch.cartesian_prod(y, x)[:, i, None] * turns for i in (0, 1)], dim=1)  # [h·w, 2n]
+    cells = y.repeat_interleave(w), x.repeat(h)
+    angles = torch.cat([ordinate[:, None] * turns for ordinate in cells], dim=1)  # [h·w, 2n]
     codes = torch.cat([angles.sin(), angles.cos()], dim=1) / math.sqrt(max(1, 2 * n))
     return F.pad(codes, (0, width - 4 * n))
 

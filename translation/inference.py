@@ -22,7 +22,7 @@ from index_store.decoding import SMALLEST_SIDE
 from index_store.errors import ImageRefused, RgunitError, UsageError
 from index_store.images import Pixels, made_by, prepare, read_image, write_image
 from index_store.names import is_text, printable, quoted
-from index_store.workspace import Workspace
+from index_store.workspace import RunRecord, Workspace
 from retrieval.pictures import Picture, Source
 from retrieval.queries import ComposedQuery, compose, style_edit
 from retrieval.retriever import Retriever
@@ -30,6 +30,7 @@ from retrieval.tensors import to_pixels, to_tensor
 from translation.agreement import agreement_of
 from translation.anysize import scaled, smallest_limit, translate_any_size
 from translation.framing import Box, Framing
+from translation.guides import guide_filter
 from translation.indexing import neighbour_table, open_retriever, require_index
 from translation.inputs import Input, Names, check_out, find_inputs, mark_of, nothing
 from translation.methods import Joins
@@ -98,6 +99,8 @@ def translate_images(
         source=source,
     )
     progress, names, records = progress or Progress(), Names(out, inputs), Records(out, translator.schema)
+    if translator.neighbours and guidance is None and translator.run and lacks_collection(workspace, translator.run):
+        progress.note("unguided: no collection (the model was shared without what guides it)")
     rows: list[dict[str, Any]] = []
     for done, one in enumerate(inputs):
         progress.step(done, len(inputs))
@@ -339,6 +342,13 @@ def prepare_work(
     _check_sizes(translator, size, max_pixels, framing)
     edit = style_edit(workspace, translator, to) if to is not None else None
     strength = (1.0 if translator.neighbours else 0.0) if guidance is None else guidance
+    if strength and lacks_collection(workspace, translator.run):
+        if guidance is not None:
+            raise RgunitError(
+                f"run {translator.run.id} was imported without a collection, so nothing can guide it: leave --guidance "
+                "out, or add images and run `rgunit index build`"
+            )
+        strength = 0.0
     if strength and not translator.neighbours:
         raise RgunitError(
             f"run {translator.run.id} was trained without neighbours, so it cannot be guided: "
@@ -364,6 +374,11 @@ def prepare_work(
     run, pool = translator.run, 0 if found is None else len(found.pool)
     asked = (run.id, run.steps, run.seconds, edit and edit.text, style, strength, k, pool, size, framing, seed, source)
     return replace(work, framing=framing or Framing(), about=repr(asked))
+
+
+def lacks_collection(workspace: Workspace, run: RunRecord) -> bool:
+    """Whether a run was imported into a workspace in which nothing is that may guide."""
+    return "imported" in run.config and not len(workspace.images(f"{guide_filter('real')} {target_of(run)}".strip()))
 
 
 def _source(workspace: Workspace, translator: Translator, text: str) -> Edit:

@@ -296,7 +296,9 @@ def _guided_method(config: Config, source: Translator, source_run: RunRecord, *,
     checkpoint = source_run.path / CHECKPOINT
     trained = trained_networks(checkpoint)
     if not trained:
-        raise RgunitError(f"{checkpoint} is a copy without what training needs (--carry): train where the run was made")
+        raise RgunitError(
+            f"{checkpoint} lacks what training needs (imported, or copied by --carry): train where the run was made"
+        )
     method: Method = find_method(config.method).build(config, source.schema, GUIDED)
     assert isinstance(method, Guidable)
     for name, network in method.networks.items():

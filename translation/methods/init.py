@@ -155,7 +155,7 @@ class Init(GuidedAdversary):
 
     def style(self, images: Tensor) -> Tensor:
         """It cannot read labels: none is told."""
-        return images.new_zeros(len(images), self.attributes)
+        return images.new_zeros(images.shape[0], self.attributes)
 
     def sample_style(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return planes(labels)

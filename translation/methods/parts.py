@@ -180,7 +180,7 @@ class NoStyle:
         return 0, 0
 
     def style(self, images: Tensor) -> Tensor:
-        return images.new_zeros(len(images), 0)
+        return images.new_zeros(images.shape[0], 0)
 
     def sample_style(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return torch.zeros(len(labels), 0, device=labels.device)
@@ -189,7 +189,7 @@ class NoStyle:
         return self.sample_style(labels)
 
     def style_labels(self, style: Tensor) -> Tensor:
-        return torch.full((len(style), self.attributes), -1, dtype=torch.int8, device=style.device)
+        return torch.full((style.shape[0], self.attributes), -1, dtype=torch.int8, device=style.device)
 
 
 @torch.no_grad()

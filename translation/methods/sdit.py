@@ -198,7 +198,7 @@ class Sdit(GuidedAdversary):
         return self.attributes + self.length
 
     def content(self, images: Tensor) -> Tensor:
-        return self.networks["encoder"](images, images.new_zeros(len(images), self.attributes))  # type: ignore[no-any-return]
+        return self.networks["encoder"](images, images.new_zeros(images.shape[0], self.attributes))  # type: ignore[no-any-return]
 
     def style(self, images: Tensor) -> Tensor:
         """What D reads: labels in (−1, 1) and noise."""

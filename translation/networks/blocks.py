@@ -46,6 +46,9 @@ def instance_norm(x: Tensor) -> Tensor:
     them to and fro: a half to a sixth of the time, forth and back. A single image is a batch norm everywhere: torch's
     instance norm (2.15) gives it a wrong gradient where the gradient that arrives is channels-last.
     """
+    if torch.onnx.is_in_onnx_export():  # of any batch, and of channels that a cast has made unknown
+        centred = x - x.mean((2, 3), keepdim=True)
+        return centred * (centred.square().mean((2, 3), keepdim=True) + 1e-5).rsqrt()
     if x.device.type != "cpu" and len(x) > 1:
         return F.instance_norm(x)
     each = [F.batch_norm(one, None, None, training=True) for one in torch.split(x, 1)]
@@ -90,7 +93,7 @@ class Blur(nn.Module):
         self.stride, self.padding, self.mode = stride, padding, mode
 
     def forward(self, x: Tensor) -> Tensor:
-        channels = x.shape[1]
+        channels = int(x.shape[1])  # a number, also where the shape is traced
         padded = F.pad(x, (self.padding,) * 4, mode=self.mode)
         kernel = self.kernel.to(x.dtype).expand(channels, -1, -1, -1)
         return F.conv2d(padded, kernel, stride=self.stride, groups=channels)

@@ -132,7 +132,7 @@ class Generator(nn.Module):
 
     def forward(self, content: Tensor, style: Tensor, images: Tensor | None = None) -> tuple[Tensor, Tensor]:
         h = content
-        scales, shifts = self.mlp(style).view(len(style), len(self.blocks), 2, 2, self.channels).unbind(3)
+        scales, shifts = self.mlp(style).view(style.shape[0], len(self.blocks), 2, 2, self.channels).unbind(3)
         for i, block in enumerate(self.blocks):
             h = block(h, scales[:, i], shifts[:, i])
         for i, layer in enumerate(self.up):

@@ -77,7 +77,7 @@ class AttentiveGenerator(nn.Module):
         self.painter = Painter(width, mask=mask)
 
     def forward(self, content: Tensor, noise: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-        shape = len(noise), len(self.blocks), 2, 2, self.channels
+        shape = noise.shape[0], len(self.blocks), 2, 2, self.channels
         h = content
         if self.norms:
             scales, shifts = self.mlp(noise).view(shape).unbind(3)

@@ -36,7 +36,7 @@ def sample_style(labels: Tensor, generator: torch.Generator | None = None) -> Te
 
 def style_labels(style: Tensor) -> Tensor:
     """Labels int8 [B, A] read off styles [B, 8·A]: 1 where the mean of an attribute's 8 numbers is positive."""
-    each = style.view(len(style), -1, STYLE_PER_ATTRIBUTE).mean(2)
+    each = style.view(style.shape[0], -1, STYLE_PER_ATTRIBUTE).mean(2)
     return (each > 0).to(torch.int8)
 
 

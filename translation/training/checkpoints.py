@@ -53,7 +53,12 @@ def save_checkpoint(
                     tensors[f"optimizers.{name}.{index}.{key}"] = value
                 elif value is not None:
                     scalars[f"{name}.{index}.{key}"] = value
-    header = {"rgunit": json.dumps({**state, "optimizer_scalars": scalars})}
+    save_tensors(path, tensors, {**state, "optimizer_scalars": scalars})
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Write a checkpoint's file of tensors by their full names and its JSON part, as `save_checkpoint` does."""
+    header = {"rgunit": json.dumps(dict(state))}
     # contiguous_format: safetensors stores plain row-major tensors, whatever the memory format in training.
     plain = {k: v.detach().cpu().contiguous(memory_format=torch.contiguous_format) for k, v in tensors.items()}
     for left in (*path.parent.glob(f".{path.name}.*.tmp"), *path.parent.glob(".tmp??????")):  # ours, safetensors' own

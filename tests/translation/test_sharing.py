@@ -1,0 +1,180 @@
+"""Models shared: what is written can be read back and does the same; what was tampered with is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from index_store.errors import RgunitError, UsageError
+from index_store.workspace import Workspace
+from retrieval.onnx import session
+from retrieval.tensors import to_tensor
+from tests.translation.small import Notes, tiny
+from translation.guidance import Guide
+from translation.inference import translate_images
+from translation.sharing.exporting import export_run
+from translation.sharing.importing import import_model
+from translation.sharing.package import MANIFEST
+from translation.stages import train_guided
+from translation.translator import Translator
+
+
+@pytest.fixture(scope="module")
+def guided(tmp_path_factory: pytest.TempPathFactory, template: Path) -> Iterator[Workspace]:
+    """r1 (translation), r2 (retrieval) and r3, guided by convolution; only read."""
+    path = tmp_path_factory.mktemp("guided") / "workspace"
+    shutil.copytree(template, path)
+    with Workspace.open(path) as workspace:
+        train_guided(workspace, tiny(), device="cpu")
+        yield workspace
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, guided: Workspace) -> Path:
+    """r3 with its collection, as one file."""
+    out = tmp_path_factory.mktemp("shared") / "faces.zip"
+    export_run(guided, "r3", "hub", out, with_index=True, licence="CC0")
+    return out
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> Path:
+    """A picture that no workspace has."""
+    noise = np.random.default_rng(5).integers(0, 256, (40, 40, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "foreign.png")
+    return tmp_path / "foreign.png"
+
+
+def unpacked(shared: Path, folder: Path) -> Path:
+    with zipfile.ZipFile(shared) as packed:
+        packed.extractall(folder)
+    return folder
+
+
+def test_a_newcomer_translates_guided_before_he_trains(
+    guided: Workspace, shared: Path, foreign: Path, tmp_path: Path
+) -> None:
+    made = import_model(tmp_path / "new", shared)
+    assert (made.run, made.stage, made.licence) == ("r3", "guided", "CC0")
+    with Workspace.open(tmp_path / "new") as new:
+        assert made.images == len(new.images()) == len(guided.images("split=train origin=real|unlabelled"))
+        assert set(new.images().split) == {"train"} and new.schema == guided.schema
+        rows = [
+            translate_images(one, [foreign], to="+Glasses", out=tmp_path / out, device="cpu")[0]
+            for one, out in ((guided, "theirs"), (new, "ours"))
+        ]
+        assert new.store().verify().ok
+    assert len(rows[1]["neighbours"]) == len(rows[0]["neighbours"]) > 0
+    theirs, ours = (np.asarray(Image.open(row["path"])) for row in rows)
+    assert (theirs == ours).all()  # the pictures that guide are shared as the networks see them
+
+
+def test_without_a_collection_it_says_that_nothing_guides(guided: Workspace, foreign: Path, tmp_path: Path) -> None:
+    out = export_run(guided, "r3", "torch", tmp_path / "model").out
+    assert not (out / "collection").exists() and not (out / "README.md").read_text().count(str(guided.path))
+    import_model(tmp_path / "new", out)
+    notes = Notes()
+    with Workspace.open(tmp_path / "new") as new:
+        rows = translate_images(new, [foreign], to="+Glasses", out=tmp_path / "o", device="cpu", progress=notes)
+        assert rows[0]["neighbours"] == [] and any("unguided: no collection" in told for told in notes.told)
+        with pytest.raises(RgunitError, match="without a collection"):
+            translate_images(new, [foreign], to="+Glasses", guidance=1.0, out=tmp_path / "o", device="cpu")
+        with pytest.raises(RgunitError, match="lacks what training needs"):
+            train_guided(
+                new, tiny("guided.neighbour_style=false"), neighbours="none", translation_run="r1", device="cpu"
+            )
+
+
+def test_graphs_of_any_batch_agree_with_pytorch(guided: Workspace, tmp_path: Path) -> None:
+    pytest.importorskip("onnx", reason="onnx is not installed: make setup")
+    made = export_run(guided, "r3", "onnx", tmp_path / "graphs")
+    assert made.parity is not None and made.parity <= 1e-4
+    translator = Translator.load(guided, "r3")
+    images = to_tensor(guided.load(guided.images("origin=real").ids[:5], 32))
+    content, style = translator.content(images), translator.style(images)
+    graph = session(made.out / "translator.onnx")
+    for batch in (1, 2, 5):
+        given = {"images": images[:batch], "style": style[:batch].roll(1, 0)}
+        near = torch.stack([content[:batch].flip(0)] * translator.neighbours, 1)
+        right = translator.translate(images[:batch], content[:batch], given["style"], guide=Guide(near))
+        answer = graph.run(None, {n: t.contiguous().numpy() for n, t in (*given.items(), ("neighbours", near))})
+        for got, want in zip(answer, (right.image, right.mask), strict=True):
+            assert want is not None and np.abs(got - want.numpy()).max() <= 1e-4
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "collection/vectors.safetensors", "collection/labels.csv"])
+def test_a_tampered_file_is_refused_by_its_hash(shared: Path, tmp_path: Path, name: str) -> None:
+    folder = unpacked(shared, tmp_path / "model")
+    data = bytearray((folder / name).read_bytes())
+    data[-1] ^= 1
+    (folder / name).write_bytes(data)
+    with pytest.raises(RgunitError, match=f"{name} is not the file"):
+        import_model(tmp_path / "new", folder)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda m: m.update(version=2), "version"),
+        (lambda m: m.update(more=1), "more"),
+        (lambda m: m["files"].update({"../../evil.safetensors": m["files"]["model.safetensors"]}), "no name of a file"),
+        (lambda m: m["files"].update({"collection/real/x.pkl": m["files"]["model.safetensors"]}), "no name of a file"),
+        (lambda m: m["runs"][-1].update(weights="other.safetensors"), "not among its files"),
+        (lambda m: m["runs"][-1]["settings"]["config"]["networks"].update(width=0.125), "does not hold the networks"),
+        (lambda m: m["runs"][-1]["settings"].update(attributes_used=["Nose"]), "Nose"),
+        (lambda m: m["collection"].update(licence=" "), "licence"),
+        (lambda m: m["runs"][0]["settings"]["config"].update(method="os.system"), "unknown method"),
+    ],
+)
+def test_what_does_not_fit_the_schema_is_refused(shared: Path, tmp_path: Path, change, told: str) -> None:
+    folder = unpacked(shared, tmp_path / "model")
+    manifest = json.loads((folder / MANIFEST).read_text())
+    change(manifest)
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(RgunitError, match=told):
+        import_model(tmp_path / "new", folder)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_zip_cannot_write_elsewhere(shared: Path, tmp_path: Path) -> None:
+    evil = tmp_path / "evil.zip"
+    shutil.copyfile(shared, evil)
+    with zipfile.ZipFile(evil, "a") as packed:
+        packed.writestr("../escaped.txt", "x")
+        packed.writestr("/tmp/escaped.txt", "x")
+    import_model(tmp_path / "w" / "new", evil)  # what the manifest does not name is not even unpacked
+    assert not list(tmp_path.rglob("escaped.txt")) and not list((tmp_path / "w").glob(".import-*"))
+    with zipfile.ZipFile(evil, "a") as packed, pytest.warns(UserWarning):
+        packed.writestr("model.safetensors", "x")
+    with pytest.raises(RgunitError, match="twice"):
+        import_model(tmp_path / "other", evil)
+    (tmp_path / "no.zip").write_bytes(b"PK\x03\x04 nothing")
+    with pytest.raises(RgunitError, match="no whole zip"):
+        import_model(tmp_path / "other", tmp_path / "no.zip")
+    with pytest.raises(RgunitError, match="another SHA-256"):
+        import_model(tmp_path / "other", shared, sha256="0" * 64)
+
+
+def test_what_cannot_be_exported_is_named_before_any_work(guided: Workspace, tmp_path: Path) -> None:
+    for options, told in (
+        ({"with_index": True}, "--licence"),
+        ({"licence": "CC0"}, "--with-index"),
+    ):
+        with pytest.raises(UsageError, match=told):
+            export_run(guided, "r3", "hub", tmp_path / "out", **options)
+    with pytest.raises(UsageError, match="nothing guides"):
+        export_run(guided, "r1", "hub", tmp_path / "out", with_index=True, licence="CC0")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "x").touch()
+    with pytest.raises(UsageError, match="there already"):
+        export_run(guided, "r1", "hub", tmp_path / "there")
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".export-*"))
