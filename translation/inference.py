@@ -23,8 +23,9 @@ from index_store.errors import ImageRefused, RgunitError, UsageError
 from index_store.images import Pixels, prepare, read_image, write_image
 from index_store.names import is_text, printable
 from index_store.workspace import RunRecord, Workspace
+from retrieval.composing import style_edit
 from retrieval.pictures import Picture, Source
-from retrieval.queries import compose, style_edit
+from retrieval.queries import compose
 from retrieval.tensors import to_pixels, to_tensor
 from translation.anysize import scaled, smallest_limit, translate_any_size
 from translation.indexing import neighbour_table, open_retriever, require_index

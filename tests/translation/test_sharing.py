@@ -26,6 +26,7 @@ from translation.sharing.package import MANIFEST
 from translation.stages import train_guided
 from translation.translator import Translator
 
+
 @pytest.fixture(scope="module")
 def guided(tmp_path_factory: pytest.TempPathFactory, template: Path) -> Iterator[Workspace]:
     """r1 (translation), r2 (retrieval) and r3, guided by convolution; only read."""

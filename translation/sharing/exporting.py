@@ -22,16 +22,7 @@ from index_store.errors import RgunitError, UsageError
 from index_store.images import write_image
 from index_store.runs import CHECKPOINT
 from index_store.workspace import RunRecord, Workspace
-from retrieval.graphs import (
-    COMPONENT,
-    EMBEDDING,
-    ENCODER,
-    Traced,
-    component_graph,
-    embedding_graph,
-    encoder_graph,
-    write_graph,
-)
+from retrieval.graphs import Traced, write_graph, write_search
 from retrieval.loading import load_network, trained_on
 from retrieval.retriever import Retriever
 from retrieval.tensors import to_tensor
@@ -225,14 +216,9 @@ def _write_graphs(workspace: Workspace, chain: list[RunRecord], folder: Path) ->
     content, style = reader.content(images), reader.style(images).float()
     named = f"run {run.id} ({reader.config.method})"
     try:
-        worst = []
-        encoder = encoder_graph(reader, reader.networks)
+        worst, own = [], retrieval is not None and trained_on(retrieval) == reader.fingerprint
         if reader.method.encoders:
-            told = ("content", "style", "labels")
-            worst.append(write_graph(folder / ENCODER, encoder, {"images": images}, told))
-        if reader.style_dim:
-            labels = reader.style_labels(style).float()
-            worst.append(write_graph(folder / COMPONENT, component_graph(reader), {"labels": labels}, ("style",)))
+            worst.append(write_search(folder, reader, reader.networks, network if own else None, images))
         styled = {"style": style} if reader.style_dim else {}
         if run.stage != RETRIEVAL:
             given = {"images": images, **styled}
@@ -243,11 +229,6 @@ def _write_graphs(workspace: Workspace, chain: list[RunRecord], folder: Path) ->
             made = _translating(reader, "neighbours" in given)
             outputs = ("image", "mask")[: len(made(*(tensor[:1] for tensor in given.values())))]
             worst.append(write_graph(folder / TRANSLATOR, made, given, outputs))
-        if network is not None and retrieval is not None and trained_on(retrieval) == reader.fingerprint:
-            graph = embedding_graph(network.eval())
-            worst.append(
-                write_graph(folder / EMBEDDING, graph, {"content": content, **styled}, ("embedding", "content_vector"))
-            )
     except RgunitError as error:
         raise RgunitError(f"{named} has no ONNX form: {error}; --format hub or torch shares it") from error
     return max(worst)
