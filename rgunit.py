@@ -446,7 +446,7 @@ def query(
     Of a list of pictures or a folder's a list of them; what is no image in a folder is left out. `labels`: how known
     labels count, as `rgunit query --labels`.
     """
-    from retrieval.retriever import Retriever
+    from retrieval.reading import open_searcher
 
     def ask(source: Any) -> Results:
         return retriever.search(
@@ -461,7 +461,7 @@ def query(
 
     with _opened(workspace) as opened:
         opened.check_filter(where)
-        with Retriever.open(opened, run) as retriever:
+        with open_searcher(opened, run) as retriever:
             several = not isinstance(picture, str | Path) and isinstance(picture, Sequence)
             if not several and not (isinstance(picture, str | Path) and Path(picture).is_dir()):
                 return ask(_source(picture))

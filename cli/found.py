@@ -14,7 +14,7 @@ from index_store.errors import ImageRefused, RgunitError, UsageError
 
 if TYPE_CHECKING:
     from retrieval.pictures import Results
-    from retrieval.retriever import Retriever
+    from retrieval.searching import Searcher
 
 
 class LabelsPolicy(StrEnum):
@@ -109,9 +109,9 @@ def ask(
         check_query(workspace, () if folders else files, to, style_of, where, names)
         find_run(workspace, run)
         edited = edited_names(workspace, to)
-        from retrieval.retriever import Retriever
+        from retrieval.reading import open_searcher
 
-        retriever = Retriever.open(workspace, run, device=settings.device)
+        retriever = open_searcher(workspace, run, device=settings.device)
         search: dict[str, Any] = {
             "edit": to,
             "style_of": style_of,
@@ -154,7 +154,7 @@ def _files(folders: Sequence[Path]) -> list[Path]:
 
 
 def _each(
-    retriever: Retriever, files: Sequence[Path], search: dict[str, Any], rejected: list[dict[str, str]]
+    retriever: Searcher, files: Sequence[Path], search: dict[str, Any], rejected: list[dict[str, str]]
 ) -> list[tuple[Path, Results]]:
     """The answer to each file that is a picture; `rejected` gets the others with the reason."""
     from cli.progress import Bars

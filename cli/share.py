@@ -52,8 +52,8 @@ def export(
         Form,
         typer.Option(
             "--format",
-            help="hub: a Hugging Face folder (safetensors, configuration, model card); torch: the same without card "
-            "and config.json; onnx: graphs for any batch, checked against PyTorch to 1e-4.",
+            help="hub: a Hugging Face folder (safetensors, config.json, model card); torch: the same without "
+            "config.json; onnx: graphs for any batch, checked against PyTorch to 1e-4.",
         ),
     ] = Form.hub,
     with_index: Annotated[

@@ -7,6 +7,7 @@ second, where the exporter by `torch.export` takes ten (both measured here), and
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,12 +20,14 @@ from index_store.errors import RgunitError
 from retrieval.network import Network, content_vector
 from retrieval.onnx import session
 from retrieval.protocol import Encoders
+from retrieval.reading import COMPONENT, EMBEDDING, ENCODER, FOLDER, LABELS, GraphSearcher, keep_about, marks_of
+from retrieval.retriever import Retriever
+from retrieval.tensors import to_tensor
 
 PARITY = 1e-4
 """The largest difference of a number that a graph and its network may give."""
 OPSET = 18
 BATCHES = (1, 3)
-ENCODER, COMPONENT, EMBEDDING = "encoder.onnx", "component.onnx", "retrieval.onnx"
 
 
 class Traced(nn.Module):
@@ -40,11 +43,11 @@ class Traced(nn.Module):
 
 
 def encoder_graph(encoders: Encoders, networks: Mapping[str, nn.Module]) -> Traced:
-    """images [n, 3, S, S] → content [n, C, h, h], style μ [n, S], labels int8 [n, A] read off it."""
+    """images [n, 3, S, S] → content [n, C, h, h] and, where there is a style, its μ [n, S]."""
 
     def read(images: Tensor) -> tuple[Tensor, ...]:
-        style = encoders.style(images)
-        return encoders.content(images), style, encoders.style_labels(style)
+        content = encoders.content(images)
+        return (content, encoders.style(images)) if encoders.style_dim else (content,)
 
     return Traced(networks, read)
 
@@ -52,6 +55,11 @@ def encoder_graph(encoders: Encoders, networks: Mapping[str, nn.Module]) -> Trac
 def component_graph(encoders: Encoders) -> Traced:
     """labels float [n, A] in {1, 0, −1} → style [n, S]: the middle of what is drawn for them."""
     return Traced({}, lambda labels: (encoders.style_mean(labels),))
+
+
+def labels_graph(encoders: Encoders) -> Traced:
+    """style [n, S] → labels int8 [n, A] read off it."""
+    return Traced({}, lambda style: (encoders.style_labels(style),))
 
 
 def embedding_graph(network: Network) -> Traced:
@@ -62,6 +70,62 @@ def embedding_graph(network: Network) -> Traced:
         return network(content, given), content_vector(network, content)
 
     return Traced({"embedding": network}, embed)
+
+
+@torch.no_grad()
+def write_search(
+    folder: Path, encoders: Encoders, networks: Mapping[str, nn.Module], network: Network | None, images: Tensor
+) -> float:
+    """The graphs that asking needs, checked on images float [3, 3, S, S]; `networks` are those behind the encoders.
+
+    Returns the largest difference. Without `network` those of the encoders alone.
+    """
+    content, style = encoders.content(images), encoders.style(images).float()
+    styled = bool(encoders.style_dim)
+    told = ("content", "style") if styled else ("content",)
+    worst = [write_graph(folder / ENCODER, encoder_graph(encoders, networks), {"images": images}, told)]
+    if styled:
+        labels = encoders.style_labels(style).float()
+        worst.append(write_graph(folder / COMPONENT, component_graph(encoders), {"labels": labels}, ("style",)))
+        worst.append(write_graph(folder / LABELS, labels_graph(encoders), {"style": style}, ("labels",)))
+    if network is not None:
+        given = {"content": content, **({"style": style} if styled else {})}
+        worst.append(write_graph(folder / EMBEDDING, embedding_graph(network), given, ("embedding", "content_vector")))
+    return max(worst)
+
+
+def keep_graphs(retriever: Retriever) -> str | None:
+    """Keep a run's graphs in its folder, so that it can be asked without torch, unless they are there already.
+
+    Returns why not, where it cannot be: something of it has no ONNX form.
+    """
+    workspace, record, encoders = retriever.workspace, retriever.run, retriever.encoders
+    if GraphSearcher.of(workspace, record) is not None:
+        return None
+    if retriever.style_dim != encoders.style_dim:
+        return "the style of its translation model says nothing of the domain"
+    networks = getattr(encoders, "networks", None)
+    ids = workspace.images("origin=real|unlabelled").ids[: max(BATCHES)]
+    if networks is None or len(ids) < max(BATCHES) or encoders.device.type != "cpu":
+        return None
+    folder = record.path / FOLDER
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        images = to_tensor(workspace.load(ids, encoders.size))
+        write_search(folder, encoders, networks, retriever.network, images)
+    except RgunitError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        return str(error)
+    about = {
+        "fingerprint": retriever.fingerprint,
+        "marks": marks_of(workspace, record),
+        "attributes": list(encoders.schema.names),
+        "size": encoders.size,
+        "style_dim": encoders.style_dim,
+    }
+    keep_about(folder, about)
+    return None
 
 
 @torch.no_grad()

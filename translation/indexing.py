@@ -13,6 +13,7 @@ import torch
 from index_store.errors import RgunitError, UsageError
 from index_store.workspace import GeneratedImage, Workspace
 from retrieval.content_models import ContentModel, forget_model, keep_model, kept_model
+from retrieval.graphs import keep_graphs
 from retrieval.indexing import build_content, build_index, part_of
 from retrieval.retriever import Retriever
 from retrieval.tensors import to_pixels, to_tensor
@@ -75,6 +76,8 @@ def fill_index(
     added = build_index(workspace, retriever, part=share, batch=config.index.batch, progress=progress.step)
     if model is not None:
         build_content(workspace, model, part=share, batch=config.index.batch, progress=progress.step)
+    if (why := keep_graphs(retriever)) is not None:
+        progress.note(f"asking run {retriever.run.id} will need torch: {why}")
     vectors = count_vectors(workspace, retriever)
     return IndexResult(vectors, added, made, time.monotonic() - started)
 

@@ -23,8 +23,9 @@ from index_store.errors import ImageRefused, RgunitError, UsageError
 from index_store.images import Pixels, made_by, prepare, read_image, write_image
 from index_store.names import is_text, printable, quoted
 from index_store.workspace import RunRecord, Workspace
+from retrieval.composing import style_edit
 from retrieval.pictures import Picture, Source
-from retrieval.queries import ComposedQuery, compose, style_edit
+from retrieval.queries import ComposedQuery, compose
 from retrieval.retriever import Retriever
 from retrieval.tensors import to_pixels, to_tensor
 from translation.agreement import agreement_of

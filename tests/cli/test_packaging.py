@@ -37,7 +37,7 @@ def imported_packages(file: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("name", ["run.txt", "dev.txt", "uv.txt"])
+@pytest.mark.parametrize("name", ["run.txt", "dev.txt", "search.txt", "uv.txt"])
 def test_requirements_are_pinned_by_hash_and_name_no_index(name: str) -> None:
     text = (ROOT / "requirements" / name).read_text()
     assert not re.search(r"^\s*(-i\b|--index-url|--extra-index-url|--find-links|--trusted-host)", text, re.MULTILINE)

@@ -11,6 +11,7 @@ from PIL import Image
 from index_store.duplicates import near_pairs, perceptual_hash
 from index_store.errors import RgunitError, UsageError
 from index_store.workspace import GeneratedImage, Workspace
+from retrieval.composing import descendants
 from retrieval.content_models import keep_model
 from retrieval.evaluation import (
     RetrievalProtocol,
@@ -22,7 +23,6 @@ from retrieval.evaluation import (
 )
 from retrieval.indexing import build_index
 from retrieval.metrics import precision_at_k
-from retrieval.queries import descendants
 from retrieval.retriever import Retriever
 from retrieval.scoring import rank, score
 from tests.retrieval.colours import ColourEncoders, fill, make_workspace, untrained

@@ -7,10 +7,11 @@ import torch
 import retrieval.indexing
 from index_store.errors import RgunitError, UsageError
 from index_store.workspace import GeneratedImage, Workspace
+from retrieval.composing import descendants
 from retrieval.indexing import build_index
 from retrieval.metrics import smallest, squared_distances
 from retrieval.pictures import Picture
-from retrieval.queries import ComposedQuery, compose, descendants
+from retrieval.queries import ComposedQuery, compose
 from retrieval.retriever import Retriever
 from retrieval.tensors import fingerprint
 from retrieval.train import RetrievalTask

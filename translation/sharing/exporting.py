@@ -22,23 +22,14 @@ from index_store.errors import RgunitError, UsageError
 from index_store.images import write_image
 from index_store.runs import CHECKPOINT
 from index_store.workspace import RunRecord, Workspace
-from retrieval.graphs import (
-    COMPONENT,
-    EMBEDDING,
-    ENCODER,
-    Traced,
-    component_graph,
-    embedding_graph,
-    encoder_graph,
-    write_graph,
-)
+from retrieval.graphs import Traced, write_graph, write_search
 from retrieval.loading import load_network, trained_on
 from retrieval.retriever import Retriever
 from retrieval.tensors import to_tensor
 from translation.guidance import Guide, with_pixels
+from translation.guides import guide_filter
 from translation.indexing import open_retriever, require_index
 from translation.methods import find_method
-from translation.neighbours import POOL
 from translation.progress import Progress
 from translation.runs import GUIDED, RETRIEVAL, TRANSLATION, method_of, target_of
 from translation.sharing.card import write_card
@@ -225,14 +216,9 @@ def _write_graphs(workspace: Workspace, chain: list[RunRecord], folder: Path) ->
     content, style = reader.content(images), reader.style(images).float()
     named = f"run {run.id} ({reader.config.method})"
     try:
-        worst = []
-        encoder = encoder_graph(reader, reader.networks)
+        worst, own = [], retrieval is not None and trained_on(retrieval) == reader.fingerprint
         if reader.method.encoders:
-            told = ("content", "style", "labels")
-            worst.append(write_graph(folder / ENCODER, encoder, {"images": images}, told))
-        if reader.style_dim:
-            labels = reader.style_labels(style).float()
-            worst.append(write_graph(folder / COMPONENT, component_graph(reader), {"labels": labels}, ("style",)))
+            worst.append(write_search(folder, reader, reader.networks, network if own else None, images))
         styled = {"style": style} if reader.style_dim else {}
         if run.stage != RETRIEVAL:
             given = {"images": images, **styled}
@@ -243,11 +229,6 @@ def _write_graphs(workspace: Workspace, chain: list[RunRecord], folder: Path) ->
             made = _translating(reader, "neighbours" in given)
             outputs = ("image", "mask")[: len(made(*(tensor[:1] for tensor in given.values())))]
             worst.append(write_graph(folder / TRANSLATOR, made, given, outputs))
-        if network is not None and retrieval is not None and trained_on(retrieval) == reader.fingerprint:
-            graph = embedding_graph(network.eval())
-            worst.append(
-                write_graph(folder / EMBEDDING, graph, {"content": content, **styled}, ("embedding", "content_vector"))
-            )
     except RgunitError as error:
         raise RgunitError(f"{named} has no ONNX form: {error}; --format hub or torch shares it") from error
     return max(worst)
@@ -279,9 +260,9 @@ def _write_collection(
     """The pictures that guide, at the run's size, their labels and their vectors; what the manifest tells of them."""
     retrieval = next(one for one in chain if one.stage == RETRIEVAL)
     retriever = open_retriever(workspace, retrieval.id, "cpu")
-    workspace.leave_out_missing(POOL, progress.note)
+    workspace.leave_out_missing(guide_filter("real"), progress.note)
     require_index(workspace, retriever)
-    table = workspace.images(f"{POOL} {target_of(chain[-1])}".strip())
+    table = workspace.images(f"{guide_filter('real')} {target_of(chain[-1])}".strip())
     if not len(table):
         raise RgunitError(f"{workspace.path} has no training images: nothing can guide")
     size = retriever.encoders.size

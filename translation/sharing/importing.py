@@ -22,6 +22,7 @@ from index_store.replay import schema_header
 from index_store.runs import CHECKPOINT
 from index_store.workspace import RunRecord, Workspace
 from retrieval.config import RetrievalConfig
+from retrieval.graphs import keep_graphs
 from retrieval.network import make_network, shapes_of
 from retrieval.retriever import Retriever
 from retrieval.scales import measure_scale
@@ -177,7 +178,10 @@ def _take(workspace: Workspace, folder: Path, manifest: Manifest, digest: str, p
         made.append(workspace.run(record.id))
     if manifest.collection:
         retrieval = [one for one in made if one.stage == RETRIEVAL][-1]
-        _put_vectors(workspace, open_retriever(workspace, retrieval.id, "cpu"), ids, _vectors(folder, manifest))
+        retriever = open_retriever(workspace, retrieval.id, "cpu")
+        _put_vectors(workspace, retriever, ids, _vectors(folder, manifest))
+        if (why := keep_graphs(retriever)) is not None:
+            progress.note(f"asking run {retrieval.id} will need torch: {why}")
     told = [{"id": one.id, "stage": one.stage} for one in made]
     return Imported(made[-1].id, made[-1].stage, told, len(set(ids.tolist())), licence)
 
@@ -186,8 +190,8 @@ def _extend_schema(workspace: Workspace, manifest: Manifest) -> None:
     """The attributes and groups that the model knows."""
     schema = workspace.schema.extend(manifest.attributes, manifest.groups)
     if schema != workspace.schema:
-        workspace.catalog.begin()
-        workspace.catalog.write(Record("schema", schema_header(schema)))
+        with workspace.catalog.writing():
+            workspace.catalog.write(Record("schema", schema_header(schema)))
 
 
 def _take_pictures(workspace: Workspace, folder: Path, manifest: Manifest, home: Path) -> NDArray[np.int64]:
