@@ -178,7 +178,10 @@ def _described(run: RunRecord, chain: list[RunRecord], form: Form) -> dict[str, 
 def _without_places(config: Any) -> Any:
     """A configuration without files of this machine and runs of this workspace, which use does not need."""
     if isinstance(config, Mapping):
-        return {k: "" if k in ("embedding", "extractor") else _without_places(v) for k, v in config.items()}
+        return {
+            k: "" if isinstance(v, str) and k in ("embedding", "extractor") else _without_places(v)
+            for k, v in config.items()
+        }
     if isinstance(config, list | tuple):
         return [_without_places(one) for one in config]
     return "" if isinstance(config, str) and ("/" in config or "\\" in config) else config
