@@ -100,7 +100,7 @@ def style_edit(workspace: Workspace, encoders: Encoders, text: str) -> Edit:
         raise UsageError(
             f"{', '.join(map(quoted, strange))} cannot be edited: the style was trained on "
             f"{', '.join(map(quoted, encoders.schema.names))} "
-            "(--where narrows by any attribute)"
+            "(--where takes any attribute)"
         )
     return encoders.schema.edit(text)
 
