@@ -139,19 +139,22 @@ def _draw_plan(console: Console, plan: RunPlan) -> None:
     from cli.drawing import plain, span, table
 
     shown = table("stage", "time", "steps", right=("time", "steps"))
-    for stage in plan.stages:
+    done = [stage for stage in plan.stages if "skipped" not in stage]
+    for stage in done:
         minutes, steps = stage["minutes"], stage["steps"]
         shown.add_row(
             stage["name"], "–" if minutes is None else span(60 * minutes), "" if steps is None else f"about {steps}"
         )
     console.print(shown)
+    if skipped := [one for one in plan.stages if "skipped" in one]:
+        plain(console, f"skipped: {', '.join(one['name'] for one in skipped)} ({skipped[0]['skipped']})", style="dim")
     plain(
         console,
         f"a step of stage 1 takes {plan.seconds_a_step:.2f} s; about {plan.memory_mib:,.0f} MiB of memory, at most "
         f"{plan.disk_mib:,.0f} MiB of disk",
         style="dim",
     )
-    plain(console, plan.warning() or f"at least {max(1, math.ceil(plan.least_minutes))} minutes are needed")
+    plain(console, plan.warning() or f"minutes needed: at least {max(1, math.ceil(plan.least_minutes))}")
 
 
 def _draw(console: Console, folder: Path, told: dict[str, Any], one_way: bool) -> None:

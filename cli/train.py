@@ -61,9 +61,10 @@ def train(
         Stage,
         typer.Argument(
             metavar="STAGE",
-            help="translation: GMM-UNIT, no guidance. retrieval: the embedding, on that translator. guided: RG-UNIT, "
-            "the translator fine-tuned with retrieved neighbours (needs `rgunit index build`). generator: images from "
-            "noise (WGAN-GP). miner: trained generators (--from) mined for a domain of few images (MineGAN). "
+            help="translation: the method (GMM-UNIT unless the preset or --method names another), no guidance. "
+            "retrieval: the embedding, on that translator. guided: RG-UNIT, the translator fine-tuned "
+            "with retrieved neighbours (needs `rgunit index build`). generator: images from noise (WGAN-GP). "
+            "miner: trained generators (--from) mined for a domain of few images (MineGAN). "
             "extractor: reads an attribute that translations must keep (semantic.weight, guided.agree).",
         ),
     ],

@@ -15,7 +15,7 @@ from index_store.errors import RgunitError
 from index_store.imagetable import ImageTable
 
 MOST_MISSING = 0.01
-REMEDY = "put them back, or `rgunit add NEWPLACE` finds them where they are now"
+REMEDY = "put them back, or let rgunit add find them where they are now (`rgunit add NEWPLACE`)"
 
 
 def missing_rows(table: ImageTable) -> npt.NDArray[np.int64]:

@@ -130,7 +130,7 @@ def style_edit(workspace: Workspace, model: HasSchema, text: str) -> Edit:
         raise UsageError(
             f"{', '.join(map(quoted, strange))} cannot be edited: the style was trained on "
             f"{', '.join(map(quoted, model.schema.names))} "
-            "(--where narrows by any attribute)"
+            "(--where takes any attribute)"
         )
     return model.schema.edit(text)
 

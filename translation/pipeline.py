@@ -28,8 +28,7 @@ from translation.evaluation.report.facts import peak_memory
 from translation.evaluation.report.report import write_report
 from translation.evaluation.truth import truth_of
 from translation.indexing import fill_index
-from translation.methods import find_method
-from translation.planning import check_run, plan_run
+from translation.planning import NEIGHBOURS, check_run, plan_run, skipped
 from translation.progress import Progress
 from translation.runs import TRANSLATION, trained
 from translation.stages import Arm, train_guided, train_retrieval, train_translation
@@ -70,25 +69,10 @@ def run_all(
     """
     if launched() != (1, 1):
         raise UsageError("torchrun is for `rgunit train`, one stage after the other: the rest works in one process")
-    if find_method(config.method).draws == "images":
-        raise UsageError(
-            f"{config.method} makes images from noise and translates none: use `rgunit train generator`, `rgunit "
-            "generate` and `rgunit evaluate generator`"
-        )
-    if find_method(config.method).draws == "crops":
-        raise UsageError(
-            f"{config.method} learns from two pictures, so there is nothing to retrieve or to evaluate: use `rgunit "
-            "train translation --preset single-image --source PICTURE --target PICTURE`, then `rgunit translate`"
-        )
-    if find_method(config.method).draws == "modalities":
-        raise UsageError(
-            f"{config.method} translates between modalities, not between labels: use `rgunit evaluate modalities "
-            f"--preset {config.preset}`, which trains and judges it"
-        )
     progress = progress or Progress()
     result = PipelineResult()
     budget, shares = Budget(workspace, config, minutes, seed), config.shares
-    alone = not find_method(config.method).about.guidance
+    alone = skipped(config)
     common: dict[str, Any] = {"seed": seed, "device": device, "resume": "auto", "progress": progress}
 
     check_run(workspace, config, attributes_used)
@@ -110,10 +94,7 @@ def run_all(
     translator = Translator.load(workspace, translation.run.id, device)
     pace = measured_pace(workspace, translator)
     if alone:
-        why = f"{config.method} takes no neighbours"
-        result.stages += [
-            {"name": name, "seconds": 0.0, "steps": 0, "skipped": why} for name in ("retrieval", "index", "guided")
-        ]
+        result.stages += [{"name": name, "seconds": 0.0, "steps": 0, "skipped": alone} for name in NEIGHBOURS]
         _evaluate(workspace, config, budget.evaluation(pace, 1), result, [translation.run], **judged)
         return result
     progress.stage("retrieval")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from index_store.errors import RgunitError
+from index_store.errors import RgunitError, UsageError
 from index_store.workspace import Workspace
 from translation.budget import INDEX, LEAST_GENERATED, LEAST_PAIRS, POOL, WRITING, measured_pace
 from translation.config import Config
@@ -28,12 +28,28 @@ TIMED = 3  # steps, after a first one
 GUIDED_STEP = 1.25  # of a guided step against one of stage 1, an image
 ADAM = 4  # copies of the weights in a checkpoint: weights, average, two moments
 CHECKPOINTS = 5  # runs that keep one
+NEIGHBOURS = ("retrieval", "index", "guided")  # the stages of a method that takes them
+
+_INSTEAD = {  # by what a method draws: why `run` is not for it, and what is
+    "images": "makes images from noise and translates none: use `rgunit train generator`, `rgunit generate` and "
+    "`rgunit evaluate generator`",
+    "crops": "learns from two pictures, so there is nothing to retrieve or to evaluate: use `rgunit train translation "
+    "--preset single-image --source PICTURE --target PICTURE`, then `rgunit translate`",
+    "modalities": "translates between modalities, not between labels: use `rgunit evaluate modalities`, "
+    "which trains and judges it",
+}
+
+
+def skipped(config: Config) -> str | None:
+    """Why a run of this method has no stages retrieval, index and guided; None where it has them."""
+    return None if find_method(config.method).about.guidance else f"{config.method} takes no neighbours"
 
 
 @dataclass
 class RunPlan:
-    """`stages`: {name, minutes, steps} (None: as the preset says; steps None: as many as fit). `least_minutes`: under
-    which a part of the run cannot do what it must. Memory of this process so far, in MiB; disk of checkpoints and pool.
+    """`stages`: {name, minutes, steps} (None: as the preset says; steps None: as many as fit), and `skipped`, the
+    reason, of one that the method does not have. `least_minutes`: under which a part of the run cannot do what it
+    must. Memory of this process so far, in MiB; disk of checkpoints and pool.
     """
 
     stages: list[dict[str, Any]] = field(default_factory=list)
@@ -55,11 +71,14 @@ class RunPlan:
 
 
 def check_run(workspace: Workspace, config: Config, attributes_used: Sequence[str] = ()) -> None:
-    """Refuse what a later stage of `run` would refuse, before the first one: RgunitError.
+    """Refuse what `run` cannot do, before its first stage.
 
-    Batches of stage 3 that are larger than what there is, and too few test images to evaluate on.
+    UsageError for a method that `run` has no stages for; RgunitError for batches of stage 3 that are larger than what
+    there is, and for too few test images to evaluate on.
     """
     method = find_method(config.method)
+    if instead := _INSTEAD.get(method.draws):
+        raise UsageError(f"{config.method} {instead}")
     schema = used_schema(workspace, config, attributes_used)
     domains = used_domains(schema, config, None, None)
     batch = config.guided.batch
@@ -98,25 +117,30 @@ def plan_run(
     pace = measured_pace(workspace, Translator(method, config=config, schema=schema, device=task.device))
     weights = sum(p.numel() for network in task.networks.values() for p in network.parameters())
     shares, found = config.shares, RunPlan(seconds_a_step=seconds, minutes=minutes)
-    rest = 1 - shares.translation - shares.retrieval - shares.guided
+    alone, rest = skipped(config), 1 - shares.translation - shares.retrieval - shares.guided
+    share = shares.translation + (shares.retrieval + shares.guided if alone else 0.0)
     guided = seconds * GUIDED_STEP * config.guided.batch / config.translation.batch
 
     def stage(name: str, share: float, step: float | None, most: int | None) -> None:
+        if alone and name in NEIGHBOURS:
+            found.stages.append({"name": name, "minutes": 0.0, "steps": 0, "skipped": alone})
+            return
         time_ = None if minutes is None else minutes * share
         fit = None if step is None or time_ is None else int(60 * time_ / step)
         steps = most if fit is None or (most is not None and most < fit) else fit
         found.stages.append({"name": name, "minutes": time_, "steps": None if step is None else steps})
 
-    stage("translation", shares.translation, seconds, config.translation.steps)
+    stage("translation", share, seconds, config.translation.steps)
     stage("retrieval", shares.retrieval + POOL * rest, None, None)
     stage("index", INDEX * rest, None, None)
     stage("guided", shares.guided, 3 * guided, config.guided.steps)
     stage("evaluate", (1 - POOL - INDEX) * rest, None, None)
-    index = pace.encode * len(workspace.images()) + LEAST_GENERATED * pace.translate
-    judging = WRITING + 3 * 5 * LEAST_PAIRS * pace.translate
-    training = LEAST_STEPS["stage1"] * seconds / shares.translation
-    fine_tuning = 3 * LEAST_STEPS["guided"] * guided / shares.guided
+    index = 0.0 if alone else pace.encode * len(workspace.images()) + LEAST_GENERATED * pace.translate
+    judging = WRITING + (1 if alone else 3 * 5) * LEAST_PAIRS * pace.translate
+    training = LEAST_STEPS["stage1"] * seconds / share
+    fine_tuning = 0.0 if alone else 3 * LEAST_STEPS["guided"] * guided / shares.guided
     found.least_minutes = max(training, fine_tuning, (index + judging) / rest) / 60
     found.memory_mib = peak_memory() / 2**20
-    found.disk_mib = CHECKPOINTS * ADAM * 4 * weights / 2**20 + config.retrieval.pool * 1e9 / 2**20
+    found.disk_mib = (1 if alone else CHECKPOINTS) * ADAM * 4 * weights / 2**20
+    found.disk_mib += 0.0 if alone else config.retrieval.pool * 1e9 / 2**20
     return found

@@ -227,6 +227,8 @@ def test_a_second_writer_is_told_who_writes(process, rgunit, labelled: Path, fac
         (["train", "miner", "--preset", "wgan-gp"], 2, "needs the generators to mine: --from RUN"),
         (["train", "miner", "--preset", "wgan-gp", "--from", "r9"], 1, "there is no run 'r9'"),
         (["run", "--preset", "wgan-gp"], 2, "makes images from noise and translates none"),
+        (["run", "--preset", "wgan-gp", "--dry-run"], 2, "makes images from noise and translates none"),
+        (["run", "--preset", "zero-pair", "--dry-run"], 2, "translates between modalities, not between labels"),
         (["generate", "r1", "-n", "4"], 1, "there is no run 'r1': nothing was trained yet"),
         (["generate", "r1", "-n", "0"], 2, "'-n'"),
         (["generate", "r1", "-n", "4", "--domain", "+Bear"], 2, "did you mean Beard"),

@@ -8,7 +8,7 @@ from index_store.workspace import Workspace
 from tests.translation.small import TINY, USED
 from translation import budget
 from translation.budget import Budget, Pace
-from translation.config import load_config
+from translation.config import Config, load_config
 from translation.planning import plan_run
 from translation.translator import Translator
 
@@ -68,3 +68,14 @@ def test_a_plan_times_steps_and_leaves_nothing_behind(workspace: Workspace, minu
     else:
         assert plan.warning() is None and first["steps"] == config.translation.steps
         assert sum(stage["minutes"] for stage in plan.stages) == pytest.approx(minutes)
+
+
+def test_a_plan_has_no_stages_that_its_run_skips(workspace: Workspace) -> None:
+    config = load_config("init", overrides=["networks.width=0.0625", "data.size=32"])
+    plan = plan_run(workspace, config, attributes_used=USED, minutes=10_000.0, device="cpu")
+    assert [stage["name"] for stage in plan.stages if "skipped" in stage] == ["retrieval", "index", "guided"]
+    assert sum(stage["minutes"] for stage in plan.stages) == pytest.approx(10_000 * (1 - 0.4 * _rest(config)))
+
+
+def _rest(config: Config) -> float:
+    return 1 - config.shares.translation - config.shares.retrieval - config.shares.guided

@@ -15,6 +15,7 @@ from PIL import Image
 from index_store.workspace import Workspace
 from retrieval.retriever import Retriever
 from translation import inference
+from translation.config import Config
 from translation.inference import translate_images
 from translation.stages import train_guided, train_retrieval, train_translation
 
@@ -27,6 +28,13 @@ SETTINGS = (
     *("retrieval.widths=[4,4,4]", "retrieval.hidden=8", "retrieval.dim=8", "retrieval.components=8"),
     "index.generated=2",
 )
+
+
+def as_then(steps: str) -> Config:
+    """The settings that it was made with."""
+    config = tiny(*SETTINGS, steps)
+    translation = config.translation.model_copy(update={"discriminator_learning_rate": None})
+    return config.model_copy(update={"translation": translation})
 
 
 @pytest.fixture
@@ -61,14 +69,12 @@ def test_it_is_queried_and_translated_with_as_before(
 
 
 def test_its_stages_train_on_as_before(old: Workspace) -> None:
-    guided = train_guided(old, tiny(*SETTINGS, "guided.steps=5"), device="cpu", resume=True)
+    guided = train_guided(old, as_then("guided.steps=5"), device="cpu", resume=True)
     assert (guided.run.id, guided.steps) == ("r3", 5)
     close(guided.metrics, EXPECTED["resumed_guided"])
-    retrieval = train_retrieval(old, tiny(*SETTINGS, "retrieval.steps=5"), device="cpu", resume=True)
+    retrieval = train_retrieval(old, as_then("retrieval.steps=5"), device="cpu", resume=True)
     assert (retrieval.run.id, retrieval.steps) == ("r2", 5)
     close(retrieval.metrics, EXPECTED["resumed_retrieval"])
-    first = train_translation(
-        old, tiny(*SETTINGS, "translation.steps=6"), attributes_used=USED, device="cpu", resume=True
-    )
+    first = train_translation(old, as_then("translation.steps=6"), attributes_used=USED, device="cpu", resume=True)
     assert (first.run.id, first.steps) == ("r1", 6)
     close(first.metrics, EXPECTED["resumed_translation"])

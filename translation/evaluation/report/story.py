@@ -27,6 +27,7 @@ from translation.evaluation.report.verdicts import (
 )
 from translation.evaluation.report.words import PLAIN
 
+LIMITS = r" (--minutes|--set[ =](translation|retrieval|guided)\.steps)[ =][^ ]+"  # of a command's time
 Answer = Literal["yes", "no", "no difference", "cannot say yet"]
 REAL = 1.5  # times the distance between two sets of real images, up to which translations count as real
 
@@ -264,7 +265,8 @@ def _again(data: ReportData, command: str, minutes: int) -> str:
     """The command that made this report, with more time: what is finished goes on from where it is."""
     given = data.commands[0] if data.commands else ""
     if given.startswith("rgunit "):
-        return f"{re.sub(r' --minutes[ =][^ ]+', '', given)} --minutes {minutes}"
+        # A number of steps that was given would end each stage before its minutes.
+        return f"{re.sub(LIMITS, '', given)} --minutes {minutes}"
     what = "demo" if data.preset == "demo" else f"run --preset {shlex.quote(data.preset)}"
     return f"{command} {what} --minutes {minutes}"
 

@@ -66,7 +66,9 @@ def test_what_misses_half_of_copying_or_harms_the_rest_is_not_near_the_truth(ins
 def test_a_run_that_was_too_short_answers_nothing_of_the_painter_and_names_the_time() -> None:
     short = {**TRANSLATION, "steps": {"stage1": 100, "guided": 50, "random": 50, "unguided": 50}}
     stages = [{"name": "translation", "seconds": 240.0, "steps": 100}]
-    told = story(RETRIEVAL, short, stages=stages, commands=["rgunit -w faces run --minutes 4 --preset x"])
+    told = story(
+        RETRIEVAL, short, stages=stages, commands=["rgunit -w faces run --minutes 4 --preset x --set guided.steps=9"]
+    )
     assert {answers(told)[key] for key in ("change", "keep", "guidance")} == {"cannot say yet"}
     assert told.worked == "The search works; the painter cannot be judged yet. The run was too short to say more."
     assert told.steps[0][1] == "rgunit -w faces run --preset x --minutes 8", "the same command with twice the time"
