@@ -116,7 +116,9 @@ METHODS: dict[str, tuple[str, ...]] = {
 
 def method_config(method: str, *more: str) -> Config:
     known = [
-        one for one in TINY if one.startswith(("training", "networks.width", "networks.disc", "translation.batch"))
+        one
+        for one in TINY
+        if one.startswith(("training", "networks.width", "networks.discriminator_width", "translation.batch"))
     ]
     return load_config("demo", method=method, overrides=[*known, *METHODS[method], "translation.steps=2", *more])
 

@@ -101,7 +101,7 @@ def test_a_slim_workspace_translates_the_same_and_trains_nothing(staged: Workspa
         assert (found == again).mean() > 0.9
         alike = (found == again).all(axis=1)
         assert abs(ours_made.astype(int) - made.astype(int))[alike].max() <= 3, "half precision"
-        with pytest.raises(RgunitError, match="without what training needs"):
+        with pytest.raises(RgunitError, match="lacks what training needs"):
             train_guided(carried, config, device="cpu")
     with pytest.raises(UsageError, match="choose another folder"):
         slim_workspace(staged.path, tmp_path / "slim")
