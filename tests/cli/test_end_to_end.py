@@ -273,6 +273,7 @@ def test_evaluate_retrieval_names_the_columns_that_there_are(rgunit, trained: Tr
     assert "no text column is called 'identety'; the images have: drawing" in answer.error
 
 
+@pytest.mark.slow
 def test_an_ablation_keeps_its_rows_and_goes_on_with_those_that_are_missing(
     rgunit, trained: Trained, tmp_path: Path
 ) -> None:

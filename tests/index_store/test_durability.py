@@ -122,6 +122,7 @@ def kill_at_random(tmp_path, times, compact):
     assert seen > 0
 
 
+@pytest.mark.slow
 def test_kill_9_at_random_instants_loses_nothing(tmp_path):
     kill_at_random(tmp_path, 25, compact=True)
 

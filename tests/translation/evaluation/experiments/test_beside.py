@@ -41,6 +41,7 @@ def plan(out: Path, workspace: Path, **choices: Any) -> Plan:
     return Plan(out=out, workspace=workspace, **(given | choices))
 
 
+@pytest.mark.slow
 def test_trainings_beside_each_other_give_the_runs_of_one_after_the_other(drawn: Path, tmp_path: Path) -> None:
     found = {}
     for jobs in (1, 2):
