@@ -56,7 +56,7 @@ def path(data, tmp_path_factory):
 
 def same(found, expected):
     assert np.array_equal(found.ids, expected.ids)
-    np.testing.assert_allclose(found.distances, expected.distances, rtol=1e-6)
+    np.testing.assert_allclose(found.distances, expected.distances, rtol=1e-5)
 
 
 @pytest.mark.parametrize("queries", [1, 19, 40])
