@@ -21,4 +21,7 @@ def find_run(workspace: Workspace, run: str | None) -> RunRecord:
     for record in reversed(workspace.runs("retrieval")):
         if (Path(record.path) / CHECKPOINT).is_file():
             return record
-    raise RgunitError(f"no retrieval run in {workspace.path}: run `rgunit train retrieval` first")
+    raise RgunitError(
+        f"no retrieval run in {workspace.path}: run `rgunit train retrieval` first, on a run of a "
+        "method that can be guided (`rgunit methods`)"
+    )

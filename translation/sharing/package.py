@@ -174,6 +174,7 @@ def opened(source: Path, beside: Path) -> Iterator[tuple[Path, Manifest, str]]:
         try:
             with places.opened(source) as raw, zipfile.ZipFile(raw) as packed:
                 manifest, digest = _unpack(source, packed, folder)
+        # zipfile raises NotImplementedError for a way of packing that it does not know.
         except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
             raise RgunitError(f"{source} is no folder of a model and no whole zip of one ({error})") from None
         yield folder, manifest, digest
