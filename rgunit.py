@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from retrieval.pictures import Results
     from translation.config import Config
-    from translation.inference import Work
+    from translation.work import Work
 
 __all__ = [
     "Added",
@@ -318,7 +318,7 @@ class Translator:
         domain.
         """
         from translation.framing import Framing, parse_box
-        from translation.inference import neighbour_rows, prepare_work
+        from translation.work import neighbour_rows, prepare_work
 
         work: Work = prepare_work(
             self.workspace,

@@ -20,11 +20,11 @@ from index_store.workspace import Workspace
 from retrieval.pictures import Picture, Results
 from retrieval.retriever import Retriever
 from retrieval.runs import find_run
-from translation.inference import Made, Work, open_guides, prepare_work
 from translation.neighbours import Neighbours
 from translation.runs import default_run
 from translation.together import SharedRetriever, SharedTranslator
 from translation.translator import Translator
+from translation.work import Made, Work, open_guides, prepare_work
 
 KEPT = 8
 """Loaded runs that are kept; the least recently used ones go."""

@@ -21,7 +21,7 @@ from index_store.workspace import ImageTable, RunRecord, Workspace
 from retrieval.pictures import Picture, Results
 
 if TYPE_CHECKING:
-    from translation.inference import Made
+    from translation.work import Made
 
 SMALL = 256 * 256
 """Pixels up to which a picture is sent as PNG; larger ones are JPEG."""

@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from index_store.errors import ImageRefused, RgunitError, UsageError
 from index_store.workspace import Workspace
 from retrieval import Results, Retriever
 from tests.translation.small import USED, tiny
-from translation import inference
+from translation import inference, work
 from translation.config import load_config
 from translation.evaluation.arms import open_arms
 from translation.framing import Box, Framing
@@ -334,17 +335,17 @@ def test_a_folder_is_read_one_picture_at_a_time(
     (folder / "one.csv").write_text("no picture")
     (folder / "a" / "loop").symlink_to(folder, target_is_directory=True)
 
-    def watch(what: str) -> None:
-        original = getattr(inference, what)
+    def watch(place: ModuleType, what: str) -> None:
+        original = getattr(place, what)
 
         def watched(path: Path, *rest: object, **named: object) -> object:
             log.append(f"{what[0]} {path.name}")
             return original(path, *rest, **named)
 
-        monkeypatch.setattr(inference, what, watched)
+        monkeypatch.setattr(place, what, watched)
 
-    watch("read_image")
-    watch("write_image")
+    watch(work, "read_image")
+    watch(inference, "write_image")
     rejected: list[str] = []
     for seed in range(2):  # what lies in `out` is not translated
         log.clear()

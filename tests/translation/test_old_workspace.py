@@ -14,7 +14,7 @@ from PIL import Image
 
 from index_store.workspace import Workspace
 from retrieval.retriever import Retriever
-from translation import inference
+from translation import work
 from translation.config import Config
 from translation.inference import translate_images
 from translation.stages import train_guided, train_retrieval, train_translation
@@ -55,7 +55,7 @@ def close(found: dict[str, float], expected: dict[str, float]) -> None:
 def test_it_is_queried_and_translated_with_as_before(
     old: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inference, "picture_key", lambda _: 0)  # then a picture's place in the list was in its stead
+    monkeypatch.setattr(work, "picture_key", lambda _: 0)  # then a picture's place in the list was in its stead
     source = old.path / "images/drawn/labelled/000003.png"
     with Retriever.open(old) as retriever:
         assert retriever.encoders.fingerprint == EXPECTED["fingerprint"]
