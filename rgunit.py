@@ -479,7 +479,7 @@ def evaluate(
     with _opened(workspace) as opened:
         if what == "retrieval":
             from retrieval.evaluation import RetrievalProtocol
-            from translation.evaluation.arms import evaluate_retrieval_run
+            from translation.evaluation.judging import evaluate_retrieval_run
 
             own = {name: options.pop(name) for name in ("run", "device") if name in options}
             try:
@@ -487,8 +487,8 @@ def evaluate(
             except TypeError as error:
                 raise _unknown_option(error, f"evaluate {what}") from None
             return Result(evaluate_retrieval_run(opened, protocol, **own).summary)
-        from translation.evaluation.arms import evaluate_translation_runs
         from translation.evaluation.generator import evaluate_generator
+        from translation.evaluation.judging import evaluate_translation_runs
 
         try:
             if what == "generator":

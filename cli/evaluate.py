@@ -141,7 +141,7 @@ def retrieval(
         find_run(workspace, run)
         with Bars("evaluate") as bars:
             from retrieval.evaluation import RetrievalProtocol
-            from translation.evaluation.arms import evaluate_retrieval_run
+            from translation.evaluation.judging import evaluate_retrieval_run
 
             protocol = RetrievalProtocol(
                 split=split,
@@ -292,7 +292,8 @@ def translation(
         _ = default_start(workspace) if run is None else workspace.run(run)  # told before anything slow is imported
         with Bars() as bars:
             bars.stage("evaluate")
-            from translation.evaluation.arms import evaluate_both_ways, evaluate_translation_runs, open_arms
+            from translation.evaluation.arms import open_arms
+            from translation.evaluation.judging import evaluate_both_ways, evaluate_translation_runs
 
             found_arms = open_arms(workspace, run, settings.device)
             evaluate = evaluate_both_ways if both_ways else evaluate_translation_runs

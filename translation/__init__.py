@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from translation.config import load_config
-    from translation.evaluation.arms import evaluate_retrieval_run, evaluate_translation_runs, open_arms
+    from translation.evaluation.arms import open_arms
     from translation.evaluation.generator import evaluate_generator
+    from translation.evaluation.judging import evaluate_retrieval_run, evaluate_translation_runs
     from translation.generator import generate_images
     from translation.generator_stages import train_generator, train_miner
     from translation.indexing import fill_index
@@ -44,8 +45,9 @@ __all__ = [
 ]
 _HOMES = {
     "config": ("load_config",),
-    "evaluation.arms": ("evaluate_retrieval_run", "evaluate_translation_runs", "open_arms"),
+    "evaluation.arms": ("open_arms",),
     "evaluation.generator": ("evaluate_generator",),
+    "evaluation.judging": ("evaluate_retrieval_run", "evaluate_translation_runs"),
     "generator": ("generate_images",),
     "generator_stages": ("train_generator", "train_miner"),
     "inference": ("translate_images",),

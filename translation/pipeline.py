@@ -21,8 +21,9 @@ from retrieval.evaluation import RetrievalProtocol
 from translation.budget import Budget, measured_pace
 from translation.config import Config, load_config
 from translation.drawings import GROUPS, make_dataset
-from translation.evaluation.arms import evaluate_retrieval_run, evaluate_translation_runs, open_arms
+from translation.evaluation.arms import open_arms
 from translation.evaluation.config import EvaluationConfig
+from translation.evaluation.judging import evaluate_retrieval_run, evaluate_translation_runs
 from translation.evaluation.report.examples import collect
 from translation.evaluation.report.facts import peak_memory
 from translation.evaluation.report.report import write_report

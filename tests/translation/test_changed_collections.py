@@ -15,7 +15,7 @@ from index_store.learned import count_left_out, learned_from
 from index_store.workspace import Workspace
 from retrieval.pictures import neighbours_of
 from tests.translation.small import USED, Notes, filled, tiny
-from translation.evaluation.arms import evaluate_retrieval_run, evaluate_translation_runs
+from translation.evaluation.judging import evaluate_retrieval_run, evaluate_translation_runs
 from translation.evaluation.protocol import kept_pairs
 from translation.stages import train_retrieval, train_translation
 from translation.training import sessions

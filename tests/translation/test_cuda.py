@@ -19,7 +19,7 @@ from tests.translation.test_tiles import guide_of, picture
 from tests.translation.test_tiles import make as make_cut
 from translation.anysize import fitting, translate_any_size
 from translation.config import Config
-from translation.evaluation.arms import evaluate_translation_runs
+from translation.evaluation.judging import evaluate_translation_runs
 from translation.guidance import PIXELS, AttentionFusion, ConvolutionFusion, Guidance, PatchGuidance, attend
 from translation.indexing import fill_index
 from translation.methods.gmm_unit import Batch

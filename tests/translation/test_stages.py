@@ -23,7 +23,8 @@ from tests.translation.resume import same_after_a_stop
 from tests.translation.small import GROUP, USED, Notes, tiny
 from translation import stages
 from translation.config import load_config
-from translation.evaluation.arms import evaluate_translation_runs, open_arms
+from translation.evaluation.arms import open_arms
+from translation.evaluation.judging import evaluate_translation_runs
 from translation.guidance import AttentionFusion, ConvolutionFusion, Guidance, Guide, PatchGuidance, with_pixels
 from translation.indexing import fill_index, open_retriever
 from translation.inference import translate_images

@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 from index_store import places
 from index_store.errors import RgunitError, UsageError
 from index_store.workspace import Workspace
-from translation.evaluation.arms import Arms, compared_arms, judged_pairs
+from translation.evaluation.arms import Arms
 from translation.evaluation.distances import Z95
 from translation.evaluation.evaluate import ArmTranslator
+from translation.evaluation.judging import compared_arms, judged_pairs
 from translation.evaluation.protocol import Pairs
 from translation.evaluation.report.examples import edit_words
 from translation.progress import Progress

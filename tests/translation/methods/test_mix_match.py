@@ -14,8 +14,9 @@ from index_store.errors import RgunitError, UsageError
 from index_store.runs import CHECKPOINT
 from index_store.workspace import Workspace
 from translation.config import Config, load_config
-from translation.evaluation.arms import evaluate_translation_runs, open_arms
+from translation.evaluation.arms import open_arms
 from translation.evaluation.experiments.unseen import run_unseen
+from translation.evaluation.judging import evaluate_translation_runs
 from translation.inference import translate_images
 from translation.methods.mix_match import MixMatch
 from translation.networks.mix_match import ModalDecoder, ModalEncoder

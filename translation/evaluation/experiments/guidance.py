@@ -27,7 +27,7 @@ from index_store.lifetimes import end_with_parent
 from index_store.workspace import RunRecord, Workspace
 from retrieval.onnx import OnnxNetwork
 from translation.config import Config
-from translation.evaluation.arms import Arm, Arms, arms_of_run, evaluate_translation_runs, used_with
+from translation.evaluation.arms import Arm, Arms, arms_of_run, used_with
 from translation.evaluation.experiments.beside import train_beside
 from translation.evaluation.experiments.ledger import Ledger
 from translation.evaluation.experiments.plan import NEIGHBOURS, TITLES, Plan, places, told_as
@@ -36,6 +36,7 @@ from translation.evaluation.experiments.seeds import EXCHANGED, Judged, over_see
 from translation.evaluation.experiments.slim import slim_workspace
 from translation.evaluation.experiments.trainings import Trainer, needs
 from translation.evaluation.experiments.workspaces import drawn_workspace, quarter_workspace
+from translation.evaluation.judging import evaluate_translation_runs
 from translation.evaluation.report.sheet import draw_pairs
 from translation.evaluation.scores import Draws, comparisons
 from translation.indexing import open_retriever

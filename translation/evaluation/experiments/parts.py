@@ -26,11 +26,12 @@ from index_store.lifetimes import end_with_parent
 from index_store.workspace import Workspace
 from retrieval.onnx import OnnxNetwork
 from translation.config import Config, load_config
-from translation.evaluation.arms import Arm, Arms, arms_of_run, evaluate_translation_runs
+from translation.evaluation.arms import Arm, Arms, arms_of_run
 from translation.evaluation.experiments.ledger import Ledger
 from translation.evaluation.experiments.rows import write_json
 from translation.evaluation.experiments.seeds import Arrays, gaps, scores_of
 from translation.evaluation.experiments.workspaces import drawn_workspace
+from translation.evaluation.judging import evaluate_translation_runs
 from translation.indexing import fill_index, open_retriever
 from translation.progress import Progress
 from translation.sections import STORE

@@ -16,8 +16,9 @@ from index_store.errors import RgunitError
 from index_store.names import quoted
 from index_store.workspace import Workspace
 from translation.config import Config, parse_config
-from translation.evaluation.arms import Arm, Arms, evaluate_translation_runs, open_arms
+from translation.evaluation.arms import Arm, Arms, open_arms
 from translation.evaluation.experiments.rows import write_json
+from translation.evaluation.judging import evaluate_translation_runs
 from translation.fitting import used_schema
 from translation.methods import find_method
 from translation.pairing import trained_pairs
