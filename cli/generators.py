@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.choices import names_of
-from cli.settings import Failed, Settings
+from cli.choices import names_of, numbers_of
+from cli.settings import Settings, Stopped
 from index_store.errors import UsageError
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def transfer(
     plan = TransferPlan(
         out=out,
         workspace=settings.folder if here else None,
-        seeds=(settings.seed,) if seeds is None else tuple(int(n) for n in _numbers("--seeds", seeds)),
+        seeds=(settings.seed,) if seeds is None else numbers_of("--seeds", seeds),
         sources=tuple(source or ("-Blond_Hair",)),
         targets=targets,
         mix=(1 / len(targets),) * len(targets) if mix is None else _numbers("--mix", mix),
@@ -181,7 +181,7 @@ def transfer(
         with Bars() as bars:
             found = run_transfer(plan, bars)
     except KeyboardInterrupt:
-        raise Failed(f"stopped, what is done is kept: go on with the same command: {command_line()}", {}) from None
+        raise Stopped(f"the same command: {command_line()}") from None
     settings.show(found, lambda console: _draw_rows(console, found))
 
 

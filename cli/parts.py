@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.choices import JudgeCropOption, JudgeOption, check_judge, names_of
-from cli.settings import Failed, Settings
+from cli.settings import Settings, Stopped
 from index_store.errors import UsageError
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def parts(
         with Bars() as bars:
             found = run_ablation(plan, bars)
     except KeyboardInterrupt:
-        raise Failed(f"stopped, what is done is kept: go on with the same command: {command_line()}", {}) from None
+        raise Stopped(f"the same command: {command_line()}") from None
     settings.show(found, lambda console: _draw(console, found))
 
 

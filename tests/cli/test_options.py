@@ -184,3 +184,23 @@ def test_a_note_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
         for _ in range(3):
             bars.note("the perceptual term is off")
     assert capsys.readouterr().err.count("perceptual") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "place"),
+    [
+        (("bias", "--out", "o", "--steps", 1, "--guided-steps", 1), "bias.run_bias"),
+        (("parts", "init", "--minutes", 1, "--out", "o"), "parts.run_ablation"),
+        (("transfer", "--minutes", 1, "--source-minutes", 1, "--out", "o"), "transfer.run_transfer"),
+    ],
+)
+def test_a_stopped_experiment_ends_as_every_command_does(
+    rgunit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[object, ...], place: str
+) -> None:
+    def interrupted(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(f"translation.evaluation.experiments.{place}", interrupted)
+    answer = rgunit("evaluate", *words)
+    assert answer.status == 130 and "stopped, what was done is kept: continue with the same command" in answer.err

@@ -29,6 +29,7 @@ from translation.evaluation.inception import Inception, PerceptualDistance
 from translation.evaluation.joining import judged_domains
 from translation.evaluation.protocol import Pairs, kept_pairs
 from translation.evaluation.relevance import train_content_reader
+from translation.evaluation.report.lengths import ENOUGH
 from translation.evaluation.truth import truth_of
 from translation.guides import LOOKED_UP
 from translation.indexing import open_retriever
@@ -40,7 +41,6 @@ MEASURES = (
     *("accuracy_changed", "accuracy_kept", "fd_attr", "fd_judge", "diversity", "identity", "truth"),
     *("truth_edit", "neighbour_copies", "reverse", "relevance", "fid", "kid", "inception_score", "lpips"),
 )
-ENOUGH = 0.5  # share of its planned training with which a classifier judges without a word of caution
 
 Ids = NDArray[np.int64]
 
