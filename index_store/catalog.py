@@ -214,6 +214,12 @@ class Catalog:
                 if self.database.turns and not self._changing:
                     self.lock.release()
 
+    def begin(self) -> None:
+        """Before work that reads what it will change: another writer is told of (Locked), and what a killed one left is
+        mended, so that what is read is the whole."""
+        with self.held():
+            pass
+
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Around a change and what it is decided by: no other process, and no other thread, changes anything."""

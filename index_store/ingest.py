@@ -87,6 +87,7 @@ def add_images(
         raise RgunitError(f"{path} does not exist")
     if not is_text(str(path)):
         raise RgunitError(f"{printable(str(path))} is not UTF-8: rename it, then add it")
+    catalog.begin()
     with catalog.guard:
         before = catalog.schema()
     leave = [catalog.folder, *([Path(attributes).absolute()] if attributes else [])]

@@ -100,7 +100,7 @@ def delete_runs(catalog: Catalog, names: Sequence[str], *, images: bool = False)
                     f"run {record.id} is what {', '.join(users)} came from or judged: delete {_them(users)} too "
                     f"(`rgunit runs delete {' '.join([record.id, *users])}`), or keep it"
                 )
-            if not images and (made := _made_by(catalog, record.id)):
+            if not images and (made := made_by(catalog, record.id)):
                 raise RgunitError(f"run {record.id} made {made} of the workspace's images: --images deletes them too")
         order = sorted(chosen.values(), key=lambda one: -int(one.id[1:]))  # a run names only older ones
         highest = int(order[0].id[1:]) if order else 0
@@ -124,7 +124,7 @@ def _writing(catalog: Catalog) -> Iterator[None]:
         yield
 
 
-def _made_by(catalog: Catalog, run: str) -> int:
+def made_by(catalog: Catalog, run: str) -> int:
     """How many images of the workspace a run made."""
     with catalog.reading() as connection:
         query = "SELECT count(*) FROM images WHERE run = ? AND origin = 'generated'"

@@ -55,6 +55,7 @@ def draw_splits(
     test, val = 0.0 if test is None else test, 0.0 if val is None else val
     if not (0 <= test < 1 and 0 <= val < 1 and 0 < test + val < 1):
         raise UsageError(f"shares of test {test:g} and val {val:g}: together they are more than 0 and less than 1")
+    workspace.catalog.begin()
     table = workspace.images(f"origin=real {where or ''}".strip())
     if not len(table):
         raise RgunitError("there is no labelled image to draw from" + (f" that passes {where!r}" if where else ""))
@@ -70,6 +71,7 @@ def set_split(workspace: Workspace, name: str, where: str) -> SplitReport:
     split = typed_split(name)
     if not where.strip():
         raise UsageError("say which images: --where FILTER")
+    workspace.catalog.begin()
     table = workspace.images(f"origin=real|unlabelled {where}")
     if not len(table):
         raise RgunitError(f"no image passes the filter {where!r}: widen it")

@@ -17,6 +17,7 @@ from torch import Tensor
 from index_store.attributes import Edit
 from index_store.errors import RgunitError, UsageError
 from index_store.names import quoted
+from index_store.runcare import made_by
 from index_store.runs import CHECKPOINT
 from index_store.workspace import GeneratedImage, RunRecord, Workspace
 from retrieval.indexing import build_index
@@ -145,19 +146,18 @@ def generate_images(
     labels = _domain_labels(workspace, generator.run)
     wanted = _wanted(workspace, generator, labels, edit)
     columns = workspace.schema.indices(generator.names)
-    first = sum(made == run for made in workspace.images("origin=generated").run)
-    items: list[GeneratedImage] = []
     ids: list[NDArray[np.int64]] = []
-    for pixels, shown in generator.images(count, seed=seed, first=first, wanted=wanted):
-        for picture, told in zip(pixels, shown, strict=True):
-            target = labels.copy()
-            target[columns] = told
-            items.append(GeneratedImage(pixels=picture, parent=-1, target=target, run=run))
-        if len(items) >= KEPT:
+    for start in range(0, count, KEPT):
+        items: list[GeneratedImage] = []
+        with workspace.catalog.held():  # the count decides which images come next: nobody adds meanwhile
+            first = made_by(workspace.catalog, run)
+            for pixels, shown in generator.images(min(KEPT, count - start), seed=seed, first=first, wanted=wanted):
+                for picture, told in zip(pixels, shown, strict=True):
+                    target = labels.copy()
+                    target[columns] = told
+                    items.append(GeneratedImage(pixels=picture, parent=-1, target=target, run=run))
+                progress.step(start + len(items), count)
             ids.append(workspace.add_generated(items))
-            items = []
-        progress.step(sum(map(len, ids)) + len(items), count)
-    ids.append(workspace.add_generated(items))
     retrieval = trained(workspace, RETRIEVAL)
     vectors = 0
     if retrieval:

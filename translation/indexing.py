@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from index_store.errors import RgunitError, UsageError
+from index_store.runcare import made_by
 from index_store.workspace import GeneratedImage, Workspace
 from retrieval.content_models import ContentModel, forget_model, keep_model, kept_model
 from retrieval.graphs import keep_graphs
@@ -62,9 +63,7 @@ def fill_index(
     share = part_of(part)
     if part is not None and generated:
         raise UsageError("--generated cannot be made in parts: run `index build --generated N` once, without --part")
-    if part is not None:
-        with workspace.catalog.held():  # another writer is told of before any work
-            pass
+    workspace.catalog.begin()
     model = _content_model(workspace, content_model, content_crop)  # refused before any work
     workspace.leave_out_missing("origin=real|unlabelled", progress.note)
     retriever = open_retriever(workspace, run, device)
@@ -121,9 +120,8 @@ def _generate(
 ) -> int:
     """Translate training images to other images' labels until `wanted` are there; returns how many it made."""
     assert translator.run is not None
-    table = workspace.images("origin=generated")
-    have = sum(run == translator.run.id for run in table.run)
-    if have >= wanted:
+    run = translator.run.id
+    if wanted == 0:
         return 0
     names = translator.schema.names
     columns = workspace.schema.indices(names)
@@ -137,9 +135,9 @@ def _generate(
         if domains is None
         else DomainSampler(workspace, names, *domains, batch=1, seed=seed + 1, mirror=False)
     )
-    made = 0
-    for first in range(have, wanted, batch):
-        draws = [sampler.draw(i) for i in range(first, min(first + batch, wanted))]
+
+    def make(first: int, stop: int) -> None:
+        draws = [sampler.draw(i) for i in range(first, stop)]
         ids, bits = np.concatenate([d.ids for d in draws]), np.concatenate([d.target for d in draws])
         images = to_tensor(workspace.load(ids, translator.size), translator.device)
         style = torch.cat(
@@ -155,11 +153,18 @@ def _generate(
         for image, target, picture in zip(ids, bits, pixels, strict=True):
             labels = labels_of[int(image)].copy()
             labels[columns] = target
-            items.append(GeneratedImage(pixels=picture, parent=int(image), target=labels, run=translator.run.id))
+            items.append(GeneratedImage(pixels=picture, parent=int(image), target=labels, run=run))
         workspace.add_generated(items)
-        made += len(items)
-        progress.step(made, wanted - have)
-    return made
+
+    began = None
+    while True:
+        with workspace.catalog.held():  # the count decides which draws come next: nobody adds meanwhile
+            have = made_by(workspace.catalog, run)
+            began = have if began is None else began
+            if have >= wanted:
+                return have - began
+            make(have, min(have + batch, wanted))
+        progress.step(min(have + batch, wanted) - began, wanted - began)
 
 
 def neighbour_table(workspace: Workspace, ids: np.ndarray[Any, np.dtype[np.int64]]) -> dict[int, dict[str, Any]]:

@@ -13,6 +13,7 @@ from index_store.errors import RgunitError, UsageError
 from index_store.learned import keep_learned
 from index_store.splits import draw_splits, set_split, told
 from index_store.workspace import GeneratedImage, Workspace
+from tests.catalogs import sealed_only
 
 
 @pytest.fixture
@@ -54,6 +55,15 @@ def test_images_of_a_filter_get_a_split_and_translations_follow(workspace) -> No
     report = set_split(workspace, "Testing", f"id={number}")
     assert (report.changed, report.by_split) == (2, {"test": 1, "train": 39})
     assert set(map(str, workspace.images("origin=generated").split)) == {"test"}
+
+
+def test_translations_that_a_killed_writer_had_sealed_follow_too(workspace) -> None:
+    number = int(workspace.images().ids[0])
+    workspace.close()
+    made = [GeneratedImage(np.zeros((16, 16, 3), np.uint8), number, np.ones(1, np.int8), "r1")]
+    sealed_only(workspace.path, lambda other: other.add_generated(made))
+    with Workspace.open(workspace.path) as again:
+        assert set_split(again, "test", f"id={number}").changed == 2
 
 
 def test_what_runs_learned_from_is_told(workspace) -> None:

@@ -188,9 +188,9 @@ def _take(workspace: Workspace, folder: Path, manifest: Manifest, digest: str, p
 
 def _extend_schema(workspace: Workspace, manifest: Manifest) -> None:
     """The attributes and groups that the model knows."""
-    schema = workspace.schema.extend(manifest.attributes, manifest.groups)
-    if schema != workspace.schema:
-        with workspace.catalog.writing():
+    with workspace.catalog.writing():
+        schema = workspace.schema.extend(manifest.attributes, manifest.groups)
+        if schema != workspace.schema:
             workspace.catalog.write(Record("schema", schema_header(schema)))
 
 

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from index_store.errors import RgunitError
 from index_store.runs import CHECKPOINT
 from index_store.workspace import Workspace
+from tests.catalogs import sealed_only
 from tests.places import ROOT
 from tests.translation.resume import same_after_a_stop
 from tests.translation.small import TINY, USED, Notes, tiny
@@ -402,3 +404,21 @@ def test_fewer_generated_images_then_more_never_repeat_one(staged: Workspace) ->
     assert len({picture.tobytes() for picture in pictures}) == 9
     assert fill_index(staged, tiny(), generated=9, device="cpu").generated == 0
     assert result.vectors == len(staged.images())
+
+
+def test_translations_that_a_killed_build_had_sealed_are_counted_before_more_are_made(
+    template: Path, tmp_path: Path
+) -> None:
+    """Else the same draws would be made twice."""
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    for path in (killed, whole):
+        shutil.copytree(template, path)
+    sealed_only(killed, lambda workspace: fill_index(workspace, tiny(), generated=8, device="cpu"))
+    made = []
+    for path in (killed, whole):
+        with Workspace.open(path) as workspace:
+            fill_index(workspace, tiny(), generated=11, device="cpu")
+            table = workspace.images("origin=generated")
+            made.append([picture.tobytes() for picture in workspace.load(table.ids, 32)])
+            assert len(set(made[-1])) == 11 and workspace.store().verify().ok
+    assert made[0] == made[1]
