@@ -194,21 +194,8 @@ def _payload(reports: list[AddReport], *, shared_labels: bool) -> dict[str, Any]
             for name in ("moved", "replaced", "gone", "dark")
         },
         "understood": understood(report.reading for report in reports),
-        "notes": _notes(reports),
+        "notes": list(dict.fromkeys(note for report in reports for note in report.notes)),
     }
-
-
-def _notes(reports: list[AddReport]) -> list[str]:
-    """What a reader should know: columns that nearly were attributes, pictures that are likely too dark."""
-    notes = list(dict.fromkeys(note for report in reports for note in report.notes))
-    if dark := [path for report in reports for path in report.dark]:
-        which = dark[0] if len(dark) == 1 else f"{len(dark)} pictures of more than 8 bits, the first {dark[0]},"
-        verb = "stays" if len(dark) == 1 else "stay"
-        notes.append(
-            f"{which} {verb} below an eighth of white: if another value is white there, say it: "
-            "`rgunit add PATH --white-level 4095` (for 12 bits)"
-        )
-    return notes
 
 
 def _why_nothing(payload: dict[str, Any]) -> str:

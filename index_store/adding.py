@@ -48,6 +48,7 @@ class Tally:
     rejected: list[Rejection] = field(default_factory=list)
     converted: int = 0
     dark: list[str] = field(default_factory=list)
+    dark_colours: list[str] = field(default_factory=list)
     moved: list[str] = field(default_factory=list)
     replaced: list[str] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
@@ -150,6 +151,8 @@ class Adder:
             self.tally.converted += file.checked.converted
             if file.checked.dark:
                 self.tally.dark.append(str(file.path))
+            if file.checked.dark_colour:
+                self.tally.dark_colours.append(str(file.path))
             row = self._row(file, path)
             there = new[file.sha256][0] if file.sha256 in new else old.get(file.sha256)
             if there is None:

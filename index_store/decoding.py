@@ -35,8 +35,8 @@ _NESTED = re.compile(re.escape(_PNG) + rb"....IHDR(.{8})", re.DOTALL)
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _ORIENTATION = (b"Raw profile type exif", b"XML:com.adobe.xmp")
 _LONGEST_TEXT = 64 * 2**10
-_PACKED = ("WEBP", "AVIF", "JPEG2000")  # of which a few bytes may become a gigabyte
-_MANY, _BYTE_TELLS = 16_000_000, 256  # pixels beyond which a byte has to tell at most so many of them
+_MOST = {"WEBP": 32_000_000, "JPEG2000": 28_000_000}
+"""Pixels of formats that a few bytes make large and whose decoders take 17 to 20 bytes a pixel: at most 600 MB."""
 _BITS, _SAMPLE = 258, 339  # TIFF's BitsPerSample and SampleFormat
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 _UNSIGNED = 1
@@ -79,16 +79,14 @@ def open_image(name: Path | str, data: bytes) -> Image.Image:
         if width * height > LARGEST_PIXELS:
             raise ImageTooLarge(f"{name}: holds a picture of {width} x {height}: too large (at most 64 megapixels)")
     if (canvas := _canvas(data)) is not None:  # memory for all of it is taken as soon as it is opened
-        _check_packed(name, *canvas, len(data))
+        check_size(name, *canvas, most=_MOST["WEBP"], kind="WEBP")
     try:
         image = Image.open(io.BytesIO(without_texts(data)), formats=_formats())
     except UnidentifiedImageError as error:
         raise ImageRefused(f"{name}: not an image that can be read") from error
     except Exception as error:
         raise ImageRefused(f"{name}: not an image that can be read ({_line(error)})") from error
-    check_size(name, *image.size)
-    if image.format in _PACKED:
-        _check_packed(name, *image.size, len(data))
+    check_size(name, *image.size, most=_MOST.get(str(image.format), LARGEST_PIXELS), kind=image.format)
     return image
 
 
@@ -106,21 +104,15 @@ def _canvas(data: bytes) -> tuple[int, int] | None:
     return (width, height) if kind == b"VP8 " else None
 
 
-def _check_packed(name: Path | str, width: int, height: int, size: int) -> None:
-    """Refuse a picture that is too large, or large and said in so few bytes that nothing can be on it."""
-    if width * height > LARGEST_PIXELS:
-        raise ImageRefused(f"{name}: {width} x {height} is too large (at most 64 megapixels)")
-    if width * height > _MANY and width * height > _BYTE_TELLS * size:
-        raise ImageRefused(
-            f"{name}: {width} x {height} from {size} bytes would take far more memory than a photo does: scale it "
-            "down, or save it as JPEG or PNG"
+def check_size(
+    name: Path | str, width: int, height: int, *, most: int = LARGEST_PIXELS, kind: str | None = None
+) -> None:
+    """Refuse what is larger than `most` pixels, the limit of this `kind` of file, or smaller than the limit."""
+    if width * height > most:
+        limit = f"at most {most / 1e6:g} megapixels" + (
+            "" if most == LARGEST_PIXELS else f" as {kind}, 64 as JPEG or PNG"
         )
-
-
-def check_size(name: Path | str, width: int, height: int) -> None:
-    """Refuse what is larger or smaller than the limits."""
-    if width * height > LARGEST_PIXELS:
-        raise ImageTooLarge(f"{name}: {width} x {height} is too large (at most 64 megapixels)")
+        raise ImageTooLarge(f"{name}: {width} x {height} is too large ({limit})")
     if min(width, height) < SMALLEST_SIDE:
         raise ImageRefused(f"{name}: {width} x {height} is too small (at least {SMALLEST_SIDE} pixels a side)")
 
@@ -160,6 +152,12 @@ def _tells_orientation(kind: bytes, body: bytes) -> bool:
 def is_deep(image: Image.Image) -> bool:
     """Whether a picture is grey of more than 8 bits."""
     return image.mode in ("I", "F") or image.mode.startswith("I;16")
+
+
+def is_deep_colour(image: Image.Image) -> bool:
+    """Whether an image that was opened and not yet decoded is colour of 16 bits, of which Pillow gives the upper 8."""
+    raw = [tile.args if isinstance(tile.args, str) else (tile.args or ("",))[0] for tile in getattr(image, "tile", ())]
+    return image.mode != "I;16" and not is_deep(image) and any(";16" in str(mode) for mode in raw)
 
 
 def grey_of(name: Path | str, image: Image.Image, white: float | None) -> npt.NDArray[np.uint8]:

@@ -15,7 +15,16 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from index_store.decoding import DARK, LARGEST_PIXELS, check_size, grey_of, is_deep, open_image, read_file
+from index_store.decoding import (
+    DARK,
+    LARGEST_PIXELS,
+    check_size,
+    grey_of,
+    is_deep,
+    is_deep_colour,
+    open_image,
+    read_file,
+)
 from index_store.errors import ImageRefused, ImageTooLarge
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit is checked before anything is decoded
@@ -30,7 +39,8 @@ Pixels = npt.NDArray[np.uint8]
 class Checked:
     """What a full decode of a file told: size after rotation, and whether it had to be converted to RGB.
 
-    `deep`: it is grey of more than 8 bits; `dark`: deep, and it stays below an eighth of white.
+    `deep`: it is grey of more than 8 bits; `dark`: it stays below an eighth of white, grey whose white was not said or
+    `dark_colour` of 16 bits, whose white cannot be said.
     """
 
     width: int
@@ -38,6 +48,7 @@ class Checked:
     converted: bool
     deep: bool = False
     dark: bool = False
+    dark_colour: bool = False
 
 
 def read_image(path: Path | str, *, size: int | None = None, white: float | None = None) -> Pixels:
@@ -88,10 +99,17 @@ def check_header(path: Path) -> None:
 def check_image(path: Path, data: bytes, white: float | None = None) -> Checked:
     """Decode the bytes of a file in full and return its size; raises ImageRefused with the reason."""
     image = open_image(path, data)
-    deep = is_deep(image)
+    deep, deep_colour = is_deep(image), is_deep_colour(image)
     upright, converted = _upright(path, image, white)
-    dark = deep and white is None and int(np.asarray(upright).max()) < DARK
-    return Checked(upright.width, upright.height, converted, deep, dark)
+    dark_colour = deep_colour and _brightest(image) < DARK
+    dark = dark_colour or (deep and white is None and int(np.asarray(upright).max()) < DARK)
+    return Checked(upright.width, upright.height, converted, deep, dark, dark_colour)
+
+
+def _brightest(image: Image.Image) -> float:
+    """The greatest value of a decoded picture's colours, alpha left aside."""
+    pairs = zip(image.getbands(), np.reshape(image.getextrema(), (-1, 2)), strict=True)
+    return max(float(top) for band, (_, top) in pairs if band not in "Aa")
 
 
 def write_image(

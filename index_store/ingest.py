@@ -39,7 +39,7 @@ Progress = Callable[[int, int], None]
 class AddReport:
     """What `add_images` did; `total` is the number of images in the workspace afterwards.
 
-    `notes`: what a reader should know of the labels. `dark`: deep pictures that stay below an eighth of white. `moved`,
+    `notes`: what a reader should know. `dark`: deep pictures that stay below an eighth of white. `moved`,
     `replaced` and `gone`: images that were found at another place, whose file is another picture now, whose file is
     lost. `updated` images changed, in the columns of `changes` {name: images}. `reading`: how the labels were read.
     """
@@ -148,7 +148,7 @@ def add_images(
         [name for name in missing if is_text(name)],
         rowless,
         tally.converted + sum(sizes.values()) - max(sizes.values(), default=0),
-        list(table.notes) if table else [],
+        [*(table.notes if table else []), *_dark_notes(tally.dark, tally.dark_colours)],
         tally.dark,
         tally.moved,
         tally.replaced,
@@ -157,6 +157,20 @@ def add_images(
         {(quoted(name)): count for name, count in tally.changes.most_common()},
         Reading.of(table, named=bool(named)),
     )
+
+
+def _dark_notes(dark: list[str], colours: list[str]) -> list[str]:
+    """What to say of deep pictures that were likely made for another white: of grey it can be said, of colour not."""
+    coloured, notes = set(colours), []
+    for paths, remedy in (
+        ([path for path in dark if path not in coloured], "say it: `rgunit add PATH --white-level 4095` (for 12 bits)"),
+        (colours, "save it with 8 bits a colour"),
+    ):
+        if paths:
+            which = paths[0] if len(paths) == 1 else f"{len(paths)} pictures of more than 8 bits, the first {paths[0]},"
+            verb = "stays" if len(paths) == 1 else "stay"
+            notes.append(f"{which} {verb} below an eighth of white: if another value is white there, {remedy}")
+    return notes
 
 
 def _whites(wanted: list[tuple[Path, int]], table: LabelTable | None, level: float | None) -> list[float | None]:

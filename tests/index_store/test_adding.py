@@ -2,7 +2,9 @@
 
 import json
 import os
+import struct
 import unicodedata
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +74,30 @@ def test_links_that_lead_back_up_are_not_followed_and_each_picture_counts_once(t
     assert (report.added, report.duplicates, report.rejected) == (2, 0, [])
     csv = table(tmp_path, "image,A\na/1.png,1\ny/2.png,0\n")  # a name may lead through the link
     assert workspace.add_images(tmp_path / "d", attributes=csv).duplicates == 2
+
+
+def test_dark_colour_of_16_bits_is_named_with_what_to_do(tmp_path, workspace):
+    (tmp_path / "d").mkdir()
+    for name, colour in (("dark", 2), ("alpha", 6)):
+        for white in (4095, 65535):
+            (tmp_path / "d" / f"{name}{white}.png").write_bytes(png_of_16_bits(colour, white))
+    report = workspace.add_images(tmp_path / "d", origin="unlabelled", white_level=4095)
+    assert report.dark == [str(tmp_path / "d" / f"{name}4095.png") for name in ("alpha", "dark")]
+    (note,) = report.notes
+    assert note.startswith("2 pictures of more than 8 bits") and note.endswith("save it with 8 bits a colour")
+
+
+def png_of_16_bits(colour: int, white: int) -> bytes:
+    """A PNG of 20 x 20 of a colour type (2: RGB, 6: with alpha, which is opaque), its brightest value `white`."""
+    row = np.full((20, 3 if colour == 2 else 4), 65535, ">u2")
+    row[:, :3] = np.linspace(0, white, 20)[:, None]
+    data = {
+        b"IHDR": struct.pack(">IIBBBBB", 20, 20, 16, colour, 0, 0, 0),
+        b"IDAT": zlib.compress((b"\0" + row.tobytes()) * 20),
+        b"IEND": b"",
+    }
+    parts = [struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in data.items()]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def test_what_is_white_in_deep_grey_can_be_said_and_is_kept_with_the_image(tmp_path, workspace):
