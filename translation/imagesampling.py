@@ -6,7 +6,6 @@ The counterpart of `sampling.py` for methods that draw images of one domain.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from index_store.errors import RgunitError
 from index_store.workspace import Workspace
-from translation.sampling import Draw
+from translation.sampling import Draw, Epochs
 
 
 class ImageSampler:
@@ -39,7 +38,7 @@ class ImageSampler:
         mirror: bool = True,
     ) -> None:
         self.batch, self.noise, self.mirror = batch, noise, mirror
-        self.seed, self.rank, self.world = seed, rank, world
+        self.seed, self.rank = seed, rank
         table = workspace.images(f"split=train origin={'real' if attributes else 'real|unlabelled'} {where}".strip())
         labels = table.labels[:, workspace.schema.indices(attributes)]
         complete = (labels >= 0).all(axis=1)
@@ -50,9 +49,7 @@ class ImageSampler:
                 f"a generator needs at least 2 training images to learn from, and {where or 'the workspace'} has "
                 f"{len(self.ids)}{told}: add images, or choose --target otherwise"
             )
-        self._permutation = lru_cache(maxsize=8)(
-            lambda epoch: np.random.default_rng([seed, 1, epoch]).permutation(len(self.ids))
-        )
+        self._epochs = Epochs(len(self.ids), (seed, 1), batch=batch, rank=rank, world=world)
 
     @property
     def learned(self) -> Sequence[NDArray[np.int64]]:
@@ -61,11 +58,15 @@ class ImageSampler:
 
     def draw(self, step: int) -> Draw:
         """The batch of a step; the same for every call, whatever was drawn before."""
-        n = len(self.ids)
-        positions = (step * self.world + self.rank) * self.batch + np.arange(self.batch)
-        rows = np.array([self._permutation(int(p // n))[p % n] for p in positions])
+        rows = self._epochs.rows(step)
         rng = np.random.default_rng([self.seed, 2, step, self.rank])
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         noise = torch.randn(self.noise[0], self.batch, self.noise[1], generator=generator)
         mirrored = (rng.random(self.batch) < 0.5) & self.mirror
-        return Draw(self.ids[rows], mirrored, self.labels[rows], self.labels[rng.integers(n, size=self.batch)], noise)
+        return Draw(
+            self.ids[rows],
+            mirrored,
+            self.labels[rows],
+            self.labels[rng.integers(len(self.ids), size=self.batch)],
+            noise,
+        )

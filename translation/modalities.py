@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from index_store.errors import RgunitError, UsageError
 from index_store.workspace import ImageTable, Workspace
 from translation.drawings.maps import CLASS_OF, CLASSES, NEARNESS, drawn_parts
-from translation.sampling import Draw
+from translation.sampling import Draw, Epochs
 
 Kind = Literal["colours", "values", "depth", "classes"]
 LUMA = (0.299, 0.587, 0.114)
@@ -105,7 +105,7 @@ class ModalitySampler:
         world: int = 1,
         mirror: bool = True,
     ) -> None:
-        self.batch, self.seed, self.rank, self.world, self.mirror = batch, seed, rank, world, mirror
+        self.batch, self.seed, self.rank, self.mirror = batch, seed, rank, mirror
         table = workspace.images("split=train origin=real|unlabelled")
         self.parts = Parts(table, size) if any(MODALITIES[name].drawn for name in modalities) else None
         ids = table.ids if self.parts is None else table.ids[self.parts.known]
@@ -119,9 +119,10 @@ class ModalitySampler:
                 "each: add images or lower the batch (--set translation.batch)"
             )
         self.labels: NDArray[np.int8] = np.zeros((1, 0), np.int8)
-        self._permutation = lru_cache(maxsize=16)(
-            lambda other, epoch: np.random.default_rng([seed, 1, other, epoch]).permutation(len(self.ids[other]))
-        )
+        self._epochs = [
+            Epochs(len(ids), (seed, 1, other), batch=batch, rank=rank, world=world)
+            for other, ids in enumerate(self.ids)
+        ]
 
     @property
     def learned(self) -> Sequence[NDArray[np.int64]]:
@@ -131,9 +132,7 @@ class ModalitySampler:
     def draw(self, step: int) -> Draw:
         """The batch of a step; `domains` are the modality and the anchor, 0."""
         turn, other = divmod(step, len(self.ids))
-        n = len(self.ids[other])
-        positions = (turn * self.world + self.rank) * self.batch + np.arange(self.batch)
-        ids = self.ids[other][np.array([self._permutation(other, int(p // n))[p % n] for p in positions])]
+        ids = self.ids[other][self._epochs[other].rows(turn)]
         mirrored = (np.random.default_rng([self.seed, 2, step, self.rank]).random(self.batch) < 0.5) & self.mirror
         parts = None if self.parts is None else self.parts.of(ids)
         if parts is not None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from index_store.attributes import AttributeSchema
 from index_store.errors import RgunitError, UsageError
 from index_store.names import quoted
 from index_store.workspace import Workspace
-from translation.sampling import Draw
+from translation.sampling import Draw, Epochs
 
 Pair = tuple[int, int]
 
@@ -91,7 +90,7 @@ class PairSampler:
         mirror: bool = True,
     ) -> None:
         self.pairs = list(pairs)
-        self.batch, self.seed, self.rank, self.world, self.mirror = batch, seed, rank, world, mirror
+        self.batch, self.seed, self.rank, self.mirror = batch, seed, rank, mirror
         table = workspace.images("split=train origin=real")
         labels = table.labels[:, workspace.schema.indices(attributes)]
         domain = members(labels)
@@ -104,11 +103,11 @@ class PairSampler:
                     "domain out of --attributes-used"
                 )
         self.labels: NDArray[np.int8] = np.eye(len(attributes), dtype=np.int8)[domain[domain >= 0]]
-        self._permutation = lru_cache(maxsize=32)(
-            lambda pair, domain, epoch: np.random.default_rng([seed, 1, pair, domain, epoch]).permutation(
-                len(self.ids[domain])
-            )
-        )
+        self._epochs = {
+            (pair, domain): Epochs(len(self.ids[domain]), (seed, 1, pair, domain), batch=batch, rank=rank, world=world)
+            for pair, domains in enumerate(self.pairs)
+            for domain in domains
+        }
 
     @property
     def learned(self) -> Sequence[NDArray[np.int64]]:
@@ -118,12 +117,9 @@ class PairSampler:
     def draw(self, step: int) -> Draw:
         """The batch of a step; the same for every call, whatever was drawn before."""
         turn, pair = divmod(step, len(self.pairs))
-        positions = (turn * self.world + self.rank) * self.batch + np.arange(self.batch)
         ids, labels = [], []
         for domain in self.pairs[pair]:
-            n = len(self.ids[domain])
-            rows = [self._permutation(pair, domain, int(p // n))[p % n] for p in positions]
-            ids.append(self.ids[domain][np.array(rows)])
+            ids.append(self.ids[domain][self._epochs[pair, domain].rows(turn)])
             labels.append(np.tile(np.eye(len(self.ids), dtype=np.int8)[domain], (self.batch, 1)))
         mirrored = (np.random.default_rng([self.seed, 2, step, self.rank]).random((2, self.batch)) < 0.5) & self.mirror
         return Draw(

@@ -90,6 +90,22 @@ class Draw:
     parts: NDArray[np.uint8] | None = None
 
 
+class Epochs:
+    """Which of n images each step draws: epoch after epoch, each a permutation that (key, epoch) decides.
+
+    `world` processes share an epoch; each draws a `batch` a step.
+    """
+
+    def __init__(self, n: int, key: tuple[int, ...], *, batch: int, rank: int, world: int) -> None:
+        self.n, self.batch, self.rank, self.world = n, batch, rank, world
+        self._permutation = lru_cache(maxsize=4)(lambda epoch: np.random.default_rng([*key, epoch]).permutation(n))
+
+    def rows(self, step: int) -> NDArray[np.int64]:
+        """int64 [batch] in [0, n)."""
+        positions = (step * self.world + self.rank) * self.batch + np.arange(self.batch)
+        return np.array([self._permutation(int(p // self.n))[p % self.n] for p in positions])
+
+
 class Sampler(Protocol):
     """Where the batches of a training come from."""
 
@@ -127,7 +143,7 @@ class LabelSampler:
         labels = table.labels[:, workspace.schema.indices(attributes)]
         known = (labels >= 0).any(axis=1)
         self.ids, self.labels = table.ids[known], labels[known]
-        self.batch, self.seed, self.rank, self.world, self.mirror = batch, seed, rank, world, mirror
+        self.batch, self.seed, self.rank, self.mirror = batch, seed, rank, mirror
         self.groups, self.noise = groups, noise
         if len(self.ids) < 2:
             splits = sorted(set(map(str, workspace.images("origin=real").split)) - {"train"})
@@ -158,9 +174,7 @@ class LabelSampler:
                 )
         counted = self.labels >= 0
         self.prior = (self.labels == 1).sum(0) / np.maximum(counted.sum(0), 1)
-        self._permutation = lru_cache(maxsize=4)(
-            lambda epoch: np.random.default_rng([seed, 1, epoch]).permutation(len(self.ids))
-        )
+        self._epochs = Epochs(len(self.ids), (seed, 1), batch=batch, rank=rank, world=world)
 
     @property
     def learned(self) -> Sequence[NDArray[np.int64]]:
@@ -169,11 +183,9 @@ class LabelSampler:
 
     def draw(self, step: int) -> Draw:
         """The batch of a step; the same for every call, whatever was drawn before."""
-        n = len(self.ids)
-        positions = (step * self.world + self.rank) * self.batch + np.arange(self.batch)
-        rows = np.array([self._permutation(int(p // n))[p % n] for p in positions])
+        rows = self._epochs.rows(step)
         rng = np.random.default_rng([self.seed, 2, step, self.rank])
-        others = (rows + rng.integers(1, n, self.batch)) % n
+        others = (rows + rng.integers(1, len(self.ids), self.batch)) % len(self.ids)
         target = self.labels[others]
         guessed = (rng.random(target.shape) < self.prior).astype(np.int8)
         target = exclusive(np.where(target < 0, guessed, target), target, self.groups)
@@ -238,7 +250,7 @@ class DomainSampler:
         world: int = 1,
         mirror: bool = True,
     ) -> None:
-        self.batch, self.seed, self.rank, self.world, self.mirror = batch, seed, rank, world, mirror
+        self.batch, self.seed, self.rank, self.mirror = batch, seed, rank, mirror
         columns = workspace.schema.indices(attributes)
         self.ids: list[NDArray[np.int64]] = []
         tables = []
@@ -258,9 +270,10 @@ class DomainSampler:
                 "--target that exclude each other"
             )
         self.labels, self._targets = tables
-        self._permutation = lru_cache(maxsize=8)(
-            lambda domain, epoch: np.random.default_rng([seed, 1, domain, epoch]).permutation(len(self.ids[domain]))
-        )
+        self._epochs = [
+            Epochs(len(ids), (seed, 1, domain), batch=batch, rank=rank, world=world)
+            for domain, ids in enumerate(self.ids)
+        ]
 
     @property
     def learned(self) -> Sequence[NDArray[np.int64]]:
@@ -269,11 +282,7 @@ class DomainSampler:
 
     def draw(self, step: int) -> Draw:
         """The batch of a step; the same for every call, whatever was drawn before."""
-        positions = (step * self.world + self.rank) * self.batch + np.arange(self.batch)
-        rows = []
-        for domain, ids in enumerate(self.ids):
-            n = len(ids)
-            rows.append(np.array([self._permutation(domain, int(p // n))[p % n] for p in positions]))
+        rows = [epochs.rows(step) for epochs in self._epochs]
         mirrored = (np.random.default_rng([self.seed, 2, step, self.rank]).random((2, self.batch)) < 0.5) & self.mirror
         return Draw(
             self.ids[0][rows[0]],

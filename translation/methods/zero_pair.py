@@ -9,7 +9,7 @@ pseudo-pairs, made by the anchor's translations, train the unseen ones directly.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from pydantic import Field
@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from index_store.attributes import AttributeSchema
 from translation import objectives
 from translation.methods import About, Curves, Draws, Loss, Player, Sections, Stage, Steps
+from translation.methods.mix_match import Networks as DomainNetworks
 from translation.modalities import MODALITIES, check_modalities, seen_as
 from translation.networks.blocks import initialise
-from translation.networks.mix_match import Latent, ModalDecoder, ModalEncoder, Norm, Side, noisy
+from translation.networks.mix_match import Latent, ModalDecoder, ModalEncoder, Side, noisy
 from translation.networks.resnet import PatchDiscriminator
 from translation.objectives.modal import berhu, cross_entropy, squared_difference
 from translation.sampling import Batch
@@ -30,23 +31,15 @@ if TYPE_CHECKING:
     from translation.config import Config
 
 
-class Networks(Section):
+class Networks(DomainNetworks):
     """Of each modality; `width` multiplies every channel count."""
 
     modalities: tuple[str, ...] = Field(
         ("rgb", "depth", "segmentation"), description="the first is the anchor; depth and segmentation: of drawn faces"
     )
-    width: float = Field(1.0, gt=0)
-    encoder_blocks: int = Field(6, ge=0, description="residual blocks")
-    decoder_blocks: int = Field(6, ge=0)
-    pools: int = Field(3, ge=1, le=5, description="2×2 max-pools: 3 leave a map of 16×16 of 128 px")
-    kernel: Literal[3, 5, 7] = Field(7, description="of the convolutions before the pools and behind the unpools")
-    norm: Norm = Field("instance", description="instance, the paper's, or layer, which keeps levels of colour")
     side: Side = Field(
         "pooling", description="what decoders other than RGB's are told: pooling (indices), skip (maps) or none"
     )
-    discriminator_width: float = Field(1.0, gt=0)
-    discriminator_layers: int = Field(3, ge=1, le=5, description="halvings; at small sizes fewer are in use")
 
 
 class Weights(Section):

@@ -27,6 +27,12 @@ def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, padding
     return nn.Conv2d(inputs, outputs, kernel, stride, padding, padding_mode="reflect")
 
 
+def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    """Three linear layers with ReLU between them: what gives a decoder its norms' scales and shifts."""
+    first, second = nn.Linear(inputs, hidden), nn.Linear(hidden, hidden)
+    return nn.Sequential(first, nn.ReLU(inplace=True), second, nn.ReLU(inplace=True), nn.Linear(hidden, outputs))
+
+
 class LayerNorm(nn.Module):
     """Layer norm over (C, h, w) of each image with a scale and shift a channel, as MUNIT defines it."""
 

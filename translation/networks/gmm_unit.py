@@ -21,6 +21,7 @@ from translation.networks.blocks import (
     Start,
     convolution,
     instance_norm,
+    mlp,
     scaled,
     upsample,
 )
@@ -114,13 +115,9 @@ class Generator(nn.Module):
         super().__init__()
         a, b, c = (scaled(n, width) for n in (64, 128, 256))
         self.channels, hidden = c, scaled(256, width)
-        self.mlp = nn.Sequential(
-            nn.Linear(STYLE_PER_ATTRIBUTE * attributes, hidden),
-            nn.ReLU(inplace=True),
-            nn.Linear(hidden, hidden),
-            nn.ReLU(inplace=True),
-            nn.Linear(hidden, blocks * 4 * c),  # a scale and a shift for each of a block's two norms
-        )
+        self.mlp = mlp(
+            STYLE_PER_ATTRIBUTE * attributes, hidden, blocks * 4 * c
+        )  # a scale and a shift for each of a block's two norms
         self.blocks = nn.ModuleList(AdaINBlock(c) for _ in range(blocks))
         self.up = nn.ModuleList(
             nn.Sequential(convolution(inputs, outputs, 5), LayerNorm(outputs), nn.ReLU(inplace=True))

@@ -10,7 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from translation.networks.blocks import InstanceNorm, LayerNorm, ResidualBlock, Start, convolution, scaled, upsample
+from translation.networks.blocks import (
+    InstanceNorm,
+    LayerNorm,
+    ResidualBlock,
+    Start,
+    convolution,
+    mlp,
+    scaled,
+    upsample,
+)
 from translation.networks.blocks import initialise as initialise_layers
 from translation.networks.gmm_unit import AdaINBlock
 
@@ -69,13 +78,7 @@ class DomainDecoder(nn.Module):
         super().__init__()
         a, b, c = (scaled(n, width) for n in (64, 128, 256))
         self.channels, self.pooling, hidden = c, pooling, scaled(256, width)
-        self.mlp = nn.Sequential(
-            nn.Linear(numbers, hidden),
-            nn.ReLU(inplace=True),
-            nn.Linear(hidden, hidden),
-            nn.ReLU(inplace=True),
-            nn.Linear(hidden, blocks * 4 * c),  # a scale and a shift for each of a block's two norms
-        )
+        self.mlp = mlp(numbers, hidden, blocks * 4 * c)  # a scale and a shift for each of a block's two norms
         self.blocks = nn.ModuleList(AdaINBlock(c) for _ in range(blocks))
         self.up = nn.ModuleList(
             nn.Sequential(convolution(inputs, outputs, 5), LayerNorm(outputs), nn.ReLU(inplace=True))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from translation.networks.blocks import ResidualBlock, convolution, instance_norm, scaled
+from translation.networks.blocks import ResidualBlock, convolution, instance_norm, mlp, scaled
 from translation.networks.conditional import Painter
 
 
@@ -61,13 +61,7 @@ class AttentiveGenerator(nn.Module):
         self.blocks = nn.ModuleList(ConditionalNormBlock(c) for _ in range(blocks))
         hidden = scaled(256, width)
         if norms:
-            self.mlp = nn.Sequential(
-                nn.Linear(noise, hidden),
-                nn.ReLU(inplace=True),
-                nn.Linear(hidden, hidden),
-                nn.ReLU(inplace=True),
-                nn.Linear(hidden, blocks * 4 * c),
-            )
+            self.mlp = mlp(noise, hidden, blocks * 4 * c)
         else:
             # A ReLU behind it: the blocks' norms would take constants out again, and noise would change nothing.
             self.enter = nn.Sequential(convolution(c + noise, c, 3), nn.ReLU(inplace=True))
