@@ -6,6 +6,7 @@ The one idea: whatever was read stays until a commit of any process makes it old
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 
@@ -125,7 +126,11 @@ class Live:
         segments = _grow(segments, small)
         ids = np.concatenate([segment.ids for segment in segments]) if segments else np.zeros(0, np.int64)
         places = find(state.ids, ids)
-        return Table(info, tuple(segments), ids, places, int((places >= 0).sum()))
+        if np.array_equal(ids, state.ids):  # every image has a vector, in the order of ids: one array for all
+            ids = state.ids
+        stops = np.cumsum([len(segment.ids) for segment in segments])
+        shared = [replace(one, ids=ids[end - len(one.ids) : end]) for one, end in zip(segments, stops, strict=True)]
+        return Table(info, tuple(shared), ids, places, int((places >= 0).sum()))
 
     def cells(self, table: Table) -> list[Cells | None]:
         """Return the cells of each segment, None for one without."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 CHUNK = 65_536  # rows gathered at a time where a subset is too large to keep
 SMALL_BUDGET = 64 * 2**20
+KEPT_BYTES = 20  # of each vector in the table, for the vectors of recent filters, where that is more
 FILTERS = 256  # filters whose rows are kept
 RECENT = 64  # searches within which a subset counts as in use
 
@@ -97,13 +98,13 @@ class Subsets:
         wanted = state.schema.filter(where)
         rows = table.rows
         if wanted.everything:
-            places = np.flatnonzero(rows >= 0)
+            places = rows if table.in_order else np.flatnonzero(rows >= 0)
         else:
             mask = state.mask(wanted)
             places = np.flatnonzero(mask[rows] & (rows >= 0)) if len(mask) else np.zeros(0, np.int64)
         subset = Subset(places, len(rows), self)
         with self._guard:
-            self._budget = max(SMALL_BUDGET, rows.size * table.info.dim)  # a quarter of the vectors
+            self._budget = max(SMALL_BUDGET, rows.size * KEPT_BYTES)
             subset.last_used = self._clock
             for old in [old for old in self._held if old[0] != state.sequence]:
                 del self._held[old]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from index_store.errors import CatalogDamaged, RgunitError
 Ids = npt.NDArray[np.int64]
 Bits = npt.NDArray[np.uint8]
 Vectors = npt.NDArray[np.float32]
+Codes = npt.NDArray[np.uint8] | npt.NDArray[np.int32]
 
 BIG_SEGMENT = 16_384  # rows from which a shard is searched where it lies; smaller ones are gathered in memory
 COLUMNS = "id, known, value, split, origin"
@@ -66,6 +68,11 @@ class Table:
         """Whether no row of it was removed."""
         return self.alive == len(self.ids)
 
+    @cached_property
+    def in_order(self) -> bool:
+        """Whether its rows are those of the state from the first on, one for one."""
+        return self.whole and np.array_equal(self.rows, np.arange(len(self.rows)))
+
     def gather(self, places: Ids) -> Vectors:
         """Return the vectors at places of the concatenation, float32 [n, d], in that order."""
         if len(self.segments) == 1:
@@ -105,8 +112,8 @@ class State:
     ids: Ids
     known: Bits
     value: Bits
-    split: npt.NDArray[np.int32]
-    origin: npt.NDArray[np.int32]
+    split: Codes
+    origin: Codes
     names: tuple[str, ...]
     encoders: tuple[EncoderInfo, ...]
     shards: tuple[tuple[int, str, int], ...]  # (encoder, file, rows) of those that hold vectors
@@ -158,8 +165,8 @@ def read_state(catalog: Catalog, connection: sa.Connection, before: State | None
         before.ids,
         np.pad(before.known, pad) if pad[1][1] else before.known,
         np.pad(before.value, pad) if pad[1][1] else before.value,
-        before.split,
-        before.origin,
+        _short(before.split, names),
+        _short(before.origin, names),
     ]
     update: list[npt.NDArray[Any]] = [ids, known, value, split, origin]
     if gone:
@@ -177,7 +184,12 @@ def read_state(catalog: Catalog, connection: sa.Connection, before: State | None
     return State(sequence, schema, *merged, names, infos, files, default)
 
 
-Columns = tuple[Ids, Bits, Bits, npt.NDArray[np.int32], npt.NDArray[np.int32], tuple[str, ...]]
+Columns = tuple[Ids, Bits, Bits, Codes, Codes, tuple[str, ...]]
+
+
+def _short(codes: Codes, names: Sequence[str]) -> Codes:
+    """Codes into `names` in as few bytes as these allow."""
+    return codes.astype(np.uint8, copy=False) if len(names) <= 256 else codes.astype(np.int32, copy=False)
 
 
 def _rows_from_log(catalog: Catalog, connection: sa.Connection, width: int) -> Columns | None:
@@ -222,15 +234,16 @@ def _rows_from_log(catalog: Catalog, connection: sa.Connection, width: int) -> C
     if len(removed):
         keep = ~np.isin(merged[0], removed)
         merged = [column[keep] for column in merged]
-    return merged[0], merged[1], merged[2], merged[3], merged[4], tuple(codes)
+    names = tuple(codes)
+    return merged[0], merged[1], merged[2], _short(merged[3], names), _short(merged[4], names), names
 
 
-def _rows(connection: sa.Connection, where: str, values: tuple[int, ...], width: int, names: Sequence[str]) -> Columns:
+def _rows(connection: sa.Connection, where: str, values: tuple[int, ...], width: int, before: Sequence[str]) -> Columns:
     """Read image rows as columns."""
     cursor = connection.exec_driver_sql(f"SELECT {COLUMNS} FROM images {where} ORDER BY id", values).cursor
     rows = cursor.fetchall() if cursor is not None else []  # the driver's own: a third of the time for 100k rows
     ids, known, value, split, origin = zip(*rows, strict=True) if rows else ((), (), (), (), ())
-    codes = {name: code for code, name in enumerate(names)}
+    codes = {name: code for code, name in enumerate(before)}
     for name in sorted(set(split) | set(origin)):
         codes.setdefault(name, len(codes))
     count = len(rows)
@@ -240,8 +253,9 @@ def _rows(connection: sa.Connection, where: str, values: tuple[int, ...], width:
         raise CatalogDamaged(
             Path(str(connection.engine.url.database)), "labels of another width than the schema's"
         ) from error
-    texts = [np.fromiter(map(codes.__getitem__, column), np.int32, count) for column in (split, origin)]
-    return np.array(ids, np.int64), masks[0], masks[1], texts[0], texts[1], tuple(codes)
+    names = tuple(codes)
+    texts = [_short(np.fromiter(map(codes.__getitem__, column), np.int32, count), names) for column in (split, origin)]
+    return np.array(ids, np.int64), masks[0], masks[1], texts[0], texts[1], names
 
 
 def resolve_encoder(state: State, wanted: str | None) -> EncoderInfo:
