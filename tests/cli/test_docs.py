@@ -62,7 +62,7 @@ def test_the_readmes_store_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     assert "rows" in capsys.readouterr().out
 
 
-def test_every_preset_of_the_guide_is_there() -> None:
-    text = (ROOT / "docs" / "guide.md").read_text()
+def test_every_preset_is_in_the_documents() -> None:
+    text = (ROOT / "docs" / "training.md").read_text()
     for preset in (ROOT / "translation" / "presets").glob("*.toml"):
         assert f"| `{preset.stem}` |" in text
