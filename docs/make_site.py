@@ -1,0 +1,118 @@
+"""What the site (mkdocs.yml) has beside the pages of this folder: the commands' reference and the list of changes.
+
+The one idea: the reference is asked of the command line itself while the site is built, so it cannot be out of date.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+REFERENCE = "<!-- the reference of all commands stands here on the site -->"
+
+
+def commands() -> Iterator[tuple[Any, Any]]:
+    """Every command that can be called, with its context; those of a group behind the group."""
+    import typer
+
+    from cli.main import app
+
+    def below(command: Any, context: Any) -> Iterator[tuple[Any, Any]]:
+        yield command, context
+        for name, one in getattr(command, "commands", {}).items():
+            if not one.hidden:
+                yield from below(one, one.context_class(one, info_name=name, parent=context))
+
+    top = typer.main.get_command(app)
+    yield from below(top, top.context_class(top, info_name="rgunit"))
+
+
+def reference() -> str:
+    """The commands as Markdown: what each does, its arguments and options, examples."""
+    return "\n".join(_section(command, context) for command, context in commands())
+
+
+def _section(command: Any, context: Any) -> str:
+    name = context.command_path
+    lines = [f"## {name if ' ' in name else 'Options of every command'}", "", _prose(command.help or ""), ""]
+    usage = command.get_usage(context).removeprefix("Usage: ")
+    lines += ["```text", re.sub(r"\s+", " ", usage), "```", ""]
+    rows = [(one, one.get_help_record(context)) for one in command.get_params(context) if one.name != "help"]
+    shown = [(one, record) for one, record in rows if record]
+    if shown:
+        lines += ["| option | |", "|---|---|"]
+        for one, (spelt, told) in shown:
+            spelt = re.sub(r" <.*>$", "", spelt) if one.param_type_name == "argument" else spelt
+            lines.append(f"| {_code(spelt)} | {_cell(told)} |")
+        lines.append("")
+    groups = getattr(command, "commands", {})
+    if groups:
+        lines += ["| command | |", "|---|---|"]
+        for short, one in groups.items():
+            path = f"{name} {short}"
+            told = one.short_help or (one.help or "").split("\n\n")[0]
+            lines.append(f"| [`{path}`](#{path.replace(' ', '-')}) | {_cell(told)} |")
+        lines.append("")
+    examples = [line[2:] for line in (command.epilog or "").splitlines() if line.startswith("  ")]
+    if examples:
+        lines += [*(f"    {line}" for line in examples), ""]
+    return "\n".join(lines)
+
+
+def _prose(text: str) -> str:
+    """Help as paragraphs; `\\b` marks one whose lines stay as they are."""
+    parts = []
+    for part in re.split(r"\n\s*\n", text.strip()):
+        if part.lstrip().startswith("\b"):
+            parts.append("```text\n" + part.replace("\b", "").strip("\n") + "\n```")
+        else:
+            parts.append(_plain(re.sub(r"\s+", " ", part)))
+    return "\n\n".join(parts)
+
+
+def _plain(text: str) -> str:
+    """Text in which Markdown has nothing to read."""
+    return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", text.strip())
+
+
+def _cell(text: str) -> str:
+    return _plain(re.sub(r"\s+", " ", text))
+
+
+def _code(text: str) -> str:
+    """Code in the cell of a table."""
+    return f"<code>{text.replace('&', '&amp;').replace('<', '&lt;').replace('|', '&#124;')}</code>"
+
+
+def changes() -> str:
+    """CHANGELOG.md as a page of this folder."""
+    return (ROOT / "CHANGELOG.md").read_text().replace("](docs/", "](")
+
+
+def for_the_site(text: str) -> str:
+    """A page whose links to files outside this folder, which have no page, are no links."""
+    text = text.replace("](../CHANGELOG.md", "](changes.md")
+    # Code in a list stands six columns in; Python-Markdown asks for eight.
+    text = re.sub(r"(?<=\n\n)(?: {6,}\S.*\n)+", lambda block: re.sub(r"^", "  ", block[0], flags=re.M)[:-2], text)
+    return re.sub(r"\[((?:[^\[\]]|\[[^\]]*\])+)\]\((?:\.\./)+[^)]*\)", r"\1", text)
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """MkDocs: one page more."""
+    from mkdocs.structure.files import File
+
+    files.append(File.generated(config, "changes.md", content=changes()))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """MkDocs: a page before it is rendered."""
+    if REFERENCE in markdown:
+        return markdown.replace(REFERENCE, reference())
+    # Pages of a folder below link to those here by `../`.
+    return for_the_site(markdown) if "/" not in page.file.src_uri else markdown
