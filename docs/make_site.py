@@ -86,7 +86,7 @@ def _cell(text: str) -> str:
 
 def _code(text: str) -> str:
     """Code in the cell of a table."""
-    return f"<code>{text.replace('&', '&amp;').replace('<', '&lt;').replace('|', '&#124;')}</code>"
+    return f'<code class="option">{text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "&#124;")}</code>'
 
 
 def changes() -> str:
@@ -112,6 +112,7 @@ def on_files(files: Any, config: Any) -> Any:
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """MkDocs: a page before it is rendered."""
+    markdown = re.sub(r"^\*As plain text this page ends here.*\n", "", markdown, flags=re.MULTILINE)
     if REFERENCE in markdown:
         return markdown.replace(REFERENCE, reference())
     # Pages of a folder below link to those here by `../`.
