@@ -42,7 +42,7 @@ bench: $(READY) ## timings of this machine: store, train_step, train_retrieval (
 	@for name in $(BENCH); do echo "== benchmarks/$$name.py"; $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 docs: $(DOCS_READY) ## the documentation as a site, in site/ (open site/index.html)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "site/index.html"
 
 $(DOCS_READY): $(READY) requirements/docs.txt

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
 REFERENCE = "<!-- the reference of all commands stands here on the site -->"
 
 
 def commands() -> Iterator[tuple[Any, Any]]:
     """Every command that can be called, with its context; those of a group behind the group."""
+    if str(ROOT) not in sys.path:  # MkDocs takes back what is added while this file is loaded
+        sys.path.insert(0, str(ROOT))
     import typer
 
     from cli.main import app
