@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+OPTION = ' class="option"'  # what assets/site.css does not break
 REFERENCE = "<!-- the reference of all commands stands here on the site -->"
 
 
@@ -49,7 +50,7 @@ def _section(command: Any, context: Any) -> str:
         lines += ["| option | |", "|---|---|"]
         for one, (spelt, told) in shown:
             spelt = re.sub(r" <.*>$", "", spelt) if one.param_type_name == "argument" else spelt
-            lines.append(f"| {_code(spelt)} | {_cell(told)} |")
+            lines.append(f"| {_code(spelt, OPTION)} | {_cell(told)} |")
         lines.append("")
     groups = getattr(command, "commands", {})
     if groups:
@@ -77,17 +78,21 @@ def _prose(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text in which Markdown has nothing to read."""
-    return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", text.strip())
+    """Text in which Markdown has nothing to read but code in backticks."""
+    parts = re.split(r"`([^`]+)`", text.strip())
+    parts[::2] = [re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", part) for part in parts[::2]]
+    parts[1::2] = [_code(part) for part in parts[1::2]]
+    return "".join(parts)
 
 
 def _cell(text: str) -> str:
     return _plain(re.sub(r"\s+", " ", text))
 
 
-def _code(text: str) -> str:
-    """Code in the cell of a table."""
-    return f'<code class="option">{text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "&#124;")}</code>'
+def _code(text: str, kind: str = "") -> str:
+    """Code that may stand in the cell of a table."""
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "&#124;")
+    return f"<code{kind}>{text}</code>"
 
 
 def changes() -> str:
