@@ -1,10 +1,12 @@
-"""What the site (mkdocs.yml) has beside the pages of this folder: the commands' reference and the list of changes.
+"""What the site (mkdocs.yml) has beside the pages of this folder: all commands, all settings, the list of changes.
 
-The one idea: the reference is asked of the command line itself while the site is built, so it cannot be out of date.
+The one idea: both references are made while the site is built, of the command line itself and of the classes that
+check settings (read, not imported: that would take torch), so they cannot be out of date.
 """
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 from collections.abc import Iterator
@@ -13,7 +15,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 OPTION = ' class="option"'  # what assets/site.css does not break
-REFERENCE = "<!-- the reference of all commands stands here on the site -->"
+COMMANDS = "<!-- the reference of all commands stands here on the site -->"
+SETTINGS = "<!-- the reference of all settings stands here on the site -->"
 
 
 def commands() -> Iterator[tuple[Any, Any]]:
@@ -95,6 +98,83 @@ def _code(text: str, kind: str = "") -> str:
     return f"<code{kind}>{text}</code>"
 
 
+def settings() -> str:
+    """The settings as Markdown: those of every method by section, then those that a method brings."""
+    config = _classes(ROOT / "translation" / "config.py")
+    shared = {
+        **_classes(ROOT / "translation" / "sections.py"),
+        **_classes(ROOT / "retrieval" / "config.py"),
+        **_classes(ROOT / "translation" / "evaluation" / "config.py"),
+    }
+    lines = ["## Of every method", ""]
+    for name, kind in _annotations(config["Config"]):
+        section = shared.get(kind.rstrip("]").rpartition("[")[2])
+        if section and section.name != "Section":
+            lines += _table(f"### {name}", section, name, shared)
+    lines += ["## What a method brings", ""]
+    for file in sorted((ROOT / "translation" / "methods").glob("*.py")):
+        classes = _classes(file)
+        found = re.search(r"Sections\(\s*(\w+), (\w+), (\w+)(?:, (\{.*?\}))?\s*\)$", file.read_text(), re.MULTILINE)
+        if not found:
+            continue
+        lines += [f"### {file.stem}", ""]
+        own = dict(re.findall(r'"(\w+)": (\w+)', found[4] or ""))
+        for name, kind in {"networks": found[1], "translation": found[2], "guided": found[3], **own}.items():
+            if kind in classes:  # a stage of its own has what every stage has
+                lines += _table("", classes[kind], name, {**shared, **classes} if name in own else classes)
+    return "\n".join(lines)
+
+
+def _classes(file: Path) -> dict[str, ast.ClassDef]:
+    return {node.name: node for node in ast.parse(file.read_text()).body if isinstance(node, ast.ClassDef)}
+
+
+def _annotations(section: ast.ClassDef) -> Iterator[tuple[str, str]]:
+    for node in section.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            yield node.target.id, ast.unparse(node.annotation)
+
+
+def _table(heading: str, section: ast.ClassDef, path: str, classes: dict[str, ast.ClassDef]) -> list[str]:
+    """The settings of a section by their whole names, with their defaults; those of a `weights` in it too."""
+    rows = _rows(section, path, classes)
+    about = _plain(re.sub(r"\s+", " ", ast.get_docstring(section) or ""))
+    table = ["| setting | default | |", "|---|---|---|", *rows.values(), ""] if rows else []
+    return [*([heading, ""] if heading else []), *([about, ""] if about else []), *table]
+
+
+def _rows(section: ast.ClassDef, path: str, classes: dict[str, ast.ClassDef]) -> dict[str, str]:
+    """The row of each setting, those of known base classes first (stage 3 has stage 1's, which stand there)."""
+    rows: dict[str, str] = {}
+    for base in section.bases:
+        if isinstance(base, ast.Name) and base.id in classes and not path.startswith("guided"):
+            rows |= _rows(classes[base.id], path, classes)
+    for node in section.body:
+        if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name) or node.value is None:
+            continue
+        name, default, told = f"{path}.{node.target.id}", node.value, ""
+        if isinstance(default, ast.Call) and isinstance(default.func, ast.Name):
+            if default.func.id in classes:
+                rows |= _rows(classes[default.func.id], name, classes)
+                continue
+            given = {word.arg: word.value for word in default.keywords}
+            told = ast.literal_eval(given["description"]) if "description" in given else ""
+            found = default.args[0] if default.args else given.get("default")
+            if found is None:  # a section that a method brings
+                continue
+            default = found
+        annotation = ast.unparse(node.annotation)
+        if annotation.startswith("Literal["):
+            told += f"{'; ' if told else ''}one of {annotation[8:-1]}".replace("'", "")
+        rows[name] = f"| {_code(name, OPTION)} | {_code(_default(default))} | {_cell(told)} |"
+    return rows
+
+
+def _default(value: ast.expr) -> str:
+    text = "all" if isinstance(value, ast.Name) else ast.unparse(value).strip("'")
+    return {"None": "none", "()": "none", "": "none", "True": "true", "False": "false"}.get(text, text)
+
+
 def changes() -> str:
     """CHANGELOG.md as a page of this folder."""
     return (ROOT / "CHANGELOG.md").read_text().replace("](docs/", "](")
@@ -119,7 +199,7 @@ def on_files(files: Any, config: Any) -> Any:
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """MkDocs: a page before it is rendered."""
     markdown = re.sub(r"^\*As plain text this page ends here.*\n", "", markdown, flags=re.MULTILINE)
-    if REFERENCE in markdown:
-        return markdown.replace(REFERENCE, reference())
+    if COMMANDS in markdown or SETTINGS in markdown:
+        return markdown.replace(COMMANDS, reference()).replace(SETTINGS, settings())
     # Pages of a folder below link to those here by `../`.
     return for_the_site(markdown) if "/" not in page.file.src_uri else markdown

@@ -7,6 +7,7 @@ import ast
 import re
 import shlex
 import sys
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,7 @@ from PIL import Image
 from cli.settings import globals_first
 from tests.places import ROOT
 from tests.scripts import load
+from translation.methods import DEFAULT, METHODS
 
 DOCS = ROOT / "docs"
 DOCUMENTS = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
@@ -120,6 +122,33 @@ def test_the_reference_has_every_command_and_its_examples_are_commands(
     table = (DOCS / "commands.md").read_text()
     for name in headings:
         assert f"`{' '.join(name.split()[:2])}`" in table, f"docs/commands.md does not say what {name} is for"
+
+
+def test_the_reference_has_every_setting_of_every_preset(site) -> None:
+    """Methods' own settings too: all of `gmm_unit`'s and, by its preset, each other one's."""
+    shared, _, own = site.settings().partition("## What a method brings")
+    parts = dict(re.findall(r"^### (\w+)\n(.*?)(?=^### |\Z)", own, re.DOTALL | re.MULTILINE))
+    assert set(parts) == set(METHODS)
+
+    def keys(settings: dict[str, Any], path: str = "") -> Iterator[str]:
+        for name, value in settings.items():
+            if isinstance(value, dict):
+                yield from keys(value, f"{path}{name}.")
+            elif path:
+                yield f"{path}{name}"
+
+    for preset in (ROOT / "translation" / "presets").glob("*.toml"):
+        settings = tomllib.loads(preset.read_text())
+        told = shared + parts[settings.get("method", DEFAULT)]
+        for key in keys(settings):  # stage 3 has stage 1's settings as well
+            names = {key, key.replace("guided.", "translation.")}
+            assert any(f">{name}</code>" in told for name in names), f"{preset.stem}: {key}"
+
+
+def test_pages_as_the_site_shows_them(site) -> None:
+    text = "[a](../rgunit.py) [b](../CHANGELOG.md#x) [c](data.md)\n\n- one\n\n      rgunit info\n"
+    assert site.for_the_site(text) == "a [b](changes.md#x) [c](data.md)\n\n- one\n\n        rgunit info\n"
+    assert site._plain("A_1 | `B|C` *") == r"A\_1 \| <code>B&#124;C</code> \*"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=named)
@@ -225,8 +254,6 @@ def test_the_method_in_one_file_trains_and_translates(
     rgunit, labelled: Path, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import shutil
-
-    from translation.methods import METHODS
 
     (code,) = blocks((DOCS / "contributing.md").read_text(), "python")
     (tmp_path / "plain_method.py").write_text(code)

@@ -99,6 +99,7 @@ def test_pages_say_what_is_made_of_the_source(site: Path) -> None:
     commands = (site / "commands.html").read_text()
     assert 'id="rgunit-evaluate-translation"' in commands and "--content-weight" in commands
     assert "As plain text" not in commands
+    assert "guided.neighbour_style" in (site / "settings.html").read_text()
     interface = (site / "api" / "index_store.html").read_text()
     assert 'id="index_store.store.IndexStore.search"' in interface and "nearest rows of queries" in interface
     assert "Every change is one sealed file" in (site / "architecture.html").read_text()
@@ -138,7 +139,17 @@ def test_pages_in_a_browser(browser: Any, address: str, width: int, scheme: str)
     context.on("request", lambda one: told.append(one.url) if not one.url.startswith((address, "data:")) else None)
     context.on("response", lambda one: told.append(f"{one.status} {one.url}") if one.status >= 400 else None)
     page = context.new_page()
-    for name in ("index", "data", "guidance", "troubleshooting", "commands", "results", "api/rgunit", "contributing"):
+    for name in (
+        "index",
+        "data",
+        "guidance",
+        "troubleshooting",
+        "commands",
+        "settings",
+        "results",
+        "api/rgunit",
+        "contributing",
+    ):
         page.goto(f"{address}{name}.html", wait_until="load")
         assert page.evaluate("document.documentElement.scrollWidth") <= width, name
         dark = page.evaluate("document.body.dataset.mdColorScheme") == "slate"
