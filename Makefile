@@ -2,11 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+DOCS_READY := .venv/.docs-ready
 # What `make bench` runs: benchmarks that need nothing but themselves. Each of the others says with --help what it needs.
 BENCH := store train_step train_retrieval
 # Caches that a caller's settings may have pointed elsewhere do not change what is installed.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint bench requirements clean
+.PHONY: help setup demo test test-slow lint bench docs requirements clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,7 +30,7 @@ test: $(READY) ## the test suite (slow tests left out), file by file: about 5 mi
 	@echo "the tests of cli, index_store, retrieval and translation, a line a file; slow ones are in make test-slow"
 	$(BIN)/python -m pytest
 
-test-slow: $(READY) ## every test, also the slow ones
+test-slow: $(READY) $(DOCS_READY) ## every test, also the slow ones
 	$(BIN)/python -m pytest -m 'slow or not slow'
 
 lint: $(READY) ## ruff and mypy --strict
@@ -40,6 +41,14 @@ lint: $(READY) ## ruff and mypy --strict
 bench: $(READY) ## timings of this machine: store, train_step, train_retrieval (the rest of benchmarks/ asks for a workspace)
 	@for name in $(BENCH); do echo "== benchmarks/$$name.py"; $(BIN)/python benchmarks/$$name.py || exit 1; done
 
+docs: $(DOCS_READY) ## the documentation as a site, in site/ (open site/index.html)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "site/index.html"
+
+$(DOCS_READY): $(READY) requirements/docs.txt
+	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode --require-hashes -r requirements/docs.txt
+	@touch $@
+
 requirements: $(READY) ## pin again what pyproject.toml asks for
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --python-version 3.11 \
 	  --group dev --extra serve pyproject.toml -o requirements/dev.txt
@@ -47,9 +56,11 @@ requirements: $(READY) ## pin again what pyproject.toml asks for
 	  --extra serve pyproject.toml -o requirements/run.txt
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --python-version 3.11 \
 	  --group search -o requirements/search.txt
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --python-version 3.11 \
+	  --group docs -c requirements/dev.txt -o requirements/docs.txt
 	echo uv | $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --python-version 3.11 \
 	  - -o requirements/uv.txt
 
 clean: ## remove .venv, caches and the demo's workspace
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis workspace/demo
+	rm -rf .venv site .mypy_cache .pytest_cache .ruff_cache .hypothesis workspace/demo
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

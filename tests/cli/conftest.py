@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from cli.main import main
 from tests.places import ROOT
 from translation.drawings import make_dataset
 
+CHROMIUM = next((path for name in ("chromium", "chromium-browser") if (path := shutil.which(name))), None)
 GROUP = "Black_Hair|Blond_Hair|Brown_Hair"
 
 
@@ -94,3 +96,15 @@ def labelled(faces: Path, tmp_path_factory: pytest.TempPathFactory, process: Com
     done = process("-w", path, "add", faces / "labelled", "--attributes", table, "--groups", GROUP)
     assert done.status == 0, done.err
     yield path
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium, driven by Playwright."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here: `apt-get install chromium`")
+    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright here: `make setup` installs it")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()

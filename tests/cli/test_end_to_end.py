@@ -424,8 +424,8 @@ def test_the_python_of_the_documents_asks_a_trained_workspace(
     (tmp_path / "workspace").mkdir()
     (tmp_path / "workspace" / "demo").symlink_to(trained.path)
     monkeypatch.chdir(tmp_path)
-    guide = ROOT / "docs" / "guide.md"
-    for document, place, lines in ((ROOT / "README.md", 1, 8), (guide, 1, 11), (guide, 3, len(METHODS))):
+    page = ROOT / "docs" / "python.md"
+    for document, place, lines in ((ROOT / "README.md", 1, 8), (page, 2, 11), (page, 1, len(METHODS))):
         block = document.read_text().split("```python\n")[place].split("```")[0]
         for _ in range(2):  # a notebook's cell is run again
             exec(compile(block, document.name, "exec"), {})

@@ -37,7 +37,7 @@ def imported_packages(file: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("name", ["run.txt", "dev.txt", "search.txt", "uv.txt"])
+@pytest.mark.parametrize("name", ["run.txt", "dev.txt", "search.txt", "docs.txt", "uv.txt"])
 def test_requirements_are_pinned_by_hash_and_name_no_index(name: str) -> None:
     text = (ROOT / "requirements" / name).read_text()
     assert not re.search(r"^\s*(-i\b|--index-url|--extra-index-url|--find-links|--trusted-host)", text, re.MULTILINE)
@@ -48,6 +48,16 @@ def test_requirements_are_pinned_by_hash_and_name_no_index(name: str) -> None:
     for line in packages:
         assert re.match(r"[A-Za-z0-9._-]+(\[[^\]]+\])?==", line), line
         assert "--hash=sha256:" in line, line
+
+
+def test_what_builds_the_site_goes_into_the_same_environment() -> None:
+    def pins(name: str) -> dict[str, str]:
+        text = (ROOT / "requirements" / name).read_text()
+        return dict(re.findall(r"^([a-z0-9-]+)==([^ ;]+)", text, re.MULTILINE))
+
+    site, rest = pins("docs.txt"), pins("dev.txt")
+    assert "mkdocs-material" in site
+    assert not {name for name in site.keys() & rest.keys() if site[name] != rest[name]}
 
 
 @pytest.mark.parametrize("package", LAYERS)

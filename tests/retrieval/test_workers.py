@@ -47,6 +47,6 @@ def test_the_loader_of_the_guide(
     (tmp_path / "workspace").mkdir()
     (tmp_path / "workspace" / "demo").symlink_to(staged.path)
     monkeypatch.chdir(tmp_path)
-    block = (ROOT / "docs" / "guide.md").read_text().split("```python\n")[2].split("```")[0]
-    exec(compile(block, "guide.md", "exec"), {"__name__": "guide"})
+    block = (ROOT / "docs" / "python.md").read_text().split("```python\n")[3].split("```")[0]
+    exec(compile(block, "python.md", "exec"), {"__name__": "guide"})
     assert capsys.readouterr().out.startswith("torch.Size([32, 64, 64, 3]) torch.Size([32, ")

@@ -17,8 +17,6 @@ import pytest
 
 from index_store.workspace import Workspace
 
-CHROMIUM = next((path for name in ("chromium", "chromium-browser") if (path := shutil.which(name))), None)
-
 
 @dataclass(frozen=True)
 class Reply:
@@ -110,18 +108,6 @@ def own_client(guided_template: Path, tmp_path: Path) -> Iterator[Client]:
     shutil.copytree(guided_template, tmp_path / "own")
     with Workspace.open(tmp_path / "own") as workspace, serving(workspace) as asked:
         yield asked
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    """Chromium, driven by Playwright."""
-    if CHROMIUM is None:
-        pytest.skip("no Chromium here: `apt-get install chromium`")
-    playwright = pytest.importorskip("playwright.sync_api", reason="no playwright here: `make setup` installs it")
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture
