@@ -42,9 +42,9 @@ bench: $(READY) ## timings of this machine: store, train_step, train_retrieval (
 
 requirements: $(READY) ## pin again what pyproject.toml asks for
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --python-version 3.11 \
-	  --group dev --extra serve pyproject.toml -o requirements/dev.txt
+	  --group dev --extra serve --extra text pyproject.toml -o requirements/dev.txt
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --python-version 3.11 \
-	  --extra serve pyproject.toml -o requirements/run.txt
+	  --extra serve --extra text pyproject.toml -o requirements/run.txt
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --python-version 3.11 \
 	  --group search -o requirements/search.txt
 	echo uv | $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --python-version 3.11 \

@@ -413,6 +413,7 @@ class _Asked(TypedDict, total=False):
 
     to: str | None
     style_of: str | Path | Image.Image | Pixels | Tensor | None
+    text: str | None
     content_weight: float | None
     k: int
     where: str | None
@@ -420,6 +421,8 @@ class _Asked(TypedDict, total=False):
     run: str | None
 
 
+@overload
+def query(workspace: str | Path | _Workspace, picture: None = None, **options: Unpack[_Asked]) -> Results: ...
 @overload
 def query(workspace: str | Path | _Workspace, picture: str | Path, **options: Unpack[_Asked]) -> Any: ...
 @overload
@@ -431,10 +434,11 @@ def query(workspace: str | Path | _Workspace, picture: Sequence[Any], **options:
 @_said()
 def query(
     workspace: str | Path | _Workspace,
-    picture: str | Path | Image.Image | Pixels | Tensor | Sequence[Any],
+    picture: str | Path | Image.Image | Pixels | Tensor | Sequence[Any] | None = None,
     *,
     to: str | None = None,
     style_of: str | Path | Image.Image | Pixels | Tensor | None = None,
+    text: str | None = None,
     content_weight: float | None = None,
     k: int = 10,
     where: str | None = None,
@@ -444,8 +448,18 @@ def query(
     """The k best images to a picture's content in another style: `Results`, a sequence of `Neighbour`, best first.
 
     Of a list of pictures or a folder's a list of them; what is no image in a folder is left out. `labels`: how known
-    labels count, as `rgunit query --labels`.
+    labels count, as `rgunit query --labels`. `text` asks by words, alone or beside a picture, where the workspace has a
+    text model (`rgunit index build --text-model FOLDER`).
     """
+    if picture is None:
+        from cli.choices import check_words
+        from retrieval.words import search_text
+
+        check_words(text, to=to, style_of=style_of, content_weight=content_weight, run=run)
+        assert text is not None
+        with _opened(workspace) as opened:
+            opened.check_filter(where)
+            return search_text(opened, text, k=k, where=where, labels=labels)
     from retrieval.reading import open_searcher
 
     def ask(source: Any) -> Results:
@@ -453,6 +467,7 @@ def query(
             source,
             edit=to,
             style_of=None if style_of is None else _source(style_of),
+            text=text,
             content_weight=content_weight,
             k=k,
             where=where,

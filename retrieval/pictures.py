@@ -101,13 +101,14 @@ class Neighbour:
 class Results(Sequence[Neighbour]):
     """The neighbours, best first, with what was asked for (`target`, the style's labels) and what was done.
 
-    `labels`: how known labels counted, prefer|require|ignore."""
+    `labels`: how known labels counted, prefer|require|ignore; `text`: the words that were asked for."""
 
     neighbours: tuple[Neighbour, ...]
     target: dict[str, int | None]
     plan: str
     milliseconds: float
     labels: str = "prefer"
+    text: str | None = None
 
     @overload
     def __getitem__(self, place: int) -> Neighbour: ...
@@ -130,6 +131,7 @@ class Results(Sequence[Neighbour]):
             "milliseconds": self.milliseconds,
             "target": self.target,
             "labels": self.labels,
+            "text": self.text,
         }
 
 
