@@ -36,6 +36,8 @@ LARGEST_FILE = {VISION: LARGEST, TEXT: LARGEST, PICTURES: 2**20, TOKENIZER: 2**2
 MOST_TOKENS, MOST_NUMBERS = 4096, 2**14
 _JOINT = {"image": ("image_embeds", "pooler_output"), "text": ("text_embeds", "pooler_output")}
 """Outputs in the space that words and pictures share: CLIP's projections, SigLIP's pooled states."""
+_TRAINED_AT = {"Siglip": 64, "CLIP": 77}
+"""Tokens by the image processor's kind, where nothing else tells them."""
 _IDS, _MASK, _TYPES, _POSITIONS = "input_ids", "attention_mask", "token_type_ids", "position_ids"
 
 Floats = NDArray[np.float32]
@@ -141,11 +143,13 @@ class TextModel:
 
     @cached_property
     def _length(self) -> int:
-        """Tokens that the text network reads: what its graph says, else the tokenizer."""
+        """Tokens that the text network reads: what its graph says, else the tokenizer, else what its kind reads."""
         inputs = {one.name: list(one.shape) for one in self._text.session.get_inputs()}
         if _IDS not in inputs or len(inputs[_IDS]) != 2:
             raise RgunitError(f"{self.folder / TEXT} takes {', '.join(inputs)}: it needs {_IDS} [n, tokens]")
-        for told in (inputs[_IDS][1], self._spelling.get("model_max_length")):
+        kind = str(self._json(PICTURES).get("image_processor_type", ""))
+        usual = next((length for name, length in _TRAINED_AT.items() if kind.startswith(name)), None)
+        for told in (inputs[_IDS][1], self._spelling.get("model_max_length"), usual):
             if isinstance(told, int | float) and 1 < told <= MOST_TOKENS:
                 return int(told)
         raise RgunitError(f"{self.folder}: {WORDS} must say model_max_length, the tokens that words have (CLIP: 77)")

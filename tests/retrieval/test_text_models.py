@@ -131,6 +131,9 @@ def test_what_is_no_text_model_is_refused_in_one_line(tmp_path: Path, model: Pat
             path.write_bytes(change)
         else:
             write_json(path, {**json.loads(path.read_text()), **change})  # type: ignore[dict-item]
+            write_json(
+                folder / "tokenizer_config.json", {"model_max_length": 10**30, "pad_token": {"content": "<pad>"}}
+            )
         return folder
 
     size = "preprocessor_config.json"
@@ -140,7 +143,7 @@ def test_what_is_no_text_model_is_refused_in_one_line(tmp_path: Path, model: Pat
         ("onnx/vision_model.onnx", b"", "is no ONNX network"),
         ("onnx/vision_model.onnx", external(), "keeps its weights in another file"),
         ("tokenizer.json", b"{}", r"tokenizer\.json is no tokenizer"),
-        ("tokenizer_config.json", None, "must say model_max_length"),
+        (size, {"image_processor_type": "X"}, "must say model_max_length"),
         (size, b"[]", "is no JSON object"),
         (size, {"size": {"longest_edge": 8}}, "is no size from 1 to"),
         (size, {"size": {"shortest_edge": 8}}, "no fixed size"),
@@ -153,6 +156,8 @@ def test_what_is_no_text_model_is_refused_in_one_line(tmp_path: Path, model: Pat
         assert "\n" not in str(refused.value)
     with pytest.raises(RgunitError, match="pictures are 3 numbers and words 5, not of one space"):
         keep_text_model(workspace, colour_model(tmp_path / "five", text_numbers=5))
+    for change in ({}, {"image_processor_type": "SiglipImageProcessor"}):  # its length is not told then, but known
+        TextModel(broken(size, change)).check()
     with pytest.raises(UsageError, match="there are no words"):
         TextModel(model).words("  ")
     assert kept_text_model(workspace) is None and not (workspace.path / "models").exists()
