@@ -223,7 +223,7 @@ class Result(Mapping[str, Any]):
             table = terminal_table(self["retrieval"], self["translation"])
         elif "copy" in self:
             table = terminal_table(None, self)
-        elif "late_fusion_curve" in self:
+        elif "queries" in self and "random" in self:
             table = terminal_table(self, None)
         else:
             return _screen([f"{name}: {_brief(value)}" for name, value in self.items()])

@@ -28,7 +28,8 @@ from translation.evaluation.report.verdicts import (
 from translation.evaluation.report.words import PLAIN
 
 LIMITS = r" (--minutes|--set[ =](translation|retrieval|guided)\.steps)[ =][^ ]+"  # of a command's time
-Answer = Literal["yes", "no", "no difference", "cannot say yet"]
+Answer = Literal["yes", "partly", "no", "no difference", "cannot say yet"]
+FITTING = 0.5  # of the labels that random images miss: so many a search must find to be said to work
 REAL = 1.5  # times the distance between two sets of real images, up to which translations count as real
 
 
@@ -118,8 +119,10 @@ def _search(retrieval: Numbers | None, found: Sequence[Verdict]) -> list[Row]:
         )
         missed = _missed(found)
         text += f" Not found better than by chance: {listed(missed)}." if missed and state == "learned" else ""
-        answer: Answer = "cannot say yet" if early else "yes" if state == "learned" else "no"
-        rows.append(Row("search", "Does the search find what is asked for?", answer, text))
+        works = retrieval["attributes"] >= chance["attributes"] + FITTING * (1 - chance["attributes"])
+        answer: Answer = ("yes" if works else "partly") if state == "learned" else "no"
+        told = "cannot say yet" if early else answer
+        rows.append(Row("search", "Does the search find what is asked for?", told, text))
     if state := state_of(found, "retrieval", "content"):
         asks = state_of(found, "retrieval", "attributes") is not None
         question = "Do they look alike in other ways?" if asks else "Does the search find images that look alike?"
@@ -211,9 +214,14 @@ def _worked(rows: Sequence[Row], data: ReportData, collapsed: str) -> str:
     if not rows:
         return "Nothing was evaluated, so nothing can be said about what was learned."
     answers = {row.key: row.answer for row in rows}
-    said = {"yes": "works", "no": "did not learn its task", "cannot say yet": "cannot be judged yet"}
+    said = {
+        "yes": "works",
+        "partly": "works in part",
+        "no": "did not learn its task",
+        "cannot say yet": "cannot be judged yet",
+    }
     told = [
-        f"the {what} {said[answers[key]]}"
+        f"the {what} {said.get(answers[key], 'cannot be judged yet')}"
         for key, what in (("search", "search"), ("change", "painter"))
         if key in answers
     ]

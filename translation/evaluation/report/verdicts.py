@@ -181,7 +181,7 @@ def plain_words(translation: Numbers | None, retrieval: Numbers | None) -> str:
     """What came of it in two or three sentences; empty where nothing was evaluated."""
     found, short = verdicts(translation, retrieval), too_short(translation)
     early = search_too_short(retrieval)
-    told = [one for one in (short, early) if one]
+    told = [short or early] if short or early else []
     state = state_of(found, "retrieval", "attributes")
     if state and not early:
         missed = [
@@ -191,7 +191,7 @@ def plain_words(translation: Numbers | None, retrieval: Numbers | None) -> str:
         but = f", except {listed(missed)}" if missed and state == "learned" else ""
         told.append(f"Retrieval {verb} what it is asked for{but}.")
     arm = next((a for a in ("guided", "unguided", "stage1") if state_of(found, a, "accuracy_changed")), None)
-    if arm:
+    if arm and not short:
         changes, near = state_of(found, arm, "accuracy_changed"), state_of(found, arm, "truth")
         text = "The translator changes" if changes == "learned" else "The translator did not learn to change"
         text += " what it is asked to change"

@@ -75,6 +75,11 @@ def test_a_run_that_was_too_short_answers_nothing_of_the_painter_and_names_the_t
     assert told.steps[0][1] == "rgunit -w faces run --preset x --minutes 8", "the same command with twice the time"
 
 
+def test_a_search_that_finds_little_more_than_chance_works_in_part() -> None:
+    weak = {**RETRIEVAL, "attributes": RETRIEVAL["random"]["attributes"] + 0.1}
+    assert answers(story(weak))["search"] == "partly" and story(weak).worked.startswith("The search works in part.")
+
+
 def test_a_search_that_was_trained_too_shortly_is_not_judged_whatever_its_numbers() -> None:
     early = {**RETRIEVAL, "steps": {"stage1": 18, "retrieval": 3}}
     told = story(early, drawn(0.1, 0.07), stages=[{"name": "translation", "seconds": 240.0, "steps": 18}])
