@@ -23,7 +23,7 @@ from cli.found import (
 from index_store.errors import UsageError
 
 QueriesArgument = Annotated[
-    list[Path] | None, typer.Argument(metavar="[IMAGE…|FOLDER]", exists=True, help=f"{IMAGES_HELP} None: --text alone.")
+    list[Path] | None, typer.Argument(metavar="IMAGE…|FOLDER", exists=True, help=f"{IMAGES_HELP} None: --text alone.")
 ]
 TextOption = Annotated[
     str | None,
@@ -85,8 +85,8 @@ def query(
     """
     if images and to is None and style_of is None and text is None:
         raise UsageError(
-            "say what to change: --to '+Blond_Hair -Male', or --style-of IMAGE, or both "
-            "(`rgunit similar` finds images like an image)"
+            "say what to change: --to '+Blond_Hair -Male', or --style-of IMAGE, or both, or what is to be seen: --text "
+            "WORDS (`rgunit similar` finds images like an image)"
         )
     ask(
         context.obj,

@@ -67,9 +67,8 @@ def terminal_table(retrieval: Numbers | None, translation: Numbers | None) -> Re
             state = state_of(found, "retrieval", measure) if measure == "attributes" and not early else None
             table.add_row(measure, three(value), three(base), _styled(state))
         shown.append(table)
-        if early:
-            shown.append(early)
-        elif missed := [v.subject for v in found if v.measure == "one attribute" and v.state == "not learned"]:
+        missed = [v.subject for v in found if v.measure == "one attribute" and v.state == "not learned"]
+        if missed and not early:
             shown.append(f"{_styled('not learned')}: {escape(', '.join(missed))}")
     if translation:
         arms = arms_of(translation)
