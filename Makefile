@@ -51,9 +51,9 @@ $(DOCS_READY): $(READY) requirements/docs.txt
 
 requirements: $(READY) ## pin again what pyproject.toml asks for
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --python-version 3.11 \
-	  --group dev --extra serve pyproject.toml -o requirements/dev.txt
+	  --group dev --extra serve --extra text pyproject.toml -o requirements/dev.txt
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --python-version 3.11 \
-	  --extra serve pyproject.toml -o requirements/run.txt
+	  --extra serve --extra text pyproject.toml -o requirements/run.txt
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --python-version 3.11 \
 	  --group search -o requirements/search.txt
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --python-version 3.11 \

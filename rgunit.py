@@ -61,6 +61,7 @@ __all__ = [
 T = TypeVar("T")
 Pixels = NDArray[np.uint8]
 Settings = Mapping[str, Any]
+WIDTH, LINES, SHOWN = 100, 40, 5  # of what is printed: columns, lines, and things of a kind
 
 
 _OPTION = re.compile(r"(?<![\w-])--([a-z][a-z-]*)( (?=['\"A-Z\d+-]))?|(?<![\w-])-k\b")
@@ -106,6 +107,17 @@ class Added:
     dark: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     understood: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        told = [
+            f"{self.added} added, {self.duplicates} there already, {len(self.rejected)} refused: {self.total} in all"
+        ]
+        if self.changes:
+            told[0] += f"; {self.updated} updated ({', '.join(f'{name} {n}' for name, n in self.changes.items())})"
+        told += [*self.understood, *self.notes]
+        told += [f"refused: {one['path']}: {one['reason']}" for one in self.rejected[:SHOWN]]
+        told += [f"{name}: {one}" for name in _SEEN for one in getattr(self, name)[:SHOWN]]
+        return _screen(told)
 
 
 _SEEN = ("moved", "replaced", "gone", "dark")
@@ -211,10 +223,12 @@ class Result(Mapping[str, Any]):
             table = terminal_table(self["retrieval"], self["translation"])
         elif "copy" in self:
             table = terminal_table(None, self)
-        else:
+        elif "queries" in self and "random" in self:
             table = terminal_table(self, None)
+        else:
+            return _screen([f"{name}: {_brief(value)}" for name, value in self.items()])
         shown = io.StringIO()
-        Console(width=100, file=shown).print(table)
+        Console(width=WIDTH, file=shown).print(table)
         return shown.getvalue()
 
 
@@ -232,6 +246,11 @@ class MethodInfo:
     objectives: tuple[str, ...]
     presets: tuple[str, ...]
 
+    def __str__(self) -> str:
+        return (
+            f"{self.name}: {self.title}, {self.year}; needs {', '.join(self.needs)}; presets {', '.join(self.presets)}"
+        )
+
 
 @dataclass(frozen=True)
 class Translated:
@@ -243,11 +262,17 @@ class Translated:
     """
 
     source: Any = field(repr=False)
-    target: dict[str, int | None]
+    target: dict[str, int | None] = field(repr=False)
     pixels: Pixels = field(repr=False)
     mask: Pixels | None = field(repr=False)
     neighbours: tuple[dict[str, Any], ...] = field(repr=False)
     box: tuple[int, int, int, int] | None = None
+
+    def __str__(self) -> str:
+        height, width = self.pixels.shape[:2]
+        labels = " ".join(f"{'+' if bit else '-'}{name}" for name, bit in self.target.items() if bit is not None)
+        guided = f", guided by {len(self.neighbours)} images" if self.neighbours else ""
+        return _screen([f"{width} × {height}{guided}: {labels}"])
 
     @property
     def image(self) -> Image.Image:
@@ -334,7 +359,7 @@ class Translator:
             seed=seed,
             source=source,
         )
-        found: list[Translated] = []
+        found: list[Translated] = _Listed()
         for picture, read in _each(work.read, pictures):
             for sample in range(samples):
                 made = work.translate(read, sample)
@@ -413,6 +438,7 @@ class _Asked(TypedDict, total=False):
 
     to: str | None
     style_of: str | Path | Image.Image | Pixels | Tensor | None
+    text: str | None
     content_weight: float | None
     k: int
     where: str | None
@@ -420,6 +446,8 @@ class _Asked(TypedDict, total=False):
     run: str | None
 
 
+@overload
+def query(workspace: str | Path | _Workspace, picture: None = None, **options: Unpack[_Asked]) -> Results: ...
 @overload
 def query(workspace: str | Path | _Workspace, picture: str | Path, **options: Unpack[_Asked]) -> Any: ...
 @overload
@@ -431,10 +459,11 @@ def query(workspace: str | Path | _Workspace, picture: Sequence[Any], **options:
 @_said()
 def query(
     workspace: str | Path | _Workspace,
-    picture: str | Path | Image.Image | Pixels | Tensor | Sequence[Any],
+    picture: str | Path | Image.Image | Pixels | Tensor | Sequence[Any] | None = None,
     *,
     to: str | None = None,
     style_of: str | Path | Image.Image | Pixels | Tensor | None = None,
+    text: str | None = None,
     content_weight: float | None = None,
     k: int = 10,
     where: str | None = None,
@@ -444,8 +473,18 @@ def query(
     """The k best images to a picture's content in another style: `Results`, a sequence of `Neighbour`, best first.
 
     Of a list of pictures or a folder's a list of them; what is no image in a folder is left out. `labels`: how known
-    labels count, as `rgunit query --labels`.
+    labels count, as `rgunit query --labels`. `text` asks by words, alone or beside a picture, where the workspace has a
+    text model (`rgunit index build --text-model FOLDER`).
     """
+    if picture is None:
+        from cli.choices import check_words
+        from retrieval.words import search_text
+
+        check_words(text, to=to, style_of=style_of, content_weight=content_weight, run=run)
+        assert text is not None
+        with _opened(workspace) as opened:
+            opened.check_filter(where)
+            return search_text(opened, text, k=k, where=where, labels=labels)
     from retrieval.reading import open_searcher
 
     def ask(source: Any) -> Results:
@@ -453,6 +492,7 @@ def query(
             source,
             edit=to,
             style_of=None if style_of is None else _source(style_of),
+            text=text,
             content_weight=content_weight,
             k=k,
             where=where,
@@ -465,37 +505,36 @@ def query(
             several = not isinstance(picture, str | Path) and isinstance(picture, Sequence)
             if not several and not (isinstance(picture, str | Path) and Path(picture).is_dir()):
                 return ask(_source(picture))
-            return [found for _, found in _each(ask, picture)]
+            return _Listed(found for _, found in _each(ask, picture))
 
 
 @_said()
-def evaluate(
-    workspace: str | Path | _Workspace, what: Literal["retrieval", "translation", "generator"], **options: Any
-) -> Result:
-    """The keys of `rgunit evaluate retrieval`, `translation` or `generator`; `options` are split, run, seed, device and
-    more: of `RetrievalProtocol`, of `translation.evaluate_translation_runs`, or of `evaluate_generator`."""
-    if what not in ("retrieval", "translation", "generator"):
-        raise UsageError(f"there is no evaluation of {what!r}: say retrieval, translation or generator")
-    with _opened(workspace) as opened:
-        if what == "retrieval":
-            from retrieval.evaluation import RetrievalProtocol
-            from translation.evaluation.judging import evaluate_retrieval_run
+def evaluate(workspace: str | Path | _Workspace | None, what: str, **options: Any) -> Result:
+    """What `rgunit evaluate WHAT` measures, with the keys of its JSON.
 
-            own = {name: options.pop(name) for name in ("run", "device") if name in options}
-            try:
-                protocol = RetrievalProtocol(**options)
-            except TypeError as error:
-                raise _unknown_option(error, f"evaluate {what}") from None
-            return Result(evaluate_retrieval_run(opened, protocol, **own).summary)
-        from translation.evaluation.generator import evaluate_generator
-        from translation.evaluation.judging import evaluate_translation_runs
+    `what` and the `options` that it takes: retrieval (run, device and those of `RetrievalProtocol`), translation
+    (both_ways and those of `translation.evaluate_translation_runs`), generator (of `evaluate_generator`), judges (arms
+    {arm: run}, classifiers), unseen and modalities (preset, settings, seeds, out …), guidance, bias, parts and transfer
+    (of their plans in `translation.evaluation.experiments`; `workspace` None draws faces; without `out` nothing is
+    trained, and the cost is told).
+    """
+    from translation.evaluation.kinds import EXPERIMENTS, OF_WORKSPACE
 
-        try:
-            if what == "generator":
-                return Result(evaluate_generator(opened, **options))
-            return Result(evaluate_translation_runs(opened, **options).summary)
-        except TypeError as error:
-            raise _unknown_option(error, f"evaluate {what}") from None
+    if isinstance(options.get("settings"), Mapping):
+        options["settings"] = _overrides(options["settings"])
+    try:
+        if what in EXPERIMENTS:
+            folder = workspace.path if isinstance(workspace, _Workspace) else workspace
+            return Result(EXPERIMENTS[what](None if folder is None else Path(folder), **options))
+        if what not in OF_WORKSPACE:
+            names = ", ".join([*OF_WORKSPACE, *EXPERIMENTS])
+            raise UsageError(f"there is no evaluation of {what!r}: there are {names}")
+        if workspace is None:
+            raise UsageError(f"`evaluate {what}` needs a workspace")
+        with _opened(workspace) as opened:
+            return Result(OF_WORKSPACE[what](opened, **options))
+    except TypeError as error:
+        raise _unknown_option(error, f"evaluate {what}") from None
 
 
 def methods() -> list[MethodInfo]:
@@ -503,7 +542,7 @@ def methods() -> list[MethodInfo]:
     from translation.config import presets_of
     from translation.methods import METHODS, find_method
 
-    found = []
+    found: list[MethodInfo] = _Listed()
     for name in METHODS:
         about = asdict(find_method(name).about)
         about.pop("measured")
@@ -511,11 +550,41 @@ def methods() -> list[MethodInfo]:
     return found
 
 
+def _screen(lines: Sequence[str]) -> str:
+    """Lines that fit one screen."""
+    more = len(lines) - LINES
+    shown = [*lines[: LINES - 1], f"… and {more + 1} more"] if more > 0 else lines
+    return "\n".join(line if len(line) <= WIDTH else f"{line[: WIDTH - 1]}…" for line in shown)
+
+
+def _brief(value: Any) -> str:
+    """A value of an answer in a few words: numbers with three decimals, of what is inside at most two levels."""
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    if isinstance(value, Mapping):
+        return ", ".join(
+            name if isinstance(one, Mapping | list) else f"{name} {_brief(one)}" for name, one in value.items()
+        )
+    if isinstance(value, list | tuple):
+        return f"{len(value)} of them" if any(isinstance(one, Mapping | list) for one in value) else str(value)
+    return "–" if value is None else str(value)
+
+
+class _Listed(list[T]):
+    """A list that prints a line for each."""
+
+    def __str__(self) -> str:
+        return _screen([str(one) for one in self])
+
+
 def _unknown_option(error: TypeError, what: str) -> Exception:
-    """A UsageError for an option that there is not, else the error itself."""
-    if "unexpected keyword" not in str(error):
-        return error
-    return UsageError(f"`{what}` has no option {str(error).rsplit(' ', 1)[-1]}")
+    """A UsageError for an option that there is not or that is missing, else the error itself."""
+    said = str(error)
+    if "unexpected keyword" in said:
+        return UsageError(f"`{what}` has no option {said.rsplit(' ', 1)[-1]}")
+    if "required keyword-only" in said:
+        return UsageError(f"`{what}` needs {said.partition(': ')[2]}")
+    return error
 
 
 @contextmanager
@@ -540,8 +609,12 @@ def _configuration(
 
     if settings is not None and not isinstance(settings, Mapping):
         raise UsageError(f"settings are a dictionary as in a preset, not {type(settings).__name__}")
-    overrides = [f"{name}={json.dumps(value, default=_plain)}" for name, value in _flat(settings or {})]
-    return configuration(workspace, preset, None, overrides, method=method, stage=stage)
+    return configuration(workspace, preset, None, _overrides(settings or {}), method=method, stage=stage)
+
+
+def _overrides(settings: Settings) -> list[str]:
+    """Settings as the packages take them: SECTION.KEY=VALUE."""
+    return [f"{name}={json.dumps(value, default=_plain)}" for name, value in _flat(settings)]
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

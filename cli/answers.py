@@ -37,8 +37,8 @@ def draw_answer(console: Console, found: Results, edited: Sequence[str], files: 
         "id": [str(one.image_id) for one in found],
         "distance": [f"{one.distance:.3f}" for one in found],
         **{name: [_mark(one.attributes.get(name), found.target.get(name)) for one in found] for name in bits},
-        "labels": [_agreeing(one, found) for one in found],
-        "not as wanted": [_wrong(one, found) for one in found],
+        **({"labels": [_agreeing(one, found) for one in found]} if told else {}),
+        **({"not as wanted": [_wrong(one, found) for one in found]} if told else {}),
         "origin": [one.origin for one in found],
         "image": [shortest(str(one.path)) for one in found],
     }
@@ -84,7 +84,8 @@ def _print(console: Console, columns: Columns, droppable: Sequence[str]) -> None
     for name in droppable:
         if sum(least[one] for one in kept) + GAP * (len(kept) - 1) <= room:
             break
-        kept.remove(name)
+        if name in kept:
+            kept.remove(name)
     spare = room - sum(least[one] for one in kept) - GAP * (len(kept) - 1)
     for name in paths:  # what is left goes to the paths
         more = min(spare, widths[name] - least[name])

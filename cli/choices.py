@@ -169,6 +169,15 @@ def check_query(
         workspace.read(path)
 
 
+def check_words(text: str | None, **others: object) -> None:
+    """Refuse a question without a picture that is not words alone."""
+    if text is None:
+        raise UsageError("name a picture to ask with, or say what is to be seen: --text 'a laughing woman with a hat'")
+    option = next((name for name, value in others.items() if value is not None), None)
+    if option is not None:
+        raise UsageError(f"--{option.replace('_', '-')} is of a picture, and none is named: leave it out or name one")
+
+
 def check_file(option: str, path: Path | None) -> None:
     """Refuse a file that cannot be written, before any work: its folder must be there and writable."""
     if path is None:

@@ -25,15 +25,11 @@ class LabelsPolicy(StrEnum):
     ignore = "ignore"
 
 
-ImagesArgument = Annotated[
-    list[Path],
-    typer.Argument(
-        metavar="IMAGE…|FOLDER",
-        exists=True,
-        help="Image whose content to look for, from anywhere; with several, their mean content. A folder: every image "
-        "below it, each asked by itself.",
-    ),
-]
+IMAGES_HELP = (
+    "Image whose content to look for, from anywhere; with several, their mean content. A folder: every image below it, "
+    "each asked by itself."
+)
+ImagesArgument = Annotated[list[Path], typer.Argument(metavar="IMAGE…|FOLDER", exists=True, help=IMAGES_HELP)]
 KOption = Annotated[int, typer.Option("-k", metavar="N", min=1, help="How many neighbours.")]
 WhereOption = Annotated[
     str | None,
@@ -82,6 +78,7 @@ def ask(
     *,
     to: str | None = None,
     style_of: Path | None = None,
+    text: str | None = None,
     content_weight: float | None = None,
     k: int = 10,
     where: str | None = None,
@@ -93,7 +90,7 @@ def ask(
 ) -> None:
     """Search, write what was asked for, and show the answer. RgunitError where nothing is found."""
     from cli.answers import draw_answer, draw_answers
-    from cli.choices import check_file, check_query, edited_names
+    from cli.choices import check_file, check_query, check_words, edited_names
     from retrieval.runs import find_run
 
     folders = [path for path in images if path.is_dir()]
@@ -103,28 +100,29 @@ def ask(
         raise UsageError("--grid draws one query: name images instead of a folder, or take --csv")
     check_file("--csv", csv)
     check_file("--grid", grid)
+    if not images:
+        check_words(text, to=to, style_of=style_of, content_weight=content_weight, run=run)
     names = "|".join(origin) or None
     with settings.open() as workspace:
         files = _files(folders) if folders else list(images)
         check_query(workspace, () if folders else files, to, style_of, where, names)
-        find_run(workspace, run)
         edited = edited_names(workspace, to)
-        from retrieval.reading import open_searcher
-
-        retriever = open_searcher(workspace, run, device=settings.device)
-        search: dict[str, Any] = {
-            "edit": to,
-            "style_of": style_of,
-            "content_weight": content_weight,
-            "k": k,
-            "where": where,
-            "origin": names,
-            "labels": labels,
-        }
+        how: dict[str, Any] = {"k": k, "where": where, "origin": names, "labels": labels}
         rejected: list[dict[str, str]] = []
-        answers = _each(retriever, files, search, rejected) if folders else []
-        if not folders:
-            answers = [(images[0], retriever.search(images, **search))]
+        if images:
+            find_run(workspace, run)
+            from retrieval.reading import open_searcher
+
+            retriever = open_searcher(workspace, run, device=settings.device)
+            how |= {"edit": to, "style_of": style_of, "text": text, "content_weight": content_weight}
+            answers = _each(retriever, files, how, rejected) if folders else []
+            if not folders:
+                answers = [(images[0], retriever.search(images, **how))]
+        else:
+            assert text is not None
+            from retrieval.words import search_text
+
+            answers = [(Path(), search_text(workspace, text, **how))]
         fewest = min((len(found) for _, found in answers), default=0)
         if not fewest:
             raise RgunitError(rejected[0]["reason"] if rejected and not answers else _nothing(where, names, labels))

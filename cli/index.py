@@ -35,6 +35,7 @@ def register(app: typer.Typer) -> None:
     short_help="Embed what has no vector yet.",
     epilog="\b\nExamples:\n  rgunit -w faces index build --generated 2000\n"
     "  rgunit -w faces index build --content-model mobilefacenet.onnx --content-crop 25.84,24.69,76.48,89.23@128\n"
+    "  rgunit -w faces index build --text-model clip-vit-base-patch32\n"
     "  rgunit -w faces --catalog postgresql+psycopg://me@db/faces index build --part 2/4",
 )
 def build(
@@ -62,6 +63,15 @@ def build(
         str | None,
         typer.Option(metavar="L,T,W,H@SIDE", help="Box that the network sees, in pixels of an image of that side."),
     ] = None,
+    text_model: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Text-image model for `query --text`: CLIP or SigLIP as exported to ONNX for Hugging Face "
+            "(onnx/vision_model.onnx, onnx/text_model.onnx, preprocessor_config.json, tokenizer.json, "
+            "tokenizer_config.json). It is copied into the workspace and used from now on. `none`: no words.",
+        ),
+    ] = None,
     part: Annotated[
         str | None,
         typer.Option(
@@ -73,18 +83,24 @@ def build(
 ) -> None:
     """Embed every real, unlabelled and generated image that has no vector yet. If interrupted, run it again.
 
-    An image gets an embedding (counted as `vectors`), and a content and a style vector for --content-weight.
+    An image gets an embedding (counted as `vectors`), and a content and a style vector for --content-weight. Without a
+    retrieval run a text model alone embeds.
     """
     from cli.progress import Bars
-    from retrieval.runs import find_run
+    from retrieval.runs import find_run, words_alone
+    from retrieval.text_models import SETTING
 
     settings: Settings = context.obj
     if content_crop is not None and content_model is None:
         raise UsageError("--content-crop needs --content-model FILE.onnx")
     if content_model is not None and str(content_model) != "none" and not content_model.is_file():
         raise UsageError(f"--content-model: there is no file {content_model}")
+    if text_model is not None and str(text_model) != "none" and not text_model.is_dir():
+        raise UsageError(f"--text-model: there is no folder {text_model}")
     with settings.open() as workspace:
-        find_run(workspace, run)
+        spoken = text_model is not None or workspace.meta(SETTING)
+        if not (spoken and words_alone(workspace, run)) or generated or content_model is not None:
+            find_run(workspace, run)
         with Bars("index") as bars:
             from translation.indexing import fill_index
 
@@ -94,13 +110,15 @@ def build(
                 generated=generated,
                 content_model=content_model,
                 content_crop=content_crop,
+                text_model=text_model,
                 part=part,
                 seed=settings.seed,
                 device=settings.device,
                 progress=bars,
             )
         seconds = round(result.seconds, 2)
-        _show(settings, workspace, check=True, added=result.added, generated=result.generated, seconds=seconds)
+        made: dict[str, Any] = {"added": result.added, "generated": result.generated, "words": result.words}
+        _show(settings, workspace, check=True, **made, seconds=seconds)
 
 
 @group.command(short_help="Count vectors and encoders.", epilog="\b\nExample:\n  rgunit -w faces index info")
@@ -230,8 +248,9 @@ def _draw(console: Console, told: dict[str, Any]) -> None:
     if "added" in told:
         plain(
             console,
-            f"{count(told['added'], 'vector')} added, {count(told['generated'], 'image')} generated "
-            f"in {span(told['seconds'])}",
+            f"{count(told['added'], 'vector')} added, {count(told['generated'], 'image')} generated"
+            + (f", {count(told['words'], 'image')} embedded for words" if told["words"] else "")
+            + f" in {span(told['seconds'])}",
         )
     for line in [*told.get("mended", []), *told.get("told", [])]:
         plain(console, line)

@@ -1,7 +1,7 @@
 """Filling the index: every image's vectors, made while the next images are decoded and the last ones are written.
 
 An image has three named vectors of a retrieval run: its embedding (`r2`), its content vector (`r2.content`) and its
-style μ (`r2.style`); and one of the user's content model, where there is one.
+style μ (`r2.style`); and one each of the user's content model and text model, where there are some.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ import torch
 from numpy.typing import NDArray
 
 from index_store.errors import UsageError
-from index_store.workspace import Workspace
+from index_store.workspace import ImageTable, Workspace
 from retrieval.content_models import ContentModel
 from retrieval.retriever import Retriever
 from retrieval.scales import measure_scale, scale_of
+from retrieval.text_models import TextModel
 
 Ids = NDArray[np.int64]
 Vectors = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 Progress = Callable[[int, int], None]
+Read = Callable[[ImageTable, int], Pixels]
 T = TypeVar("T")
 Part = tuple[int, int]
 """Which part of how many, from 1: the images whose ids leave the same rest. Every process finds the same, whatever the
@@ -66,8 +68,8 @@ def build_index(
     encoders = dict.fromkeys(retriever.encoder_names, retriever.fingerprint)
     # On a CPU a batch a core, each in one thread: decoding then takes from no other batch's threads.
     at_once = len(os.sched_getaffinity(0)) if retriever.encoders.device.type == "cpu" else 1
-    size, embed = retriever.encoders.size, retriever.named_vectors
-    added = _embed(workspace, encoders, size, embed, where, part, batch, progress, at_once=at_once)
+    read, embed = _squares(retriever.encoders.size), retriever.named_vectors
+    added = _embed(workspace, encoders, read, embed, where, part, batch, progress, at_once=at_once)
     for name in retriever.encoder_names[1:]:
         if added or scale_of(workspace, name, retriever.fingerprint) is None:
             measure_scale(workspace, name, retriever.fingerprint)
@@ -84,16 +86,41 @@ def build_content(
 ) -> int:
     """Embed the images that lack a vector of the user's content model, like `build_index`; returns how many."""
     encoders = {model.encoder_name: model.fingerprint}
-    added = _embed(workspace, encoders, model.side, lambda images: [model(images)], None, part, batch, progress)
+    read = _squares(model.side)
+    added = _embed(workspace, encoders, read, lambda images: [model(images)], None, part, batch, progress)
     if added or scale_of(workspace, model.encoder_name, model.fingerprint) is None:
         measure_scale(workspace, model.encoder_name, model.fingerprint)
     return added
 
 
+def build_words(
+    workspace: Workspace,
+    model: TextModel,
+    *,
+    part: Part = WHOLE,
+    batch: int = 64,
+    progress: Progress | None = None,
+) -> int:
+    """Embed the images that lack a vector of the user's text model, like `build_index`; returns how many."""
+
+    def read(table: ImageTable, row: int) -> Pixels:
+        return model.preparation.pixels(table.read(row))
+
+    def embed(images: Pixels) -> list[Vectors]:
+        return [model.pictures(images)]
+
+    return _embed(workspace, {model.encoder_name: model.fingerprint}, read, embed, None, part, batch, progress)
+
+
+def _squares(size: int) -> Read:
+    """The middle square of an image at so many pixels a side."""
+    return lambda table, row: table.read(row, size)
+
+
 def _embed(
     workspace: Workspace,
     encoders: Mapping[str, str],
-    size: int,
+    read: Read,
     embed: Callable[[Pixels], Sequence[Vectors]],
     where: str | None,
     part_of_all: Part,
@@ -103,6 +130,8 @@ def _embed(
     at_once: int = 1,
 ) -> int:
     """Give each image that lacks one its vectors under `encoders` {name: fingerprint}, in the order of `embed`'s.
+
+    `read` gives what `embed` sees of a row of the table, all of one shape.
 
     With `at_once` more than 1, so many batches are decoded and embedded side by side, a thread each.
     """
@@ -114,7 +143,7 @@ def _embed(
     made: list[tuple[Ids, Sequence[Vectors]]] = []
 
     def decode(part: slice) -> Pixels:
-        return np.stack([table.read(row, size) for row in range(part.start, part.stop)])
+        return np.stack([read(table, row) for row in range(part.start, part.stop)])
 
     def whole(part: slice) -> Sequence[Vectors]:
         torch.set_num_threads(1)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Pixels = NDArray[np.uint8]
 Source = Path | str | Image.Image | Pixels
 """A picture to ask with: a file, a PIL image, or uint8 [H, W, 3]."""
+SHOWN = 20  # images of an answer that are printed
 
 
 @dataclass(frozen=True)
@@ -97,17 +98,18 @@ class Neighbour:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Results(Sequence[Neighbour]):
     """The neighbours, best first, with what was asked for (`target`, the style's labels) and what was done.
 
-    `labels`: how known labels counted, prefer|require|ignore."""
+    `labels`: how known labels counted, prefer|require|ignore; `text`: the words that were asked for."""
 
     neighbours: tuple[Neighbour, ...]
     target: dict[str, int | None]
     plan: str
     milliseconds: float
     labels: str = "prefer"
+    text: str | None = None
 
     @overload
     def __getitem__(self, place: int) -> Neighbour: ...
@@ -122,6 +124,24 @@ class Results(Sequence[Neighbour]):
     def __iter__(self) -> Iterator[Neighbour]:
         return iter(self.neighbours)
 
+    def __repr__(self) -> str:
+        from retrieval.sheets import wanted
+
+        return f"<{len(self)} images found, {wanted(self)}>"
+
+    def __str__(self) -> str:
+        """A line an image: rank, id, distance, known labels as wanted, path. One screen, however many there are."""
+        from retrieval.sheets import agreement, wanted
+
+        lines = [wanted(self)]
+        for one in self.neighbours[:SHOWN]:
+            agree, known = agreement(one.attributes, self.target)
+            fits = f"{agree}/{known}" if known else ""
+            lines.append(f"{one.rank:>3}  {one.image_id:>8}  {one.distance:>8.3f}  {fits:>5}  {one.path}")
+        if len(self) > SHOWN:
+            lines.append(f"… and {len(self) - SHOWN} more")
+        return "\n".join([*lines, f"{self.milliseconds:.0f} ms, {self.plan}"])
+
     def json(self) -> dict[str, Any]:
         """As the command's JSON has it."""
         return {
@@ -130,6 +150,7 @@ class Results(Sequence[Neighbour]):
             "milliseconds": self.milliseconds,
             "target": self.target,
             "labels": self.labels,
+            "text": self.text,
         }
 
 

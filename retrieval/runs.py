@@ -25,3 +25,8 @@ def find_run(workspace: Workspace, run: str | None) -> RunRecord:
         f"no retrieval run in {workspace.path}: run `rgunit train retrieval` first, on a run of a "
         "method that can be guided (`rgunit methods`)"
     )
+
+
+def words_alone(workspace: Workspace, run: str | None = None) -> bool:
+    """Whether nothing but words can be asked: no retrieval run is named, and none has a checkpoint."""
+    return run is None and not any((Path(one.path) / CHECKPOINT).is_file() for one in workspace.runs("retrieval"))

@@ -7,10 +7,15 @@ weighed against each other, and a weight means the same in all runs.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from index_store.workspace import Workspace
+
+SAMPLE = 4096
+"""Images whose distances tell how far those of a query are spread."""
 
 
 def measure_scale(workspace: Workspace, encoder: str, fingerprint: str) -> float | None:
@@ -36,6 +41,25 @@ def scale_of(workspace: Workspace, encoder: str, fingerprint: str) -> float | No
     """What `measure_scale` has kept for vectors of this fingerprint; None if nothing."""
     told = json.loads(workspace.meta(_setting(encoder)) or "{}")
     return float(told["scale"]) if told.get("fingerprint") == fingerprint else None
+
+
+def spread(workspace: Workspace, queries: Mapping[str, NDArray[np.float32]], weights: Mapping[str, float]) -> float:
+    """The standard deviation of a query's distances to the collection: what makes different distances comparable.
+
+    `queries` {encoder@fingerprint: float32 [1, d]} and `weights` as of `IndexStore.search_fused`. Over the real and
+    unlabelled images that have these vectors, of more than `SAMPLE` as many in equal steps; 1 where all are as far.
+    """
+    ids = workspace.images("origin=real|unlabelled").ids
+    for name in queries:
+        encoder, _, seal = name.partition("@")
+        ids = np.intersect1d(ids, workspace.store().vector_ids(encoder, seal))
+    ids = ids[np.linspace(0, len(ids) - 1, min(len(ids), SAMPLE)).astype(np.int64)] if len(ids) else ids
+    sums = np.zeros(len(ids))
+    for name, query in queries.items():
+        vectors = workspace.store().vectors(ids, encoder=name)
+        sums += weights[name] * np.square(vectors - query).sum(axis=1, dtype=np.float64)
+    deviation = float(sums.std()) if len(ids) else 0.0
+    return deviation if deviation > 1e-9 else 1.0
 
 
 def _setting(encoder: str) -> str:

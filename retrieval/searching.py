@@ -24,7 +24,8 @@ from retrieval.composing import Composed, Floats, Reader, compose_read, descenda
 from retrieval.content_models import ContentModel, kept_model
 from retrieval.labels import LabelSearch, Near, Policy, asked_labels, policy_named
 from retrieval.pictures import Picture, Results, Source, neighbours_of, with_origin, with_origins
-from retrieval.scales import scale_of
+from retrieval.scales import scale_of, spread
+from retrieval.words import Words, read_words
 
 if TYPE_CHECKING:
     from index_store.queries import Where
@@ -94,6 +95,7 @@ class Searcher(ABC):
         *,
         edit: str | None = None,
         style_of: Source | Picture | None = None,
+        text: str | None = None,
         content_weight: float | None = None,
         k: int = 10,
         where: str | None = None,
@@ -118,6 +120,10 @@ class Searcher(ABC):
         it takes no edit, no `style_of` and no other weight than 1; `where` filters by attributes. A weight of 1 looks
         at no style, so that of the labels only the edit's count then. Where its model has a style that says nothing of
         the domain, an edit and `style_of` filter by the labels that they lead to.
+
+        With `text` half of the distance is that of the words in the text model's space, each half divided by its
+        standard deviation over the collection (`retrieval/scales.py`), so that both decide alike; what fits then stands
+        in that order, too.
 
         Raises RgunitError and UsageError in one line: a broken picture, an unknown attribute, nothing indexed.
         """
@@ -153,30 +159,32 @@ class Searcher(ABC):
             where = f"{where or ''} {schema.terms(query.target)}".strip()
         own = [one.image_id for one in pictures if one.image_id is not None]
         styled = known if other is None else [other.labels(workspace, schema)]
+        words = None if text is None else read_words(workspace, text, device=self.place)
         alone = content_weight == 1  # no style is looked at
         asked = asked_labels(query.target, [] if alone else styled, change)
-        orders = self._orders(query, pictures, content_weight)
+        orders = self._orders(query, pictures, content_weight, words)
         search = LabelSearch(
             workspace.schema, schema.names, asked, asked if alone else query.target, policy, *orders, self._labels
         )
         found = search(k, where, descendants(workspace, own) if own else np.empty(0, np.int64))
         neighbours = neighbours_of(workspace, found.ids[0], found.distances[0])
         milliseconds = 1e3 * (time.perf_counter() - started)
-        return Results(neighbours, schema.describe(query.target), found.plan, milliseconds, policy)
+        plan = found.plan + (words.note if words else "")
+        return Results(neighbours, schema.describe(query.target), plan, milliseconds, policy, text)
 
     def _orders(
-        self, query: Composed, pictures: Sequence[Picture], weight: float | None
+        self, query: Composed, pictures: Sequence[Picture], weight: float | None, words: Words | None = None
     ) -> tuple[Near, Callable[[int, str, Ids], Found | None] | None]:
         """How all images are ordered, and how those with the labels sought (None: as all)."""
         if weight is not None:
             model = self._content_model() if weight else None
-            content, style = self._contents(query, pictures, model), query.style
-
-            def weighted(k: int, where: str, exclude: Ids) -> Found:
-                return self.nearest_weighted(content, style, weight, model=model, k=k, where=where, exclude=exclude)
-
-            return weighted, None
+            content, style = self._contents(query, pictures, model) if weight else None, query.style
+            return self._fused(*self._weighted(content, style, weight, model), words), None
         vector = self.embedded(query.content, query.style)
+        if words is not None:
+            self._require(self.encoder_name, self.fingerprint)
+            own = f"{self.encoder_name}@{self.fingerprint}"
+            return self._fused({own: vector}, {own: 1.0}, words), None
 
         def near(k: int, where: str, exclude: Ids) -> Found:
             return self.nearest(vector, k=k, where=where, exclude=exclude)
@@ -237,6 +245,13 @@ class Searcher(ABC):
         does not look at (None). `where` and `exclude` as in `nearest`. Exact. Raises RgunitError while these vectors
         are not indexed, UsageError where another weight than 1 is asked of a run without a style.
         """
+        near = self._fused(*self._weighted(content, style, weight, model))
+        return near(k, where, exclude)
+
+    def _weighted(
+        self, content: Vectors | None, style: Vectors | None, weight: float, model: ContentModel | None
+    ) -> tuple[dict[str, Vectors], dict[str, float]]:
+        """Content and style as queries and their weights, by encoder; see `nearest_weighted`."""
         if weight < 1 and (style is None or not self.style_dim):
             raise UsageError(f"{self._named()} has no style to weigh content against: ask with a content weight of 1")
         styles = self.encoder_names[-1]
@@ -247,13 +262,29 @@ class Searcher(ABC):
             if share > 0 and vectors is not None:
                 scale = self._require(name, seal)
                 queries[f"{name}@{seal}"], weights[f"{name}@{seal}"] = vectors, share / scale
-        found = self.workspace.store().search_fused(
-            queries, weights, k=k, where=with_origins(self.workspace, where), exclude=exclude
-        )
-        told = found.plan
-        for name in queries:
-            told = told.replace(name, name.partition("@")[0])
-        return type(found)(found.ids, found.distances, told)
+        return queries, weights
+
+    def _fused(
+        self, queries: dict[str, Vectors], weights: dict[str, float], words: Words | None = None
+    ) -> Callable[[int, Where, Any], Found]:
+        """A search by a weighted sum of distances; with words by the mean of it and theirs, each over its spread."""
+        if words is not None:
+            both = [(queries, weights), ({words.encoder: words.vector}, {words.encoder: 1.0})]
+            spreads = [spread(self.workspace, *one) for one in both]
+            queries = queries | {words.encoder: words.vector}
+            weights = {name: one / (2 * spreads[0]) for name, one in weights.items()}
+            weights[words.encoder] = 1 / (2 * spreads[1])
+
+        def near(k: int, where: Where, exclude: Any) -> Found:
+            found = self.workspace.store().search_fused(
+                queries, weights, k=k, where=with_origins(self.workspace, where), exclude=exclude
+            )
+            told = found.plan
+            for name in queries:
+                told = told.replace(name, name.partition("@")[0])
+            return Found(found.ids, found.distances, told)
+
+        return near
 
     def _named(self) -> str:
         """It in a message: its run and the one that it was trained on."""

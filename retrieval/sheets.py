@@ -59,7 +59,7 @@ def write_grid(
     asked = [Tile(picture.at(TILE), "query" if style_of is None else "content") for picture in images]
     if style_of is not None:
         asked.append(Tile(style_of.at(TILE), "style"))
-    rows: list[tuple[str, Sequence[Tile]]] = [(heading, asked)]
+    rows: list[tuple[str, Sequence[Tile]]] = [(heading, asked)] if asked else []
     for start in range(0, len(results), COLUMNS):
         part = results[start : start + COLUMNS]
         tiles = []
@@ -69,7 +69,7 @@ def write_grid(
                 f"{one.rank}   {one.distance:.3f}   {agree}/{known}" if known else f"{one.rank}   {one.distance:.3f}"
             )
             tiles.append(Tile(one.array(TILE), caption, agree == known if known else None))
-        rows.append(("found" if not start else "", tiles))
+        rows.append(("" if start else "found" if rows else heading, tiles))
     write_image(path, contact_sheet(rows))
 
 
@@ -95,9 +95,10 @@ def write_csv(path: Path, answers: Sequence[Results], queries: Sequence[Path] | 
 
 
 def wanted(found: Results) -> str:
-    """The labels that were sought, in words."""
+    """What was sought: labels, and words."""
     told = " ".join(f"{'+' if bit else '-'}{name}" for name, bit in found.target.items() if bit is not None)
-    return f"wanted: {told}" if told else "wanted: the same content"
+    words = None if found.text is None else f"“{found.text}”"
+    return f"wanted: {', '.join(part for part in (told, words) if part) or 'the same content'}"
 
 
 def agreement(attributes: dict[str, int | None], target: dict[str, int | None]) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer
 from PIL import Image
 
 import rgunit
@@ -38,6 +39,7 @@ def test_a_collection_is_made_and_filled(drawn: Path, tmp_path: Path) -> None:
         assert isinstance(faces, rgunit.Workspace)
         added = faces.add(drawn / "labelled", attributes=drawn / "labelled" / "labels.csv")
         assert (added.added, added.duplicates, added.rejected, added.total) == (80, 0, [], 80)
+        assert str(added).startswith("80 added, 0 there already, 0 refused: 80 in all")
         assert faces.add([drawn / "unlabelled"], origin="unlabelled").total == 92
     with rgunit.Workspace.open(tmp_path / "w") as again:
         assert again.add(drawn / "labelled", attributes=drawn / "labelled" / "labels.csv").duplicates == 80
@@ -101,7 +103,7 @@ def test_pictures_of_every_kind_are_translated_and_asked_with(staged, tmp_path: 
         (torch.zeros(3, 32, 32) + 2, r"must lie in \[−1, 1\]"),
         (torch.full((3, 32, 32), torch.nan), r"must lie in \[−1, 1\]"),
         (torch.zeros(3, 32, 32, dtype=torch.int64), r"must lie in \[−1, 1\]"),
-        (None, "a picture is a path, a PIL image"),
+        (None, "a picture"),
         (b"bytes", "not bytes"),
         ("", "path is empty"),
         (np.zeros((4, 4)), "must be uint8"),
@@ -158,13 +160,44 @@ def test_results_are_the_commands_and_print_in_one_screen(staged) -> None:  # ty
     small = EvaluationConfig(classifier_epochs=1, pairs=6, diversity_inputs=2, diversity_samples=2, bootstrap=100)
     arms = rgunit.evaluate(staged, "translation", config=small, device="cpu")
     assert arms.copy["n"] == 6 and "copy" in str(arms)
-    with pytest.raises(rgunit.UsageError, match="no evaluation of 'index'"):
-        rgunit.evaluate(staged, "index")  # type: ignore[arg-type]
+    with pytest.raises(rgunit.UsageError, match="no evaluation of 'index': there are retrieval, "):
+        rgunit.evaluate(staged, "index")
+    answer = rgunit.query(staged, staged.images().paths[0], to="+Glasses", k=50)
+    assert len(str(answer).splitlines()) == 23 and str(answer).startswith("wanted: ") and "… and 30 more" in str(answer)
+    assert len(repr(answer)) < 200 and "50 images found" in repr(answer)
+    [made] = translated = rgunit.Translator.open(staged, "r1", device="cpu").translate(answer[0].path, to="+Glasses")
+    assert str(translated) == str(made) and str(made).startswith("32 × 32: ") and "pixels" not in repr(made)
+
+
+def test_every_evaluation_of_the_command_can_be_asked_for(staged, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    from cli.evaluate import group, register
+    from translation.evaluation.kinds import EXPERIMENTS, OF_WORKSPACE
+
+    register(typer.Typer())
+    assert {one.callback.__name__ for one in group.registered_commands if one.callback} == {*OF_WORKSPACE, *EXPERIMENTS}
+    assert rgunit.evaluate(None, "transfer", seeds=[0, 1], minutes=2).seeds == 2, "without out nothing is trained"
+    cost = rgunit.evaluate(None, "bias", settings={"translation": {"batch": 4}})
+    assert "trainings: " in str(cost) and len(str(cost).splitlines()) < 40
+    assert rgunit.evaluate(staged, "guidance", rows=[1], seeds=[0]).rows[0]["arms"] == 3
+    for what, options, said in (
+        ("guidance", {"row": 1}, "`evaluate guidance` has no option 'row'"),
+        ("transfer", {"images": "few"}, "`evaluate transfer` images: "),
+        ("parts", {"table": "init"}, "`evaluate parts` needs 'out'"),
+        ("parts", {"table": "other", "out": tmp_path / "x"}, "there is no table 'other'"),
+        ("judges", {"arms": {}}, "`evaluate judges` needs 'classifiers'"),
+        ("judges", {"arms": {"guided": "r2"}, "classifiers": []}, "run r2 is no stage-3 run"),
+        ("modalities", {"rows": ["x"]}, "no row is called 'x'"),
+        ("unseen", {"out": tmp_path / "x", "preset": "demo"}, "trains every pair of its domains"),
+        ("generator", {}, "generator"),
+    ):
+        with pytest.raises(rgunit.RgunitError, match=said):
+            rgunit.evaluate(staged, what, **options)  # type: ignore[arg-type]
 
 
 def test_methods_are_listed() -> None:
     names = {one.name: one for one in rgunit.methods()}
     assert names["cut"].presets == ("cut", "fastcut") and names["gmm_unit"].year == 2020
+    assert len(str(rgunit.methods()).splitlines()) == len(names), "a line each"
 
 
 @pytest.mark.parametrize(

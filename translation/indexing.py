@@ -15,9 +15,11 @@ from index_store.runcare import made_by
 from index_store.workspace import GeneratedImage, Workspace
 from retrieval.content_models import ContentModel, forget_model, keep_model, kept_model
 from retrieval.graphs import keep_graphs
-from retrieval.indexing import build_content, build_index, part_of
+from retrieval.indexing import Part, build_content, build_index, build_words, part_of
 from retrieval.retriever import Retriever
+from retrieval.runs import words_alone
 from retrieval.tensors import to_pixels, to_tensor
+from retrieval.text_models import TextModel, forget_text_model, keep_text_model, kept_text_model
 from translation.config import Config
 from translation.progress import Progress
 from translation.runs import direction_of
@@ -28,12 +30,14 @@ from translation.translator import Translator
 
 @dataclass(frozen=True)
 class IndexResult:
-    """vectors: all of the retrieval run in the store now; added and generated: by this call."""
+    """vectors: all of the retrieval run in the store now (none: 0); added, generated and, by the text model, words: by
+    this call."""
 
     vectors: int
     added: int
     generated: int
     seconds: float
+    words: int = 0
 
 
 def fill_index(
@@ -44,6 +48,7 @@ def fill_index(
     generated: int | None = None,
     content_model: Path | None = None,
     content_crop: str | None = None,
+    text_model: Path | None = None,
     part: str | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -54,7 +59,8 @@ def fill_index(
     First makes translations until the workspace has `generated` of that run's translator (by default the
     configuration's number): training images in the style of other images' labels, kept as files and rows. With
     `content_model`, an ONNX file, weighted queries take content from it (`none`: from the run again); it is kept, and
-    later calls embed new images by it too.
+    later calls embed new images by it too. So with `text_model`, a folder (see `retrieval/text_models.py`), by which
+    words are asked; a workspace without a retrieval run is embedded by that alone.
 
     `part` I/N embeds one of N parts, which many processes may do beside each other, and makes no translations: on
     SQLite one after the other (Locked before any work), on PostgreSQL at once.
@@ -65,7 +71,12 @@ def fill_index(
         raise UsageError("--generated cannot be made in parts: run `index build --generated N` once, without --part")
     workspace.catalog.begin()
     model = _content_model(workspace, content_model, content_crop)  # refused before any work
+    speaks = _text_model(workspace, text_model)
     workspace.leave_out_missing("origin=real|unlabelled", progress.note)
+    if (speaks or text_model) and not generated and content_model is None and words_alone(workspace, run):
+        progress.note("no retrieval run yet: nothing is embedded but for words (`query --text`)")
+        words = 0 if speaks is None else _words(workspace, speaks, share, progress)
+        return IndexResult(0, 0, 0, time.monotonic() - started, words)
     retriever = open_retriever(workspace, run, device)
     translator = retriever.encoders
     assert isinstance(translator, Translator)
@@ -75,10 +86,11 @@ def fill_index(
     added = build_index(workspace, retriever, part=share, batch=config.index.batch, progress=progress.step)
     if model is not None:
         build_content(workspace, model, part=share, batch=config.index.batch, progress=progress.step)
+    words = 0 if speaks is None else _words(workspace, speaks, share, progress)
     if (why := keep_graphs(retriever)) is not None:
         progress.note(f"asking run {retriever.run.id} will need torch: {why}")
     vectors = count_vectors(workspace, retriever)
-    return IndexResult(vectors, added, made, time.monotonic() - started)
+    return IndexResult(vectors, added, made, time.monotonic() - started, words)
 
 
 def _content_model(workspace: Workspace, path: Path | None, crop: str | None) -> ContentModel | None:
@@ -89,6 +101,22 @@ def _content_model(workspace: Workspace, path: Path | None, crop: str | None) ->
         forget_model(workspace)
         return None
     return keep_model(workspace, path, crop)
+
+
+def _text_model(workspace: Workspace, path: Path | None) -> TextModel | None:
+    """See `_content_model`."""
+    if path is None:
+        return kept_text_model(workspace)
+    if str(path) == "none":
+        forget_text_model(workspace)
+        return None
+    return keep_text_model(workspace, path)
+
+
+def _words(workspace: Workspace, model: TextModel, part: Part, progress: Progress) -> int:
+    """Embed by the text model; returns how many images."""
+    progress.stage("index: words")
+    return build_words(workspace, model, part=part, progress=progress.step)
 
 
 def open_retriever(workspace: Workspace, run: str | None, device: str = "auto") -> Retriever:

@@ -23,6 +23,7 @@ from translation.config import Config, load_config
 from translation.drawings import GROUPS, make_dataset
 from translation.evaluation.arms import open_arms
 from translation.evaluation.config import EvaluationConfig
+from translation.evaluation.experiments.work import interruptible
 from translation.evaluation.judging import evaluate_retrieval_run, evaluate_translation_runs
 from translation.evaluation.report.examples import collect
 from translation.evaluation.report.facts import peak_memory
@@ -245,7 +246,8 @@ def _evaluate(
         return
     record = workspace.add_run(EVALUATE, config.preset, about)
     try:
-        _judge(workspace, result, record, report, runs, evaluation, seed, device, progress, commands)
+        with interruptible():
+            _judge(workspace, result, record, report, runs, evaluation, seed, device, progress, commands)
     except KeyboardInterrupt:
         workspace.update_run(record.id, status="stopped")
         result.stopped = True

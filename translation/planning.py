@@ -47,9 +47,10 @@ def skipped(config: Config) -> str | None:
 
 @dataclass
 class RunPlan:
-    """`stages`: {name, minutes, steps} (None: as the preset says; steps None: as many as fit), and `skipped`, the
-    reason, of one that the method does not have. `least_minutes`: under which a part of the run cannot do what it
-    must. Memory of this process so far, in MiB; disk of checkpoints and pool.
+    """`stages`: {name, minutes, steps} (without minutes for all of it those that the preset's steps take, None where
+    that is not known; steps None: as many as fit), and `skipped`, the reason, of one that the method does not have.
+    `least_minutes`: under which a part of the run cannot do what it must. Memory of this process so far, in MiB; disk
+    of checkpoints and pool.
     """
 
     stages: list[dict[str, Any]] = field(default_factory=list)
@@ -125,8 +126,8 @@ def plan_run(
         if alone and name in NEIGHBOURS:
             found.stages.append({"name": name, "minutes": 0.0, "steps": 0, "skipped": alone})
             return
-        time_ = None if minutes is None else minutes * share
-        fit = None if step is None or time_ is None else int(60 * time_ / step)
+        time_ = minutes * share if minutes is not None else None if step is None or most is None else most * step / 60
+        fit = None if step is None or minutes is None else int(60 * minutes * share / step)
         steps = most if fit is None or (most is not None and most < fit) else fit
         found.stages.append({"name": name, "minutes": time_, "steps": None if step is None else steps})
 

@@ -20,6 +20,7 @@ from index_store.workspace import Workspace
 from retrieval.pictures import Picture, Results
 from retrieval.retriever import Retriever
 from retrieval.runs import find_run
+from retrieval.words import search_text
 from translation.neighbours import Neighbours
 from translation.runs import default_run
 from translation.together import SharedRetriever, SharedTranslator
@@ -66,6 +67,10 @@ class Serving:
         """The answer of `Retriever.search`, with the run that gave it."""
         record = find_run(self.workspace, run)
         return record, self._retriever(record).search(picture, **asked)
+
+    def words(self, text: str, **asked: Any) -> Results:
+        """The answer of `search_text`."""
+        return search_text(self.workspace, text, **asked)
 
     def translate(
         self,

@@ -78,13 +78,14 @@ def _saved(pixels: Pixels, kind: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def query_answer(run: RunRecord, found: Results) -> dict[str, Any]:
-    """As `rgunit query --json`."""
+def query_answer(run: RunRecord | None, found: Results) -> dict[str, Any]:
+    """As `rgunit query --json`; words alone ask no run."""
     told = found.json()
     for row in told["neighbours"]:
         del row["path"]
         row["url"] = image_url(row["image_id"])
-    return {**told, "run": run.id, "method": method_told(run)}
+    named = (None, None) if run is None else (run.id, method_told(run))
+    return {**told, "run": named[0], "method": named[1]}
 
 
 def outputs(picture: Picture, made: list[Made], urls: list[tuple[str, str | None]], known: dict[int, Any]) -> list[Any]:

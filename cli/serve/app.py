@@ -110,6 +110,9 @@ class Served:
     # Questions
 
     def query(self, asked: bodies.QueryAsked) -> dict[str, Any]:
+        if asked.wordy:
+            self.workspace.check_filter(asked.where)
+            return answers.query_answer(None, self.serving.words(asked.text or "", **asked.how))
         run = self._asked_run(asked.run, "retrieval")
         picture = answers.picture_of(self.workspace, asked)
         other = None if asked.style_of is None else answers.picture_of(self.workspace, asked.style_of)
@@ -119,10 +122,9 @@ class Served:
             run=run,
             edit=asked.to,
             style_of=other,
+            text=asked.text,
             content_weight=asked.content_weight,
-            k=asked.k,
-            where=asked.where,
-            labels=asked.labels,
+            **asked.how,
         )
         return answers.query_answer(record, found)
 

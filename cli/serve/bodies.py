@@ -36,22 +36,51 @@ class PictureOf(Asked):
     )
 
     @model_validator(mode="after")
-    def _one(self) -> Self:
+    def _checked(self) -> Self:
+        self.check_picture()
+        return self
+
+    def check_picture(self) -> None:
+        """ValueError unless one picture is named."""
         if (self.image_id is None) == (self.image is None):
             raise ValueError("give image_id or image (base64), one of the two")
-        return self
 
 
 class QueryAsked(PictureOf):
-    """A question: the content of a picture in another style. Without `to` and `style_of`: what is like the picture."""
+    """A question: the content of a picture in another style. Without `to` and `style_of`: what is like the picture.
+
+    `text` asks by words, alone or beside a picture, where the workspace has a text model.
+    """
 
     to: To | None = None
     style_of: PictureOf | None = Field(None, description="A picture whose style is taken; `to` then edits it.")
+    text: Annotated[str, Field(max_length=2000)] | None = Field(
+        None, description="What is to be seen, in words.", examples=["a laughing woman with a hat"]
+    )
     content_weight: Share | None = Field(None, description="Weight of content against style; default: the embedding.")
     k: int = Field(10, ge=1, le=1000)
     where: Text | None = Field(None, description="Only images that pass: `+A -B ?C split=test origin=real`.")
     labels: Literal["prefer", "require", "ignore"] = Field("prefer", description="How known labels count.")
     run: RunId | None = None
+
+    @property
+    def wordy(self) -> bool:
+        """Whether it is words alone."""
+        return self.text is not None and self.image_id is None and self.image is None
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """How many, which, and how known labels count."""
+        return {"k": self.k, "where": self.where, "labels": self.labels}
+
+    def check_picture(self) -> None:
+        """ValueError unless one picture is named, or words alone."""
+        if not self.wordy:
+            return super().check_picture()
+        for name in ("to", "style_of", "content_weight", "run"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name} is of a picture: give image_id or image (base64), or leave it out")
+        return None
 
 
 class TranslateAsked(PictureOf):
@@ -110,15 +139,16 @@ class NeighbourTold(BaseModel):
 
 
 class QueryTold(BaseModel):
-    """The neighbours, best first; `target`: the labels sought; `plan`: what was done."""
+    """The neighbours, best first; `target`: the labels sought; `plan`: what was done. Words alone ask no run."""
 
     neighbours: list[NeighbourTold]
     plan: str
     milliseconds: float
     target: Attributes
     labels: str
-    run: str
-    method: str
+    text: str | None
+    run: str | None
+    method: str | None
 
 
 class GuideTold(BaseModel):

@@ -17,9 +17,11 @@ from index_store.runs import CHECKPOINT
 from index_store.workspace import Workspace
 from retrieval.reading import FOLDER, GraphSearcher, open_searcher
 from retrieval.retriever import Retriever
+from tests.cli.conftest import Command
 from tests.places import ROOT
+from tests.retrieval.textmodels import colour_model
 
-REFUSED = ("torch", "torchvision", "lightning_fabric", "sklearn", "scipy", "torchmetrics", "onnx")
+REFUSED = ("torch", "torchvision", "lightning_fabric", "sklearn", "scipy", "torchmetrics", "onnx", "transformers")
 HOOK = f"""
 import sys
 class No:
@@ -81,6 +83,20 @@ def test_the_command_asks_without_torch(indexed: Path, picture: Path) -> None:
     done = refused("-w", indexed, "query", picture, "--to", "+Glasses", "--json")
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)["neighbours"]) == 10
+
+
+def test_words_are_asked_without_torch(indexed: Path, picture: Path, tmp_path: Path, process: Command) -> None:
+    pytest.importorskip("tokenizers", reason="tokenizers is not installed, so no words can be asked: make setup")
+    path = tmp_path / "w"
+    shutil.copytree(indexed, path)
+    model = colour_model(tmp_path / "colours")
+    built = process("-w", path, "index", "build", "--text-model", model, "--json")
+    assert built.status == 0 and built.json["words"] == built.json["vectors"], built.err
+    for words in ((picture, "--to", "+Glasses", "--text", "red"), ("--text", "red")):
+        done = refused("-w", path, "query", *words, "--json")
+        assert done.returncode == 0, done.stderr
+        answer = json.loads(done.stdout)
+        assert len(answer["neighbours"]) == 10 and answer["text"] == "red" and "text." in answer["plan"]
 
 
 def test_what_needs_torch_says_so_in_one_line(indexed: Path, picture: Path) -> None:

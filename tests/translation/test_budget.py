@@ -62,7 +62,9 @@ def test_a_plan_times_steps_and_leaves_nothing_behind(workspace: Workspace, minu
     assert workspace.runs() == []
     first = plan.stages[0]
     if minutes is None:
-        assert plan.warning() is None and first["minutes"] is None and first["steps"] == config.translation.steps
+        assert plan.warning() is None and first["steps"] == config.translation.steps
+        assert first["minutes"] == pytest.approx(first["steps"] * plan.seconds_a_step / 60), "what its steps take"
+        assert plan.stages[1]["minutes"] is None
     elif minutes < 1:
         assert "is short: here at least" in (plan.warning() or "") and first["steps"] < 4
     else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,6 +62,9 @@ def test_stopped_it_goes_on_and_done_it_does_nothing(tmp_path: Path) -> None:
             demo(path, Watch(stage, stop))
         assert state(path)[-1][3] == ("done" if stage == "index" else "stopped")
 
+    ended = demo(path, Watch("evaluate", lambda: os.kill(os.getpid(), signal.SIGTERM)))
+    assert ended.stopped and state(path)[-1][1:4] == ("evaluate", 0, "stopped")
+
     result = demo(path, Watch())
     assert [stage["name"] for stage in result.stages] == ["translation", "retrieval", "index", "guided", "evaluate"]
     assert not result.stopped and result.report is not None and result.report.exists()
@@ -73,6 +78,7 @@ def test_stopped_it_goes_on_and_done_it_does_nothing(tmp_path: Path) -> None:
         ("guided", 3, "done", "retrieved"),
         ("guided", 3, "done", "random"),
         ("guided", 3, "done", "none"),
+        ("evaluate", 0, "stopped", None),
         ("evaluate", before[-1][2], "done", None),
     ]
     with Workspace.open(path) as workspace:

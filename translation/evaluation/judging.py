@@ -201,12 +201,18 @@ def evaluate_retrieval_run(
     device: str = "auto",
     progress: Progress | None = None,
 ) -> RetrievalEvaluation:
-    """P@10 of a retrieval run (by default the newest) and of simpler retrievals, as the paper measures it."""
+    """P@10 of a retrieval run (by default the newest) and of simpler retrievals, as the paper measures it.
+
+    Its summary also has `steps`: how long the translator and the retrieval run trained.
+    """
     progress, protocol = progress or Progress(), protocol or RetrievalProtocol()
     retriever = open_retriever(workspace, run, device)
     workspace.leave_out_missing("origin=real|unlabelled", progress.note)
     barred_from(workspace, protocol.split, [retriever.run], progress.note)
-    return evaluate_queries(workspace, retriever, protocol, progress=progress.step)
+    evaluation = evaluate_queries(workspace, retriever, protocol, progress=progress.step)
+    source = workspace.run(str(retriever.run.config["translation_run"]))
+    evaluation.summary["steps"] = {"stage1": source.steps, "retrieval": retriever.run.steps}
+    return evaluation
 
 
 class _Total:

@@ -175,6 +175,14 @@ class _Clock:
         by_time = max(0.0, 60 * self.minutes - self.seconds)
         return by_time if by_steps is None else min(by_time, by_steps)
 
+    def steps_at_end(self, done: int, total: int, first: int) -> int:
+        """How many steps there will be when it ends: `total`, or as many as fit the time by this session's pace."""
+        here = done - first
+        if self.minutes is None or here <= 0:
+            return total
+        by_time = max(0.0, 60 * self.minutes - self.seconds) * here / max(1e-9, self.seconds - self.before)
+        return min(total, done + math.ceil(by_time))
+
     def is_over(self) -> bool:
         return self.minutes is not None and self.seconds >= 60 * self.minutes
 
@@ -274,7 +282,7 @@ def train(
                 _update_average(average, task.networks, min(task.average_decay, (1 + step) / (10 + step)))
                 step += 1
                 sums.add(step, terms)
-                progress.step(step, steps, clock.left(step, steps, first))
+                progress.step(step, clock.steps_at_end(step, steps, first), clock.left(step, steps, first))
                 if step % training.log_every == 0 or step == steps:
                     metrics = means(sums)  # the one wait for the device
                     if isinstance(task, Watched):

@@ -33,6 +33,7 @@ from tests.translation.steps import networks_of
 from tests.translation.training.line import Line, settings
 from translation import objectives
 from translation.indexing import fill_index
+from translation.progress import Progress
 from translation.stages import train_guided, train_retrieval, train_translation
 from translation.training import precision
 from translation.training.checkpoints import load_networks, read_state, save_checkpoint
@@ -266,6 +267,22 @@ def test_minutes_end_a_stage_and_count_over_sessions(tmp_path: Path) -> None:
     assert 1 < first.steps < 1000 and not first.stopped
     again = run_line(tmp_path, slow, 100_000, minutes=0.2 / 60, resume=True)
     assert again.steps == first.steps
+
+
+def test_progress_counts_to_where_the_minutes_end_a_stage(tmp_path: Path) -> None:
+    totals: list[tuple[int, int]] = []
+
+    class Watch(Progress):
+        def step(self, done: int, total: int, seconds_left: float | None = None) -> None:
+            totals.append((done, total))
+
+    slow, given = Line(at=lambda step: time.sleep(0.01)), {"folder": tmp_path, "training": settings()}
+    made = train(slow, steps=100_000, minutes=0.5 / 60, progress=Watch(), **given).steps  # type: ignore[arg-type]
+    assert totals[-1][0] == made and made <= totals[made // 2][1] + made // 2 < 100_000, "not to 100,000"
+    assert all(done <= total for done, total in totals)
+    totals.clear()
+    train(Line(), steps=made + 5, resume=True, progress=Watch(), **given)  # type: ignore[arg-type]
+    assert {total for _, total in totals} == {made + 5}
 
 
 @contextmanager

@@ -59,7 +59,7 @@ def read_by(
     """
     progress = progress or Progress()
     records = {name: workspace.run(run) for name, run in runs.items()}
-    if strange := [record.id for record in records.values() if "translation_run" not in record.config]:
+    if strange := [record.id for record in records.values() if "neighbours" not in record.config]:
         raise UsageError(f"run {strange[0]} is no stage-3 run: name runs of stage guided")
     starts = {str(record.config["translation_run"]) for record in records.values()}
     if len(starts) != 1:

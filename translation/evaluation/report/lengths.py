@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-LEAST_STEPS = {"stage1": 200, "guided": 50, "random": 50, "unguided": 50}  # under which nothing is concluded
+LEAST_STEPS = {"stage1": 200, "retrieval": 100, "guided": 50, "random": 50, "unguided": 50}
+"""Under which nothing is concluded."""
 ENOUGH = 0.5  # share of its planned steps with which a classifier may judge arms
 
 
@@ -23,9 +24,30 @@ def too_short(translation: Mapping[str, Any] | None) -> str:
     return f"{start}: {listed(told)}.{more}"
 
 
-def times_needed(translation: Mapping[str, Any] | None) -> float:
+def search_too_short(retrieval: Mapping[str, Any] | None) -> str:
+    """`too_short` of a search, by its `steps` {stage1, retrieval}: those of its translator and its own."""
+    told, factor = _missing_of_search(retrieval)
+    return (
+        f"Too short to judge the search: {listed(told)}. Give it about {math.ceil(factor)} times the time."
+        if told
+        else ""
+    )
+
+
+def times_needed(translation: Mapping[str, Any] | None, retrieval: Mapping[str, Any] | None = None) -> float:
     """How many times the time would be enough, 1 where it was."""
-    return _missing(translation)[1]
+    return max(_missing(translation)[1], _missing_of_search(retrieval)[1])
+
+
+def _missing_of_search(retrieval: Mapping[str, Any] | None) -> tuple[list[str], float]:
+    """See `_missing`."""
+    steps = (retrieval or {}).get("steps") or {}
+    names = {"stage1": "the first training (stage 1)", "retrieval": "the search's own training (stage 2)"}
+    short = {name: made for name, made in steps.items() if made < LEAST_STEPS[name]}
+    told = [
+        f"{names[one]} made {made} steps of the {LEAST_STEPS[one]} that show anything" for one, made in short.items()
+    ]
+    return told, max((LEAST_STEPS[one] / max(1, made) for one, made in short.items()), default=1.0)
 
 
 def _missing(translation: Mapping[str, Any] | None) -> tuple[list[str], float]:

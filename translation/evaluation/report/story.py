@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from translation.evaluation.report.data import ReportData
-from translation.evaluation.report.lengths import listed, times_needed, too_short
+from translation.evaluation.report.lengths import listed, search_too_short, times_needed, too_short
 from translation.evaluation.report.verdicts import (
     MARGIN,
     NEARER,
@@ -28,7 +28,8 @@ from translation.evaluation.report.verdicts import (
 from translation.evaluation.report.words import PLAIN
 
 LIMITS = r" (--minutes|--set[ =](translation|retrieval|guided)\.steps)[ =][^ ]+"  # of a command's time
-Answer = Literal["yes", "no", "no difference", "cannot say yet"]
+Answer = Literal["yes", "partly", "no", "no difference", "cannot say yet"]
+FITTING = 0.5  # of the labels that random images miss: so many a search must find to be said to work
 REAL = 1.5  # times the distance between two sets of real images, up to which translations count as real
 
 
@@ -110,6 +111,7 @@ def _search(retrieval: Numbers | None, found: Sequence[Verdict]) -> list[Row]:
     if not retrieval:
         return []
     rows, chance, k = [], retrieval["random"], retrieval.get("k", 10)
+    early = bool(search_too_short(retrieval))
     if state := state_of(found, "retrieval", "attributes"):
         text = (
             f"Of the first {k} images found, {_hundred(retrieval['attributes'])} of 100 labels asked for fit; of "
@@ -117,9 +119,10 @@ def _search(retrieval: Numbers | None, found: Sequence[Verdict]) -> list[Row]:
         )
         missed = _missed(found)
         text += f" Not found better than by chance: {listed(missed)}." if missed and state == "learned" else ""
-        rows.append(
-            Row("search", "Does the search find what is asked for?", "yes" if state == "learned" else "no", text)
-        )
+        works = retrieval["attributes"] >= chance["attributes"] + FITTING * (1 - chance["attributes"])
+        answer: Answer = ("yes" if works else "partly") if state == "learned" else "no"
+        told = "cannot say yet" if early else answer
+        rows.append(Row("search", "Does the search find what is asked for?", told, text))
     if state := state_of(found, "retrieval", "content"):
         asks = state_of(found, "retrieval", "attributes") is not None
         question = "Do they look alike in other ways?" if asks else "Does the search find images that look alike?"
@@ -127,8 +130,8 @@ def _search(retrieval: Numbers | None, found: Sequence[Verdict]) -> list[Row]:
             f"Of their{' other' if asks else ''} labels {_hundred(retrieval['content'])} of 100 are those of the image "
             f"that was asked with; of random images {_hundred(chance['content'])}."
         )
-        answer: Answer = "yes" if state == "better" else "no" if state == "worse" else "no difference"
-        rows.append(Row("alike", question, answer, text))
+        answer = "yes" if state == "better" else "no" if state == "worse" else "no difference"
+        rows.append(Row("alike", question, "cannot say yet" if early else answer, text))
     return rows
 
 
@@ -211,14 +214,19 @@ def _worked(rows: Sequence[Row], data: ReportData, collapsed: str) -> str:
     if not rows:
         return "Nothing was evaluated, so nothing can be said about what was learned."
     answers = {row.key: row.answer for row in rows}
-    said = {"yes": "works", "no": "did not learn its task", "cannot say yet": "cannot be judged yet"}
+    said = {
+        "yes": "works",
+        "partly": "works in part",
+        "no": "did not learn its task",
+        "cannot say yet": "cannot be judged yet",
+    }
     told = [
-        f"the {what} {said[answers[key]]}"
+        f"the {what} {said.get(answers[key], 'cannot be judged yet')}"
         for key, what in (("search", "search"), ("change", "painter"))
         if key in answers
     ]
     headline = "; ".join(told).capitalize() + "." if told else ""
-    if too_short(data.translation):
+    if too_short(data.translation) or search_too_short(data.retrieval):
         return f"{headline} The run was too short to say more.".strip()
     for told_too in (classifier_warning(data.translation), collapsed):
         if told_too:
@@ -234,10 +242,11 @@ def _next(data: ReportData, found: Sequence[Verdict], workspace: str) -> list[tu
     steps: list[tuple[str, str]] = []
     minutes = max(sum(float(stage.get("seconds") or 0) for stage in data.stages) / 60, 1.0)
     short, arm = too_short(data.translation), main_arm(data.translation)
+    early = search_too_short(data.retrieval)
     changes = state_of(found, arm, "accuracy_changed") if arm else None
-    if short:
-        more = _again(data, command, math.ceil(minutes * max(times_needed(data.translation), 1.5)))
-        steps.append((f"Give it more time. {short}", more))
+    if short or early:
+        more = minutes * max(times_needed(data.translation, data.retrieval), 1.5)
+        steps.append((f"Give it more time. {short or early}", _again(data, command, math.ceil(more))))
     elif warning := classifier_warning(data.translation):
         told = f"{warning} Train it for longer, or label more images."
         steps.append((told, f"{command} evaluate translation --classifier-minutes 10"))
@@ -248,13 +257,13 @@ def _next(data: ReportData, found: Sequence[Verdict], workspace: str) -> list[tu
                 _again(data, command, math.ceil(4 * minutes)),
             )
         )
-    if missed := _missed(found):
+    if (missed := _missed(found)) and not early:
         steps.append((f"Add labelled images that have {_or(missed)} and some that have not, then train again.", ""))
     if data.attributes_used:
         edit = shlex.quote(f"+{data.attributes_used[0]}")
         if changes == "learned" and not short:
             steps.append(("Translate pictures of your own.", f"{command} translate PICTURE --to {edit}"))
-        if state_of(found, "retrieval", "attributes") == "learned":
+        if state_of(found, "retrieval", "attributes") == "learned" and not early:
             steps.append(("Search with a picture of your own.", f"{command} query PICTURE --to {edit}"))
     if data.translation_rows:
         steps.append(("Look at the worst translations below: they show what is missing.", ""))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from translation.evaluation.report.lengths import search_too_short
 from translation.evaluation.report.verdicts import (
     ARMS,
     COMPARED,
@@ -57,15 +58,17 @@ def terminal_table(retrieval: Numbers | None, translation: Numbers | None) -> Re
     found = verdicts(translation, retrieval)
     shown: list[RenderableType] = []
     if retrieval:
+        early = search_too_short(retrieval)
         table = Table(title=f"Retrieval, P@{retrieval.get('k', 10)}", title_justify="left", box=None, pad_edge=False)
         for heading in ("", "here", "random", ""):
             table.add_column(heading, justify="right" if heading else "left")
         for measure in ("attributes", "content", "average"):
             value, base = retrieval.get(measure), retrieval["random"].get(measure)
-            state = state_of(found, "retrieval", measure) if measure == "attributes" else None
+            state = state_of(found, "retrieval", measure) if measure == "attributes" and not early else None
             table.add_row(measure, three(value), three(base), _styled(state))
         shown.append(table)
-        if missed := [v.subject for v in found if v.measure == "one attribute" and v.state == "not learned"]:
+        missed = [v.subject for v in found if v.measure == "one attribute" and v.state == "not learned"]
+        if missed and not early:
             shown.append(f"{_styled('not learned')}: {escape(', '.join(missed))}")
     if translation:
         arms = arms_of(translation)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from translation.evaluation.report.lengths import listed, too_short
+from translation.evaluation.report.lengths import listed, search_too_short, too_short
 
 State = Literal["learned", "not learned", "better", "worse", "no difference"]
 Numbers = Mapping[str, Any]
@@ -128,6 +128,9 @@ def headlines(translation: Numbers | None, retrieval: Numbers | None) -> tuple[V
     """The findings as few sentences: failures each, successes of the main arms, comparisons put together."""
     found, short = verdicts(translation, retrieval), too_short(translation)
     shown = [Verdict("run", "length", "not learned", short)] if short else []
+    if early := search_too_short(retrieval):
+        shown.append(Verdict("run", "length of retrieval", "not learned", early))
+        found = tuple(v for v in found if v.subject != "retrieval" and v.measure != "one attribute")
     shown += [v for v in found if v.subject == "retrieval"]
     missed = [v for v in found if v.measure == "one attribute" and v.state == "not learned"]
     if missed and state_of(found, "retrieval", "attributes") == "learned":
@@ -177,9 +180,10 @@ def classifier_warning(translation: Numbers | None) -> str:
 def plain_words(translation: Numbers | None, retrieval: Numbers | None) -> str:
     """What came of it in two or three sentences; empty where nothing was evaluated."""
     found, short = verdicts(translation, retrieval), too_short(translation)
-    told = [short] if short else []
+    early = search_too_short(retrieval)
+    told = [short or early] if short or early else []
     state = state_of(found, "retrieval", "attributes")
-    if state:
+    if state and not early:
         missed = [
             v.subject.replace("_", " ") for v in found if v.measure == "one attribute" and v.state == "not learned"
         ]
@@ -187,7 +191,7 @@ def plain_words(translation: Numbers | None, retrieval: Numbers | None) -> str:
         but = f", except {listed(missed)}" if missed and state == "learned" else ""
         told.append(f"Retrieval {verb} what it is asked for{but}.")
     arm = next((a for a in ("guided", "unguided", "stage1") if state_of(found, a, "accuracy_changed")), None)
-    if arm:
+    if arm and not short:
         changes, near = state_of(found, arm, "accuracy_changed"), state_of(found, arm, "truth")
         text = "The translator changes" if changes == "learned" else "The translator did not learn to change"
         text += " what it is asked to change"

@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 
+import rgunit
 from tests.translation.evaluation.report.test_report import RETRIEVAL, TRANSLATION, arm, plain
 from translation.evaluation.report.data import ReportData
 from translation.evaluation.report.story import Story, tell
-from translation.evaluation.report.verdicts import verdicts
+from translation.evaluation.report.verdicts import headlines, plain_words, verdicts
 
 
 def story(retrieval: Any = None, translation: Any = None, **given: Any) -> Story:
@@ -72,6 +73,25 @@ def test_a_run_that_was_too_short_answers_nothing_of_the_painter_and_names_the_t
     assert {answers(told)[key] for key in ("change", "keep", "guidance")} == {"cannot say yet"}
     assert told.worked == "The search works; the painter cannot be judged yet. The run was too short to say more."
     assert told.steps[0][1] == "rgunit -w faces run --preset x --minutes 8", "the same command with twice the time"
+
+
+def test_a_search_that_finds_little_more_than_chance_works_in_part() -> None:
+    weak = {**RETRIEVAL, "attributes": RETRIEVAL["random"]["attributes"] + 0.1}
+    assert answers(story(weak))["search"] == "partly" and story(weak).worked.startswith("The search works in part.")
+
+
+def test_a_search_that_was_trained_too_shortly_is_not_judged_whatever_its_numbers() -> None:
+    early = {**RETRIEVAL, "steps": {"stage1": 18, "retrieval": 3}}
+    told = story(early, drawn(0.1, 0.07), stages=[{"name": "translation", "seconds": 240.0, "steps": 18}])
+    assert answers(told)["search"] == answers(told)["alike"] == "cannot say yet" and answers(told)["change"] == "yes"
+    assert told.worked == "The search cannot be judged yet; the painter works. The run was too short to say more."
+    say, command = told.steps[0]
+    assert "stage 2) made 3 steps of the 100 that show anything" in say and "about 34 times" in say
+    assert command.endswith("--minutes 134"), "as many times the minutes"
+    assert " query " not in str(told.steps) and "finds" not in plain_words(None, early)
+    assert [v.measure for v in headlines(None, early)] == ["length of retrieval"]
+    assert "Too short to judge the search" in str(rgunit.Result(early))
+    assert answers(story({**early, "steps": {"stage1": 200, "retrieval": 100}}))["search"] == "yes"
 
 
 def test_without_a_command_of_its_own_the_next_step_names_the_workspace_and_the_preset() -> None:
