@@ -52,6 +52,7 @@ __all__ = [
     "UsageError",
     "Workspace",
     "evaluate",
+    "forget",
     "methods",
     "query",
     "run",
@@ -466,6 +467,23 @@ def query(
             if not several and not (isinstance(picture, str | Path) and Path(picture).is_dir()):
                 return ask(_source(picture))
             return [found for _, found in _each(ask, picture)]
+
+
+@_said()
+def forget(
+    workspace: str | Path | _Workspace,
+    *,
+    where: str | None = None,
+    ids: Sequence[int] = (),
+    dry_run: bool = False,
+) -> Result:
+    """Leave nothing of images in the workspace, as `rgunit index remove --forget`: keys removed, generated, deleted,
+    rewritten, outside, learned, left, unsure, keeps (`index_store.forgetting.Forgotten`).
+
+    Without `where` and `ids` it ends what an earlier call began.
+    """
+    with _opened(workspace) as opened:
+        return Result(asdict(opened.forget(where, ids=list(ids) or None, dry_run=dry_run)))
 
 
 @_said()

@@ -22,7 +22,14 @@ from index_store.replay import apply, next_id
 
 HEAD = "0001"
 SHARDS = "shards"
-HALF_FILES = ("catalog.*", f"{SHARDS}/*", "cache/*.cells.h5", "runs/*/run.json", "images/generated/*/*")
+HALF_FILES = (
+    "catalog.*",
+    "forgetting.json",
+    f"{SHARDS}/*",
+    "cache/*.cells.h5",
+    "runs/*/run.json",
+    "images/generated/*/*",
+)
 
 
 @contextmanager
@@ -323,6 +330,11 @@ class Catalog:
         """Fold what the engine keeps beside the tables into them."""
         with forking.native():
             self.database.checkpoint()
+
+    def erase(self) -> str:
+        """Write the tables anew, without what was deleted from them; what the engine keeps of it, "" for nothing."""
+        with forking.native():
+            return self.database.erase()
 
     def next_id(self) -> int:
         """Return the first id that was never used."""
