@@ -170,7 +170,7 @@ class Serving:
 
             return open_guides(self.workspace, translator, k, at_random=at_random, load=of)
 
-        return self._keep(("guides", at_random, k, *_mark(record)), load)
+        return self._keep(("guides", at_random, k, self.workspace.forgotten(), *_mark(record)), load)
 
     def _keep(self, key: Hashable, load: Callable[[], T]) -> T:
         """What is kept under a key; who asks while it is loaded waits for it."""

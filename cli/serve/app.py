@@ -70,7 +70,8 @@ class Served:
         self.loaded = not warm
         self._files = {file.name: file.read_bytes() for file in PAGE.iterdir() if file.suffix in KINDS}
         self._folder = tempfile.TemporaryDirectory(prefix="rgunit-serve-")
-        self.looks = Looks(workspace, Path(self._folder.name), device)
+        self.looks = Looks(workspace, Path(self._folder.name), device, self._drop_forgotten)
+        self._seen: tuple[tuple[int, ...], int] = workspace.catalog.version(), workspace.forgotten()
 
         @asynccontextmanager
         async def running(_: FastAPI) -> AsyncIterator[None]:
@@ -235,6 +236,23 @@ class Served:
         data, kind = answers.encoded(pixels)
         return Response(data, media_type=kind, headers=headers)
 
+    def result(self, name: str) -> Response:
+        """A picture that was made a while ago."""
+        self._drop_forgotten()
+        data = self.made.get(name)
+        if data is None:
+            raise Refused(404, "there is no such picture (any more): results are kept for ten minutes")
+        return Response(data, media_type="image/png")
+
+    def _drop_forgotten(self) -> None:
+        """Where images were forgotten since the last look, let go of all that may show them."""
+        version = self.workspace.catalog.version()
+        if version != self._seen[0]:
+            before, self._seen = self._seen[1], (version, self.workspace.forgotten())
+            if self._seen[1] != before:
+                self.made.clear()
+                self.looks.clear()
+
     def _routes(self) -> None:
         api = self.api
 
@@ -258,10 +276,7 @@ class Served:
 
         @api.get("/api/results/{name}.png", response_class=Response, tags=["ask"], summary="A picture that was made")
         async def result(name: Annotated[str, InPath(max_length=100)]) -> Response:
-            data = self.made.get(name)
-            if data is None:
-                raise Refused(404, "there is no such picture (any more): results are kept for ten minutes")
-            return Response(data, media_type="image/png")
+            return await self.pictures.run(self.result, name)
 
         @api.get("/api/collection", response_model=bodies.CollectionTold, tags=["collection"], summary="What there is")
         async def collection() -> Response:
