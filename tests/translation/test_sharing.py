@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+import rgunit
 from index_store.errors import RgunitError, UsageError
 from index_store.workspace import Workspace
 from retrieval.onnx import session
@@ -20,6 +22,7 @@ from retrieval.tensors import to_tensor
 from tests.translation.small import Notes, tiny
 from translation.guidance import Guide
 from translation.inference import translate_images
+from translation.sharing import hub
 from translation.sharing.exporting import export_run
 from translation.sharing.importing import import_model
 from translation.sharing.package import MANIFEST
@@ -178,3 +181,41 @@ def test_what_cannot_be_exported_is_named_before_any_work(guided: Workspace, tmp
     with pytest.raises(UsageError, match="there already"):
         export_run(guided, "r1", "hub", tmp_path / "there")
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".export-*"))
+
+
+def test_a_folder_of_the_hubs_form_is_loaded_and_saved_again(guided: Workspace, foreign: Path, tmp_path: Path) -> None:
+    pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed: make setup")
+    with rgunit.Translator.open(guided, "r3", device="cpu") as own:
+        theirs = own.translate(foreign, to="+Glasses")[0]
+        own.save_pretrained(tmp_path / "first", licence="CC0")
+        own.save_pretrained(tmp_path / "bare")
+    with rgunit.Translator.from_pretrained(tmp_path / "first", device="cpu") as model:
+        place = model.workspace.path
+        model.save_pretrained(tmp_path / "second")  # what guides it came with a licence
+    assert (
+        not place.exists() and json.loads((tmp_path / "first" / "config.json").read_text())["library_name"] == "rgunit"
+    )
+    with rgunit.Translator.from_pretrained(str(tmp_path / "second"), device="cpu") as model:
+        ours = model.translate(foreign, to="+Glasses")[0]
+    assert (ours.pixels == theirs.pixels).all() and len(ours.neighbours) == len(theirs.neighbours) > 0
+    with rgunit.Translator.from_pretrained(tmp_path / "bare", device="cpu") as model:
+        assert model.translate(foreign, to="+Glasses", guidance=0.0)[0].neighbours == ()
+    with pytest.raises(UsageError, match="there already"), rgunit.Translator.open(guided, "r3", device="cpu") as own:
+        own.save_pretrained(tmp_path / "first")
+    (tmp_path / "first" / "model.safetensors").write_bytes(b"other")
+    with pytest.raises(RgunitError, match="is not the file"):
+        rgunit.Translator.from_pretrained(tmp_path / "first")
+    with pytest.raises(RgunitError, match="no folder nobody/nothing, and no such model could be fetched"):
+        rgunit.Translator.from_pretrained("nobody/nothing", local_files_only=True, cache_dir=tmp_path / "empty")
+
+
+def test_without_the_hubs_library_the_extra_is_named(
+    guided: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    hub._shared.cache_clear()
+    with pytest.raises(RgunitError, match=r"pip install 'rgunit\[hub\]'"):
+        rgunit.Translator.from_pretrained(tmp_path)
+    with pytest.raises(RgunitError, match=r"rgunit\[hub\]"), rgunit.Translator.open(guided, "r1") as own:
+        own.save_pretrained(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
