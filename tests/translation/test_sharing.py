@@ -17,10 +17,11 @@ from PIL import Image
 import rgunit
 from index_store.errors import RgunitError, UsageError
 from index_store.workspace import Workspace
+from retrieval.graphs import Traced, write_graph
 from retrieval.onnx import session
 from retrieval.tensors import to_tensor
 from tests.translation.small import Notes, tiny
-from translation.guidance import Guide
+from translation.guidance import Guide, PatchGuidance, with_pixels
 from translation.inference import translate_images
 from translation.sharing import hub
 from translation.sharing.exporting import export_run
@@ -111,6 +112,37 @@ def test_graphs_of_any_batch_agree_with_pytorch(guided: Workspace, tmp_path: Pat
         answer = graph.run(None, {n: t.contiguous().numpy() for n, t in (*given.items(), ("neighbours", near))})
         for got, want in zip(answer, (right.image, right.mask), strict=True):
             assert want is not None and np.abs(got - want.numpy()).max() <= 1e-4
+
+
+def test_guidance_by_patches_has_a_graph_of_any_batch(guided: Workspace, tmp_path: Path) -> None:
+    pytest.importorskip("onnx", reason="onnx is not installed: make setup")
+    shutil.copytree(guided.path, tmp_path / "w")
+    with Workspace.open(tmp_path / "w") as workspace:
+        train_guided(workspace, tiny("guided.guidance=patches", "guided.neighbour_start=0.3"), device="cpu")
+        made = export_run(workspace, "r4", "onnx", tmp_path / "graphs")
+        translator = Translator.load(workspace, "r4")
+        images = to_tensor(workspace.load(workspace.images("origin=real").ids[:5], 32))
+    assert made.parity is not None and made.parity <= 1e-4
+    content, style, graph = translator.content(images), translator.style(images), session(made.out / "translator.onnx")
+    for batch in (1, 2, 5):
+        near = torch.stack([with_pixels(content, images)[:batch].flip(0)] * translator.neighbours, 1)
+        right = translator.translate(images[:batch], content[:batch], style[:batch], guide=Guide(near))
+        given = {"images": images[:batch], "style": style[:batch], "neighbours": near}
+        answer = graph.run(None, {name: tensor.contiguous().numpy() for name, tensor in given.items()})
+        assert np.abs(answer[0] - right.image.numpy()).max() <= 1e-4
+        assert (
+            np.abs(answer[0] - translator.translate(images[:batch], content[:batch], style[:batch]).image.numpy()).max()
+            > 0.01
+        )
+
+
+def test_so_have_patches_of_several_places(tmp_path: Path) -> None:
+    pytest.importorskip("onnx", reason="onnx is not installed: make setup")
+    patches = PatchGuidance(4)
+    content, near = torch.randn(3, 4, 40, 40), torch.randn(3, 2, 52, 40, 40)
+    assert patches.step(40) == 2
+    graph = Traced({"patches": patches}, lambda content, near: (patches.look(content, near),))
+    assert write_graph(tmp_path / "look.onnx", graph, {"content": content, "near": near}, ("look",)) <= 1e-4
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "collection/vectors.safetensors", "collection/labels.csv"])
