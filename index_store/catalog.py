@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -52,6 +53,9 @@ class Catalog:
         self.file = self.database.file
         self.guard = threading.RLock()
         self.step: features.Step = lambda name: None
+        self.records: dict[
+            int, tuple[tuple[Any, ...], Any]
+        ] = {}  # runs by their numbers, with the rows that they are of
         self._changing = 0
         forking.remember(self)
 

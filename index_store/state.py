@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,14 @@ class Table:
     def whole(self) -> bool:
         """Whether no row of it was removed."""
         return self.alive == len(self.ids)
+
+    @cached_property
+    def place_of(self) -> Ids:
+        """For each row of the state up to the last that has a vector its place here, -1 for one without."""
+        place = np.full(int(self.rows.max(initial=-1)) + 1, -1, np.int64)
+        live = self.rows >= 0
+        place[self.rows[live]] = np.flatnonzero(live)
+        return place
 
     def gather(self, places: Ids) -> Vectors:
         """Return the vectors at places of the concatenation, float32 [n, d], in that order."""

@@ -62,6 +62,7 @@ class Workspace:
         self._store = IndexStore(catalog, owner=False)
         self._table: tuple[tuple[Any, ...], ImageTable] | None = None
         self._version: tuple[int, ...] = ()
+        self._meta: tuple[tuple[int, ...], dict[str, str | None]] = (), {}  # as of a version
         self._cache: OrderedDict[tuple[int, int, float | None], Pixels] = OrderedDict()
         self._cached = 0
         self._guard = threading.Lock()
@@ -387,8 +388,14 @@ class Workspace:
 
     def meta(self, key: str) -> str | None:
         """Return a small value that was set, None if it never was."""
-        with self.catalog.reading() as connection:
-            return self.catalog.setting(connection, f"meta.{key}")
+        version = self.catalog.version()
+        known, values = self._meta
+        if known != version:
+            known, values = self._meta = version, {}
+        if key not in values:
+            with self.catalog.reading() as connection:
+                values[key] = self.catalog.setting(connection, f"meta.{key}")
+        return values[key]
 
     def set_meta(self, key: str, value: str) -> None:
         """Keep a small value, durably."""

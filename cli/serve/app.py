@@ -21,8 +21,11 @@ from cli.serve.gate import COOKIE, Gate, Refused
 from cli.serve.looks import Looks
 from cli.serve.workers import Counts, Shelf, Workers
 from index_store.errors import ImageRefused, RgunitError
+from index_store.runs import RunRecord
 from index_store.workspace import Workspace
+from retrieval.asking import Asking
 from retrieval.pictures import Picture
+from retrieval.runs import find_run
 
 THREADS, WAITING = 8, 56
 """Questions that are worked on, and that may wait; pictures have a queue of their own."""
@@ -65,6 +68,7 @@ class Served:
         self.workspace, self.device = workspace, device
         self.counts, self.made = Counts(), Shelf()
         self.work, self.pictures = Workers("work", THREADS, waiting), Workers("pictures", 4, 1024)
+        self.asking = Asking(workspace, self.counts.shared)
         self._serving: Any = None
         self._first = threading.Lock()
         self.loaded = not warm
@@ -101,23 +105,24 @@ class Served:
 
     def _warm(self) -> None:
         """Load what will be asked for, so that the first answer is quick."""
+        self.loaded = self.asking.warm()  # a search needs nothing else
         try:
             self.serving.warm()
-        except RgunitError:
-            pass  # nothing was trained yet: whoever asks is told
+        except (RgunitError, ModuleNotFoundError):
+            pass  # nothing was trained yet, or torch is not installed: whoever asks is told
         finally:
             self.loaded = True
 
     # Questions
 
     def query(self, asked: bodies.QueryAsked) -> dict[str, Any]:
-        run = self._asked_run(asked.run, "retrieval")
+        record = self._asked_run(asked.run, "retrieval")
         picture = answers.picture_of(self.workspace, asked)
         other = None if asked.style_of is None else answers.picture_of(self.workspace, asked.style_of)
         self.workspace.check_filter(asked.where)
-        record, found = self.serving.query(
+        searcher = self.asking.searcher(record) if self.device in ("auto", "cpu") else None
+        found = (searcher or self.serving.retriever(record)).search(
             picture,
-            run=run,
             edit=asked.to,
             style_of=other,
             content_weight=asked.content_weight,
@@ -131,7 +136,7 @@ class Served:
         from translation.serving import Goal
 
         started = time.perf_counter()
-        run = self._asked_run(asked.run, "translation")
+        run = self._asked_run(asked.run, "translation").id
         picture = answers.picture_of(self.workspace, asked)
         goal = Goal(asked.to, None if asked.style_of is None else answers.picture_of(self.workspace, asked.style_of))
         record, made = self.serving.translate(
@@ -149,7 +154,7 @@ class Served:
         from translation.serving import Goal
 
         started = time.perf_counter()
-        run = self._asked_run(asked.run, "translation")
+        run = self._asked_run(asked.run, "translation").id
         picture = answers.picture_of(self.workspace, asked)
         if asked.to is not None:
             first, last = (Goal(to) for to in asked.to)
@@ -178,17 +183,16 @@ class Served:
     def _keep(self, pixels: Any) -> str:
         return f"/api/results/{self.made.put(answers.png(pixels))}.png"
 
-    def _asked_run(self, run: str | None, kind: str) -> str:
+    def _asked_run(self, run: str | None, kind: str) -> RunRecord:
         """The run that is meant. Refused with 404 where there is none."""
-        from retrieval.runs import find_run
         from translation.runs import default_run
 
+        if run is not None and run not in {one.id for one in self.workspace.runs()}:
+            raise Refused(404, f"there is no run {run!r}: GET /api/runs lists them")
         if run is not None:
-            if run not in {one.id for one in self.workspace.runs()}:
-                raise Refused(404, f"there is no run {run!r}: GET /api/runs lists them")
-            return run
+            return find_run(self.workspace, run) if kind == "retrieval" else self.workspace.run(run)
         try:
-            return (find_run(self.workspace, None) if kind == "retrieval" else default_run(self.workspace)).id
+            return find_run(self.workspace, None) if kind == "retrieval" else default_run(self.workspace)
         except RgunitError as error:
             raise Refused(404, answers.message_of(self.workspace, error)) from None
 
