@@ -10,6 +10,7 @@ import shutil
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import new_class
 from typing import Any
 
 from index_store.errors import RgunitError, UsageError
@@ -17,6 +18,9 @@ from index_store.workspace import Workspace
 from translation.runs import GUIDED
 from translation.sharing.exporting import export_run
 from translation.sharing.importing import import_model
+
+FETCHING = ("revision", "cache_dir", "force_download", "local_files_only", "token")
+"""What the mixin hands on of how to fetch a model."""
 
 
 def save(workspace: Workspace, run: str, folder: Path, *, licence: str | None = None, **options: Any) -> Any:
@@ -68,36 +72,34 @@ def _shared() -> Any:
             "hub` and `rgunit import-model` do without)"
         ) from None
 
-    class Shared(ModelHubMixin, library_name="rgunit", pipeline_tag="image-to-image", tags=["rgunit"]):
-        """A run of a workspace."""
+    def loaded(cls: Any, /, *, model_id: str, **options: Any) -> Any:
+        home = TemporaryDirectory(prefix="rgunit-pretrained-")
+        try:
+            folder = Path(model_id)
+            if not folder.is_dir():
+                cached = snapshot_download(model_id, **{name: options[name] for name in FETCHING})
+                folder = Path(home.name) / "model"  # the cache is links, which are not followed out of a folder
+                shutil.copytree(cached, folder)
+            made = import_model(Path(home.name) / "workspace", folder)
+            if folder.is_relative_to(home.name):
+                shutil.rmtree(folder)
+            return cls(Workspace.open(Path(home.name) / "workspace"), made.run, None, home)
+        except BaseException:
+            home.cleanup()
+            raise
 
-        def __init__(self, workspace: Any, run: Any, licence: Any = None, home: Any = None) -> None:
-            self.workspace, self.run, self.licence, self.home = workspace, run, licence, home
+    parts = {"__init__": _init, "_save_pretrained": _save, "_from_pretrained": classmethod(loaded)}
+    about = {"library_name": "rgunit", "pipeline_tag": "image-to-image", "tags": ["rgunit"]}
+    return new_class("SharedRun", (ModelHubMixin,), about, lambda namespace: namespace.update(parts))
 
-        def _save_pretrained(self, save_directory: Path) -> None:
-            record = self.workspace.run(self.run)
-            guided = record.stage == GUIDED and record.config.get("neighbours") == "retrieved"
-            licence = self.licence or (record.config.get("imported", {}).get("licence") if guided else None)
-            export_run(
-                self.workspace, record.id, "hub", save_directory, with_index=licence is not None, licence=licence
-            )
 
-        @classmethod
-        def _from_pretrained(cls, *, model_id: str, **options: Any) -> Any:
-            known = ("revision", "cache_dir", "force_download", "local_files_only", "token")
-            home = TemporaryDirectory(prefix="rgunit-pretrained-")
-            try:
-                folder = Path(model_id)
-                if not folder.is_dir():
-                    cached = snapshot_download(model_id, **{name: options[name] for name in known})
-                    folder = Path(home.name) / "model"  # the cache is links, which are not followed out of a folder
-                    shutil.copytree(cached, folder)
-                made = import_model(Path(home.name) / "workspace", folder)
-                if folder.is_relative_to(home.name):
-                    shutil.rmtree(folder)
-                return cls(Workspace.open(Path(home.name) / "workspace"), made.run, None, home)
-            except BaseException:
-                home.cleanup()
-                raise
+def _init(self: Any, workspace: Any, run: Any, licence: Any = None, home: Any = None) -> None:
+    self.workspace, self.run, self.licence, self.home = workspace, run, licence, home
 
-    return Shared
+
+def _save(self: Any, save_directory: Path) -> None:
+    """What the mixin calls to write the files."""
+    record = self.workspace.run(self.run)
+    guided = record.stage == GUIDED and record.config.get("neighbours") == "retrieved"
+    licence = self.licence or (record.config.get("imported", {}).get("licence") if guided else None)
+    export_run(self.workspace, record.id, "hub", save_directory, with_index=licence is not None, licence=licence)
