@@ -26,6 +26,7 @@ TRANSLATIONS, MANIFEST = "translations.csv", "manifest.jsonl"
 GENERATOR = b'<meta name="generator" content="rgunit">'
 _TABLES, _TEXTS = (".csv", ".tsv", ".jsonl"), (".json", ".txt", ".md", ".toml", ".html", ".xml", ".log")
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".svg", ".pdf")
+_HALF = (".writing", ".part")  # what somebody is writing, or was when he was killed
 _NUMBERED = ("image_id", "source", "reference", "image")  # keys under which lists have ids
 _LEFT_ALONE = ("shards", "cache")  # merged anew, and dropped
 _REPORT = re.compile(r"(runs/[^/]+/)?report\.html")
@@ -58,7 +59,8 @@ class Told:
 def sweep(root: Path, wanted: Wanted, *, dry_run: bool = False) -> Told:
     """Look at every file of a workspace but its shards and caches, and take away what shows or names what is wanted."""
     told, unsure = Told(), set[str]()
-    doomed = set(wanted.own)
+    doomed, lists = set(wanted.own), dict[Path, str]()
+    kept = {f"{root}/{name}" for name in wanted.registered}
     looks = _any_of(wanted.paths)
     files = list(_files(root))
     for file in files:
@@ -72,32 +74,31 @@ def sweep(root: Path, wanted: Wanted, *, dry_run: bool = False) -> Told:
             rows = _list_without(file, wanted)
             if rows is None:
                 pass
-            elif file.name == MANIFEST:  # of translations guided by whatever was near
-                doomed.update({str(file), *rows.made})
             else:
-                doomed.update(rows.made)
-                told.rewritten.append(name)
-                if not dry_run:
-                    _replace(file, rows.text)
+                doomed.update(rows.made - kept)
+                lists[file] = "" if file.name == MANIFEST else rows.text  # its images were guided by whatever was near
         elif kind in _PICTURES:
             verdict = _shown(file, wanted, sample=_SAMPLE.fullmatch(name) is not None)
             if verdict:
                 doomed.add(str(file))
             elif verdict is None:
                 unsure.add(file.parent.relative_to(root).as_posix())
-        elif kind == ".html" and b"data:image" in _bytes(file):
+        elif kind in _HALF or (kind == ".html" and b"data:image" in _bytes(file)):
             unsure.add(name)
-    names = {path: Path(path).relative_to(root).as_posix() for path in doomed if os.path.lexists(path)}
-    for path in sorted(names):
-        told.deleted.append(names[path])
-        if not dry_run:
-            Path(path).unlink()
+    gone = [Path(path) for path in sorted(doomed) if os.path.lexists(path)]
+    told.deleted = [
+        path.relative_to(root).as_posix() for path in (*gone, *(one for one, text in lists.items() if not text))
+    ]
+    told.rewritten = [path.relative_to(root).as_posix() for path, text in lists.items() if text]
     if not dry_run:
-        for folder in {Path(path).parent for path in names}:
+        for path in gone:
+            path.unlink()
+        for folder in {path.parent for path in gone}:
             features.sync_folder(folder)
-    for file in files:
-        if str(file) not in doomed and _names(file, looks):
-            told.left.append(file.relative_to(root).as_posix())
+        for path, text in lists.items():  # last: they say which files were made, also to whoever ends this
+            _replace(path, text)
+    rest = [file for file in files if str(file) not in doomed and not (dry_run and file in lists)]
+    told.left = [file.relative_to(root).as_posix() for file in rest if os.path.lexists(file) and _names(file, looks)]
     told.unsure = sorted(unsure)
     return told
 
@@ -215,15 +216,16 @@ def _mentions(value: Any, folder: Path, wanted: Wanted, key: str = "") -> bool:
 
 
 def _made(file: Path, cells: Sequence[Any]) -> set[str]:
-    """Those files, named in a row, that lie beside the list or below it."""
-    found = {os.path.normpath(file.parent / str(cell)) for cell in cells if cell}
-    return {path for path in found if Path(path).is_relative_to(file.parent)}
+    """Those pictures, named in a row, that lie beside the list or below it."""
+    found = {Path(os.path.normpath(file.parent / str(cell))) for cell in cells if cell and "\0" not in str(cell)}
+    return {str(one) for one in found if one.is_relative_to(file.parent) and one.suffix.lower() in _PICTURES}
 
 
 def _replace(file: Path, text: str) -> None:
     """Write a list anew, whole or not at all; one without any row goes."""
     if not text:
         file.unlink()
+        features.sync_folder(file.parent)
         return
     part = file.with_name(file.name + features.TEMPORARY)
     features.write_durably(part, text.encode())

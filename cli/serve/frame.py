@@ -19,7 +19,7 @@ from cli.serve.workers import Counts
 from index_store.errors import ImageRefused, RgunitError
 from index_store.workspace import Workspace
 
-DOCUMENTED = (400, 401, 403, 404, 413, 415, 503)
+DOCUMENTED = (400, 401, 403, 404, 413, 415, 501, 503)
 
 
 class Counted:

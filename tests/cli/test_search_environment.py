@@ -1,4 +1,4 @@
-"""The environment of a machine that only searches, made afresh as the guide says: small, without torch, and answering."""
+"""The environment of a machine that only searches, made afresh as the guide says: small, without torch, answering."""
 
 from __future__ import annotations
 

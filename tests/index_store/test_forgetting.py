@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from index_store import traces
 from index_store.errors import RgunitError
 from index_store.images import write_image
 from index_store.learned import keep_learned
@@ -62,7 +63,7 @@ def forget(path: Path, stop_at: str) -> None:
         workspace.forget(ids=[5])
 
 
-def traces(path: Path, secrets: list[bytes]) -> list[str]:
+def holding(path: Path, secrets: list[bytes]) -> list[str]:
     files = [file for file in path.rglob("*") if file.is_file()]
     return [file.name for file in files if any(secret in file.read_bytes() for secret in secrets)]
 
@@ -78,7 +79,7 @@ def secrets_of(path: Path) -> list[bytes]:
 
 def test_nothing_of_it_is_left(path: Path) -> None:
     secrets = secrets_of(path)
-    assert set(traces(path, secrets)) >= {"labels.csv", "pairs-test-9-0.jsonl", "é4.png"}
+    assert set(holding(path, secrets)) >= {"labels.csv", "pairs-test-9-0.jsonl", "é4.png"}
     with Workspace.open(path) as workspace:
         planned = workspace.forget(ids=[5], dry_run=True)
         assert len(workspace.images()) == 8 and (path / "report.html").exists()
@@ -91,7 +92,7 @@ def test_nothing_of_it_is_left(path: Path) -> None:
         assert workspace.images().ids.tolist() == [1, 2, 3, 4, 6] and workspace.forgotten() == 1
         assert workspace.store().verify().ok and not workspace.check_images(every=True)
         assert len(workspace.store().search(np.zeros(12), k=9, encoder="r2").ids[0].nonzero()[0]) == 9
-    assert traces(path, secrets) == []
+    assert holding(path, secrets) == []
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -107,7 +108,7 @@ def test_a_killed_call_is_ended_by_the_same_one(path: Path, step: str) -> None:
         done = workspace.forget(ids=[5])
         assert (done.removed, done.generated, done.learned) == (3, 2, ["r1"])
         assert workspace.store().verify().ok and workspace.images().ids.tolist() == [1, 2, 3, 4, 6]
-    assert traces(path, secrets) == []
+    assert holding(path, secrets) == []
 
 
 def test_what_is_not_the_workspaces_own_stays_and_is_told(tmp_path: Path) -> None:
@@ -119,11 +120,35 @@ def test_what_is_not_the_workspaces_own_stays_and_is_told(tmp_path: Path) -> Non
         run = workspace.add_run("translation", "demo", {"config": {"source": str(outside / "a.png")}})
         (run.path / "checkpoint.safetensors").write_bytes(bytes(16))
         Image.new("RGB", (16, 16)).save(tmp_path / "w" / "drawn by the user.png")
+        (tmp_path / "w" / "found.csv.writing").touch()
         done = workspace.forget("split=train")
         assert done.outside == [str(outside / "a.png")] and (outside / "a.png").exists()
         assert done.learned == ["r1"]  # it does not say what it learned from
-        assert done.left == ["runs/r1-translation/run.json"] and done.unsure == ["."]
+        assert done.left == ["runs/r1-translation/run.json"] and done.unsure == [".", "found.csv.writing"]
         assert workspace.forget().removed == 0
+
+
+def test_a_list_says_what_was_made_until_that_is_gone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, own = path / "out", path / "images" / "own"
+    out.mkdir()
+    for name in ("guided.png", "other.png"):
+        Image.new("RGB", (8, 8)).save(out / name)
+    near = '"[{""image_id"": 5}]"'
+    (out / "translations.csv").write_text(
+        f"source,target,picture,mask,neighbours\n/a.png,,{out}/guided.png,,{near}\n/b.png,,{out}/other.png,,\n"
+    )
+    (path / "images" / "translations.csv").write_text(  # would have another image of the workspace deleted
+        f"source,target,picture,mask,neighbours\n{own}/é4.png,,{own}/é1.png,,\n"
+    )
+    with Workspace.open(path) as workspace:
+        with monkeypatch.context() as patched:
+            patched.setattr(traces, "_replace", lambda file, text: (_ for _ in ()).throw(OSError(28, "no space")))
+            with pytest.raises(OSError):
+                workspace.forget(ids=[5])
+        done = workspace.forget(ids=[5])
+    assert not (out / "guided.png").exists() and (out / "other.png").exists() and (own / "é1.png").exists()
+    assert "guided" not in (out / "translations.csv").read_text() and "other" in (out / "translations.csv").read_text()
+    assert done.unsure == ["out"]  # nobody notes what the other one shows
 
 
 def test_a_damaged_workspace_is_refused_unchanged(path: Path) -> None:
