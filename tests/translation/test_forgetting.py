@@ -12,7 +12,7 @@ from PIL import Image
 
 import rgunit
 from index_store import traces
-from index_store.images import write_image
+from index_store.images import shows, write_image
 from index_store.workspace import Workspace
 from retrieval.duplicates import find_duplicates
 from translation.evaluation.evaluate import _Keeper
@@ -54,6 +54,8 @@ def test_nothing_that_was_made_with_it_shows_or_names_it(staged: Workspace, tmp_
     mother = int(staged.images("origin=generated").parent[0])
     pairs, _ = kept_pairs(staged.run("r1").path, staged, schema, split="test", limit=8, seed=0)
     other = int(pairs.source[0])
+    shown = shows(root / "runs/r1-translation/samples/000004.png")
+    assert shown and shown <= set(staged.images("split=test origin=real").ids.tolist())
     table = staged.images(ids=[mother, other])
     places = dict(zip(table.ids.tolist(), map(Path, table.paths), strict=True))
     translate_images(staged, list(places.values()), to="+Glasses", out=root / "out", device="cpu")
@@ -79,6 +81,7 @@ def test_nothing_that_was_made_with_it_shows_or_names_it(staged: Workspace, tmp_
     assert found(root, secrets) == set()
     assert told.generated >= 1 and told.learned == ["r1", "r2"] and not told.left and not told.unsure
     assert sorted(told.outside) == sorted(map(str, places.values())) and all(map(Path.exists, places.values()))
+    assert (root / "runs/r1-translation/samples/000004.png").exists() == (other not in shown)
     assert not list((root / "out").glob("*.png")) and not list((root / "judged").rglob("*.png"))
     kept, stale = kept_pairs(staged.run("r1").path, staged, schema, split="test", limit=8, seed=0)
     assert not stale and other not in {*kept.source, *kept.reference, *kept.others} and len(kept) < len(pairs)
