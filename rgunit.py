@@ -34,6 +34,8 @@ from index_store.splits import untested
 from index_store.workspace import Workspace as _Workspace
 
 if TYPE_CHECKING:
+    from tempfile import TemporaryDirectory
+
     from torch import Tensor
 
     from retrieval.pictures import Results
@@ -52,6 +54,7 @@ __all__ = [
     "UsageError",
     "Workspace",
     "evaluate",
+    "forget",
     "methods",
     "query",
     "run",
@@ -281,12 +284,20 @@ class Translated:
 
 
 class Translator:
-    """A trained translation model in use. `open` loads one; a context manager, which closes what it opened."""
+    """A trained translation model in use. `open` and `from_pretrained` load one; a context manager, which closes it."""
 
-    def __init__(self, workspace: _Workspace, run: str | None, device: str, *, owner: bool) -> None:
+    def __init__(
+        self,
+        workspace: _Workspace,
+        run: str | None,
+        device: str,
+        *,
+        owner: bool,
+        home: TemporaryDirectory[str] | None = None,
+    ) -> None:
         from translation.translator import Translator as Loaded
 
-        self.workspace, self._owner = workspace, owner
+        self.workspace, self._owner, self._home = workspace, owner, home
         self._loaded = Loaded.load(workspace, run, device)
 
     @staticmethod
@@ -302,10 +313,44 @@ class Translator:
             opened.close()
             raise
 
+    @staticmethod
+    @_said()
+    def from_pretrained(source: str | Path, *, device: str = "auto", **options: Any) -> Translator:
+        """A model of a folder that `save_pretrained` or `rgunit export --format hub` wrote, or of the Hugging Face hub
+        by its name; guided where the pictures that guide it came with it. Needs `rgunit[hub]`, for a folder no network.
+
+        `options` are those of the hub's `from_pretrained`: revision, token, cache_dir, local_files_only and
+        force_download. It is checked as by `rgunit import-model`, and lies in a temporary folder until it is closed.
+        """
+        from translation.sharing.hub import load
+
+        workspace, run, home = load(source, **options)
+        try:
+            return Translator(workspace, run, device, owner=True, home=home)
+        except BaseException:
+            workspace.close()
+            home.cleanup()
+            raise
+
+    @_said()
+    def save_pretrained(self, folder: str | Path, *, licence: str | None = None, **options: Any) -> None:
+        """Write it to a new folder as `rgunit export --format hub`: weights, settings, model card. Needs `rgunit[hub]`.
+
+        `licence` says what others may do with the pictures that guide it, and puts them into the folder; without it
+        those stay out, unless the model was loaded with them. `options` are those of the hub's `save_pretrained`, by
+        which it can also be pushed (repo_id, push_to_hub).
+        """
+        from translation.sharing.hub import save
+
+        assert self._loaded.run is not None
+        save(self.workspace, self._loaded.run.id, Path(folder), licence=licence, **options)
+
     def close(self) -> None:
         """Close the workspace, if `open` was given a folder."""
         if self._owner:
             self.workspace.close()
+        if self._home is not None:
+            self._home.cleanup()
 
     def __enter__(self) -> Translator:
         return self
@@ -506,6 +551,23 @@ def query(
             if not several and not (isinstance(picture, str | Path) and Path(picture).is_dir()):
                 return ask(_source(picture))
             return _Listed(found for _, found in _each(ask, picture))
+
+
+@_said()
+def forget(
+    workspace: str | Path | _Workspace,
+    *,
+    where: str | None = None,
+    ids: Sequence[int] = (),
+    dry_run: bool = False,
+) -> Result:
+    """Leave nothing of images in the workspace, as `rgunit index remove --forget`: keys removed, generated, deleted,
+    rewritten, outside, learned, left, unsure, keeps (`index_store.forgetting.Forgotten`).
+
+    Without `where` and `ids` it ends what an earlier call began.
+    """
+    with _opened(workspace) as opened:
+        return Result(asdict(opened.forget(where, ids=list(ids) or None, dry_run=dry_run)))
 
 
 @_said()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -171,7 +172,8 @@ def compact(context: typer.Context) -> None:
 @group.command(
     short_help="Take images out.",
     epilog="\b\nExamples:\n  rgunit -w faces index remove --where origin=generated\n"
-    "  rgunit -w faces index remove --id 17",
+    "  rgunit -w faces index remove --id 17\n"
+    "  rgunit -w faces index remove --id 17 --forget --dry-run",
 )
 def remove(
     context: typer.Context,
@@ -179,14 +181,34 @@ def remove(
         str | None, typer.Option(metavar="FILTER", help="Images that pass: '+A -B ?C split=test origin=generated'.")
     ] = None,
     ids: Annotated[list[int] | None, typer.Option("--id", metavar="N", help="One image. May be repeated.")] = None,
+    forget: Annotated[
+        bool,
+        typer.Option(
+            "--forget",
+            help="Leave nothing of them in the workspace: also what was generated from them, their copies, caches, and "
+            "pages, samples and lists that show or name them. Alone: end what was stopped.",
+        ),
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --forget: show what would go, and stop.")] = False,
 ) -> None:
-    """Take images with their labels and vectors out of the workspace. Their files stay; an id is never used again."""
+    """Take images with their labels and vectors out of the workspace. Their files stay; an id is never used again.
+
+    --forget also takes what shows or names them; your files outside the workspace stay even so. Weights that learned
+    from them, and what you exported, cannot be taken back: the runs are named.
+    """
     import numpy as np
 
     settings: Settings = context.obj
-    if not (where or "").strip() and not ids:
+    if dry_run and not forget:
+        raise UsageError("--dry-run goes with --forget: add it, or leave --dry-run out")
+    if not (where or "").strip() and not ids and not forget:
         raise UsageError("say what to remove: --where FILTER, or --id N (both: those ids that pass the filter)")
     with settings.open() as workspace:
+        if forget:
+            found = workspace.forget(where if (where or "").strip() else None, ids=ids or None, dry_run=dry_run)
+            told = {**asdict(found), "dry_run": dry_run}
+            _show(settings, workspace, check=not dry_run, **told)
+            return
         workspace.check_filter(where)
         table = workspace.images(where, ids=np.array(ids, np.int64) if ids else None)
         removed = workspace.store().remove(table.ids)
@@ -197,7 +219,9 @@ def _show(settings: Settings, workspace: Workspace, *, check: bool, pictures: st
     """Show the state of the vectors; raises where the check finds problems (`pictures`: made or all, looked at too)."""
     report = workspace.store().verify() if check else None
     problems = list(report.problems) if report else []
-    remedy = ": `rgunit index rebuild` repairs what can be repaired" if problems else ""
+    remedy = ": `rgunit index rebuild` repairs what can be repaired"
+    if all(problem.endswith("ends it") for problem in problems):  # tells its own remedy
+        remedy = ""
     if pictures:
         from cli.progress import Bars
 
@@ -254,7 +278,9 @@ def _draw(console: Console, told: dict[str, Any]) -> None:
         )
     for line in [*told.get("mended", []), *told.get("told", [])]:
         plain(console, line)
-    if "removed" in told:
+    if "dry_run" in told:
+        _draw_forgotten(console, told)
+    elif "removed" in told:
         plain(console, f"{count(told['removed'], 'image')} removed")
     plain(
         console,
@@ -268,3 +294,27 @@ def _draw(console: Console, told: dict[str, Any]) -> None:
     if told["ok"] is not None:
         plain(console, "ok: every file is as it was written" if told["ok"] else "problems:")
         listed(console, told["problems"])
+
+
+def _draw_forgotten(console: Console, told: dict[str, Any]) -> None:
+    """What was forgotten, or would be; then what cannot be."""
+    from cli.drawing import count, plain
+
+    done = "would be forgotten" if told["dry_run"] else "forgotten"
+    more = f" ({told['generated']} of them generated from the others)" if told["generated"] else ""
+    plain(console, f"{count(told['removed'], 'image')} {done}{more}", style="bold")
+    for what, key in (
+        ("would be deleted" if told["dry_run"] else "deleted", "deleted"),
+        ("would be written anew without them" if told["dry_run"] else "written anew without them", "rewritten"),
+        ("your files, which stay (`rgunit add` would bring them back)", "outside"),
+        ("weights that learned from them, or may have (`rgunit runs delete` deletes a run)", "learned"),
+        ("files that still name one: delete them or what they are of", "left"),
+        ("pictures or pages that may show one: look, and delete", "unsure"),
+    ):
+        if names := told[key]:
+            some = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+            plain(console, f"{what}: {some}")
+    if told["keeps"]:
+        plain(console, told["keeps"])
+    if told["removed"]:
+        plain(console, "not taken back: exports, and copies or backups outside the workspace")

@@ -27,6 +27,7 @@ from cli import (
     info,
     map,
     methods,
+    missing,
     query,
     run,
     runs,
@@ -43,16 +44,6 @@ from index_store.lifetimes import end_with_parent
 
 INTERRUPTED = 130
 CATALOG = "RGUNIT_CATALOG"  # `index_store.databases.URL`, without what that imports
-NOT_FOR_SEARCH = (
-    "torch",
-    "torchvision",
-    "torchmetrics",
-    "lightning_fabric",
-    "pytorch_metric_learning",
-    "sklearn",
-    "onnx",
-)
-"""What requirements/search.txt does without."""
 
 app = typer.Typer(
     name="rgunit",
@@ -180,12 +171,8 @@ def _explain(error: Exception) -> tuple[str, int]:
         return f"{text} (see `{path} --help`)", int(getattr(error, "exit_code", 2))
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror, 1
-    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in NOT_FOR_SEARCH:
-        return (
-            f"this needs {error.name}, which is not installed here: install requirements/run.txt (searching does "
-            "without, once `rgunit index build` has written the run's graphs)",
-            1,
-        )
+    if (missed := missing.told(error)) is not None:
+        return missed, 1
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return f"{what} (unexpected: run again with --debug for the traceback)", 1
 

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -22,7 +23,14 @@ from index_store.replay import apply, next_id
 
 HEAD = "0001"
 SHARDS = "shards"
-HALF_FILES = ("catalog.*", f"{SHARDS}/*", "cache/*.cells.h5", "runs/*/run.json", "images/generated/*/*")
+HALF_FILES = (
+    "catalog.*",
+    "forgetting.json",
+    f"{SHARDS}/*",
+    "cache/*.cells.h5",
+    "runs/*/run.json",
+    "images/generated/*/*",
+)
 
 
 @contextmanager
@@ -45,6 +53,9 @@ class Catalog:
         self.file = self.database.file
         self.guard = threading.RLock()
         self.step: features.Step = lambda name: None
+        self.records: dict[
+            int, tuple[tuple[Any, ...], Any]
+        ] = {}  # runs by their numbers, with the rows that they are of
         self._changing = 0
         forking.remember(self)
 
@@ -323,6 +334,11 @@ class Catalog:
         """Fold what the engine keeps beside the tables into them."""
         with forking.native():
             self.database.checkpoint()
+
+    def erase(self) -> str:
+        """Write the tables anew, without what was deleted from them; what the engine keeps of it, "" for nothing."""
+        with forking.native():
+            return self.database.erase()
 
     def next_id(self) -> int:
         """Return the first id that was never used."""

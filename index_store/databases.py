@@ -90,6 +90,9 @@ class Database(Protocol):
     def checkpoint(self) -> None:
         """Fold what the engine keeps beside its tables into them."""
 
+    def erase(self) -> str:
+        """Write the tables anew, so that nothing is left of what was deleted; what is kept of it, "" for nothing."""
+
     def close(self) -> None:
         """Close every connection and give the lock back."""
 

@@ -5,8 +5,10 @@ The one idea: whatever a file holds (grey, palette, alpha, rotated by EXIF), the
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +31,7 @@ from index_store.errors import ImageRefused, ImageTooLarge
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit is checked before anything is decoded
 
-_MADE_OF, _MADE_BY = "rgunit:made-of", "rgunit:made-by"
+_MADE_OF, _MADE_BY, _SHOWS = "rgunit:made-of", "rgunit:made-by", "rgunit:shows"
 _ORIENTATION = 0x0112  # EXIF's number for which side is up
 
 Pixels = npt.NDArray[np.uint8]
@@ -113,17 +115,25 @@ def _brightest(image: Image.Image) -> float:
 
 
 def write_image(
-    path: Path | str, pixels: Pixels, *, durable: bool = False, made_of: str | None = None, made_by: str | None = None
+    path: Path | str,
+    pixels: Pixels,
+    *,
+    durable: bool = False,
+    made_of: str | None = None,
+    made_by: str | None = None,
+    shows: Iterable[int] | None = None,
 ) -> None:
     """Write uint8 [H, W, 3] as PNG, whole or not at all; `durable` also flushes it to the disk.
 
-    `made_of` and `made_by` are noted in the file, for `made_of` and `made_by` to read: what it was made of, and how.
+    `made_of`, `made_by` and `shows` are noted in the file, for the functions of these names to read: what it was made
+    of, how, and the ids of all images of the workspace that can be seen in it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".writing")
     buffer, note = io.BytesIO(), PngInfo()
-    for name, text in ((_MADE_OF, made_of), (_MADE_BY, made_by)):
+    ids = None if shows is None else " ".join(map(str, shows))
+    for name, text in ((_MADE_OF, made_of), (_MADE_BY, made_by), (_SHOWS, ids)):
         if text is not None:
             note.add_text(name, text)
     Image.fromarray(np.ascontiguousarray(pixels, dtype=np.uint8), "RGB").save(
@@ -145,6 +155,18 @@ def made_of(path: Path) -> str | None:
 def made_by(path: Path) -> str | None:
     """How a picture that `write_image` wrote was made; None for any other file."""
     return _note(path, _MADE_BY)
+
+
+def shows(path: Path) -> set[int] | None:
+    """The ids of all images of the workspace that can be seen in a picture that `write_image` wrote; None where it does
+    not say."""
+    told = _note(path, _SHOWS)
+    return None if told is None else {int(one) for one in told.split()}
+
+
+def mark_of(path: Path) -> str:
+    """What is noted in translations of a picture: its place, as a hash that tells nobody where that is."""
+    return hashlib.sha256(bytes(path.resolve())).hexdigest()[:32]
 
 
 def _note(path: Path, name: str) -> str | None:

@@ -65,10 +65,9 @@ class ImageTable:
     def mask(self, wanted: Filter) -> npt.NDArray[np.bool_]:
         """Return bool [n]: which images pass a filter."""
         keep = wanted.match_labels(self.labels) & wanted.match_ids(self.ids)
-        if wanted.split is not None:
-            keep &= np.isin(self.split.astype(str), sorted(wanted.split))
-        if wanted.origin is not None:
-            keep &= np.isin(self.origin.astype(str), sorted(wanted.origin))
+        for column, choice in ((self.split, wanted.split), (self.origin, wanted.origin)):
+            if choice is not None:
+                keep &= np.fromiter(map(choice.__contains__, column), np.bool_, len(column))
         return keep
 
     def places(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -6,6 +6,7 @@ The one idea: FAISS picks candidates, and the distances that are returned are co
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ SPARE = 8  # candidates beyond k, so that rounding in FAISS cannot push a true n
 DEVICE_ERROR = 2  # times the rounding of the CPU: a GPU adds up in another order
 PRODUCT_FORM = 20  # queries from which FAISS uses the matrix product form
 RERANK_CHUNK = 2**22  # numbers gathered at a time
+SMALL = 2**21  # numbers that NumPy looks at before FAISS is imported for them
 
 
 def faiss() -> Any:
@@ -44,6 +46,11 @@ def exact_search(queries: Vectors, vectors: Vectors, k: int, device: Device | No
     distances = np.full((len(queries), k), np.inf, np.float32)
     rows = np.full((len(queries), k), -1, np.int64)
     if not kept or not len(queries):
+        return distances, rows
+    if device is None and "faiss" not in sys.modules and count * queries.size <= SMALL:  # the import alone takes longer
+        every = np.broadcast_to(np.arange(count), (len(queries), count))
+        best, order = rerank(queries, vectors, every)
+        distances[:, :kept], rows[:, :kept] = best[:, :kept], order[:, :kept]
         return distances, rows
     many = device is not None or len(queries) >= PRODUCT_FORM
     knn = faiss().knn if device is None else device.knn

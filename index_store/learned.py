@@ -30,7 +30,24 @@ NOBODY: Ids = np.empty(0, np.int64)
 def keep_learned(folder: Path, ids: npt.ArrayLike) -> None:
     """Add to the images that the run of a folder learned from."""
     every = np.union1d(_read(folder), np.asarray(ids, np.int64).ravel())
-    every = every[every >= 0]
+    _write(folder, every[every >= 0])
+
+
+def keeps_learned(folder: Path) -> bool:
+    """Whether the run of a folder says what it learned from."""
+    return (folder / FILE).is_file()
+
+
+def unlearn(folder: Path, ids: npt.ArrayLike) -> bool:
+    """Take ids that are never used again out of those that the run of a folder learned from; whether any was there."""
+    there = _read(folder)
+    kept = np.setdiff1d(there, np.asarray(ids, np.int64))
+    if len(kept) < len(there):
+        _write(folder, kept)
+    return len(kept) < len(there)
+
+
+def _write(folder: Path, every: Ids) -> None:
     part = folder / (FILE + TEMPORARY)
     with part.open("wb") as file:
         np.save(file, every)

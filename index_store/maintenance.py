@@ -38,6 +38,9 @@ TABLES = {
     "settings": "key, value",
 }
 
+FORGETTING = "forgetting.json"
+"""The note of pictures that are being forgotten; see `forgetting.py`."""
+
 Entry = tuple[int, Record, Sealed]
 
 
@@ -86,6 +89,8 @@ def verify(catalog: Catalog) -> Report:
         try:
             problems = listed.problems + _damaged_files(catalog, listed.shards) + runs.read_rows(catalog)[1]
             problems += runs.check_rows(catalog)
+            if (catalog.folder / FORGETTING).exists():
+                problems.append(f"{FORGETTING}: was begun and not ended: `rgunit index remove --forget` ends it")
             if not any(file in problem for file in listed.shards for problem in problems):
                 problems += _compare(catalog, listed)
         except FileNotFoundError as error:  # merged by a compaction a moment ago, or else it is missed the next time

@@ -131,6 +131,16 @@ class PostgresDatabase:
     def checkpoint(self) -> None:
         """PostgreSQL does so by itself."""
 
+    def erase(self) -> str:
+        """New files for the tables and what was counted of their values; the server's own log is its own matter."""
+        with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            tables = ", ".join(sorted(self.tables(connection)))
+            connection.exec_driver_sql(f"VACUUM (FULL, ANALYZE) {tables}")
+        return (
+            "PostgreSQL's write-ahead log keeps what was deleted until its segments are used again (`CHECKPOINT` and "
+            "`SELECT pg_switch_wal()` hasten that); so do its archives, replicas and backups"
+        )
+
     def replace(self, fill: Callable[[sa.Connection], None]) -> None:
         """In one transaction."""
         marker.write(self.folder, self.schema)

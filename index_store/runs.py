@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from stat import S_ISREG
@@ -114,15 +114,14 @@ def update_run(
 
 def list_runs(catalog: Catalog, stage: str | None = None) -> list[RunRecord]:
     """Return the runs, oldest first."""
-    query = sa.select(RUNS).order_by(RUNS.c.number)
-    if stage is not None:
-        query = query.where(RUNS.c.stage == stage)
+    columns = [column.name for column in RUNS.columns]
     with catalog.reading() as connection:
-        rows = [dict(row) for row in connection.execute(query).mappings()]
+        found = connection.exec_driver_sql(f"SELECT {', '.join(columns)} FROM runs ORDER BY number")
+        rows = [dict(zip(columns, row, strict=True)) for row in found if stage is None or row.stage == stage]
         with damage_named(catalog.file):
             names = _object(catalog.setting(connection, NAMES) or "{}")
     gone = trash.leaving(catalog.folder)
-    records = [_record(catalog, row, names) for row in rows]
+    records = [_known(catalog, row, names) for row in rows]
     return [record for record in records if record.path.name not in gone]
 
 
@@ -134,6 +133,16 @@ def get_run(catalog: Catalog, run: str) -> RunRecord:
             return record
     there = ", ".join(f"{record.id} ({record.name or record.stage})" for record in runs)
     raise RgunitError(f"there is no run {run!r}: {f'there are {there}' if there else 'nothing was trained yet'}")
+
+
+def _known(catalog: Catalog, row: Mapping[str, Any], names: Mapping[str, Any]) -> RunRecord:
+    """`_record`, made once for as long as its row says the same; each caller gets dictionaries of its own."""
+    told = (*row.values(), names.get(f"r{row['number']}", ""))
+    held = catalog.records.get(row["number"])
+    if held is None or held[0] != told:
+        held = catalog.records[row["number"]] = told, _record(catalog, row, names)
+    record: RunRecord = held[1]
+    return replace(record, config=dict(record.config), summary=dict(record.summary))
 
 
 def _record(catalog: Catalog, row: Mapping[str, Any], names: Mapping[str, Any] | None = None) -> RunRecord:

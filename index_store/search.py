@@ -203,12 +203,7 @@ def search_fused(
     """
     roots = np.sqrt(np.asarray(weights, np.float32))
     query = np.hstack([root * part for root, part in zip(roots, queries, strict=True)])
-    lookups = []
-    for table in tables:
-        place = np.full(int(max(table.rows.max(initial=-1), rows.max(initial=-1))) + 1, -1, np.int64)
-        live = table.rows >= 0
-        place[table.rows[live]] = np.flatnonzero(live)
-        lookups.append(place)
+    lookups = [table.place_of for table in tables]
     best: list[tuple[Vectors, Ids]] = []
     for start in range(0, len(rows), CHUNK):
         part = rows[start : start + CHUNK]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,17 @@ class SqliteDatabase:
     def checkpoint(self) -> None:
         with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def erase(self) -> str:
+        """A new file's worth of pages, and an empty log. RgunitError where a reader keeps the log."""
+        with closing(open_database(self.file)) as connection:
+            connection.isolation_level = None
+            connection.execute("PRAGMA secure_delete = ON")
+            connection.execute("VACUUM")
+            busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        if busy:
+            raise RgunitError(f"{self.file}: another process keeps reading: end it, and give the same command again")
+        return ""
 
     def replace(self, fill: Callable[[sa.Connection], None]) -> None:
         """A new file, renamed."""

@@ -73,6 +73,14 @@ class Table:
         """Whether its rows are those of the state from the first on, one for one."""
         return self.whole and np.array_equal(self.rows, np.arange(len(self.rows)))
 
+    @cached_property
+    def place_of(self) -> Ids:
+        """For each row of the state up to the last that has a vector its place here, -1 for one without."""
+        place = np.full(int(self.rows.max(initial=-1)) + 1, -1, np.int64)
+        live = self.rows >= 0
+        place[self.rows[live]] = np.flatnonzero(live)
+        return place
+
     def gather(self, places: Ids) -> Vectors:
         """Return the vectors at places of the concatenation, float32 [n, d], in that order."""
         if len(self.segments) == 1:

@@ -337,15 +337,15 @@ class IndexStore:
             self._subsets = Subsets()
             return told + self._build_cells()
 
-    def compact(self) -> list[str]:
+    def compact(self, *, check: bool = True) -> list[str]:
         """Merge all shards into one for each encoder, without removed rows: many small adds become one file.
 
         Derived indexes are made again if there were some; returns a line on what was done. RgunitError where `verify`
-        finds problems: `rebuild` repairs them first.
+        finds problems: `rebuild` repairs them first. (`check=False`: it was asked just now.)
         """
         derived = any((self.catalog.folder / ann.FOLDER).glob("*" + ann.SUFFIX))
         with self.catalog.held():
-            told = [compact(self.catalog)]
+            told = [compact(self.catalog, check=check)]
             return told + self._build_cells() if derived else told
 
     def _build_cells(self) -> list[str]:

@@ -6,6 +6,7 @@ takes away its pictures, its row and its files: a kill at any instant leaves a r
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -74,5 +75,7 @@ def _forget(catalog: Catalog, name: str, number: int) -> None:
 
 def _found(folder: Path) -> list[tuple[Path, str, int]]:
     """The folders, with the ids and numbers of their runs."""
-    found = [(path, _NAME.fullmatch(path.name)) for path in sorted((folder / "runs").glob("*" + SUFFIX))]
+    runs = folder / "runs"
+    names = sorted(name for name in os.listdir(runs) if name.endswith(SUFFIX)) if runs.is_dir() else []  # noqa: PTH208
+    found = [(runs / name, _NAME.fullmatch(name)) for name in names]
     return [(path, name[1], int(name[2])) for path, name in found if name and path.is_dir() and not path.is_symlink()]

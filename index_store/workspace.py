@@ -21,9 +21,9 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from index_store import forking, places, runcare, runs
+from index_store import forgetting, forking, places, runcare, runs
 from index_store.attributes import AttributeSchema
-from index_store.catalog import Catalog
+from index_store.catalog import Catalog, damage_named
 from index_store.decoding import read_file
 from index_store.errors import RgunitError, UsageError
 from index_store.features import Record, sync_folder
@@ -62,6 +62,7 @@ class Workspace:
         self._store = IndexStore(catalog, owner=False)
         self._table: tuple[tuple[Any, ...], ImageTable] | None = None
         self._version: tuple[int, ...] = ()
+        self._meta: tuple[tuple[int, ...], dict[str, str | None]] = (), {}  # as of a version
         self._cache: OrderedDict[tuple[int, int, float | None], Pixels] = OrderedDict()
         self._cached = 0
         self._guard = threading.Lock()
@@ -233,6 +234,23 @@ class Workspace:
             note(told)
         self.left_out = table.ids[missing]
 
+    def forget(
+        self, where: str | None = None, *, ids: npt.ArrayLike | None = None, dry_run: bool = False
+    ) -> forgetting.Forgotten:
+        """Take the images that pass a filter, or have these ids, out of everything in the workspace, with what was
+        generated from them; without either, end what an earlier call began. See `forgetting.forget`."""
+        self.check_filter(where)
+        chosen = np.empty(0, np.int64)
+        if where is not None or ids is not None:
+            given = None if ids is None else np.setdiff1d(np.asarray(ids, np.int64), forgetting.pending(self.path))
+            chosen = self.images(where, ids=given).ids
+        return forgetting.forget(self, chosen, dry_run=dry_run)
+
+    def forgotten(self) -> int:
+        """How often images were forgotten: who keeps anything that shows images drops it where this grows."""
+        with self.catalog.reading() as connection, damage_named(self.catalog.file):
+            return int(self.catalog.setting(connection, forgetting.COUNT) or 0)
+
     def image_for_path(self, path: Path | str) -> int | None:
         """Return the id of a registered image by its content, of several with it the one at this path; by the path
         alone where the file is gone. None if it is not registered, or was changed since."""
@@ -370,8 +388,14 @@ class Workspace:
 
     def meta(self, key: str) -> str | None:
         """Return a small value that was set, None if it never was."""
-        with self.catalog.reading() as connection:
-            return self.catalog.setting(connection, f"meta.{key}")
+        version = self.catalog.version()
+        known, values = self._meta
+        if known != version:
+            known, values = self._meta = version, {}
+        if key not in values:
+            with self.catalog.reading() as connection:
+                values[key] = self.catalog.setting(connection, f"meta.{key}")
+        return values[key]
 
     def set_meta(self, key: str, value: str) -> None:
         """Keep a small value, durably."""

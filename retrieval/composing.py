@@ -46,6 +46,9 @@ class Reader(HasSchema, Protocol):
     def style(self, pixels: Pixels) -> Floats:
         """Styles μ [n, S]."""
 
+    def read(self, pixels: Pixels) -> tuple[Floats, Floats]:
+        """Content and styles, in one go."""
+
     def style_labels(self, style: Floats) -> Labels:
         """Labels int8 [n, A] read off styles."""
 
@@ -95,15 +98,15 @@ def compose_read(
             raise no_style("this translation model")
         target = np.full(len(reader.schema.names), -1, np.int8)
         return Composed(reader.content(pixels), np.zeros((1, 0), np.float32), target)
-    contents = reader.content(pixels)
     if style_of is None:
-        own = reader.style(pixels)
+        contents, own = reader.read(pixels)
         target = _majority(_labels(reader, own, known_labels))
         if edit is None:
             return Composed(contents, own.mean(axis=0, keepdims=True), target)
         target = edit.apply(target)
         return Composed(contents, reader.component(target), target)
 
+    contents = reader.content(pixels)
     own = reader.style(_several(reader, style_of))
     target = _labels(reader, own, style_of_labels)[0]
     if edit is None:

@@ -57,8 +57,8 @@ class LabelSearch:
 
     `sought` are the labels of the style that is sought, read off a picture where they are not known, `asked` those of
     them that are asked for (`asked_labels`); −1: none. `near` orders all images, `by_content` those that have the
-    labels sought, with the distances of `near` (None: it cannot). `labels` gives the images of a filter: ids [n] and
-    labels int8 [n, A].
+    labels sought, with the distances of `near` (None: it cannot). `labels` gives the images of a filter, of
+    all or of some ids: ids [n] and labels int8 [n, A].
     """
 
     schema: AttributeSchema
@@ -68,7 +68,7 @@ class LabelSearch:
     policy: Policy
     near: Near
     by_content: Callable[[int, str, Ids], Found | None] | None
-    labels: Callable[[str], tuple[Ids, Labels]]
+    labels: Callable[[str, Ids | None], tuple[Ids, Labels]]
 
     def __call__(self, k: int, where: str, exclude: Ids) -> Found:
         """The k best images of a filter, with the distances of `near`; −1 and inf stand behind the last.
@@ -91,7 +91,7 @@ class LabelSearch:
             found = self._by_content(found, _narrowed(where, self._bits(self.sought, decided), "{}={}"), exclude)
         answer.take(found, told)
         if answer.missing and self.policy == "prefer" and asked:
-            every, labels = self.labels(where)
+            every, labels = self.labels(where, None)
             against = ((self.asked >= 0) & (labels >= 0) & (labels != self.asked)).sum(axis=1)
             for count in np.unique(against[against > 0]).tolist():
                 left_out = np.union1d(answer.left_out, every[against != count])
@@ -102,7 +102,8 @@ class LabelSearch:
 
     def _by_content(self, found: Found, exact: str, exclude: Ids) -> Found:
         """An answer with its images of the filter `exact` exchanged for those of that filter nearest by content."""
-        places = np.flatnonzero(np.isin(found.ids[0], self.labels(exact)[0]))
+        there = found.ids[0][found.ids[0] >= 0]
+        places = np.flatnonzero(np.isin(found.ids[0], self.labels(exact, there)[0]))
         best = self.by_content(len(places), exact, exclude) if self.by_content and len(places) else None
         if best is None:
             return found

@@ -161,7 +161,7 @@ def neighbours_of(
     there = ids >= 0
     if not there.any():
         return ()
-    table = workspace.images()
+    table, schema = workspace.images(), workspace.schema
     rows = table.places(ids[there])
     return tuple(
         Neighbour(
@@ -169,7 +169,7 @@ def neighbours_of(
             int(table.ids[row]),
             Path(table.paths[row]),
             float(distance),
-            workspace.schema.describe(table.labels[row]),
+            schema.describe(table.labels[row]),
             str(table.origin[row]),
             table.white(int(row)),
         )

@@ -59,6 +59,9 @@ class TorchReader:
     def style(self, pixels: Pixels) -> Floats:
         return _array(self.encoders.style(to_tensor(pixels, self.encoders.device)))
 
+    def read(self, pixels: Pixels) -> tuple[Floats, Floats]:
+        return self.content(pixels), self.style(pixels)
+
     def style_labels(self, style: Floats) -> Labels:
         read: Labels = self.encoders.style_labels(torch.from_numpy(style)).cpu().numpy().astype(np.int8)
         return read

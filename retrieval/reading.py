@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -76,15 +76,27 @@ def keep_about(folder: Path, about: dict[str, Any]) -> None:
 class GraphSearcher(Searcher):
     """A retrieval run by its graphs."""
 
-    def __init__(self, workspace: Workspace, run: RunRecord, folder: Path, about: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        workspace: Workspace,
+        run: RunRecord,
+        folder: Path,
+        about: dict[str, Any],
+        reader: Callable[..., GraphReader],
+    ) -> None:
         self.workspace, self.run, self.fingerprint = workspace, run, str(about["fingerprint"])
-        self._reader = GraphReader(
+        self._reader = reader(
             folder, workspace.schema.subset(tuple(about["attributes"])), int(about["size"]), int(about["style_dim"])
         )
 
     @staticmethod
-    def of(workspace: Workspace, run: RunRecord) -> GraphSearcher | None:
-        """The searcher of a run; None where its graphs are not there, are of other weights, or were changed."""
+    def of(
+        workspace: Workspace, run: RunRecord, *, reader: Callable[..., GraphReader] | None = None
+    ) -> GraphSearcher | None:
+        """The searcher of a run; None where its graphs are not there, are of other weights, or were changed.
+
+        `reader` makes what runs the graphs, a `GraphReader`.
+        """
         folder = run.path / FOLDER
         with suppress(OSError, ValueError, KeyError, TypeError, RecursionError, RgunitError):
             about = json.loads(places.read_bytes(folder / ABOUT, LARGEST_ABOUT))
@@ -94,7 +106,7 @@ class GraphSearcher(Searcher):
                 if hashlib.sha256(places.inside(folder, name).read_bytes()).hexdigest() != sha:
                     return None
             if {ENCODER, EMBEDDING} <= about["files"].keys():
-                return GraphSearcher(workspace, run, folder, about)
+                return GraphSearcher(workspace, run, folder, about, reader or GraphReader)
         return None
 
     @property
@@ -140,6 +152,10 @@ class GraphReader:
 
     def style(self, pixels: Pixels) -> Floats:
         return self.run(ENCODER, {"images": _scaled(pixels)}, "style")[0]
+
+    def read(self, pixels: Pixels) -> tuple[Floats, Floats]:
+        content, style = self.run(ENCODER, {"images": _scaled(pixels)}, "content", "style")
+        return content, style
 
     def style_labels(self, style: Floats) -> Labels:
         return np.asarray(self.run(LABELS, {"style": style})[0], np.int8)

@@ -208,9 +208,9 @@ class Searcher(ABC):
             return _mean_direction(self.contents_read(query.contents))
         return _mean_direction(model(np.stack([one.at(model.side) for one in pictures])))
 
-    def _labels(self, where: str) -> tuple[Ids, NDArray[np.int8]]:
-        """The images of a filter, ids [n] and their labels int8 [n, A] over the attributes of the style."""
-        table = self.workspace.images(where)
+    def _labels(self, where: str, ids: Ids | None) -> tuple[Ids, NDArray[np.int8]]:
+        """The images of a filter (of some ids), ids [n] and their labels int8 [n, A] over the style's attributes."""
+        table = self.workspace.images(where, ids=ids)
         return table.ids, table.labels[:, self.workspace.schema.indices(self.reader.schema.names)]
 
     def nearest(self, vectors: ArrayLike, *, k: int = 10, where: Where = None, exclude: Any = None) -> Found:

@@ -264,12 +264,10 @@ class PatchGuidance(Guidance):
         with torch.autocast(content.device.type, enabled=False):  # sharp attention needs all of the logits' bits
             queries = self._described(self.query, self.norm(content.float()), window)  # [B, h·w, C + C′]
             keys = self._described(self.key, instance_norm(seen.float())).view(b, -1, queries.shape[2])
-            patches = F.unfold(F.pad(pixels, (overlap,) * 4, mode="reflect"), 2 * cell, stride=cell)
+            patches = _cut(F.pad(pixels, (overlap,) * 4, mode="reflect"), cell)
             values = patches.view(b, k, *patches.shape[1:]).transpose(2, 3).flatten(1, 2)  # [B, keys, 3·(2·cell)²]
             found = attend(queries, keys, values).transpose(1, 2)
-            size = ((h + 1) * cell, (w + 1) * cell)
-            times = F.fold(torch.ones_like(found[:1]), size, 2 * cell, stride=cell)
-            look = F.fold(found, size, 2 * cell, stride=cell) / times
+            look = _laid(found, h, w, cell) / _laid(torch.ones_like(found[:1]), h, w, cell)
             return look[:, :, overlap : overlap + height, overlap : overlap + width]
 
     def paint(self, prediction: Tensor, mask: Tensor, guided: Guided, images: Tensor) -> Tensor:
@@ -296,6 +294,26 @@ class PatchGuidance(Guidance):
         codes = places(PLACES, h, w, maps.device, window).expand(n, -1, -1)
         scale = (0.5 * self.sharpness).exp()
         return torch.cat([scale * contents, scale * (0.5 * self.place).exp() * codes], dim=2)
+
+
+CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
+
+
+def _cut(pictures: Tensor, cell: int) -> Tensor:
+    """Patches of 2×2 cells at each cell, [n, 3·(2·cell)², h·w], of pictures [n, 3, (h + 1)·cell, (w + 1)·cell].
+
+    As `F.unfold`, of which ONNX has no form for any batch, up to the order within a patch.
+    """
+    blocks = F.pixel_unshuffle(pictures, cell)
+    h, w = blocks.shape[2] - 1, blocks.shape[3] - 1
+    return torch.cat([blocks[:, :, top : top + h, left : left + w] for top, left in CORNERS], dim=1).flatten(2)
+
+
+def _laid(patches: Tensor, h: int, w: int, cell: int) -> Tensor:
+    """The pictures [n, 3, (h + 1)·cell, (w + 1)·cell] that such patches add up to, as `F.fold` does."""
+    parts = patches.reshape(patches.shape[0], -1, h, w).chunk(4, dim=1)
+    moved = [F.pad(part, (left, 1 - left, top, 1 - top)) for part, (top, left) in zip(parts, CORNERS, strict=True)]
+    return F.pixel_shuffle(moved[0] + moved[1] + moved[2] + moved[3], cell)
 
 
 def with_pixels(content: Tensor, images: Tensor) -> Tensor:

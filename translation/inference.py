@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from index_store.errors import ImageRefused
-from index_store.images import made_by, write_image
+from index_store.images import made_by, mark_of, write_image
 from index_store.workspace import Workspace
 from translation.framing import Framing
-from translation.inputs import Input, Names, check_out, find_inputs, mark_of, nothing
+from translation.inputs import Input, Names, check_out, find_inputs, nothing
 from translation.progress import Progress
 from translation.records import Records
 from translation.translator import Translator

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from index_store.errors import RgunitError, UsageError
 from index_store.files import image_files
-from index_store.images import check_header, made_of, read_image
+from index_store.images import check_header, made_of, mark_of, read_image
 from index_store.workspace import Workspace
 
 
@@ -80,11 +79,6 @@ def check_out(out: Path) -> None:
 def nothing(path: Path | str) -> RgunitError:
     """What to say where no picture was found."""
     return RgunitError(f"{path} holds no image that can be read: name a folder with images, or the images")
-
-
-def mark_of(path: Path) -> str:
-    """What is noted in translations of a picture: its place, as a hash that tells nobody where that is."""
-    return hashlib.sha256(bytes(path.resolve())).hexdigest()[:32]
 
 
 class Names:

@@ -17,10 +17,9 @@ from typing import Any, Literal, TypeVar
 from index_store.errors import UsageError
 from index_store.runs import CHECKPOINT, RunRecord
 from index_store.workspace import Workspace
-from retrieval.pictures import Picture, Results
+from retrieval.pictures import Picture
 from retrieval.retriever import Retriever
 from retrieval.runs import find_run
-from retrieval.words import search_text
 from translation.neighbours import Neighbours
 from translation.runs import default_run
 from translation.together import SharedRetriever, SharedTranslator
@@ -62,15 +61,6 @@ class Serving:
         self._samples.shutdown(cancel_futures=True)
 
     # Asking
-
-    def query(self, picture: Picture, *, run: str | None = None, **asked: Any) -> tuple[RunRecord, Results]:
-        """The answer of `Retriever.search`, with the run that gave it."""
-        record = find_run(self.workspace, run)
-        return record, self._retriever(record).search(picture, **asked)
-
-    def words(self, text: str, **asked: Any) -> Results:
-        """The answer of `search_text`."""
-        return search_text(self.workspace, text, **asked)
 
     def translate(
         self,
@@ -115,15 +105,11 @@ class Serving:
 
     def warm(self) -> None:
         """Load the runs that are asked for by default; RgunitError where there are none."""
-        self._retriever(find_run(self.workspace, None))
+        self.retriever(find_run(self.workspace, None))
         record = default_run(self.workspace)
         translator = self._translator(record)
         if translator.neighbours:
             self._guides(record, translator, at_random=False, k=translator.neighbours)
-
-    def retriever(self, run: str | None = None) -> Retriever:
-        """A loaded retrieval run, by default the newest."""
-        return self._retriever(find_run(self.workspace, run))
 
     # What is loaded
 
@@ -154,7 +140,9 @@ class Serving:
         )
         return record, work
 
-    def _retriever(self, record: RunRecord) -> Retriever:
+    def retriever(self, record: RunRecord) -> Retriever:
+        """A retrieval run, loaded."""
+
         def load() -> Retriever:
             of = self.workspace.run(str(record.config["translation_run"]))
             opened = Retriever.open(self.workspace, record.id, encoders=self._translator(of))
@@ -171,11 +159,11 @@ class Serving:
     def _guides(self, record: RunRecord, translator: Translator, *, at_random: bool, k: int) -> Neighbours:
         def load() -> Neighbours:
             def of(run: str) -> Retriever:
-                return self._retriever(self.workspace.run(run))
+                return self.retriever(self.workspace.run(run))
 
             return open_guides(self.workspace, translator, k, at_random=at_random, load=of)
 
-        return self._keep(("guides", at_random, k, *_mark(record)), load)
+        return self._keep(("guides", at_random, k, self.workspace.forgotten(), *_mark(record)), load)
 
     def _keep(self, key: Hashable, load: Callable[[], T]) -> T:
         """What is kept under a key; who asks while it is loaded waits for it."""

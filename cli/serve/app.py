@@ -21,8 +21,12 @@ from cli.serve.gate import COOKIE, Gate, Refused
 from cli.serve.looks import Looks
 from cli.serve.workers import Counts, Shelf, Workers
 from index_store.errors import ImageRefused, RgunitError
+from index_store.runs import RunRecord
 from index_store.workspace import Workspace
+from retrieval.asking import Asking
 from retrieval.pictures import Picture
+from retrieval.runs import find_run
+from retrieval.words import search_text
 
 THREADS, WAITING = 8, 56
 """Questions that are worked on, and that may wait; pictures have a queue of their own."""
@@ -65,12 +69,14 @@ class Served:
         self.workspace, self.device = workspace, device
         self.counts, self.made = Counts(), Shelf()
         self.work, self.pictures = Workers("work", THREADS, waiting), Workers("pictures", 4, 1024)
+        self.asking = Asking(workspace, self.counts.shared)
         self._serving: Any = None
         self._first = threading.Lock()
         self.loaded = not warm
         self._files = {file.name: file.read_bytes() for file in PAGE.iterdir() if file.suffix in KINDS}
         self._folder = tempfile.TemporaryDirectory(prefix="rgunit-serve-")
-        self.looks = Looks(workspace, Path(self._folder.name), device)
+        self.looks = Looks(workspace, Path(self._folder.name), device, self._drop_forgotten)
+        self._seen: tuple[tuple[int, ...], int] = workspace.catalog.version(), workspace.forgotten()
 
         @asynccontextmanager
         async def running(_: FastAPI) -> AsyncIterator[None]:
@@ -100,10 +106,11 @@ class Served:
 
     def _warm(self) -> None:
         """Load what will be asked for, so that the first answer is quick."""
+        self.loaded = self.asking.warm()  # a search needs nothing else
         try:
             self.serving.warm()
-        except RgunitError:
-            pass  # nothing was trained yet: whoever asks is told
+        except (RgunitError, ModuleNotFoundError):
+            pass  # nothing was trained yet, or torch is not installed: whoever asks is told
         finally:
             self.loaded = True
 
@@ -112,14 +119,14 @@ class Served:
     def query(self, asked: bodies.QueryAsked) -> dict[str, Any]:
         if asked.wordy:
             self.workspace.check_filter(asked.where)
-            return answers.query_answer(None, self.serving.words(asked.text or "", **asked.how))
-        run = self._asked_run(asked.run, "retrieval")
+            return answers.query_answer(None, search_text(self.workspace, asked.text or "", **asked.how))
+        record = self._asked_run(asked.run, "retrieval")
         picture = answers.picture_of(self.workspace, asked)
         other = None if asked.style_of is None else answers.picture_of(self.workspace, asked.style_of)
         self.workspace.check_filter(asked.where)
-        record, found = self.serving.query(
+        searcher = self.asking.searcher(record) if self.device in ("auto", "cpu") else None
+        found = (searcher or self.serving.retriever(record)).search(
             picture,
-            run=run,
             edit=asked.to,
             style_of=other,
             text=asked.text,
@@ -132,7 +139,7 @@ class Served:
         from translation.serving import Goal
 
         started = time.perf_counter()
-        run = self._asked_run(asked.run, "translation")
+        run = self._asked_run(asked.run, "translation").id
         picture = answers.picture_of(self.workspace, asked)
         goal = Goal(asked.to, None if asked.style_of is None else answers.picture_of(self.workspace, asked.style_of))
         record, made = self.serving.translate(
@@ -150,7 +157,7 @@ class Served:
         from translation.serving import Goal
 
         started = time.perf_counter()
-        run = self._asked_run(asked.run, "translation")
+        run = self._asked_run(asked.run, "translation").id
         picture = answers.picture_of(self.workspace, asked)
         if asked.to is not None:
             first, last = (Goal(to) for to in asked.to)
@@ -179,17 +186,16 @@ class Served:
     def _keep(self, pixels: Any) -> str:
         return f"/api/results/{self.made.put(answers.png(pixels))}.png"
 
-    def _asked_run(self, run: str | None, kind: str) -> str:
+    def _asked_run(self, run: str | None, kind: str) -> RunRecord:
         """The run that is meant. Refused with 404 where there is none."""
-        from retrieval.runs import find_run
         from translation.runs import default_run
 
+        if run is not None and run not in {one.id for one in self.workspace.runs()}:
+            raise Refused(404, f"there is no run {run!r}: GET /api/runs lists them")
         if run is not None:
-            if run not in {one.id for one in self.workspace.runs()}:
-                raise Refused(404, f"there is no run {run!r}: GET /api/runs lists them")
-            return run
+            return find_run(self.workspace, run) if kind == "retrieval" else self.workspace.run(run)
         try:
-            return (find_run(self.workspace, None) if kind == "retrieval" else default_run(self.workspace)).id
+            return find_run(self.workspace, None) if kind == "retrieval" else default_run(self.workspace)
         except RgunitError as error:
             raise Refused(404, answers.message_of(self.workspace, error)) from None
 
@@ -237,6 +243,23 @@ class Served:
         data, kind = answers.encoded(pixels)
         return Response(data, media_type=kind, headers=headers)
 
+    def result(self, name: str) -> Response:
+        """A picture that was made a while ago."""
+        self._drop_forgotten()
+        data = self.made.get(name)
+        if data is None:
+            raise Refused(404, "there is no such picture (any more): results are kept for ten minutes")
+        return Response(data, media_type="image/png")
+
+    def _drop_forgotten(self) -> None:
+        """Where images were forgotten since the last look, let go of all that may show them."""
+        version = self.workspace.catalog.version()
+        if version != self._seen[0]:
+            before, self._seen = self._seen[1], (version, self.workspace.forgotten())
+            if self._seen[1] != before:
+                self.made.clear()
+                self.looks.clear()
+
     def _routes(self) -> None:
         api = self.api
 
@@ -260,10 +283,7 @@ class Served:
 
         @api.get("/api/results/{name}.png", response_class=Response, tags=["ask"], summary="A picture that was made")
         async def result(name: Annotated[str, InPath(max_length=100)]) -> Response:
-            data = self.made.get(name)
-            if data is None:
-                raise Refused(404, "there is no such picture (any more): results are kept for ten minutes")
-            return Response(data, media_type="image/png")
+            return await self.pictures.run(self.result, name)
 
         @api.get("/api/collection", response_model=bodies.CollectionTold, tags=["collection"], summary="What there is")
         async def collection() -> Response:

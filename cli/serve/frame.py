@@ -12,13 +12,14 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cli import missing
 from cli.serve import answers, bodies
 from cli.serve.gate import Refused, problem
 from cli.serve.workers import Counts
 from index_store.errors import ImageRefused, RgunitError
 from index_store.workspace import Workspace
 
-DOCUMENTED = (400, 401, 403, 404, 413, 415, 503)
+DOCUMENTED = (400, 401, 403, 404, 413, 415, 501, 503)
 
 
 class Counted:
@@ -98,6 +99,12 @@ def add_errors(api: FastAPI, workspace: Workspace) -> None:
     @api.exception_handler(HTTPException)
     async def other(_: Request, error: HTTPException) -> Response:
         return problem(error.status_code, str(error.detail), error.headers)
+
+    @api.exception_handler(ModuleNotFoundError)
+    async def missed(_: Request, error: ModuleNotFoundError) -> Response:
+        if (line := missing.told(error)) is None:
+            raise error
+        return problem(501, line)
 
     @api.exception_handler(Exception)
     async def unexpected(_: Request, error: Exception) -> Response:

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -41,13 +42,24 @@ RunName = Annotated[str, InPath(max_length=20)]
 
 
 class Looks:
-    """Routes for what takes long and changes rarely: one piece of such work at a time."""
+    """Routes for what takes long and changes rarely: one piece of such work at a time.
 
-    def __init__(self, workspace: Workspace, folder: Path, device: str) -> None:
-        self.workspace, self.folder, self.device = workspace, folder, device
+    `look` is called before what was kept is shown: it calls `clear` where that may show images that were forgotten.
+    """
+
+    def __init__(self, workspace: Workspace, folder: Path, device: str, look: Callable[[], None]) -> None:
+        self.workspace, self.folder, self.device, self._look = workspace, folder, device, look
         self._busy = threading.Lock()
         self._maps: OrderedDict[tuple[Any, ...], bytes] = OrderedDict()
         self._blind: OrderedDict[str, Path] = OrderedDict()
+
+    def clear(self) -> None:
+        """Keep no map and no comparison: they show images that were forgotten."""
+        with self._busy:
+            self._maps.clear()
+            while self._blind:
+                shutil.rmtree(self._blind.popitem()[1], ignore_errors=True)
+            (self.folder / "map.html").unlink(missing_ok=True)
 
     def run(self, name: str) -> dict[str, Any]:
         """A run in full."""
@@ -56,7 +68,10 @@ class Looks:
 
         record = self._record(name)
         told = answers.run_told(self.workspace, record, answers.default_ids(self.workspace))
-        charts = charts_of(read_metrics(record.path), answers.method_told(record) or "gmm_unit")
+        try:
+            charts = charts_of(read_metrics(record.path), answers.method_told(record) or "gmm_unit")
+        except ModuleNotFoundError:  # which curves a method has its class says, and that needs torch
+            charts = []
         samples = sorted(int(file.stem) for file in record.path.glob("samples/*.png") if file.stem.isdecimal())
         return {
             **told,
@@ -154,6 +169,7 @@ class Looks:
                 raise Refused(400, str(error).replace(f"{given}/", "").replace(str(folder), "the page")) from None
 
     def _blind_folder(self, name: str) -> Path:
+        self._look()
         folder = self._blind.get(name)
         if folder is None:
             raise Refused(404, "there is no such comparison (any more)")

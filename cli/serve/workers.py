@@ -71,6 +71,12 @@ class Shelf:
             found = self._kept.get(name)
             return None if found is None else found[1]
 
+    def clear(self) -> None:
+        """Keep nothing."""
+        with self._guard:
+            self._kept.clear()
+            self.bytes = 0
+
     def _forget(self) -> None:
         """Let go what is too old or too much, the oldest first."""
         oldest = time.monotonic() - self._seconds

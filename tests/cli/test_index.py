@@ -108,3 +108,17 @@ def test_verify_names_pictures_that_are_missing_or_changed(path, index):
     ids = [line.split("--id ")[1].split("`")[0] for line in told["problems"]]
     assert index(path, "remove", *[word for number in ids for word in ("--id", number)])[0] == 0
     assert index(path, "verify", "--images")[1]["ok"] is True
+
+
+def test_forget_leaves_nothing_and_says_what_stays(path, index, capsys):
+    own = path.parent / "pictures" / "0.png"
+    assert main(["-w", str(path), "index", "remove", "--id", "1", "--forget", "--dry-run"]) == 0
+    assert "3 images would be forgotten (2 of them generated" in capsys.readouterr().out
+    status, told = index(path, "remove", "--id", 1, "--forget")
+    assert (status, told["ok"], told["images"], told["vectors"], told["dry_run"]) == (0, True, 5, 5, False)
+    assert (told["removed"], told["generated"], told["outside"]) == (3, 2, [str(own)]) and own.exists()
+    assert not list((path / "images" / "generated").rglob("*.png")) and len(told["deleted"]) == 2
+    assert index(path, "remove", "--forget")[1]["removed"] == 0
+    status, told = index(path, "remove", "--id", 1, "--forget")
+    assert status == 1 and told["error"] == "no image has id 1"
+    assert index(path, "remove", "--id", 2, "--dry-run")[0] == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import shutil
@@ -119,3 +120,33 @@ def test_graphs_of_other_weights_or_changed_ones_are_passed_over(indexed: Path, 
         data = checkpoint.read_bytes()
         checkpoint.write_bytes(data.replace(b'\\"seconds\\"', b'\\"second_\\"', 1))  # as if trained on
         assert checkpoint.read_bytes() != data and GraphSearcher.of(workspace, run) is None
+
+
+def test_the_server_searches_without_torch(indexed: Path) -> None:
+    pytest.importorskip("uvicorn", reason="`pip install rgunit[serve]` brings uvicorn")
+    command = [sys.executable, "-c", HOOK, "-w", str(indexed), "--json", "serve", "--port", "0"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as server:
+        try:
+            assert server.stdout is not None
+            port = int(json.loads(server.stdout.readline())["url"].rpartition(":")[2])
+
+            def ask(path: str, told: object = None) -> tuple[int, bytes]:
+                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+                method, body = ("GET", None) if told is None else ("POST", json.dumps(told))
+                connection.request(method, path, body, {"Content-Type": "application/json"})
+                answer = connection.getresponse()
+                return answer.status, answer.read()
+
+            status, found = ask("/api/query", {"image_id": 3, "to": "+Glasses", "k": 4})
+            assert status == 200 and len(json.loads(found)["neighbours"]) == 4, found
+            for path in ("", "api/collection", "api/images", "api/images/3?size=32", "api/runs", "api/runs/r1"):
+                assert ask(f"/{path}")[0] == 200, path
+            for path, asked in (("/api/translate", {"image_id": 3, "to": "+Glasses"}), ("/api/map.html", None)):
+                status, why = ask(path, asked)
+                assert status == 501 and "not installed here: install requirements/run.txt" in json.loads(why)["error"]
+        finally:
+            server.terminate()
+        assert server.stderr is not None and "Traceback" not in server.stderr.read()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,13 +14,16 @@ import pytest
 import torch
 from PIL import Image
 
+import rgunit
 from index_store.errors import RgunitError, UsageError
 from index_store.workspace import Workspace
+from retrieval.graphs import Traced, write_graph
 from retrieval.onnx import session
 from retrieval.tensors import to_tensor
 from tests.translation.small import Notes, tiny
-from translation.guidance import Guide
+from translation.guidance import Guide, PatchGuidance, with_pixels
 from translation.inference import translate_images
+from translation.sharing import hub
 from translation.sharing.exporting import export_run
 from translation.sharing.importing import import_model
 from translation.sharing.package import MANIFEST
@@ -110,6 +114,37 @@ def test_graphs_of_any_batch_agree_with_pytorch(guided: Workspace, tmp_path: Pat
             assert want is not None and np.abs(got - want.numpy()).max() <= 1e-4
 
 
+def test_guidance_by_patches_has_a_graph_of_any_batch(guided: Workspace, tmp_path: Path) -> None:
+    pytest.importorskip("onnx", reason="onnx is not installed: make setup")
+    shutil.copytree(guided.path, tmp_path / "w")
+    with Workspace.open(tmp_path / "w") as workspace:
+        train_guided(workspace, tiny("guided.guidance=patches", "guided.neighbour_start=0.3"), device="cpu")
+        made = export_run(workspace, "r4", "onnx", tmp_path / "graphs")
+        translator = Translator.load(workspace, "r4")
+        images = to_tensor(workspace.load(workspace.images("origin=real").ids[:5], 32))
+    assert made.parity is not None and made.parity <= 1e-4
+    content, style, graph = translator.content(images), translator.style(images), session(made.out / "translator.onnx")
+    for batch in (1, 2, 5):
+        near = torch.stack([with_pixels(content, images)[:batch].flip(0)] * translator.neighbours, 1)
+        right = translator.translate(images[:batch], content[:batch], style[:batch], guide=Guide(near))
+        given = {"images": images[:batch], "style": style[:batch], "neighbours": near}
+        answer = graph.run(None, {name: tensor.contiguous().numpy() for name, tensor in given.items()})
+        assert np.abs(answer[0] - right.image.numpy()).max() <= 1e-4
+        assert (
+            np.abs(answer[0] - translator.translate(images[:batch], content[:batch], style[:batch]).image.numpy()).max()
+            > 0.01
+        )
+
+
+def test_so_have_patches_of_several_places(tmp_path: Path) -> None:
+    pytest.importorskip("onnx", reason="onnx is not installed: make setup")
+    patches = PatchGuidance(4)
+    content, near = torch.randn(3, 4, 40, 40), torch.randn(3, 2, 52, 40, 40)
+    assert patches.step(40) == 2
+    graph = Traced({"patches": patches}, lambda content, near: (patches.look(content, near),))
+    assert write_graph(tmp_path / "look.onnx", graph, {"content": content, "near": near}, ("look",)) <= 1e-4
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "collection/vectors.safetensors", "collection/labels.csv"])
 def test_a_tampered_file_is_refused_by_its_hash(shared: Path, tmp_path: Path, name: str) -> None:
     folder = unpacked(shared, tmp_path / "model")
@@ -178,3 +213,41 @@ def test_what_cannot_be_exported_is_named_before_any_work(guided: Workspace, tmp
     with pytest.raises(UsageError, match="there already"):
         export_run(guided, "r1", "hub", tmp_path / "there")
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".export-*"))
+
+
+def test_a_folder_of_the_hubs_form_is_loaded_and_saved_again(guided: Workspace, foreign: Path, tmp_path: Path) -> None:
+    pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed: make setup")
+    with rgunit.Translator.open(guided, "r3", device="cpu") as own:
+        theirs = own.translate(foreign, to="+Glasses")[0]
+        own.save_pretrained(tmp_path / "first", licence="CC0")
+        own.save_pretrained(tmp_path / "bare")
+    with rgunit.Translator.from_pretrained(tmp_path / "first", device="cpu") as model:
+        place = model.workspace.path
+        model.save_pretrained(tmp_path / "second")  # what guides it came with a licence
+    assert (
+        not place.exists() and json.loads((tmp_path / "first" / "config.json").read_text())["library_name"] == "rgunit"
+    )
+    with rgunit.Translator.from_pretrained(str(tmp_path / "second"), device="cpu") as model:
+        ours = model.translate(foreign, to="+Glasses")[0]
+    assert (ours.pixels == theirs.pixels).all() and len(ours.neighbours) == len(theirs.neighbours) > 0
+    with rgunit.Translator.from_pretrained(tmp_path / "bare", device="cpu") as model:
+        assert model.translate(foreign, to="+Glasses", guidance=0.0)[0].neighbours == ()
+    with pytest.raises(UsageError, match="there already"), rgunit.Translator.open(guided, "r3", device="cpu") as own:
+        own.save_pretrained(tmp_path / "first")
+    (tmp_path / "first" / "model.safetensors").write_bytes(b"other")
+    with pytest.raises(RgunitError, match="is not the file"):
+        rgunit.Translator.from_pretrained(tmp_path / "first")
+    with pytest.raises(RgunitError, match="no folder nobody/nothing, and no such model could be fetched"):
+        rgunit.Translator.from_pretrained("nobody/nothing", local_files_only=True, cache_dir=tmp_path / "empty")
+
+
+def test_without_the_hubs_library_the_extra_is_named(
+    guided: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    hub._shared.cache_clear()
+    with pytest.raises(RgunitError, match=r"pip install 'rgunit\[hub\]'"):
+        rgunit.Translator.from_pretrained(tmp_path)
+    with pytest.raises(RgunitError, match=r"rgunit\[hub\]"), rgunit.Translator.open(guided, "r1") as own:
+        own.save_pretrained(tmp_path / "out")
+    assert not (tmp_path / "out").exists()

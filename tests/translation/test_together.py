@@ -10,7 +10,7 @@ import torch
 
 from index_store.workspace import Workspace
 from translation.guidance import Guide
-from translation.together import SharedTranslator, Together
+from translation.together import SharedTranslator, TensorsTogether
 from translation.translator import Translator
 
 
@@ -23,7 +23,7 @@ def test_calls_that_wait_together_are_one_call_of_their_kind() -> None:
         free.wait(10)
         return 2 * x + add, None
 
-    together = Together(double)
+    together = TensorsTogether(double)
     rows = [torch.full((1, width), float(width)) for width in (2, 3, 3, 3)]
     with ThreadPoolExecutor(5) as pool:
         first = pool.submit(together, rows[0])
@@ -45,7 +45,7 @@ def test_a_failure_is_of_all_that_shared_it_and_of_no_later_call() -> None:
             raise RuntimeError("no")
         return (x,)
 
-    together = Together(broken)
+    together = TensorsTogether(broken)
     with pytest.raises(RuntimeError, match="no"):
         together(-torch.ones(1))
     assert together(torch.ones(1)) == [torch.ones(1)]

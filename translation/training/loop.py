@@ -299,7 +299,7 @@ def train(
                         progress.note(f"step {step}: {warning}")
                     sums, logged_at, logged_time = Sums(), step, time.monotonic()
                 if step % training.sample_every == 0 and writes:
-                    log.picture(step, task.sample_grid(average))
+                    log.picture(step, task.sample_grid(average), getattr(task, "shown", None))
                 if step % training.checkpoint_every == 0 and step < steps:
                     means(sums)
                     save(step)
@@ -309,7 +309,7 @@ def train(
         means(sums)
         save(step)
         if writes:
-            log.picture(step, task.sample_grid(average))
+            log.picture(step, task.sample_grid(average), getattr(task, "shown", None))
         log.close()
         return Trained(step, clock.seconds, metrics, stopped=any_process(interrupted.is_set()))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +43,16 @@ class RunLog:
             for name, value in metrics.items():
                 self.writer.add_scalar(name, value, step)
 
-    def picture(self, step: int, pixels: NDArray[np.uint8] | None) -> None:
-        """Keep a picture of a step; of many the newest stay and, ever further apart, some of the older ones."""
+    def picture(self, step: int, pixels: NDArray[np.uint8] | None, shows: Iterable[int] | None = None) -> None:
+        """Keep a picture of a step; of many the newest stay and, ever further apart, some of the older ones.
+
+        `shows`: the ids of all images that can be seen in it, None where that is not known.
+        """
         if pixels is None:
             return
         folder = self.folder / "samples"
         folder.mkdir(exist_ok=True)
-        write_image(folder / f"{step:06d}.png", pixels)
+        write_image(folder / f"{step:06d}.png", pixels, shows=shows)
         files = {int(file.stem): file for file in folder.glob("*.png") if file.stem.isdecimal()}
         for old in thinned(sorted(files), PICTURES):
             files[old].unlink()

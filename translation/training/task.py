@@ -161,6 +161,7 @@ class MethodTask:
         self.scaler = torch.amp.GradScaler(self.device.type) if training.precision == "16-mixed" else None
         self.autocast = autocast
         self.engine = Engine(self.optimizers, autocast, self.scaler)
+        self.shown: list[int] | None = None  # ids of what can be seen in the last sample picture
         self._health = Health(method, stage)
         self._made: Tensor | None = None
         if not isinstance(draws, CropSampler):
@@ -256,6 +257,7 @@ class MethodTask:
         Of a method that makes images from noise some of them.
         """
         if isinstance(self.method, Generates):
+            self.shown = []
             return self._drawn(networks)
         if not isinstance(self.method, Encodes):
             return None
@@ -266,6 +268,7 @@ class MethodTask:
             ids, labels = self._held_out
             rows = rng.choice(len(ids), min(GRID_SOURCES, len(ids)), replace=False)
             chosen = ids[rows]
+            self.shown = chosen.tolist() if self.guiding is None else None  # what guides may lend its pixels
             shown = self.workspace.load(chosen, self.size)
         images = to_tensor(shown, self.device)
         method = with_networks(self.method, {name: network.eval() for name, network in networks.items()})

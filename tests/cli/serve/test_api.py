@@ -290,3 +290,19 @@ def test_near_duplicates_and_the_map(own_client: Client) -> None:
     drawn = own_client.get("/api/map.html?by=style&images=40")
     assert drawn.status == 200 and b"<html" in drawn.body
     assert drawn.headers["content-security-policy"].startswith("sandbox allow-scripts")
+
+
+def test_what_another_process_forgets_is_gone_from_a_running_server(own_client: Client, process) -> None:
+    path = own_client.workspace.path
+    asked = {"image_id": 3, "to": "+Glasses", "guidance": 0}
+    made = own_client.post("/api/translate", asked).json["outputs"][0]["url"]
+    near = own_client.post("/api/query", {"image_id": 4, "k": 100}).json["neighbours"]
+    assert 3 in [one["image_id"] for one in near] and own_client.get("/api/images/3").status == 200
+    done = process("-w", path, "index", "remove", "--id", 3, "--forget", "--json")
+    assert done.status == 0 and done.json["removed"] >= 1 and done.json["learned"] == ["r1", "r2", "r3"], done.err
+    for url in ("/api/images/3", "/api/images/3?size=32", made):
+        assert own_client.get(url).status == 404
+    assert own_client.post("/api/query", asked | {"guidance": None} | {"to": None}).status in (400, 404)
+    found = own_client.post("/api/query", {"image_id": 4, "k": 100}).json["neighbours"]
+    assert 3 not in [one["image_id"] for one in found] and len(found) == len(near) - 1
+    assert own_client.post("/api/translate", asked | {"image_id": 4, "guidance": 1, "neighbours": "random"}).json["run"]
