@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from index_store.replay import apply, next_id
 
 HEAD = "0001"
 SHARDS = "shards"
-HALF_FILES = ("catalog.*", f"{SHARDS}/*", "cache/*.cells.h5", "runs/*/run.json", "images/generated/*/*")
+HALF_FILES = ("catalog.*", "vectors.*", f"{SHARDS}/*", "cache/*.cells.h5", "runs/*/run.json", "images/generated/*/*")
 
 
 @contextmanager
@@ -45,6 +46,7 @@ class Catalog:
         self.file = self.database.file
         self.guard = threading.RLock()
         self.step: features.Step = lambda name: None
+        self.follow: Callable[[], None] = lambda: None  # brings an engine that keeps vectors too to the last commit
         self._changing = 0
         forking.remember(self)
 
@@ -266,9 +268,11 @@ class Catalog:
     def write(self, *records: Record) -> int:
         """Seal records and commit them together; return the last one's place in the log.
 
-        Durable on return, or nothing has changed: RgunitError says why (a full disk, for one).
+        Durable on return, or nothing has changed: RgunitError says why (a full disk, for one). An engine that follows
+        must be there before; where it is lost just after the commit, a warning says so, and the next change mends it.
         """
         with self.writing():
+            self.follow()
             self.step("begin")
             with self.reading() as connection:
                 seq = self.sequence(connection)
@@ -292,6 +296,10 @@ class Catalog:
                     raise RgunitError(f"cannot write {self.file}: {why}; {became}") from error
                 raise
             self.step("committed")
+            try:
+                self.follow()
+            except RgunitError as error:
+                warnings.warn(f"{error}; what was written is kept, and found as before", RuntimeWarning, stacklevel=3)
             return seq
 
     def _discard(self, parts: Sequence[tuple[int, Record, Sealed]]) -> bool:
