@@ -237,6 +237,7 @@ class Milvus:
             new = [part for info in fields.values() for part in fresh.get(info.number, ())]
             touched = np.unique(np.concatenate([np.array(changed, np.int64), *new]))
             self.held.put(held[group], layout, state, self._tables(state, fields), touched, fresh=False)
+            self.live.catalog.step("sent")
             self.held.delete(held[group], gone)
         self._move(replace(mark, sequence=state.sequence, digest=commit.digest, layout=layout, held=held))
         if any(before.get(group) is not one for group, one in held.items()):
@@ -249,14 +250,17 @@ class Milvus:
         index = self.server.index or (self._mark.index if self._mark else DEFAULT_INDEX)
         groups = grouped(_filled(state))
         held = {group: self._made(layout, index, state, fields) for group, fields in groups.items()}
+        for one in held.values():
+            self.held.settle(one)
         self._move(Mark(store, state.sequence, commit.digest, layout, index, held))
         self.held.drop_others(self._moved)
         return self._moved
 
     def _made(self, layout: Layout, index: str, state: State, fields: Fields) -> Held:
         """Make and fill a collection."""
-        held = self.held.make(layout, index, fields)
-        self.held.put(held, layout, state, self._tables(state, fields), state.ids, fresh=True)
+        tables = self._tables(state, fields)
+        held = self.held.make(layout, index, fields, max(table.alive for table in tables.values()))
+        self.held.put(held, layout, state, tables, state.ids, fresh=True)
         return held
 
     def _tables(self, state: State, fields: Fields) -> dict[str, Table]:
@@ -301,31 +305,40 @@ class Milvus:
 
     def remake(self) -> list[str]:
         with self._guard:
-            if self.held.store is not None:
+            if self.held.known():
                 self.follow()
             mark, commit = self._mark, self._last()
             if mark is None or not self._as_wanted(mark, commit) or self.problems():
                 mark = self._fill(commit)
-            state, told, measured = self.live.state(), [], dict(mark.held)
-            for group, held in mark.held.items():
-                self.server.call("flush", held.name)
-                tables = self._tables(state, held.fields)
-                measured[group] = own = self._measured(held, mark.index, tables)
-                rows = max(table.alive for table in tables.values())
+                self._move(
+                    replace(mark, held={group: self._measured(one, mark.index) for group, one in mark.held.items()})
+                )
+            told = []
+            for held in self._moved.held.values():
                 names = ", ".join(info.name for info in held.fields.values())
-                how = f", {INDEXES[mark.index]} {own.depth}: {own.recall:.3f} of the nearest 10" if own.recall else ""
-                told.append(f"{held.name} on {self.server.shown}: {rows} rows of {names}, {mark.index}{how}")
-            self._move(replace(mark, held=measured))
+                how = (
+                    f", {INDEXES[mark.index]} {held.depth}: {held.recall:.3f} of the nearest 10" if held.recall else ""
+                )
+                told.append(
+                    f"{held.name} on {self.server.shown}: {self._rows(held)} rows of {names}, {mark.index}{how}"
+                )
             return told
 
     def _as_wanted(self, mark: Mark, commit: Commit) -> bool:
         """Whether collections made now would be of the same form."""
-        domains = Layout.of(commit.state.schema).domains
-        return self.server.index in ("", mark.index) and domains == mark.layout.domains
+        if self.server.index not in ("", mark.index) or Layout.of(commit.state.schema).domains != mark.layout.domains:
+            return False
+        if not INDEXES[mark.index]:
+            return True
+        return all(held.recall and self._rows(held) < 2 * held.rows for held in mark.held.values())
 
-    def _measured(self, held: Held, index: str, tables: dict[str, Table]) -> Held:
+    def _rows(self, held: Held) -> int:
+        """How many rows a collection has."""
+        return max(table.alive for table in self._tables(self.live.state(), held.fields).values())
+
+    def _measured(self, held: Held, index: str) -> Held:
         """Return a collection with the depth that its index needs, by its first field."""
-        name, table = next(iter(tables.items()))
+        name, table = next(iter(self._tables(self.live.state(), held.fields).items()))
         alive = np.flatnonzero(table.rows >= 0)
         if not INDEXES[index] or len(alive) < SAMPLE:
             return held

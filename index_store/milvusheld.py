@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -16,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from index_store import marker
-from index_store.errors import RgunitError
+from index_store.errors import CatalogDamaged, RgunitError
 from index_store.index import SPARE, Ids, Vectors, rerank
-from index_store.milvusmark import Held, Mark
+from index_store.milvusmark import Held, Mark, cells_for
 from index_store.milvusrows import Fields, Layout, entities
-from index_store.milvusserver import INDEXES, Field, Gone, Server
+from index_store.milvusserver import INDEXES, LONGEST, Field, Gone, Server
 from index_store.state import State, Table, find
 
 BLOCK_BYTES = 8 * 2**20  # of vectors sent in one call
@@ -28,6 +29,7 @@ MANY_IDS = 4096  # rows sent, or ids named, in one call
 REPLY_NUMBERS = 2**22  # of vectors in an answer
 DEPTHS = (16, 32, 64, 128, 256, 512)
 WANTED_RECALL = 0.998
+PAUSE = 0.5  # seconds between looks at an index that is being built
 SAMPLE = 64  # rows asked for when recall is measured
 
 Tables = Mapping[str, Table]
@@ -45,6 +47,14 @@ class Collections:
         """The store's name, None if it has none yet or its folder is a copy."""
         told, own = marker.read(self.folder, marker.VECTORS)
         return told if own else None
+
+    def known(self) -> bool:
+        """Whether the store has a name; a damaged `vectors.json` is taken away."""
+        try:
+            return self.store is not None
+        except CatalogDamaged as error:
+            error.file.unlink()
+            return False
 
     @property
     def name(self) -> str:
@@ -113,10 +123,10 @@ class Collections:
 
     # Filling
 
-    def make(self, layout: Layout, index: str, fields: Fields) -> Held:
-        """Make an empty collection under a name that none had."""
-        held = Held(f"{self.name}_{secrets.token_hex(6)}", fields)
-        self.server.make(held.name, layout.fields(fields), index, layout.partitions)
+    def make(self, layout: Layout, index: str, fields: Fields, rows: int) -> Held:
+        """Make an empty collection for so many rows under a name that none had."""
+        held = Held(f"{self.name}_{secrets.token_hex(6)}", fields, rows)
+        self.server.make(held.name, layout.fields(fields), index, cells_for(index, rows), layout.partitions)
         return held
 
     def put(self, held: Held, layout: Layout, state: State, tables: Tables, ids: Ids, *, fresh: bool) -> None:
@@ -132,6 +142,18 @@ class Collections:
             columns = layout.scalars(state, find(state.ids, ids[part]), has)
             columns |= {name: list(_gathered(tables[name], own[part])) for name, own in places.items()}
             self.server.call("insert" if fresh else "upsert", held.name, entities(columns))
+
+    def settle(self, held: Held) -> None:
+        """Have the index of a collection that nobody reads yet built over all that it has."""
+        self.server.call("flush", held.name)
+        until = time.monotonic() + LONGEST
+        for name in held.fields:
+            while int(self.server.call("describe_index", held.name, name).get("pending_index_rows", 0)):
+                if time.monotonic() > until:
+                    raise RgunitError(f"the index of {held.name} on {self.server.shown} is not built in {LONGEST:g} s")
+                time.sleep(PAUSE)
+        self.server.call("release_collection", held.name)
+        self.server.call("load_collection", held.name)
 
     def delete(self, held: Held, ids: Sequence[int]) -> None:
         """Delete rows, whether or not they are there."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -11,16 +12,23 @@ from index_store.milvusserver import INDEXES
 from index_store.state import EncoderInfo, State
 
 FORMAT = 1
+FEWEST_CELLS, MOST_CELLS = 128, 65_536
 DEPTH = 128  # how deep an index is searched before `rebuild` has measured it
+
+
+def cells_for(index: str, rows: int) -> int:
+    """How many cells an index of so many rows is built with, 0 where it has none."""
+    return min(MOST_CELLS, max(FEWEST_CELLS, int(4 * math.sqrt(rows)))) if index.startswith("IVF") else 0
 
 
 @dataclass(frozen=True)
 class Held:
-    """A collection: its name, the encoders of its fields, and how deep its index is searched with what recall of 10
-    (None: not measured)."""
+    """A collection: its name, the encoders of its fields, its rows when it was made, and how deep its index is searched
+    with what recall of 10 (None: not measured)."""
 
     name: str
     fields: Fields
+    rows: int = 0
     depth: int = DEPTH
     recall: float | None = None
 
@@ -57,6 +65,7 @@ class Mark:
             {
                 "name": held.name,
                 "fields": {name: [info.name, info.fingerprint, info.dim] for name, info in held.fields.items()},
+                "rows": held.rows,
                 "depth": held.depth,
                 "recall": held.recall,
             }
@@ -76,6 +85,6 @@ class Mark:
         for one in told["collections"]:
             fields = {name: EncoderInfo(0, *info) for name, info in one["fields"].items()}
             (group,) = grouped(list(fields.values()))
-            held[group] = Held(one["name"], fields, int(one["depth"]), one["recall"])
+            held[group] = Held(one["name"], fields, int(one["rows"]), int(one["depth"]), one["recall"])
         layout = Layout(int(told["columns"]), tuple(told["domains"]))
         return cls(told["store"], int(told["sequence"]), told["digest"], layout, told["index"], held)

@@ -5,6 +5,7 @@ The one idea: a failure names the server without its password, and the remedy.
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ FORM = "milvus+http://HOST:19530/NAME"
 PATIENCE = 10.0  # seconds until a server that does not answer counts as not there
 LONGEST = 600.0  # seconds of one call
 MISSING = (4, 100)  # codes of a collection that is not there
+NOT_LOADED = 101
 
 INDEXES = {"FLAT": "", "HNSW": "ef", "IVF_FLAT": "nprobe", "IVF_SQ8": "nprobe"}
 """The indexes that vectors may have, and what says how deep one is searched."""
@@ -27,7 +29,7 @@ INDEXES = {"FLAT": "", "HNSW": "ef", "IVF_FLAT": "nprobe", "IVF_SQ8": "nprobe"}
 Field = tuple[str, str, dict[str, Any]]
 """A field of a collection: its name, its kind as pymilvus's `DataType` calls it, what else it has."""
 
-_BUILT = {"FLAT": {}, "HNSW": {"M": 16, "efConstruction": 200}, "IVF_FLAT": {"nlist": 1024}, "IVF_SQ8": {"nlist": 1024}}
+_BUILT: dict[str, dict[str, int]] = {"HNSW": {"M": 16, "efConstruction": 200}}
 
 
 class Gone(RgunitError):
@@ -67,6 +69,7 @@ class Server:
                 "vectors on Milvus need pymilvus, which is not installed: pip install 'rgunit[milvus]'"
             ) from error
         self.library: Any = pymilvus
+        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it logs each failure before it raises it
 
     def after_fork(self) -> None:
         """In a forked child: a connection of its own; its parent's is left alone."""
@@ -86,9 +89,16 @@ class Server:
         self.call("list_collections", timeout=PATIENCE)
 
     def call(self, what: str, *args: Any, **named: Any) -> Any:
-        """Call a method of pymilvus's client. Raises Gone, RgunitError."""
+        """Call a method of pymilvus's client; a collection that is not loaded is. Raises Gone, RgunitError."""
         with self._told():
-            return getattr(self._connected(), what)(*args, **{"timeout": LONGEST, **named})
+            client, named = self._connected(), {"timeout": LONGEST, **named}
+            try:
+                return getattr(client, what)(*args, **named)
+            except self.library.MilvusException as error:
+                if error.code != NOT_LOADED:
+                    raise
+                client.load_collection(args[0], timeout=LONGEST)
+                return getattr(client, what)(*args, **named)
 
     def _connected(self) -> Any:
         with self._guard:
@@ -129,8 +139,8 @@ class Server:
 
     # Collections
 
-    def make(self, collection: str, fields: Sequence[Field], index: str, partitions: int = 0) -> None:
-        """Make a collection of fields, each vector of which gets the index; with a key in so many partitions.
+    def make(self, collection: str, fields: Sequence[Field], index: str, cells: int = 0, partitions: int = 0) -> None:
+        """Make a collection of fields, whose vectors get the index, one of cells with so many; with a key, partitions.
 
         Whoever asks it sees all that was written before (Milvus's consistency level Strong).
         """
@@ -139,7 +149,8 @@ class Server:
         for name, kind, told in fields:
             schema.add_field(name, getattr(self.library.DataType, kind), **told)
             if kind == "FLOAT_VECTOR":
-                params.add_index(name, index_type=index, metric_type="L2", params=_BUILT[index])
+                built = {"nlist": cells} if cells else _BUILT.get(index, {})
+                params.add_index(name, index_type=index, metric_type="L2", params=built)
         more = {"num_partitions": partitions} if partitions else {}
         named = {"schema": schema, "index_params": params, "consistency_level": "Strong", **more}
         self.call("create_collection", collection, **named)

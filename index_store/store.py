@@ -126,7 +126,7 @@ class IndexStore:
         """Pickled, it is opened again where it arrives, by its absolute place."""
         device, mib = self._asked
         place, wait = str(self.catalog.folder), self.catalog.lock.wait
-        where = {"catalog": self.catalog.url, "vectors": self._engine.url}
+        where = {"catalog": self.catalog.url, "vectors": self.vectors_url}
         return partial(IndexStore.open, place, wait=wait, device=device, device_mib=mib, **where), ()
 
     def __enter__(self) -> IndexStore:
@@ -136,6 +136,11 @@ class IndexStore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def vectors_url(self) -> str | None:
+        """The server that vectors are searched on, None for the sealed files."""
+        return self._engine.url
 
     @property
     def schema(self) -> AttributeSchema:

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from index_store.store import Report
+
 ENVIRONMENT = Path(__file__).parents[1] / ".milvus"
 
 
@@ -54,6 +56,11 @@ def served() -> Iterator[str]:
             yield f"milvus+http://127.0.0.1:{port}?index=FLAT"
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def behind(report: Report) -> bool:
+    """Whether all that is wrong with a store is that its collections on Milvus wait for the next change."""
+    return len(report.problems) == 1 and "is at change" in report.problems[0]
 
 
 def free_port() -> int:

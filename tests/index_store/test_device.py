@@ -14,6 +14,8 @@ from index_store.index import exact_search
 from index_store.store import IndexStore
 from tests.catalogs import copy_store
 
+pytestmark = pytest.mark.files
+
 DIM, COUNT = 16, 20_000
 GPUS = faiss.get_num_gpus() if hasattr(faiss, "StandardGpuResources") else 0
 MIB = 4
