@@ -315,6 +315,7 @@ class Milvus:
                 )
             told = []
             for held in self._moved.held.values():
+                self.server.call("flush", held.name)
                 names = ", ".join(info.name for info in held.fields.values())
                 how = (
                     f", {INDEXES[mark.index]} {held.depth}: {held.recall:.3f} of the nearest 10" if held.recall else ""

@@ -6,6 +6,7 @@ The one idea: a failure names the server without its password, and the remedy.
 from __future__ import annotations
 
 import logging
+import os
 import re
 import threading
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,11 @@ PATIENCE = 10.0  # seconds until a server that does not answer counts as not the
 LONGEST = 600.0  # seconds of one call
 MISSING = (4, 100)  # codes of a collection that is not there
 NOT_LOADED = 101
+CHANNEL = {  # no pings while nothing is asked, which servers with gRPC's defaults hang up on
+    "grpc.keepalive_permit_without_calls": False,
+    "grpc.keepalive_time_ms": 300_000,
+    "grpc.use_local_subchannel_pool": True,
+}
 
 INDEXES = {"FLAT": "", "HNSW": "ef", "IVF_FLAT": "nprobe", "IVF_SQ8": "nprobe"}
 """The indexes that vectors may have, and what says how deep one is searched."""
@@ -62,6 +68,7 @@ class Server:
         self._client: Any = None
         self._guard = threading.RLock()
         forking.remember(self)
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what goes wrong is told here
         try:
             import pymilvus
         except ImportError as error:
@@ -104,7 +111,7 @@ class Server:
         with self._guard:
             if self._client is None:
                 self._client = self.library.MilvusClient(
-                    self.shown, token=self._token, timeout=PATIENCE, dedicated=True
+                    self.shown, token=self._token, timeout=PATIENCE, dedicated=True, grpc_options=CHANNEL
                 )
             return self._client
 
