@@ -84,10 +84,16 @@ class Engine(Protocol):
         """Close connections."""
 
 
-def chosen(url: str | None) -> str | None:
-    """The URL that is meant, None for the sealed files. UsageError for one that is no engine's."""
-    told = url or os.environ.get(URL) or FILES
-    if told == FILES:
+def chosen(url: str | None, folder: Path | None = None) -> str | None:
+    """The URL that is meant, None for the sealed files. UsageError for one that is no engine's, RgunitError where the
+    store in a folder is searched on a server, and nobody says which."""
+    told = url or os.environ.get(URL)
+    if told is None and folder is not None and (folder / VECTORS).exists():
+        raise RgunitError(
+            f"the vectors of {folder} are on Milvus: say which server by --vectors URL or {URL}, or search the sealed "
+            f"files by --vectors {FILES}"
+        )
+    if not told or told == FILES:
         return None
     if not told.startswith("milvus+"):
         raise UsageError(f"vectors are searched in {FILES}, or on milvus+http://HOST:19530/NAME, not where you said")
@@ -99,22 +105,18 @@ def reach(url: str | None) -> None:
     if (told := chosen(url)) is not None:
         from index_store.milvusserver import Server
 
-        Server(told).reach()
+        server = Server(told)
+        server.reach()
+        server.close()
 
 
 def engine(live: Live, url: str | None, device: Callable[[], Device | None]) -> Engine:
-    """The engine of a store; RgunitError where its folder says that it needs one, and nobody says which server."""
+    """The engine of a store."""
     from index_store.local import Local
 
-    folder: Path = live.catalog.folder
     local = Local(live, device)
-    if (told := chosen(url)) is not None:
-        from index_store.milvus import Milvus
+    if (told := chosen(url, live.catalog.folder)) is None:
+        return local
+    from index_store.milvus import Milvus
 
-        return Milvus(live, told, local)
-    if (folder / VECTORS).exists() and not url and not os.environ.get(URL):
-        raise RgunitError(
-            f"the vectors of {folder} are on Milvus: say which server by --vectors URL or {URL}, or search the sealed "
-            f"files by --vectors {FILES}"
-        )
-    return local
+    return Milvus(live, told, local)

@@ -53,12 +53,13 @@ class MilvusView:
         self, where: str | None, queries: Vectors, k: int, exact: bool, without: Ids | None = None
     ) -> tuple[Vectors, Ids, str]:
         index, files = self.mark.index, self.engine.files(self.info)
-        why = f"more than Milvus finds or leaves out at once ({MOST_FOUND}, {MANY_IDS})"
-        if k + SPARE > MOST_FOUND or (without is not None and len(without) > MANY_IDS):
+        wanted = self.schema.filter(where)
+        ids = max(len(wanted.ids or ()), 0 if without is None else len(without))
+        if k + SPARE > MOST_FOUND or ids > MANY_IDS:
+            why = f"Milvus finds at most {MOST_FOUND} and is told at most {MANY_IDS} ids"
             return Sealed(files, why).nearest(where, queries, k, exact, without)
         if exact and INDEXES[index]:
-            return Sealed(files, f"exact, which {index} is not").nearest(where, queries, k, exact, without)
-        wanted = self.schema.filter(where)
+            return Sealed(files, f"{index} is not exact").nearest(where, queries, k, exact, without)
         gaps, found = np.full((len(queries), k), np.inf, np.float32), np.full((len(queries), k), -1, np.int64)
         if self.held is not None and len(queries):
             terms = [self.mark.layout.expression(self.schema, wanted, self.field, self.held.fields)]
@@ -124,12 +125,13 @@ class Milvus:
         self.held = Collections(self.server, live.catalog.folder)
         self._mark: Mark | None = None
         self._commit: Commit | None = None
-        self._guard = threading.RLock()
         forking.remember(self)
+        self.after_fork()
 
     def after_fork(self) -> None:
-        """In a forked child: a lock that no thread of the parent holds."""
-        self._guard = threading.RLock()
+        """In a forked child: locks that no thread of the parent holds. The first is held for moments, so that threads
+        search while another one fills collections under the second."""
+        self._guard, self._filling = threading.RLock(), threading.RLock()
 
     def forget(self) -> None:
         with self._guard:
@@ -184,15 +186,15 @@ class Milvus:
 
     def _current(self, commit: Commit) -> Mark | None:
         """Return the mark, read anew where it is not that of the commit."""
-        with self._guard:
-            if self._mark is None or not self._mark.has(commit):
-                self._mark = self.held.read_mark()
-            return self._mark
+        mark = self._mark
+        if mark is None or not mark.has(commit):
+            mark = self._mark = self.held.read_mark()
+        return mark
 
     # Following
 
     def follow(self) -> None:
-        with self._guard:
+        with self._filling:
             commit = self._last()
             mark = self._current(commit)
             if not commit.state.sequence or (mark is not None and mark.has(commit)):  # 0: the store is being made
@@ -239,9 +241,9 @@ class Milvus:
             self.held.put(held[group], layout, state, self._tables(state, fields), touched, fresh=False)
             self.live.catalog.step("sent")
             self.held.delete(held[group], gone)
-        self._move(replace(mark, sequence=state.sequence, digest=commit.digest, layout=layout, held=held))
+        moved = self._move(replace(mark, sequence=state.sequence, digest=commit.digest, layout=layout, held=held))
         if any(before.get(group) is not one for group, one in held.items()):
-            self.held.drop_others(self._moved)
+            self.held.drop_others(moved)
 
     def _fill(self, commit: Commit) -> Mark:
         """Make all collections anew."""
@@ -250,11 +252,12 @@ class Milvus:
         index = self.server.index or (self._mark.index if self._mark else DEFAULT_INDEX)
         groups = grouped(_filled(state))
         held = {group: self._made(layout, index, state, fields) for group, fields in groups.items()}
-        for one in held.values():
+        for group, one in held.items():
             self.held.settle(one)
-        self._move(Mark(store, state.sequence, commit.digest, layout, index, held))
-        self.held.drop_others(self._moved)
-        return self._moved
+            held[group] = self._measured(one, index)
+        mark = self._move(Mark(store, state.sequence, commit.digest, layout, index, held))
+        self.held.drop_others(mark)
+        return mark
 
     def _made(self, layout: Layout, index: str, state: State, fields: Fields) -> Held:
         """Make and fill a collection."""
@@ -268,24 +271,18 @@ class Milvus:
         numbers = {(info.name, info.fingerprint): info for info in state.encoders}
         return {name: self.live.table(state, numbers[info.name, info.fingerprint]) for name, info in fields.items()}
 
-    def _move(self, mark: Mark) -> None:
-        """Move the mark."""
+    def _move(self, mark: Mark) -> Mark:
+        """Move the mark; return it."""
         self.live.catalog.step("mark")
         self.held.write_mark(mark)
         self._mark = mark
-
-    @property
-    def _moved(self) -> Mark:
-        """The mark as it was moved."""
-        if self._mark is None:
-            raise RgunitError("there is no mark")
-        return self._mark
+        return mark
 
     # Checking and mending
 
     def problems(self) -> list[str]:
         try:
-            with self._guard:
+            with self._filling:
                 commit, self._mark = self._last(), None
                 mark = self._current(commit)
                 if mark is None:
@@ -304,25 +301,22 @@ class Milvus:
             return [str(error)]
 
     def remake(self) -> list[str]:
-        with self._guard:
+        with self._filling:
             if self.held.known():
                 self.follow()
             mark, commit = self._mark, self._last()
             if mark is None or not self._as_wanted(mark, commit) or self.problems():
                 mark = self._fill(commit)
-                self._move(
-                    replace(mark, held={group: self._measured(one, mark.index) for group, one in mark.held.items()})
-                )
             told = []
-            for held in self._moved.held.values():
+            for held in mark.held.values():
                 self.server.call("flush", held.name)
-                names = ", ".join(info.name for info in held.fields.values())
+                names, depth = ", ".join(info.name for info in held.fields.values()), INDEXES[mark.index]
                 how = (
-                    f", {INDEXES[mark.index]} {held.depth}: {held.recall:.3f} of the nearest 10" if held.recall else ""
+                    f"{mark.index}, {depth} {held.depth}: {held.recall:.3f} of the nearest 10"
+                    if held.recall
+                    else mark.index
                 )
-                told.append(
-                    f"{held.name} on {self.server.shown}: {self._rows(held)} rows of {names}, {mark.index}{how}"
-                )
+                told.append(f"{held.name} on {self.server.shown}: {self._rows(held)} rows of {names}, {how}")
             return told
 
     def _as_wanted(self, mark: Mark, commit: Commit) -> bool:

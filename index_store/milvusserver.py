@@ -128,7 +128,7 @@ class Server:
                 raise Gone(f"Milvus on {self.shown}: {why}") from error
             lost = error.code == 2 or "UNAVAILABLE" in why or "imeout" in why or "channel" in why.lower()
             raise self._unreachable(why) if lost else RgunitError(f"Milvus on {self.shown}: {why}") from error
-        except (grpc.RpcError, grpc.FutureTimeoutError, ValueError) as error:
+        except (grpc.RpcError, grpc.FutureTimeoutError) as error:
             raise self._unreachable(self._clean(str(error))) from error
 
     def _unreachable(self, why: str) -> RgunitError:

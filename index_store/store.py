@@ -94,7 +94,7 @@ class IndexStore:
         cpu, cuda, cuda:N or auto: where exact searches and the k-means of `rebuild` are made when that is faster; at
         most `device_mib` MiB of vectors are kept on it. RgunitError where FAISS finds no such GPU.
         """
-        engines.chosen(vectors)  # another URL is refused before anything is opened
+        engines.chosen(vectors, Path(path))  # refused before anything is opened
         found = device_of(device, device_mib) if device not in ("cpu", "auto") else None
         store = cls(Catalog.open(Path(path), wait, catalog), vectors=vectors)
         store.use(device, device_mib)

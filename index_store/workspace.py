@@ -84,7 +84,7 @@ class Workspace:
         folder = Path(path).absolute()
         if not Catalog.exists(folder):
             raise RgunitError(f"no workspace at {path}: run `rgunit -w {path} add …` first")
-        engines.chosen(vectors)  # another URL is refused before anything is opened
+        engines.chosen(vectors, folder)  # refused before anything is opened
         return cls(Catalog.open(folder, wait, catalog), vectors)
 
     @classmethod
