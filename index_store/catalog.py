@@ -206,7 +206,13 @@ class Catalog:
         """
         with self.guard:
             if self.lock.acquire() and repair:
-                self.recover()
+                try:
+                    self.recover()
+                    self.follow()
+                except BaseException:
+                    if self.database.turns and not self._changing:
+                        self.lock.release()
+                    raise
             self._changing += 1
         try:
             yield

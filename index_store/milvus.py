@@ -305,11 +305,12 @@ class Milvus:
             if self.held.known():
                 self.follow()
             mark, commit = self._mark, self._last()
+            for held in mark.held.values() if mark is not None else ():
+                self.server.call("flush", held.name)
             if mark is None or not self._as_wanted(mark, commit) or self.problems():
                 mark = self._fill(commit)
             told = []
             for held in mark.held.values():
-                self.server.call("flush", held.name)
                 names, depth = ", ".join(info.name for info in held.fields.values()), INDEXES[mark.index]
                 how = (
                     f"{mark.index}, {depth} {held.depth}: {held.recall:.3f} of the nearest 10"
