@@ -7,7 +7,7 @@ DOCS_READY := .venv/.docs-ready
 BENCH := store train_step train_retrieval
 # Caches that a caller's settings may have pointed elsewhere do not change what is installed.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint bench docs requirements clean
+.PHONY: help setup demo docs milvus test test-slow lint bench requirements clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,13 @@ $(READY): requirements/dev.txt requirements/uv.txt pyproject.toml
 
 demo: $(READY) ## the whole job on built-in drawn faces: train, index, translate, report (6 minutes on 2 cores)
 	$(BIN)/rgunit demo
+
+milvus: .milvus/.ready ## Milvus Lite in .milvus, for the tests of vectors on Milvus (else they skip)
+
+.milvus/.ready: requirements/milvus.txt | $(READY)
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .milvus
+	$(BIN)/uv pip install --quiet --python .milvus/bin/python --require-hashes -r requirements/milvus.txt
+	@touch $@
 
 test: $(READY) ## the test suite (slow tests left out), file by file: about 5 minutes alone on 2 cores
 	@echo "the tests of cli, index_store, retrieval and translation, a line a file; slow ones are in make test-slow"
@@ -58,9 +65,11 @@ requirements: $(READY) ## pin again what pyproject.toml asks for
 	  --group search -o requirements/search.txt
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --python-version 3.11 \
 	  --group docs -c requirements/dev.txt -o requirements/docs.txt
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --python-version 3.11 \
+	  --group milvus -o requirements/milvus.txt
 	echo uv | $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --python-version 3.11 \
 	  - -o requirements/uv.txt
 
 clean: ## remove .venv, caches and the demo's workspace
-	rm -rf .venv site .mypy_cache .pytest_cache .ruff_cache .hypothesis workspace/demo
+	rm -rf .venv .milvus site .mypy_cache .pytest_cache .ruff_cache .hypothesis workspace/demo
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -44,6 +44,7 @@ from index_store.lifetimes import end_with_parent
 
 INTERRUPTED = 130
 CATALOG = "RGUNIT_CATALOG"  # `index_store.databases.URL`, without what that imports
+VECTORS = "RGUNIT_VECTORS"  # `index_store.engines.URL`
 
 app = typer.Typer(
     name="rgunit",
@@ -101,6 +102,15 @@ def settings(
             "postgresql+psycopg://USER@HOST/DATABASE. Default: a SQLite file in the workspace.",
         ),
     ] = None,
+    vectors: Annotated[
+        str | None,
+        typer.Option(
+            envvar=VECTORS,
+            metavar="URL",
+            help="Milvus server that vectors are searched on: milvus+http://HOST:19530/NAME. Default: files, those of "
+            "the workspace.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of every random draw.")] = 0,
     device: Annotated[
         str,
@@ -122,6 +132,8 @@ def settings(
     chosen_here = source is not None and source.name == "COMMANDLINE"
     if catalog is not None:
         os.environ[CATALOG] = catalog  # whatever opens a workspace, here or in a process of its own, finds it there
+    if vectors is not None:
+        os.environ[VECTORS] = vectors
     out = context.obj if context.obj is not None else sys.stdout
     context.obj = Settings(workspace, chosen_here, seed, device, as_json, debug, out)
 
@@ -129,7 +141,7 @@ def settings(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    out, catalog = sys.stdout, os.environ.get(CATALOG)
+    out, told = sys.stdout, {name: os.environ.get(name) for name in (CATALOG, VECTORS)}
     as_json, debug = "--json" in words, "--debug" in words
     with redirect_stdout(sys.stderr) if as_json else nullcontext(), warnings.catch_warnings():
         if not debug:
@@ -155,8 +167,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _tell(out, as_json, message, error.payload if isinstance(error, Failed) else {})
             return status
         finally:
-            os.environ.pop(CATALOG, None)
-            os.environ.update({CATALOG: catalog} if catalog is not None else {})
+            for name, value in told.items():
+                os.environ.pop(name, None)
+                os.environ.update({name: value} if value is not None else {})
 
 
 def _explain(error: Exception) -> tuple[str, int]:

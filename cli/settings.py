@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 DEFAULT_WORKSPACE = Path("workspace")
 FLAGS = ("--json", "--debug")
-VALUES = ("-w", "--workspace", "--catalog", "--seed", "--device")
+VALUES = ("-w", "--workspace", "--catalog", "--vectors", "--seed", "--device")
 TAKES_TEXT = ("--to", "--where", "--source", "--target", "--domain")  # their values may look like options
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ HEAD = "0001"
 SHARDS = "shards"
 HALF_FILES = (
     "catalog.*",
+    "vectors.*",
     "forgetting.json",
     f"{SHARDS}/*",
     "cache/*.cells.h5",
@@ -56,6 +58,7 @@ class Catalog:
         self.records: dict[
             int, tuple[tuple[Any, ...], Any]
         ] = {}  # runs by their numbers, with the rows that they are of
+        self.follow: Callable[[], None] = lambda: None  # brings an engine that keeps vectors too to the last commit
         self._changing = 0
         forking.remember(self)
 
@@ -215,7 +218,13 @@ class Catalog:
         """
         with self.guard:
             if self.lock.acquire() and repair:
-                self.recover()
+                try:
+                    self.recover()
+                    self.follow()
+                except BaseException:
+                    if self.database.turns and not self._changing:
+                        self.lock.release()
+                    raise
             self._changing += 1
         try:
             yield
@@ -277,9 +286,11 @@ class Catalog:
     def write(self, *records: Record) -> int:
         """Seal records and commit them together; return the last one's place in the log.
 
-        Durable on return, or nothing has changed: RgunitError says why (a full disk, for one).
+        Durable on return, or nothing has changed: RgunitError says why (a full disk, for one). An engine that follows
+        must be there before; where it is lost just after the commit, a warning says so, and the next change mends it.
         """
         with self.writing():
+            self.follow()
             self.step("begin")
             with self.reading() as connection:
                 seq = self.sequence(connection)
@@ -303,6 +314,10 @@ class Catalog:
                     raise RgunitError(f"cannot write {self.file}: {why}; {became}") from error
                 raise
             self.step("committed")
+            try:
+                self.follow()
+            except RgunitError as error:
+                warnings.warn(f"{error}; what was written is kept, and found as before", RuntimeWarning, stacklevel=3)
             return seq
 
     def _discard(self, parts: Sequence[tuple[int, Record, Sealed]]) -> bool:

@@ -24,7 +24,7 @@ class CatalogDamaged(RgunitError):
 
     def __init__(self, file: Path, why: str) -> None:
         super().__init__(f"{file} is damaged ({why}): run `rgunit index rebuild`")
-        self.why = why
+        self.file, self.why = file, why
 
 
 class DuplicateKey(RgunitError):

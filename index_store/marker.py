@@ -1,7 +1,8 @@
-"""`catalog.json`: in a workspace whose catalog is on PostgreSQL, the name of its schema there.
+"""`catalog.json` and `vectors.json`: in a workspace whose catalog is on PostgreSQL, or whose vectors are on Milvus, the
+name that they have there.
 
 The one idea: it names no server, so a workspace that somebody sends makes nobody connect anywhere; and it tells the
-folder that it was written for, so a copy does not change the catalog of what it is a copy of.
+folder that it was written for, so a copy does not change what it is a copy of.
 """
 
 from __future__ import annotations
@@ -15,15 +16,16 @@ from index_store import features, places
 from index_store.errors import CatalogDamaged
 
 MARKER = "catalog.json"
+VECTORS = "vectors.json"
 _SCHEMA = re.compile(r"rgunit_[0-9a-f]{16}", re.ASCII)
 
 
-def read(folder: Path) -> tuple[str | None, bool]:
-    """The schema of a folder's catalog (None: it has none yet), and whether it was written for this very folder.
+def read(folder: Path, name: str = MARKER) -> tuple[str | None, bool]:
+    """The name that a folder has there (None: it has none yet), and whether it was written for this very folder.
 
-    CatalogDamaged for a name that is no schema's.
+    CatalogDamaged for a text that is no such name.
     """
-    file = folder / MARKER
+    file = folder / name
     if not file.exists():
         return None, True
     try:
@@ -46,9 +48,9 @@ def fresh() -> str:
     return f"rgunit_{secrets.token_hex(8)}"
 
 
-def write(folder: Path, schema: str) -> None:
+def write(folder: Path, schema: str, name: str = MARKER) -> None:
     """Keep the name, durably."""
-    temporary = folder / (MARKER + features.TEMPORARY)
+    temporary = folder / (name + features.TEMPORARY)
     features.write_durably(temporary, json.dumps({"schema": schema, "shards": _place(folder)}).encode())
-    temporary.replace(folder / MARKER)
+    temporary.replace(folder / name)
     features.sync_folder(folder)

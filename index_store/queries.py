@@ -7,24 +7,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from index_store import planner
 from index_store.attributes import AttributeSchema, Filter
 from index_store.batch import as_ids, as_vectors
+from index_store.engines import Engine, Moved, View
 from index_store.errors import UsageError
 from index_store.index import pick
 from index_store.live import Live
-from index_store.search import Subsets, group_queries, search_fused
+from index_store.search import group_queries, search_fused
 
-if TYPE_CHECKING:
-    from index_store.device import Device
-
+TRIES = 3  # views that are asked before the sealed files are, where somebody commits again and again
 MANY_EXCLUDED = 64  # ids left out of every query from which they are taken out before the search, not after
 
 Ids = npt.NDArray[np.int64]
@@ -42,36 +41,40 @@ class Found:
 
 
 def answer(
-    live: Live,
-    subsets: Subsets,
+    engine: Engine,
     queries: npt.ArrayLike,
     k: int,
     where: Where,
     exclude: Exclude,
     encoder: str | None,
     exact: bool,
-    device: Device | None = None,
 ) -> Found:
     """Answer `IndexStore.search`."""
     k = whole(k)
-    state, (table,) = live.snapshot(encoder)
-    matrix = as_vectors(queries, table.info.dim, one=True)
+    for _ in range(TRIES):
+        with suppress(Moved):
+            return _answer(engine.view(encoder), queries, k, where, exclude, exact)
+    return _answer(engine.sealed(encoder), queries, k, where, exclude, exact)
+
+
+def _answer(view: View, queries: npt.ArrayLike, k: int, where: Where, exclude: Exclude, exact: bool) -> Found:
+    """See `answer`."""
+    matrix = as_vectors(queries, view.dim, one=True)
     if exclude is None and (where is None or isinstance(where, str)):
-        subset = subsets.get(state, table, where)
-        gaps, places, plan = planner.run(table, live.cells, subset, matrix, k, exact, device)
-        return Found(pick(table.ids, places), gaps, plan)
+        gaps, found, plan = view.nearest(where, matrix, k, exact)
+        return Found(found, gaps, plan)
     count = len(matrix)
     excluded = per_query_ids(exclude, count)
     ids, distances = np.full((count, k), -1, np.int64), np.full((count, k), np.inf, np.float32)
     plans = []
-    for wanted, members in group_queries(per_query_filters(state.schema, where, count)):
-        subset = subsets.get(state, table, wanted.text)
+    for wanted, members in group_queries(per_query_filters(view.schema, where, count)):
         extra = max((len(excluded[query]) for query in members), default=0)
+        without = None
         if extra > MANY_EXCLUDED and all(excluded[query] is excluded[members[0]] for query in members):
-            subset, extra = subset.without(table.ids, excluded[members[0]]), 0
+            without, extra = excluded[members[0]], 0
         asked = np.ascontiguousarray(matrix[members])
-        gaps, places, plan = planner.run(table, live.cells, subset, asked, k + extra, exact, device)
-        fill(ids, distances, members, pick(table.ids, places), gaps, excluded)
+        gaps, found, plan = view.nearest(wanted.text, asked, k + extra, exact, without)
+        fill(ids, distances, members, found, gaps, excluded)
         plans.append(plan)
     return Found(ids, distances, "; ".join(sorted(set(plans))))
 

@@ -192,6 +192,16 @@ def read_state(catalog: Catalog, connection: sa.Connection, before: State | None
     return State(sequence, schema, *merged, names, infos, files, default)
 
 
+def bare_state(catalog: Catalog, connection: sa.Connection) -> State:
+    """Read the committed state without its rows and files."""
+    schema = catalog.schema(connection)
+    encoders = connection.exec_driver_sql("SELECT id, name, fingerprint, dim FROM encoders ORDER BY id").all()
+    rows = _rows(connection, "WHERE id < 0", (), schema.width, ())
+    infos = tuple(EncoderInfo(*row) for row in encoders)
+    sequence, default = catalog.sequence(connection), catalog.setting(connection, "encoder")
+    return State(sequence, schema, *rows, infos, (), default)
+
+
 Columns = tuple[Ids, Bits, Bits, Codes, Codes, tuple[str, ...]]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from index_store import ann, planner
+from index_store import ann, engines
 from index_store.attributes import ORIGINS, AttributeSchema
 from index_store.batch import Batch, as_ids, as_vectors, text_column
 from index_store.catalog import Catalog
@@ -26,8 +26,7 @@ from index_store.live import Live
 from index_store.maintenance import Report, compact, rebuild, verify
 from index_store.queries import Exclude, Found, Where, answer, answer_fused
 from index_store.replay import schema_header
-from index_store.search import Subsets
-from index_store.state import BIG_SEGMENT, EncoderInfo, State, Table, find, resolve_encoder
+from index_store.state import EncoderInfo, State, Table, find, resolve_encoder
 
 __all__ = ["Found", "IndexStore", "Report"]
 
@@ -35,11 +34,12 @@ __all__ = ["Found", "IndexStore", "Report"]
 class IndexStore:
     """A folder of vectors, labels and keys. A context manager; threads may share it; one process writes at a time."""
 
-    def __init__(self, catalog: Catalog, *, owner: bool = True) -> None:
+    def __init__(self, catalog: Catalog, *, owner: bool = True, vectors: str | None = None) -> None:
         self.catalog = catalog
         self._owner = owner
         self._live = Live(catalog)
-        self._subsets = Subsets()
+        self._engine = engines.engine(self._live, vectors, lambda: self.device)
+        catalog.follow = self._engine.follow
         self._device: Device | None = None
         self._asked = "cpu", BUDGET_MIB
 
@@ -53,24 +53,28 @@ class IndexStore:
         groups: Sequence[Sequence[str]] = (),
         encoder: str = "default",
         catalog: str | None = None,
+        vectors: str | None = None,
     ) -> IndexStore:
         """Make a store for vectors of `dim` numbers; FileExistsError if there is one already.
 
         `catalog`: a database to keep the catalog in, `postgresql+psycopg://USER@HOST/DATABASE` (default: what
-        RGUNIT_CATALOG says, else a SQLite file in the folder).
+        RGUNIT_CATALOG says, else a SQLite file in the folder). `vectors`: a Milvus server to search on,
+        `milvus+http://HOST:19530/NAME` (default: what RGUNIT_VECTORS says, else "files": the sealed files).
         """
         if dim < 1:
             raise UsageError(f"vectors need at least one dimension, not {dim}")
         if not encoder or isinstance(attributes, str):
             raise UsageError("an encoder needs a name" if not encoder else "attributes must be a list of names")
         schema = AttributeSchema(tuple(attributes), tuple(tuple(group) for group in groups))
+        engines.reach(vectors)
         made = Catalog.create(Path(path), unfinished_ok=True, url=catalog)
         header = schema_header(schema) | {
             "encoder": {"name": encoder, "fingerprint": "", "dim": dim},
             "settings": {"encoder": encoder},
         }
+        store = cls(made, vectors=vectors)
         made.write(Record("schema", header))
-        return cls(made)
+        return store
 
     @classmethod
     def open(
@@ -83,16 +87,16 @@ class IndexStore:
         device: str = "cpu",
         device_mib: int = BUDGET_MIB,
     ) -> IndexStore:
-        """Open a store; a change waits up to `wait` seconds for another writer. `vectors`: another engine's URL.
+        """Open a store; a change waits up to `wait` seconds for another writer.
 
-        `catalog`: where its catalog is, if not in the folder; see `create`. `device`: cpu, cuda, cuda:N or auto: where
-        exact searches and the k-means of `rebuild` are made when that is faster; at most `device_mib` MiB of vectors
-        are kept on it. RgunitError where FAISS finds no such GPU.
+        `catalog` and `vectors`: where its catalog is, and where its vectors are searched, if not in the folder; see
+        `create`. A store that was searched in its files goes to Milvus with its next change or `rebuild`. `device`:
+        cpu, cuda, cuda:N or auto: where exact searches and the k-means of `rebuild` are made when that is faster; at
+        most `device_mib` MiB of vectors are kept on it. RgunitError where FAISS finds no such GPU.
         """
-        if vectors is not None:
-            raise UsageError(f"no engine for {vectors!r} in this version: leave `vectors` out")
+        engines.chosen(vectors, Path(path))  # refused before anything is opened
         found = device_of(device, device_mib) if device not in ("cpu", "auto") else None
-        store = cls(Catalog.open(Path(path), wait, catalog))
+        store = cls(Catalog.open(Path(path), wait, catalog), vectors=vectors)
         store.use(device, device_mib)
         store._device = found
         return store
@@ -112,6 +116,7 @@ class IndexStore:
     def close(self) -> None:
         """Close files and release the writer's lock."""
         self._live.forget()
+        self._engine.close()
         if self._device is not None:
             self._device.forget()
         if self._owner:
@@ -120,8 +125,9 @@ class IndexStore:
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled, it is opened again where it arrives, by its absolute place."""
         device, mib = self._asked
-        place, wait, url = str(self.catalog.folder), self.catalog.lock.wait, self.catalog.url
-        return partial(IndexStore.open, place, wait=wait, catalog=url, device=device, device_mib=mib), ()
+        place, wait = str(self.catalog.folder), self.catalog.lock.wait
+        where = {"catalog": self.catalog.url, "vectors": self.vectors_url}
+        return partial(IndexStore.open, place, wait=wait, device=device, device_mib=mib, **where), ()
 
     def __enter__(self) -> IndexStore:
         return self
@@ -130,6 +136,11 @@ class IndexStore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def vectors_url(self) -> str | None:
+        """The server that vectors are searched on, None for the sealed files."""
+        return self._engine.url
 
     @property
     def schema(self) -> AttributeSchema:
@@ -260,7 +271,7 @@ class IndexStore:
         `where` is one filter or one for each query; `exclude` ids for all queries, or a list with an array for each.
         Never fewer than min(k, matches) results a query.
         """
-        return answer(self._live, self._subsets, queries, k, where, exclude, encoder, exact, self.device)
+        return answer(self._engine, queries, k, where, exclude, encoder, exact)
 
     def search_fused(
         self,
@@ -325,8 +336,10 @@ class IndexStore:
         return self.state().encoders
 
     def verify(self) -> Report:
-        """Check every file against its digest and the catalog against the log."""
-        return verify(self.catalog)
+        """Check every file against its digest, the catalog against the log, and what Milvus holds against both."""
+        report = verify(self.catalog)
+        problems = self._engine.problems() if report.ok else []
+        return Report(False, problems) if problems else report
 
     def rebuild(self) -> list[str]:
         """Repair what is damaged, and remake the derived indexes of large shards; return a line on each."""
@@ -334,8 +347,8 @@ class IndexStore:
         with self.catalog.held(repair=False):
             told = rebuild(self.catalog)
             self._live.forget()
-            self._subsets = Subsets()
-            return told + self._build_cells()
+            self._engine.forget()
+            return told + self._engine.remake()
 
     def compact(self, *, check: bool = True) -> list[str]:
         """Merge all shards into one for each encoder, without removed rows: many small adds become one file.
@@ -343,27 +356,10 @@ class IndexStore:
         Derived indexes are made again if there were some; returns a line on what was done. RgunitError where `verify`
         finds problems: `rebuild` repairs them first. (`check=False`: it was asked just now.)
         """
-        derived = any((self.catalog.folder / ann.FOLDER).glob("*" + ann.SUFFIX))
+        derived = self._engine.derived
         with self.catalog.held():
             told = [compact(self.catalog, check=check)]
-            return told + self._build_cells() if derived else told
-
-    def _build_cells(self) -> list[str]:
-        """Build the cells of every large shard; delete those of shards that are gone."""
-        state = self.state()
-        for old in (self.catalog.folder / ann.FOLDER).glob("*" + ann.SUFFIX):
-            old.unlink()
-        told = []
-        for info in state.encoders:
-            for segment in self._live.table(state, info).segments:
-                if len(segment.ids) >= BIG_SEGMENT:
-                    cells = ann.build_cells(segment, device=self.device)
-                    ann.save_cells(self.catalog.folder, segment.files[0], cells)
-                    told.append(planner.describe(cells, segment.files[0]))
-                else:
-                    told.append(f"{info.name}: {len(segment.ids)} rows in memory: exact scan")
-        self._live.forget_cells()
-        return told
+            return told + self._engine.remake() if derived else told
 
     # Inside
 

@@ -21,7 +21,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from index_store import forgetting, forking, places, runcare, runs
+from index_store import engines, forgetting, forking, places, runcare, runs
 from index_store.attributes import AttributeSchema
 from index_store.catalog import Catalog, damage_named
 from index_store.decoding import read_file
@@ -56,10 +56,10 @@ class GeneratedImage:
 class Workspace:
     """A folder with images, labels, vectors and runs. A context manager; threads may share it."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, vectors: str | None = None) -> None:
         self.path = catalog.folder
         self.catalog = catalog
-        self._store = IndexStore(catalog, owner=False)
+        self._store = IndexStore(catalog, owner=False, vectors=vectors)
         self._table: tuple[tuple[Any, ...], ImageTable] | None = None
         self._version: tuple[int, ...] = ()
         self._meta: tuple[tuple[int, ...], dict[str, str | None]] = (), {}  # as of a version
@@ -72,17 +72,21 @@ class Workspace:
             (self.path / name).mkdir(exist_ok=True)
 
     @classmethod
-    def create(cls, path: Path | str, *, catalog: str | None = None) -> Self:
-        """Make a workspace; FileExistsError if there is one. `catalog`: as for `IndexStore.create`."""
-        return cls(Catalog.create(Path(path), url=catalog))
+    def create(cls, path: Path | str, *, catalog: str | None = None, vectors: str | None = None) -> Self:
+        """Make a workspace; FileExistsError if there is one. `catalog`, `vectors`: as for `IndexStore.create`."""
+        engines.reach(vectors)
+        return cls(Catalog.create(Path(path), url=catalog), vectors)
 
     @classmethod
-    def open(cls, path: Path | str, *, wait: float = 0.0, catalog: str | None = None) -> Self:
+    def open(
+        cls, path: Path | str, *, wait: float = 0.0, catalog: str | None = None, vectors: str | None = None
+    ) -> Self:
         """Open a workspace; RgunitError if there is none. A change waits up to `wait` seconds for another writer."""
         folder = Path(path).absolute()
         if not Catalog.exists(folder):
             raise RgunitError(f"no workspace at {path}: run `rgunit -w {path} add …` first")
-        return cls(Catalog.open(folder, wait, catalog))
+        engines.chosen(vectors, folder)  # refused before anything is opened
+        return cls(Catalog.open(folder, wait, catalog), vectors)
 
     @classmethod
     def ensure(cls, path: Path | str, *, wait: float = 0.0) -> Self:
@@ -101,7 +105,8 @@ class Workspace:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled, it is opened again where it arrives, by its absolute place."""
-        return partial(type(self).open, str(self.path), wait=self.catalog.lock.wait, catalog=self.catalog.url), ()
+        where = {"catalog": self.catalog.url, "vectors": self._store.vectors_url}
+        return partial(type(self).open, str(self.path), wait=self.catalog.lock.wait, **where), ()
 
     def __enter__(self) -> Self:
         return self

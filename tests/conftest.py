@@ -59,6 +59,15 @@ def postgres() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def milvus() -> Iterator[str]:
+    """The URL of a Milvus Lite server, run for the tests."""
+    from tests.milvus import served
+
+    with served() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory, drawn: Path) -> Path:
     """A workspace after stages 1 and 2 with its index filled, a few steps each; to be copied."""
     from tests.translation.small import USED, filled, tiny

@@ -14,6 +14,7 @@ from tests.scripts import load
 NEEDS_MORE = {  # scripts that are not timed without: what their usage asks for
     "authors_step": "--code",
     "guided_loop": "workspace",
+    "milvus": "--url",
     "query": "workspace",
     "truth_limit": "workspace",
 }

@@ -122,3 +122,25 @@ def test_forget_leaves_nothing_and_says_what_stays(path, index, capsys):
     status, told = index(path, "remove", "--id", 1, "--forget")
     assert status == 1 and told["error"] == "no image has id 1"
     assert index(path, "remove", "--id", 2, "--dry-run")[0] == 2
+
+
+def test_vectors_are_searched_on_milvus_by_url_and_the_folder_names_no_server(path, rgunit, milvus):
+    before = os.environ.get("RGUNIT_VECTORS")
+    told = rgunit("-w", path, "--vectors", milvus, "--json", "index", "rebuild")
+    assert told.status == 0 and told.json["ok"] and "6 rows of r2, FLAT" in told.json["mended"][0]
+    assert os.environ.get("RGUNIT_VECTORS") == before
+    assert rgunit("-w", path, "--json", "index", "info").status == 1
+    assert "--vectors URL or RGUNIT_VECTORS" in rgunit("-w", path, "index", "info").error
+    assert rgunit("-w", path, "--vectors", "files", "--json", "index", "verify").json["ok"]
+    told = rgunit("-w", path, "index", "remove", "--id", "1", "--vectors", milvus, "--json")
+    assert told.json["removed"] == 1 and told.json["ok"] and told.json["vectors"] == 5
+    with Workspace.open(path, vectors=milvus) as workspace:
+        assert workspace.store().search(np.zeros(4), encoder="r2", k=6).plan == "Milvus FLAT: all rows"
+        (held,) = workspace.store()._engine._mark.held.values()
+        workspace.store()._engine.server.call("delete", held.name, ids=[2])
+    told = rgunit("-w", path, "--vectors", milvus, "--json", "index", "verify")
+    assert told.status == 1 and "lacks 1 rows" in told.json["problems"][0] and "index rebuild" in told.json["error"]
+    assert rgunit("-w", path, "--vectors", milvus, "--json", "index", "rebuild").json["ok"]
+    for url, status, said in (("http://h/x", 2, "milvus+http://HOST"), ("milvus+http://127.0.0.1:9/x", 1, "cannot be")):
+        told = rgunit("-w", path, "--vectors", url, "--json", "index", "verify")
+        assert told.status == status and said in told.json["error"]

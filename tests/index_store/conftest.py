@@ -1,4 +1,5 @@
-"""The catalog that the store's tests run on: SQLite, or with RGUNIT_TEST_CATALOG=postgresql a cluster made for them."""
+"""What the store's tests run on: SQLite, or with RGUNIT_TEST_CATALOG=postgresql a cluster made for them; the sealed
+files, or with RGUNIT_TEST_VECTORS=milvus a Milvus Lite server made for them."""
 
 from __future__ import annotations
 
@@ -6,19 +7,29 @@ import os
 
 import pytest
 
-from index_store.databases import URL
+from index_store import databases, engines
 
 ON_POSTGRESQL = os.environ.get("RGUNIT_TEST_CATALOG") == "postgresql"
+ON_MILVUS = os.environ.get("RGUNIT_TEST_VECTORS") == "milvus"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if ON_POSTGRESQL and item.get_closest_marker("sqlite"):
             item.add_marker(pytest.mark.skip(reason="of a catalog in SQLite alone"))
+        if ON_MILVUS and item.get_closest_marker("files"):
+            item.add_marker(pytest.mark.skip(reason="of vectors in the sealed files alone"))
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _on_postgresql(request: pytest.FixtureRequest) -> None:
     """Every store that a test makes has its catalog there, also in the processes that the test starts."""
     if ON_POSTGRESQL:
-        os.environ[URL] = request.getfixturevalue("postgres")
+        os.environ[databases.URL] = request.getfixturevalue("postgres")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _on_milvus(request: pytest.FixtureRequest) -> None:
+    """Every store that a test makes has its vectors there, also in the processes that the test starts."""
+    if ON_MILVUS:
+        os.environ[engines.URL] = request.getfixturevalue("milvus")

@@ -60,5 +60,5 @@ def test_create_and_open_say_what_is_there(tmp_path):
         IndexStore.create(tmp_path / "s", dim=2, attributes=[])
     with pytest.raises(RgunitError, match="no store"):
         IndexStore.open(tmp_path / "t")
-    with pytest.raises(RgunitError, match="leave `vectors` out"):
-        IndexStore.open(tmp_path / "s", vectors="milvus+http://host/x")
+    with pytest.raises(RgunitError, match=r"files, or on milvus\+http://HOST:19530/NAME"):
+        IndexStore.open(tmp_path / "s", vectors="lance://host/x")

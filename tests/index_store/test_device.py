@@ -14,6 +14,8 @@ from index_store.index import exact_search
 from index_store.store import IndexStore
 from tests.catalogs import copy_store
 
+pytestmark = pytest.mark.files
+
 DIM, COUNT = 16, 20_000
 GPUS = faiss.get_num_gpus() if hasattr(faiss, "StandardGpuResources") else 0
 MIB = 4
@@ -117,7 +119,7 @@ def test_the_planner_measures_and_takes_what_is_faster(path, data, make, monkeyp
         for row, taken in ((1e-6, True), (1e3, False)):
             store._device = Device(device.number, MIB)
             monkeypatch.setattr(Device, "_measure", lambda self, dim, queries, row=row: Times(1.0, row, row, 0.5))
-            store._subsets.__init__()
+            store._engine.forget()
             assert (store._device.name in store.search(data[2], k=5).plan) == taken
         assert store._device.name not in store.search(data[2], k=3000, exact=True).plan  # more than FAISS finds there
 

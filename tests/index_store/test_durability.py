@@ -15,6 +15,7 @@ from index_store.errors import Locked, RgunitError
 from index_store.store import IndexStore
 from index_store.workspace import Workspace
 from tests.catalogs import lose_catalog
+from tests.milvus import behind
 
 DIM = 8
 STEPS = ("begin", "seal", "write", "fsync", "rename", "fsync folder", "commit", "committed")
@@ -73,7 +74,7 @@ def check_whole(path, returned):
     """After a kill: opens, verifies, holds whole batches only, all that were returned, and takes the next one."""
     with IndexStore.open(path) as store:
         report = store.verify()
-        assert report.ok, report.problems
+        assert report.ok or behind(report), report.problems
         count = store.count()
         assert count % 10 == 0 and count // 10 >= max(returned, default=-1) + 1
         number = count // 10
@@ -244,17 +245,20 @@ def damage_and_mend(path, scratch, places, seed, cut):
     return noticed
 
 
+@pytest.mark.files
 @pytest.mark.sqlite
 def test_flipped_bytes_are_found_named_and_mended(tmp_path, sample):
     assert damage_and_mend(sample, tmp_path / "scratch", 60, 0, cut=False) > 30
 
 
+@pytest.mark.files
 @pytest.mark.sqlite
 def test_files_cut_short_are_found_named_and_mended(tmp_path, sample):
     assert damage_and_mend(sample, tmp_path / "scratch", 15, 1, cut=True) > 10
 
 
 @pytest.mark.slow
+@pytest.mark.files
 @pytest.mark.sqlite
 def test_bytes_flipped_at_300_places_are_found_named_and_mended(tmp_path, sample):
     assert damage_and_mend(sample, tmp_path / "scratch", 300, 2, cut=False) > 150

@@ -7,6 +7,8 @@ from index_store import ann
 from index_store.store import IndexStore
 from tests.catalogs import copy_store
 
+pytestmark = pytest.mark.files
+
 DIM = 16
 COUNT = 20_000
 SHARES = {"half": 0.5, "tenth": 0.1, "few": 0.005, "none": 0.0}

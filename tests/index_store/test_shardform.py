@@ -95,6 +95,7 @@ ATTACKS = {
 }
 
 
+@pytest.mark.files
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_a_shard_of_other_hands_is_refused_by_open_verify_and_rebuild(tmp_path, built, attack):
     shutil.copytree(built, tmp_path / "s")

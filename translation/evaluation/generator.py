@@ -174,7 +174,7 @@ def nearest_distance(features: Features, others: Features) -> NDArray[np.float64
     """Euclidean distance [n] of features [n, d] to the nearest of `others` [m, d], all at length 1, by our store."""
     with tempfile.TemporaryDirectory(prefix="rgunit-") as folder:
         place = Path(folder) / "store"
-        with IndexStore.create(place, dim=others.shape[1], attributes=()) as store:
+        with IndexStore.create(place, dim=others.shape[1], attributes=(), vectors="files") as store:
             store.add(_unit(others))
             found = store.search(_unit(features), k=1, exact=True)
     return np.sqrt(np.maximum(found.distances[:, 0].astype(np.float64), 0.0))

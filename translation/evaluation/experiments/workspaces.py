@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from index_store.errors import RgunitError
+from index_store.marker import VECTORS
 from index_store.runs import FILE as ABOUT
 from index_store.sqlite import FILE as CATALOG
 from index_store.workspace import RunRecord, Workspace
@@ -72,7 +73,7 @@ def copy_workspace(source: Path, target: Path, runs: Sequence[str]) -> None:
 
     def left(folder: str, names: list[str]) -> list[str]:
         if Path(folder) == source:
-            return [name for name in names if name in ("cache", "lock") or name.startswith(CATALOG)]
+            return [name for name in names if name in ("cache", "lock", VECTORS) or name.startswith(CATALOG)]
         return [n for n in names if n.rpartition("-")[0] not in runs] if Path(folder) == source / "runs" else []
 
     shutil.copytree(source, part, symlinks=True, ignore=left)
