@@ -7,8 +7,9 @@ catalog is damaged and is made again from the shards; a damaged shard is repaire
 from __future__ import annotations
 
 import errno
+import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,11 +64,11 @@ class _Row:
 
 @dataclass(frozen=True)
 class _Listed:
-    """What the catalog holds: its place in the log, its shards by file, the tables' content."""
+    """What the catalog holds: its place in the log, its shards by file, the tables' digests."""
 
     sequence: int
     shards: dict[str, _Row]
-    tables: dict[str, list[tuple[object, ...]]]
+    tables: dict[str, str]
     problems: list[str]
 
 
@@ -227,7 +228,7 @@ def _listed(catalog: Catalog) -> _Listed:
                     shards[catalog.shard(file).name] = _Row(int(seq), int(size), str(digest))
                 except CatalogDamaged as error:
                     problems.append(f"{catalog.file.name}: {error.why}")
-            return _Listed(sequence, shards, _dump(connection), problems)
+            return _Listed(sequence, shards, _digests(connection), problems)
     except CatalogDamaged:
         raise
     except (sa.exc.SQLAlchemyError, ValueError, TypeError, OverflowError) as error:
@@ -290,10 +291,10 @@ def _compare(catalog: Catalog, listed: _Listed) -> list[str]:
     except (RgunitError, sa.exc.SQLAlchemyError) as error:
         return [*problems, f"{catalog.file.name}: does not fit the shards ({str(error).splitlines()[0]})"]
     with engine.connect() as connection:
-        expected = _dump(connection)
+        expected = _digests(connection)
     engine.dispose()
-    for table, rows in expected.items():
-        if rows != listed.tables[table]:
+    for table, digest in expected.items():
+        if digest != listed.tables[table]:
             problems.append(f"{catalog.file.name}: table {table} does not match the shards")
     return problems
 
@@ -348,13 +349,22 @@ def _replace(catalog: Catalog, entries: Sequence[Entry]) -> None:
     catalog.database.replace(fill)
 
 
-def _dump(connection: sa.Connection) -> dict[str, list[tuple[object, ...]]]:
-    """Return the content of the tables that the log determines."""
-    dump = {}
+def _digests(connection: sa.Connection) -> dict[str, str]:
+    """Return a digest of each table that the log determines, whatever the order in which an engine keeps it."""
+    digests = {}
     for table, columns in TABLES.items():
-        rows = connection.exec_driver_sql(f"SELECT {columns} FROM {table}").all()
-        dump[table] = sorted((tuple(row) for row in rows), key=repr)
-    return dump
+        digest = hashlib.sha256()
+        query = f"SELECT {columns} FROM {table}"
+        if table == "images":  # which may be many millions: read in their order, a few at a time
+            streamed = {"stream_results": True, "yield_per": 10_000}
+            rows = connection.exec_driver_sql(f"{query} ORDER BY id", execution_options=streamed)
+            texts: Iterable[str] = (repr(tuple(row)) for row in rows)
+        else:
+            texts = sorted(repr(tuple(row)) for row in connection.exec_driver_sql(query))
+        for text in texts:
+            digest.update(text.encode(errors="surrogatepass"))
+        digests[table] = digest.hexdigest()
+    return digests
 
 
 def _rows_record(catalog: Catalog, connection: sa.Connection) -> Record:

@@ -15,6 +15,7 @@ from index_store.attributes import AttributeSchema
 from index_store.features import Record, Sealed, ShardDamaged
 from index_store.models import ENCODERS, IMAGES, REMOVED, SETTINGS, SHARDS
 
+AT_ONCE = 50_000  # rows that are Python's at a time
 IMAGE_TEXTS = ("key", "split", "origin", "path", "sha256", "run", "fields")
 
 
@@ -121,19 +122,24 @@ def _apply_images(connection: sa.Connection, seq: int, record: Record) -> None:
     count = record.rows
     if not count:
         return
-    numbers = {
-        name: record.arrays[name].tolist() for name in ("ids", "width", "height", "parent") if name in record.arrays
-    }
-    optional = [
-        [number if number >= 0 else None for number in numbers[name]] if name in numbers else [None] * count
-        for name in ("width", "height", "parent")
-    ]
-    texts = [record.text(name) for name in IMAGE_TEXTS]
-    known, value = (_slices(record.arrays[name]) for name in ("known", "value"))
-    rows = list(zip(numbers["ids"], known, value, [seq] * count, *optional, *texts, strict=True))
     columns = ("id", "known", "value", "changed", "width", "height", "parent", *IMAGE_TEXTS)
-    engine_of(connection).insert(connection, IMAGES.name, columns, rows)
-    engine_of(connection).reserve(connection, max(numbers["ids"]))
+    texts = [record.text(name) for name in IMAGE_TEXTS]
+    if {len(column) for column in (*record.arrays.values(), *texts)} != {count}:
+        raise ValueError("they differ in length")
+    for start in range(0, count, AT_ONCE):
+        part = slice(start, start + AT_ONCE)
+        ids = record.arrays["ids"][part].tolist()
+        optional = [
+            [number if number >= 0 else None for number in record.arrays[name][part].tolist()]
+            if name in record.arrays
+            else [None] * len(ids)
+            for name in ("width", "height", "parent")
+        ]
+        masks = [_slices(record.arrays[name][part]) for name in ("known", "value")]
+        told = [text[part] for text in texts]
+        rows = list(zip(ids, *masks, [seq] * len(ids), *optional, *told, strict=True))
+        engine_of(connection).insert(connection, IMAGES.name, columns, rows)
+    engine_of(connection).reserve(connection, int(record.arrays["ids"].max()))
 
 
 def _apply_labels(connection: sa.Connection, seq: int, record: Record) -> None:
