@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -257,13 +258,17 @@ def keep_text_model(workspace: Workspace, folder: Path, *, device: str = "cpu") 
     name = model.fingerprint[:16]
     copy = workspace.path / FOLDER / name
     if not copy.is_dir():
-        writing = copy.with_name(f"{name}.writing")
-        shutil.rmtree(writing, ignore_errors=True)
-        for file in model.files:
-            target = writing / file
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(Path(folder) / file, target)
-        writing.replace(copy)
+        copy.parent.mkdir(exist_ok=True)
+        with TemporaryDirectory(prefix=f"{name}-", dir=copy.parent) as writing:  # gone where the disk is full
+            for file in model.files:
+                target = Path(writing) / name / file
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(Path(folder) / file, target)
+            try:
+                (Path(writing) / name).replace(copy)
+            except OSError:
+                if not copy.is_dir():  # else another process was first
+                    raise
     told = {"folder": name, "files": model.files, "from": Path(folder).absolute().name}
     workspace.set_meta(SETTING, json.dumps(told, sort_keys=True))
     return model

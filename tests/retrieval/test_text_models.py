@@ -99,6 +99,7 @@ def test_a_model_is_kept_by_its_digest_and_forgotten(tmp_path: Path, model: Path
         with pytest.raises(RgunitError, match="no text model, which --text needs: run `rgunit index build"):
             search_text(workspace, "red")
         made = keep_text_model(workspace, source)
+        assert [one.name for one in (workspace.path / "models").iterdir()] == [made.fingerprint[:16]]
         build_words(workspace, made)
         shutil.rmtree(source)  # the workspace has its own copy
         kept = kept_text_model(workspace)
