@@ -16,6 +16,7 @@ from PIL import Image
 from cli.main import main
 from tests.cli.conftest import GROUP, Command
 from tests.cli.test_docs import DOCUMENTS, LOGS, commands, named
+from tests.retrieval.textmodels import colour_model
 from tests.translation.small import TINY
 
 pytestmark = pytest.mark.slow
@@ -75,6 +76,7 @@ def place(
         domain.mkdir(parents=True, exist_ok=True)
         shutil.copy(picture, domain)
     write_network(folder / "mobilefacenet.onnx", ["n", 3, 16, 16])
+    colour_model(folder / "clip-vit-base-patch32")
     np.save(folder / "vectors.npy", np.random.default_rng(0).normal(size=(20, 16)).astype(np.float32))
     (folder / "names.txt").write_text("".join(f"name {number}\n" for number in range(20)))
 
