@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from store import DIM, DOMAINS, NAMES, exact_truth, in_turns, make_data
 
-from index_store import IndexStore
+from index_store import IndexStore, marker
 from index_store.milvusserver import Server
 
 BLOCK, MORE = 25_000, 1000
@@ -49,13 +49,11 @@ def filled(path: Path, url: str, vectors: np.ndarray, labels: np.ndarray) -> Ind
 def main(words: list[str] | None = None) -> None:
     """Fill, ask, compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--url", required=True)
+    parser.add_argument("--url", required=True, help="of a server, without a name: each store gets its own")
     parser.add_argument("--vectors", type=int, default=100_000)
     parser.add_argument("--index", default="FLAT,HNSW")
     args = parser.parse_args(words)
     vectors, queries, domain, wanted, labels = make_data(args.vectors)
-    server = Server(args.url)
-    before = set(server.call("list_collections"))
     with tempfile.TemporaryDirectory() as folder:
         try:
             stores = {"files": filled(Path(folder) / "files", "files", vectors, labels)}
@@ -76,8 +74,11 @@ def main(words: list[str] | None = None) -> None:
                     shown = f"p50 {figures['p50_ms']:.2f} ms, p99 {figures['p99_ms']:.2f} ms"
                     print(f"{what}, {name}: {shown}, recall {figures['recall']:.3f}", flush=True)
         finally:
-            for one in set(server.call("list_collections")) - before:
-                server.call("drop_collection", one)
+            names = [marker.read(path, marker.VECTORS)[0] for path in Path(folder).iterdir()]
+            server = Server(args.url)
+            for one in server.call("list_collections"):
+                if one.startswith(tuple(name for name in names if name)):
+                    server.call("drop_collection", one)
 
 
 if __name__ == "__main__":

@@ -71,8 +71,6 @@ class MilvusView:
             except Gone as error:  # filled anew under another name
                 self.engine.forget()
                 raise Moved(str(error)) from error
-        if self.engine.live.catalog.version() != self.commit.version:
-            raise Moved("somebody has committed meanwhile")
         depth = f" {INDEXES[index]} {self.held.depth}" if self.held and INDEXES[index] else ""
         told = f"Milvus {index}{depth}: {'all rows' if wanted.everything else 'the rows that match'}"
         short = np.flatnonzero(found[:, -1] < 0) if INDEXES[index] else np.zeros(0, np.int64)
@@ -80,6 +78,8 @@ class MilvusView:
             again = np.ascontiguousarray(queries[short])
             gaps[short], found[short], plan = files().nearest(where, again, k, True, without)
             told += f"; {len(short)} of {len(queries)} queries again by {plan}: fewer than {k} found"
+        if self.engine.live.catalog.version() != self.commit.version:
+            raise Moved("somebody has committed meanwhile")
         return gaps, found, told
 
 

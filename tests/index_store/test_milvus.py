@@ -61,6 +61,7 @@ def test_a_store_is_made_changed_compacted_and_opened_again(path, named):
     with IndexStore.open(path, vectors=named) as store:
         assert store.search(EYE[1], k=2, where="-a").ids.tolist() == [[2, -1]]
         assert store.search(EYE[1], k=2, where="-a").plan == "Milvus FLAT: the rows that match"
+        assert store._live._state is None  # a reader keeps no rows
         store.remove([3])
         assert store.search(EYE[2], k=3).ids.tolist() == [[1, 2, -1]]
         store.compact()

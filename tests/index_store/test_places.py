@@ -23,7 +23,7 @@ from index_store.state import Segment
 from index_store.store import IndexStore
 from index_store.workspace import GeneratedImage, Workspace
 
-pytestmark = pytest.mark.sqlite  # copies of one folder, and its files
+pytestmark = [pytest.mark.sqlite, pytest.mark.files]  # what is sent is a copy, which is refused there
 
 NAMES = ("../../victim", "/etc/hostname", "a/b", "..", "", "nul\0byte", "line\nbreak", "x" * 300, 3, None)
 
