@@ -41,8 +41,8 @@ class Forgotten:
 
     `removed` images, `generated` of them made from the others. `deleted` and `rewritten`: files and folders of the
     workspace, by their places in it. `outside`: the user's own files, which stay. `learned`: runs whose weights learned
-    from them, or may have. `left`: files of the workspace that still name one; `unsure`: folders with pictures or pages
-    that may show one. `keeps`: what the database's engine keeps for a while, "" for nothing.
+    from them, or may have. `left`: files of the workspace that still name one; `unsure`: folders and files that may
+    show one. `keeps`: what the database's engine keeps for a while, "" for nothing.
     """
 
     removed: int

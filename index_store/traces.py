@@ -82,7 +82,7 @@ def sweep(root: Path, wanted: Wanted, *, dry_run: bool = False) -> Told:
             if verdict:
                 doomed.add(str(file))
             elif verdict is None:
-                unsure.add(file.parent.relative_to(root).as_posix())
+                unsure.add(name if file.parent == root else file.parent.relative_to(root).as_posix())
         elif kind in _HALF or (kind == ".html" and b"data:image" in _bytes(file)):
             unsure.add(name)
     gone = [Path(path) for path in sorted(doomed) if os.path.lexists(path)]

@@ -124,7 +124,10 @@ def test_what_is_not_the_workspaces_own_stays_and_is_told(tmp_path: Path) -> Non
         done = workspace.forget("split=train")
         assert done.outside == [str(outside / "a.png")] and (outside / "a.png").exists()
         assert done.learned == ["r1"]  # it does not say what it learned from
-        assert done.left == ["runs/r1-translation/run.json"] and done.unsure == [".", "found.csv.writing"]
+        assert done.left == ["runs/r1-translation/run.json"] and done.unsure == [
+            "drawn by the user.png",
+            "found.csv.writing",
+        ]
         assert workspace.forget().removed == 0
 
 
