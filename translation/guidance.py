@@ -351,7 +351,7 @@ def places(width: int, h: int, w: int, device: torch.device | str = "cpu", windo
     map is a tile of a larger one.
     """
     n = width // 4
-    turns = torch.logspace(0, 4, n, base=2, device=device) * (math.pi / 2)
+    turns = 2.0 ** torch.linspace(0, 4, n, device=device) * (math.pi / 2)
     top, left, height, whole = window or Window(0, 0, h, w)
     spans = ((top, h, height), (left, w, whole))
     y, x = ((torch.arange(start, start + n, device=device) + 0.5) / of for start, n, of in spans)

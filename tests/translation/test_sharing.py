@@ -21,7 +21,7 @@ from retrieval.graphs import Traced, write_graph
 from retrieval.onnx import session
 from retrieval.tensors import to_tensor
 from tests.translation.small import Notes, tiny
-from translation.guidance import Guide, PatchGuidance, with_pixels
+from translation.guidance import AttentionFusion, Guide, PatchGuidance, with_pixels
 from translation.inference import translate_images
 from translation.sharing import hub
 from translation.sharing.exporting import export_run
@@ -143,6 +143,14 @@ def test_so_have_patches_of_several_places(tmp_path: Path) -> None:
     assert patches.step(40) == 2
     graph = Traced({"patches": patches}, lambda content, near: (patches.look(content, near),))
     assert write_graph(tmp_path / "look.onnx", graph, {"content": content, "near": near}, ("look",)) <= 1e-4
+
+
+def test_so_has_attention(tmp_path: Path) -> None:
+    pytest.importorskip("onnx", reason="onnx is not installed: make setup")
+    fusion = AttentionFusion(32, start=0.3)
+    content, near = torch.randn(3, 32, 8, 8), torch.randn(3, 2, 32, 8, 8)
+    graph = Traced({"fusion": fusion}, lambda content, near: (fusion.branches(content, near)[1],))
+    assert write_graph(tmp_path / "fusion.onnx", graph, {"content": content, "near": near}, ("fused",)) <= 1e-4
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "collection/vectors.safetensors", "collection/labels.csv"])
