@@ -107,10 +107,11 @@ def test_content_and_style_are_fields_of_one_collection(tmp_path, named):
 
 
 STEPS = ["write", "commit", "committed", "sent", "mark", "half"]
+KILLS = [(step, "write") for step in STEPS] + [("half", "rebuild")]
+KILLS += [pytest.param(step, "rebuild", marks=pytest.mark.slow) for step in STEPS[:-1]]
 
 
-@pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("mends", ["write", "rebuild"])
+@pytest.mark.parametrize(("step", "mends"), KILLS)
 def test_a_writer_that_is_killed_between_the_two_engines_loses_nothing(path, named, step, mends):
     child = processes.Process(target=_die_at, args=(path, named, step))
     child.start()
@@ -208,7 +209,7 @@ def test_a_reader_goes_on_while_another_process_fills_the_collections_anew(path,
         assert found.ids.tolist() == [[2]] and found.plan.startswith("Milvus HNSW ef")
 
 
-@pytest.mark.parametrize("index", ["HNSW", "IVF_FLAT", "IVF_SQ8"])
+@pytest.mark.parametrize("index", ["HNSW", "IVF_SQ8", pytest.param("IVF_FLAT", marks=pytest.mark.slow)])
 def test_an_approximate_index_is_as_deep_as_its_recall_needs_and_never_short(tmp_path, named, index):
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(1500, 8)).astype(np.float32)
