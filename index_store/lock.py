@@ -76,6 +76,7 @@ class WriterLock:
         """Give the lock back, if it is held."""
         if self._handle is not None:
             os.ftruncate(self._handle, 0)
+            fcntl.flock(self._handle, fcntl.LOCK_UN)  # a child that was forked just now may not have closed its own yet
             os.close(self._handle)
             self._handle = None
 

@@ -16,6 +16,7 @@ NEEDS_MORE = {  # scripts that are not timed without: what their usage asks for
     "guided_loop": "workspace",
     "milvus": "--url",
     "query": "workspace",
+    "serve": "workspace",
     "truth_limit": "workspace",
 }
 ON_REQUEST = {  # that run bare, but not in minutes, or not on every machine

@@ -63,18 +63,18 @@ def test_words_need_no_training(rgunit: Command, path: Path, model: Path, tmp_pa
 
 def test_words_over_http(path: Path, model: Path) -> None:
     pytest.importorskip("fastapi")
+    from cli.serve.app import Served
     from cli.serve.bodies import QueryAsked
     from index_store.workspace import Workspace
     from retrieval.indexing import build_words
     from retrieval.text_models import keep_text_model
-    from translation.serving import Serving
 
     with Workspace.open(path) as workspace:
         build_words(workspace, keep_text_model(workspace, model))
         asked = QueryAsked(text="red", k=3)
-        serving = Serving(workspace, "cpu")
-        assert asked.wordy and len(serving.words("red", **asked.how)) == 3
-        serving.close()
+        served = Served(workspace, "cpu", waiting=4, warm=False, ready=lambda: None)
+        answer = served.query(asked)
+        assert (answer["text"], answer["run"], len(answer["neighbours"])) == ("red", None, 3), answer
     with pytest.raises(ValueError, match="to is of a picture"):
         QueryAsked(text="red", to="+Hat")
     with pytest.raises(ValueError, match="one of the two"):
