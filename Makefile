@@ -33,9 +33,9 @@ milvus: .milvus/.ready ## Milvus Lite in .milvus, for the tests of vectors on Mi
 	$(BIN)/uv pip install --quiet --python .milvus/bin/python --require-hashes -r requirements/milvus.txt
 	@touch $@
 
-test: $(READY) ## the test suite (slow tests left out), file by file: about 5 minutes alone on 2 cores
-	@echo "the tests of cli, index_store, retrieval and translation, a line a file; slow ones are in make test-slow"
-	$(BIN)/python -m pytest
+test: $(READY) ## the test suite (slow tests left out), two files at a time: about 4 minutes alone on 2 cores
+	@echo "the tests of cli, index_store, retrieval and translation, two files at a time; slow ones are in make test-slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(READY) $(DOCS_READY) ## every test, also the slow ones
 	$(BIN)/python -m pytest -m 'slow or not slow'
