@@ -70,7 +70,9 @@ def sweep(root: Path, wanted: Wanted, *, dry_run: bool = False) -> Told:
         if str(file) in doomed or name in wanted.registered:
             continue
         kind = file.suffix.lower()
-        if _REPORT.fullmatch(name) or (kind == ".html" and GENERATOR in _bytes(file)):
+        if file.is_dir():
+            unsure.add(name)
+        elif _REPORT.fullmatch(name) or (kind == ".html" and GENERATOR in _bytes(file)):
             doomed.add(str(file))
         elif kind in _TABLES:
             rows = _list_without(file, wanted)
@@ -116,12 +118,14 @@ def drop_caches(root: Path, *, dry_run: bool = False) -> list[str]:
 
 
 def _files(root: Path) -> Iterator[Path]:
-    """The regular files of a workspace, links not followed, but for shards, caches and the catalog."""
+    """The regular files of a workspace, links not followed, and the links to folders outside; but for shards, caches
+    and the catalog."""
     for place, inside, names in os.walk(root):
         if Path(place) == root:
             inside[:] = [name for name in inside if name not in _LEFT_ALONE]
         inside.sort()
-        for name in sorted(names):
+        linked = [name for name in inside if places.leads_out(root, Path(place) / name)]
+        for name in sorted([*names, *linked]):
             file = Path(place) / name
             own = Path(place) == root and (name.startswith("catalog.") or name in ("lock", "forgetting.json"))
             if not own and (file.is_symlink() or file.is_file()):

@@ -169,6 +169,7 @@ def test_what_lies_behind_a_link_and_lists_of_others_stay(path: Path, tmp_path: 
     Image.new("RGB", (16, 16), "red").save(disk / "made.png")
     Image.new("RGB", (16, 16), "blue").save(mine / "holiday.png")
     (mine / "manifest.jsonl").write_text('{"path": "holiday.png", "text": "the sea"}\n')
+    (path / "elsewhere").symlink_to(disk)
     (path / "packed.zip").write_bytes(b"PK")
     (path / "out" / "far").symlink_to(disk)
     (path / "out" / "near").symlink_to(own)
@@ -178,4 +179,4 @@ def test_what_lies_behind_a_link_and_lists_of_others_stay(path: Path, tmp_path: 
         told = workspace.forget(ids=[5])
         assert not workspace.check_images(every=True)
     assert (disk / "made.png").exists() and (mine / "manifest.jsonl").exists() and (mine / "holiday.png").exists()
-    assert told.unsure == ["mine", "out/far", "out/near", "packed.zip"]
+    assert told.unsure == ["elsewhere", "mine", "out/far", "out/near", "packed.zip"]
