@@ -27,7 +27,9 @@ GENERATOR = b'<meta name="generator" content="rgunit">'
 _TABLES, _TEXTS = (".csv", ".tsv", ".jsonl"), (".json", ".txt", ".md", ".toml", ".html", ".xml", ".log")
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".svg", ".pdf")
 _HALF = (".writing", ".part")  # what somebody is writing, or was when he was killed
+_PACKED = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".npz")  # nobody looks into them here
 _NUMBERED = ("image_id", "source", "reference", "image")  # keys under which lists have ids
+_MADE_BY_ARMS = {"source", "target", "arm", "path"}  # keys of a MANIFEST; others have lists of this name, too
 _LEFT_ALONE = ("shards", "cache")  # merged anew, and dropped
 _REPORT = re.compile(r"(runs/[^/]+/)?report\.html")
 _SAMPLE = re.compile(r"runs/[^/]+/samples/[^/]+")
@@ -68,22 +70,26 @@ def sweep(root: Path, wanted: Wanted, *, dry_run: bool = False) -> Told:
         if str(file) in doomed or name in wanted.registered:
             continue
         kind = file.suffix.lower()
-        if _REPORT.fullmatch(name) or (kind == ".html" and GENERATOR in _bytes(file)):
+        if file.is_dir():
+            unsure.add(name)
+        elif _REPORT.fullmatch(name) or (kind == ".html" and GENERATOR in _bytes(file)):
             doomed.add(str(file))
         elif kind in _TABLES:
             rows = _list_without(file, wanted)
             if rows is None:
                 pass
             else:
-                doomed.update(rows.made - kept)
-                lists[file] = "" if file.name == MANIFEST else rows.text  # its images were guided by whatever was near
+                behind_links = {path for path in rows.made if _behind_link(file.parent, Path(path))}
+                unsure.update(Path(path).parent.relative_to(root).as_posix() for path in behind_links)
+                doomed.update(rows.made - kept - behind_links)
+                lists[file] = rows.text
         elif kind in _PICTURES:
             verdict = _shown(file, wanted, sample=_SAMPLE.fullmatch(name) is not None)
             if verdict:
                 doomed.add(str(file))
             elif verdict is None:
                 unsure.add(name if file.parent == root else file.parent.relative_to(root).as_posix())
-        elif kind in _HALF or (kind == ".html" and b"data:image" in _bytes(file)):
+        elif kind in (*_HALF, *_PACKED) or (kind == ".html" and b"data:image" in _bytes(file)):
             unsure.add(name)
     gone = [Path(path) for path in sorted(doomed) if os.path.lexists(path)]
     told.deleted = [
@@ -112,12 +118,14 @@ def drop_caches(root: Path, *, dry_run: bool = False) -> list[str]:
 
 
 def _files(root: Path) -> Iterator[Path]:
-    """The regular files of a workspace, links not followed, but for shards, caches and the catalog."""
+    """The regular files of a workspace, links not followed, and the links to folders outside; but for shards, caches
+    and the catalog."""
     for place, inside, names in os.walk(root):
         if Path(place) == root:
             inside[:] = [name for name in inside if name not in _LEFT_ALONE]
         inside.sort()
-        for name in sorted(names):
+        linked = [name for name in inside if places.leads_out(root, Path(place) / name)]
+        for name in sorted([*names, *linked]):
             file = Path(place) / name
             own = Path(place) == root and (name.startswith("catalog.") or name in ("lock", "forgetting.json"))
             if not own and (file.is_symlink() or file.is_file()):
@@ -152,7 +160,7 @@ def _list_without(file: Path, wanted: Wanted) -> _Rows | None:
 
 
 def _lines_without(file: Path, text: str, wanted: Wanted) -> _Rows | None:
-    lines, kept, dropped = text.splitlines(keepends=True), [], False
+    lines, kept, dropped, kept_images = text.splitlines(keepends=True), [], False, False
     made: set[str] = set()
     for line in lines:
         try:
@@ -162,13 +170,16 @@ def _lines_without(file: Path, text: str, wanted: Wanted) -> _Rows | None:
         if isinstance(row, dict):
             hit = _mentions(row, file.parent, wanted)
             dropped |= hit
-            if file.name == MANIFEST:
-                made |= _made(file, [row.get("path")])
+            if file.name == MANIFEST and row.keys() >= _MADE_BY_ARMS:
+                kept_images = True
+                made |= _made(file, [row["path"]])
             if hit:
                 continue
         kept.append(line)
-    if not dropped and not (made and file.name == MANIFEST):
+    if not dropped and not made:
         return None
+    if kept_images:  # they were guided by whatever was near
+        return _Rows("", frozenset(made))
     halves = [half for half in "AB" if not any(f'"half": "{half}"' in line for line in kept)]
     if '"half": ' in text and halves:  # a list of pairs without one half is none
         kept = []
@@ -219,6 +230,12 @@ def _made(file: Path, cells: Sequence[Any]) -> set[str]:
     """Those pictures, named in a row, that lie beside the list or below it."""
     found = {Path(os.path.normpath(file.parent / str(cell))) for cell in cells if cell and "\0" not in str(cell)}
     return {str(one) for one in found if one.is_relative_to(file.parent) and one.suffix.lower() in _PICTURES}
+
+
+def _behind_link(folder: Path, path: Path) -> bool:
+    """Whether a link lies between a folder and a file below it: what it leads to is somewhere else."""
+    inner = path.parent.relative_to(folder)
+    return path.parent.resolve() != folder.resolve() / inner
 
 
 def _replace(file: Path, text: str) -> None:

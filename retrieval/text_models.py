@@ -133,8 +133,9 @@ class TextModel:
             raise RgunitError(
                 "words are read by the package tokenizers, which is not installed: pip install 'rgunit[text]'"
             ) from None
+        told = self._read(TOKENIZER)
         try:
-            made = Tokenizer.from_str(self._read(TOKENIZER).decode())
+            made = Tokenizer.from_str(told.decode())
         except Exception as error:  # tokenizers raises Exception itself
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise RgunitError(f"{self.folder / TOKENIZER} is no tokenizer: {reason}") from None
@@ -159,6 +160,8 @@ class TextModel:
         """What the text graph takes of words, [1, tokens]: cut and filled up to the length that it was trained at."""
         if not text.strip():
             raise UsageError("there are no words in --text ''")
+        if any("\ud800" <= letter <= "\udfff" for letter in text):  # bytes of a terminal that are no UTF-8
+            raise UsageError(f"--text {text!r} is no text in UTF-8")
         length, read = self._length, self._tokenizer.encode(text)
         if not read.ids:
             raise UsageError(f"the tokenizer of {self.folder.name} finds no words in --text {text!r}")
@@ -200,7 +203,10 @@ class TextModel:
         return path
 
     def _read(self, name: str) -> bytes:
-        data = places.read_bytes(self._place(name), LARGEST_FILE[name])
+        try:
+            data = places.read_bytes(self._place(name), LARGEST_FILE[name])
+        except OSError as error:
+            raise RgunitError(f"{self.folder / name} cannot be read: {error.strerror or error}") from None
         if self._given and hashlib.sha256(data).hexdigest() != self.files[name]:
             raise RgunitError(
                 f"{self.folder / name} is not what was indexed: run `rgunit index build --text-model FOLDER` again"
@@ -257,6 +263,8 @@ def keep_text_model(workspace: Workspace, folder: Path, *, device: str = "cpu") 
     model.check()
     name = model.fingerprint[:16]
     copy = workspace.path / FOLDER / name
+    if copy.is_dir() and not _holds(copy, model.files):
+        shutil.rmtree(copy)
     if not copy.is_dir():
         copy.parent.mkdir(exist_ok=True)
         with TemporaryDirectory(prefix=f"{name}-", dir=copy.parent) as writing:  # gone where the disk is full
@@ -315,6 +323,14 @@ def _digests(folder: Path) -> dict[str, str]:
         if path.is_file():
             found[name] = _sha256(path, most)
     return found
+
+
+def _holds(folder: Path, files: Mapping[str, str]) -> bool:
+    """Whether the files of a folder are there and have these digests."""
+    try:
+        return _digests(folder) == files
+    except RgunitError:
+        return False
 
 
 def _sha256(path: Path, most: int) -> str:

@@ -7,6 +7,7 @@ import binascii
 import io
 import re
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -151,6 +152,15 @@ def run_told(workspace: Workspace, run: RunRecord, defaults: set[str]) -> dict[s
         "default": run.id in defaults,
         "url": f"/api/runs/{run.id}",
     }
+
+
+def without_places(value: Any) -> Any:
+    """Settings of a run without where files of this machine lie: their names alone."""
+    if isinstance(value, dict):
+        return {name: without_places(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [without_places(one) for one in value]
+    return Path(value).name if isinstance(value, str) and value.startswith("/") else value
 
 
 def default_ids(workspace: Workspace) -> set[str]:

@@ -71,7 +71,7 @@ class Served:
         self.work, self.pictures = Workers("work", THREADS, waiting), Workers("pictures", 4, 1024)
         self.asking = Asking(workspace, self.counts.shared)
         self._serving: Any = None
-        self._first = threading.Lock()
+        self._first, self._dropping = threading.Lock(), threading.Lock()
         self.loaded = not warm
         self._files = {file.name: file.read_bytes() for file in PAGE.iterdir() if file.suffix in KINDS}
         self._folder = tempfile.TemporaryDirectory(prefix="rgunit-serve-")
@@ -253,12 +253,14 @@ class Served:
 
     def _drop_forgotten(self) -> None:
         """Where images were forgotten since the last look, let go of all that may show them."""
-        version = self.workspace.catalog.version()
-        if version != self._seen[0]:
-            before, self._seen = self._seen[1], (version, self.workspace.forgotten())
-            if self._seen[1] != before:
-                self.made.clear()
-                self.looks.clear()
+        with self._dropping:  # who comes meanwhile waits until it is gone
+            version = self.workspace.catalog.version()
+            if version != self._seen[0]:
+                seen = version, self.workspace.forgotten()
+                if seen[1] != self._seen[1]:
+                    self.made.clear()
+                    self.looks.clear()
+                self._seen = seen
 
     def _routes(self) -> None:
         api = self.api

@@ -99,7 +99,7 @@ class Gate:
         if len(headers.getlist("host")) != 1 or not self._is_own(host):
             raise Refused(400, "this is not the host that was asked for: open the address that `rgunit serve` told")
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin)[:2] not in (("http", host), ("https", host)):
+        if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
             raise Refused(403, "another page may not ask this server")
         navigates = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
         if headers.get("sec-fetch-site") in ("cross-site", "same-site") and not navigates:

@@ -75,7 +75,7 @@ class Looks:
         samples = sorted(int(file.stem) for file in record.path.glob("samples/*.png") if file.stem.isdecimal())
         return {
             **told,
-            "config": record.config,
+            "config": answers.without_places(record.config),
             "curves": [{"title": c.title, "unit": c.unit, "svg": str(c.svg), "key": str(c.key)} for c in charts],
             "samples": [{"step": step, "url": f"/api/runs/{name}/samples/{step}.png"} for step in samples],
         }

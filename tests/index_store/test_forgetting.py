@@ -160,3 +160,23 @@ def test_a_damaged_workspace_is_refused_unchanged(path: Path) -> None:
     with Workspace.open(path) as workspace, pytest.raises(RgunitError, match=r"index rebuild.*nothing was forgotten"):
         workspace.forget(ids=[5])
     assert not (path / "forgetting.json").exists() and (path / "report.html").exists()
+
+
+def test_what_lies_behind_a_link_and_lists_of_others_stay(path: Path, tmp_path: Path) -> None:
+    disk, own, mine = tmp_path / "disk", path / "images" / "own", path / "mine"
+    for folder in (disk, mine, path / "out"):
+        folder.mkdir()
+    Image.new("RGB", (16, 16), "red").save(disk / "made.png")
+    Image.new("RGB", (16, 16), "blue").save(mine / "holiday.png")
+    (mine / "manifest.jsonl").write_text('{"path": "holiday.png", "text": "the sea"}\n')
+    (path / "elsewhere").symlink_to(disk)
+    (path / "packed.zip").write_bytes(b"PK")
+    (path / "out" / "far").symlink_to(disk)
+    (path / "out" / "near").symlink_to(own)
+    rows = "".join(f"{own / 'é4.png'},+Glasses,{name},,\n" for name in ("far/made.png", "near/é0.png"))
+    (path / "out" / "translations.csv").write_text("source,target,picture,mask,neighbours\n" + rows)
+    with Workspace.open(path) as workspace:
+        told = workspace.forget(ids=[5])
+        assert not workspace.check_images(every=True)
+    assert (disk / "made.png").exists() and (mine / "manifest.jsonl").exists() and (mine / "holiday.png").exists()
+    assert told.unsure == ["elsewhere", "mine", "out/far", "out/near", "packed.zip"]

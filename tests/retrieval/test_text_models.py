@@ -120,6 +120,23 @@ def test_a_model_is_kept_by_its_digest_and_forgotten(tmp_path: Path, model: Path
         assert kept_text_model(workspace) is None
 
 
+def test_a_damaged_copy_is_told_and_made_again(tmp_path: Path, model: Path) -> None:
+    with make_workspace(tmp_path, count=12) as workspace:
+        kept = keep_text_model(workspace, model)
+        build_words(workspace, kept)
+        copy = workspace.path / "models" / kept.fingerprint[:16] / "tokenizer.json"
+        copy.write_text(copy.read_text() + " ")
+        with pytest.raises(RgunitError, match=r"tokenizer.json is not what was indexed: run `rgunit index build"):
+            search_text(workspace, "red")
+        copy.unlink()
+        with pytest.raises(RgunitError, match=r"tokenizer.json cannot be read"):
+            search_text(workspace, "red")
+        keep_text_model(workspace, model)
+        assert len(search_text(workspace, "red", k=3)) == 3
+        with pytest.raises(UsageError, match="no text in UTF-8"):
+            search_text(workspace, "red\udcff")
+
+
 def test_what_is_no_text_model_is_refused_in_one_line(tmp_path: Path, model: Path, workspace: Workspace) -> None:
     def broken(name: str, change: object) -> Path:
         folder = tmp_path / "broken"

@@ -207,6 +207,17 @@ def test_a_zip_cannot_write_elsewhere(shared: Path, tmp_path: Path) -> None:
         import_model(tmp_path / "other", shared, sha256="0" * 64)
 
 
+@pytest.mark.parametrize("packing", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_whose_bytes_are_damaged_is_refused_in_one_line(tmp_path: Path, packing: int) -> None:
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w", packing) as packed:
+        packed.writestr(MANIFEST, "x" * 1000)
+    data = bytearray((tmp_path / "bad.zip").read_bytes())
+    data[30 + len(MANIFEST)] = 255  # where the packed bytes begin
+    (tmp_path / "bad.zip").write_bytes(data)
+    with pytest.raises(RgunitError, match="no whole zip"):
+        import_model(tmp_path / "w", tmp_path / "bad.zip")
+
+
 def test_what_cannot_be_exported_is_named_before_any_work(guided: Workspace, tmp_path: Path) -> None:
     for options, told in (
         ({"with_index": True}, "--licence"),

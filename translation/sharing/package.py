@@ -13,6 +13,7 @@ import re
 import shutil
 import stat
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -175,7 +176,7 @@ def opened(source: Path, beside: Path) -> Iterator[tuple[Path, Manifest, str]]:
             with places.opened(source) as raw, zipfile.ZipFile(raw) as packed:
                 manifest, digest = _unpack(source, packed, folder)
         # zipfile raises NotImplementedError for a way of packing that it does not know.
-        except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+        except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error) as error:
             raise RgunitError(f"{source} is no folder of a model and no whole zip of one ({error})") from None
         yield folder, manifest, digest
 
@@ -192,6 +193,8 @@ def _unpack(source: Path, packed: zipfile.ZipFile, folder: Path) -> tuple[Manife
             raise RgunitError(
                 f"{source}: {places.told(entry.filename)} is a link or encrypted: it is not to be trusted"
             )
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise NotImplementedError(f"{places.told(entry.filename)} is packed in another way than deflate")
         entries[entry.filename] = entry
     top = next((name.rpartition("/")[0] for name in entries if PurePosixPath(name).name == MANIFEST), "")
     prefix = f"{top}/" if top else ""

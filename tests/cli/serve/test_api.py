@@ -7,7 +7,7 @@ import base64
 import io
 import re
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ import rgunit as facade
 from index_store.images import write_image
 from index_store.workspace import Workspace
 from tests.cli.serve.conftest import Client, Reply
+from tests.retrieval.colours import make_workspace
 
 FACE = {"image_id": 3}
 
@@ -306,3 +307,32 @@ def test_what_another_process_forgets_is_gone_from_a_running_server(own_client: 
     found = own_client.post("/api/query", {"image_id": 4, "k": 100}).json["neighbours"]
     assert 3 not in [one["image_id"] for one in found] and len(found) == len(near) - 1
     assert own_client.post("/api/translate", asked | {"image_id": 4, "guidance": 1, "neighbours": "random"}).json["run"]
+
+
+def test_nobody_sees_what_was_forgotten_while_it_is_cleared(tmp_path: Path) -> None:
+    pytest.importorskip("fastapi", reason="`pip install rgunit[serve]` brings FastAPI")
+    from cli.serve.app import Served
+    from cli.serve.gate import Refused
+
+    with make_workspace(tmp_path, count=12) as workspace:
+        looks, page = Served(workspace, "cpu", 4, False, lambda: None).looks, tmp_path / "page"
+        page.mkdir()
+        looks._blind["a"] = page
+        workspace.forget(ids=[1])
+        with ThreadPoolExecutor(2) as threads:
+            with looks._busy:  # a map is being made
+                asked = [threads.submit(looks._blind_folder, "a")]
+                assert not wait(asked, 0.2).done
+                asked += [threads.submit(looks._blind_folder, "a")]
+                assert not wait(asked, 0.2).done
+            assert all(isinstance(one.exception(), Refused) for one in asked)
+
+
+def test_the_settings_of_a_run_name_no_place(tmp_path: Path) -> None:
+    pytest.importorskip("fastapi", reason="`pip install rgunit[serve]` brings FastAPI")
+    from cli.serve.app import Served
+
+    with make_workspace(tmp_path, count=12) as workspace:
+        run = workspace.add_run("translation", "demo", {"source": ["/home/me/face.png"], "config": {"method": "munit"}})
+        told = Served(workspace, "cpu", 4, False, lambda: None).looks.run(run.id)
+        assert told["config"] == {"source": ["face.png"], "config": {"method": "munit"}}

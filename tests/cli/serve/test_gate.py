@@ -26,6 +26,7 @@ TOKEN = "0123456789abcdef"
         ({"Host": "LOCALHOST"}, 200),
         ({"Origin": "http://evil.example"}, 403),
         ({"Origin": "null"}, 403),
+        ({"Origin": "http://["}, 403),
         ({"Host": "localhost:7860", "Origin": "http://localhost:7861"}, 403),
         ({"Host": "localhost:7860", "Origin": "http://localhost:7860"}, 200),
         ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}, 403),
