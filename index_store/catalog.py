@@ -60,6 +60,7 @@ class Catalog:
         ] = {}  # runs by their numbers, with the rows that they are of
         self.follow: Callable[[], None] = lambda: None  # brings an engine that keeps vectors too to the last commit
         self._changing = 0
+        self._mended = False  # since the lock was taken
         forking.remember(self)
 
     @property
@@ -217,11 +218,15 @@ class Catalog:
         a killed writer left.
         """
         with self.guard:
-            if self.lock.acquire() and repair:
+            if self.lock.acquire():
+                self._mended = False
+            if repair and not self._mended:
+                self._mended = True  # what mends may come here again
                 try:
                     self.recover()
                     self.follow()
                 except BaseException:
+                    self._mended = False  # else the next change would be sealed beside what is still to be applied
                     if self.database.turns and not self._changing:
                         self.lock.release()
                     raise
@@ -278,7 +283,11 @@ class Catalog:
             if record.header.get("base"):
                 path.unlink()  # a compaction that was not committed: the shards that it read are still there
             elif seq == sequence + 1:
-                self.commit([(seq, record, Sealed(path.name, path.stat().st_size, seal.digest_of(path)))])
+                try:
+                    self.commit([(seq, record, Sealed(path.name, path.stat().st_size, seal.digest_of(path)))])
+                except sa.exc.DatabaseError as error:
+                    why = str(error.orig).partition("\n")[0]
+                    raise RgunitError(f"cannot write {self.file}: {why}; {path.name} is still to be applied") from error
                 sequence, applied = seq, applied + 1
         trash.empty(self)
         return applied

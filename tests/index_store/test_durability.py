@@ -5,12 +5,15 @@ import os
 import resource
 import shutil
 import signal
+import sqlite3
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 
+from index_store import features
 from index_store.errors import Locked, RgunitError
 from index_store.store import IndexStore
 from index_store.workspace import Workspace
@@ -298,6 +301,26 @@ def test_a_run_json_that_cannot_be_read_is_named_and_written_again(tmp_path):
         file.write_text("{}")
         workspace.store().rebuild()  # neither the catalog nor the file has the run: it stays named
         assert "run.json" in workspace.store().verify().problems[0] and workspace.runs() == []
+
+
+@pytest.mark.sqlite
+def test_what_could_not_be_applied_at_first_is_applied_before_the_next_change(tmp_path, monkeypatch):
+    """A full disk while a killed writer's batch is applied: the next one must not be sealed under its number."""
+    with IndexStore.create(tmp_path / "s", dim=DIM, attributes=["a", "b", "c"]) as store:
+        store.add(batch(0)[0])
+        features.seal(store.catalog.shards, 3, features.Record("remove", {}, {"ids": np.array([1])}), lambda name: None)
+    with IndexStore.open(tmp_path / "s") as store:
+        with monkeypatch.context() as patch:
+            patch.setattr(store.catalog, "commit", _no_room)
+            for _ in range(2):
+                with pytest.raises(RgunitError, match=r"is full; 00000003-remove\.h5 is still to be applied"):
+                    store.add(batch(1)[0])
+        assert store.add(batch(1)[0])[0] == 11
+        assert store.count() == 19 and store.verify().ok
+
+
+def _no_room(parts):
+    raise sa.exc.OperationalError("", None, sqlite3.OperationalError("database or disk is full"))
 
 
 def test_a_lost_catalog_is_restored_from_the_shards(tmp_path, sample):
