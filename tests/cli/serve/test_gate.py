@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.serve import listen
 from index_store.workspace import Workspace
 from tests.cli.serve.conftest import Client, serving
 
@@ -96,3 +97,11 @@ def test_what_cannot_start_says_why(rgunit, labelled: Path, tmp_path: Path, monk
     )
     monkeypatch.setitem(sys.modules, "fastapi", None)
     assert "pip install 'rgunit[serve]'" in rgunit("-w", labelled, "serve").error
+
+
+def test_answers_leave_at_once() -> None:
+    """Else each waits 40 ms for an acknowledgement of its head."""
+    with listen("127.0.0.1", 0) as server, socket.create_connection(server.getsockname()):
+        accepted, _ = server.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
