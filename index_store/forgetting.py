@@ -98,11 +98,21 @@ def forget(workspace: Workspace, ids: npt.ArrayLike, *, dry_run: bool = False) -
         workspace.store().compact(check=False)
         told.deleted.extend(traces.drop_caches(workspace.path))
         catalog.step("compacted")
-        keeps = catalog.erase()
+        engine = "Milvus has deleted rows on its disks until it compacts them" if workspace.store().vectors_url else ""
+        keeps = "; ".join(filter(None, (catalog.erase(), engine)))
         catalog.step("erased")
         (workspace.path / NOTE).unlink()
         features.sync_folder(workspace.path)
         return _told(workspace, note, told, keeps)
+
+
+def chosen(workspace: Workspace, where: str | None, ids: npt.ArrayLike | None) -> Ids:
+    """The images that pass a filter, or have these ids (less those that are being forgotten); none without either."""
+    workspace.check_filter(where)
+    if where is None and ids is None:
+        return np.empty(0, np.int64)
+    given = None if ids is None else np.setdiff1d(np.asarray(ids, np.int64), pending(workspace.path))
+    return workspace.images(where, ids=given).ids
 
 
 def pending(folder: Path) -> Ids:
@@ -181,7 +191,7 @@ def _remove_rows(workspace: Workspace, ids: Ids) -> None:
     """One change of the log, which readers see at once."""
     there = np.intersect1d(ids, workspace.store().state().ids)
     if len(there):
-        header = {"settings": {COUNT: str(workspace.forgotten() + 1)}}
+        header = {"settings": {f"meta.{COUNT}": str(workspace.forgotten() + 1)}}
         workspace.catalog.write(Record("remove", header, {"ids": there}))
 
 

@@ -76,9 +76,7 @@ def sweep(root: Path, wanted: Wanted, *, dry_run: bool = False) -> Told:
             doomed.add(str(file))
         elif kind in _TABLES:
             rows = _list_without(file, wanted)
-            if rows is None:
-                pass
-            else:
+            if rows is not None:
                 behind_links = {path for path in rows.made if _behind_link(file.parent, Path(path))}
                 unsure.update(Path(path).parent.relative_to(root).as_posix() for path in behind_links)
                 doomed.update(rows.made - kept - behind_links)

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from index_store import engines, forgetting, forking, places, runcare, runs
 from index_store.attributes import AttributeSchema
-from index_store.catalog import Catalog, damage_named
+from index_store.catalog import Catalog
 from index_store.decoding import read_file
 from index_store.errors import RgunitError, UsageError
 from index_store.features import Record, sync_folder
@@ -242,19 +242,12 @@ class Workspace:
     def forget(
         self, where: str | None = None, *, ids: npt.ArrayLike | None = None, dry_run: bool = False
     ) -> forgetting.Forgotten:
-        """Take the images that pass a filter, or have these ids, out of everything in the workspace, with what was
-        generated from them; without either, end what an earlier call began. See `forgetting.forget`."""
-        self.check_filter(where)
-        chosen = np.empty(0, np.int64)
-        if where is not None or ids is not None:
-            given = None if ids is None else np.setdiff1d(np.asarray(ids, np.int64), forgetting.pending(self.path))
-            chosen = self.images(where, ids=given).ids
-        return forgetting.forget(self, chosen, dry_run=dry_run)
+        """Leave nothing of the images that pass a filter or have these ids; without either, end an earlier call."""
+        return forgetting.forget(self, forgetting.chosen(self, where, ids), dry_run=dry_run)
 
     def forgotten(self) -> int:
         """How often images were forgotten: who keeps anything that shows images drops it where this grows."""
-        with self.catalog.reading() as connection, damage_named(self.catalog.file):
-            return int(self.catalog.setting(connection, forgetting.COUNT) or 0)
+        return int(self.meta(forgetting.COUNT) or 0)
 
     def image_for_path(self, path: Path | str) -> int | None:
         """Return the id of a registered image by its content, of several with it the one at this path; by the path
@@ -288,9 +281,7 @@ class Workspace:
 
     def check_images(self, *, every: bool = False, progress: Progress | None = None) -> list[str]:
         """Return a line on each picture that is missing, on each generated one (with `every` on any) that has changed.
-
-        `store().verify()` checks everything else.
-        """
+        `store().verify()` checks everything else."""
         return check_images(self.catalog, every=every, progress=progress)
 
     def load(self, ids: npt.ArrayLike, size: int) -> Pixels:

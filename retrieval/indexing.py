@@ -132,7 +132,6 @@ def _embed(
     """Give each image that lacks one its vectors under `encoders` {name: fingerprint}, in the order of `embed`'s.
 
     `read` gives what `embed` sees of a row of the table, all of one shape.
-
     With `at_once` more than 1, so many batches are decoded and embedded side by side, a thread each.
     """
     missing = [workspace.missing_vectors(name, fingerprint, where) for name, fingerprint in encoders.items()]

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +25,6 @@ from index_store.workspace import Workspace
 from retrieval.onnx import session
 from retrieval.onnxfile import LARGEST, check_whole
 from retrieval.picture_preparation import Preparation
-
-if TYPE_CHECKING:
-    pass
 
 FOLDER, SETTING = "models", "text_model"
 VISION, TEXT = "onnx/vision_model.onnx", "onnx/text_model.onnx"
@@ -290,16 +287,21 @@ def forget_text_model(workspace: Workspace) -> None:
 
 def kept_text_model(workspace: Workspace, *, device: str = "cpu") -> TextModel | None:
     """The model that words are asked of, None where there is none. RgunitError where its copy is gone."""
-    told = json.loads(workspace.meta(SETTING) or "{}")
-    if not told:
+    kept = workspace.meta(SETTING)
+    if not kept:
         return None
-    folder = places.inside(workspace.path, FOLDER, told["folder"])
-    if not folder.is_dir() or not LARGEST_FILE.keys() - {WORDS} <= told["files"].keys():
+    try:
+        told = json.loads(kept)
+        name, files = str(told["folder"]), {str(file): str(sha) for file, sha in told["files"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError):  # a workspace of somebody else may say anything
+        name, files = "", {}
+    folder = places.inside(workspace.path, FOLDER, name) if name else workspace.path / FOLDER
+    if not folder.is_dir() or not LARGEST_FILE.keys() - {WORDS} <= files.keys():
         raise RgunitError(
-            f"the text model {told['from']} is not in {folder.parent} any more: "
+            f"the text model that {workspace.path} was indexed by is not in {workspace.path / FOLDER} any more: "
             "run `rgunit index build --text-model FOLDER` again, or `--text-model none`"
         )
-    return _opened(folder, tuple(sorted(told["files"].items())), device)
+    return _opened(folder, tuple(sorted(files.items())), device)
 
 
 @lru_cache(1)

@@ -11,9 +11,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,7 +29,6 @@ SHARPNESS = 50.0
 FAINT = 28.0  # a key so far below the best one is looked at with less than e⁻²⁸, a 10¹²th
 PAINTER = 32
 QUERIES = 4096  # so many places look at once: of large maps the weights would not fit into memory
-BLOCKS = 4  # content is hidden in blocks, 4×4 of them on a map
 
 
 class Window(NamedTuple):
@@ -390,20 +387,3 @@ def paint(
         return prediction
     painted = guidance.paint(prediction, mask, guided, images)
     return painted if strength == 1 else torch.lerp(prediction.float(), painted.float(), strength)
-
-
-def draw_shown(images: int, dropout: float, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """bool [B]: which images see their neighbours; each is shown none with probability `dropout`."""
-    return rng.random(images) >= dropout
-
-
-def draw_hidden(images: int, side: int, share: float, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """bool [B, 1, side, side]: positions of a content map to hide, in 4×4 blocks, each with probability `share`."""
-    blocks = rng.random((images, 1, BLOCKS, BLOCKS)) < share
-    of = np.arange(side) * BLOCKS // side
-    return blocks[:, :, of][:, :, :, of]
-
-
-def hide(content: Tensor, hidden: Tensor | None) -> Tensor:
-    """Content [B, C, h, w] with the `hidden` [B, 1, h, w] positions 0; None hides nothing."""
-    return content if hidden is None else content.masked_fill(hidden, 0)

@@ -26,8 +26,9 @@ from index_store.workspace import Workspace
 from retrieval.retriever import Retriever
 from retrieval.tensors import to_tensor
 from translation.agreement import Agreement
-from translation.guidance import Guidance, Guide, draw_hidden, draw_shown, with_pixels
+from translation.guidance import Guidance, Guide, with_pixels
 from translation.guides import Pool, guide_filter, not_drawn
+from translation.hiding import draw_hidden, draw_shown
 from translation.methods import Guidable
 from translation.sampling import Batch, Guides
 from translation.sections import GuidedConfig

@@ -14,7 +14,7 @@ from index_store.workspace import Workspace
 from retrieval.indexing import build_index, build_words
 from retrieval.picture_preparation import Preparation
 from retrieval.scales import spread
-from retrieval.text_models import TextModel, forget_text_model, keep_text_model, kept_text_model
+from retrieval.text_models import SETTING, TextModel, forget_text_model, keep_text_model, kept_text_model
 from retrieval.words import read_words, search_text
 from tests.retrieval.colours import ColourEncoders, make_workspace, untrained
 from tests.retrieval.textmodels import colour_model, write_json
@@ -114,10 +114,18 @@ def test_a_model_is_kept_by_its_digest_and_forgotten(tmp_path: Path, model: Path
         with pytest.raises(RgunitError, match=r"tokenizer\.json is not what was indexed"):
             TextModel(folder, kept.files).words("red")
         shutil.rmtree(folder)
-        with pytest.raises(RgunitError, match=r"the text model source is not in .* any more"):
+        with pytest.raises(RgunitError, match=r"the text model .* is not in .* any more"):
             search_text(workspace, "red")
         forget_text_model(workspace)
         assert kept_text_model(workspace) is None
+
+
+@pytest.mark.parametrize("said", ["[1]", "no JSON", '{"folder": "x"}', '{"folder": "../..", "files": 3}'])
+def test_a_foreign_workspace_may_say_anything_of_its_model(workspace: Workspace, said: str) -> None:
+    workspace.set_meta(SETTING, said)
+    with pytest.raises(RgunitError, match="index build --text-model FOLDER"):
+        kept_text_model(workspace)
+    forget_text_model(workspace)
 
 
 def test_a_damaged_copy_is_told_and_made_again(tmp_path: Path, model: Path) -> None:

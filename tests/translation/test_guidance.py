@@ -23,12 +23,10 @@ from translation.guidance import (
     PatchGuidance,
     attend,
     build_guidance,
-    draw_hidden,
-    draw_shown,
-    hide,
     places,
     with_pixels,
 )
+from translation.hiding import draw_hidden, draw_shown, hide
 from translation.methods.gmm_unit import GmmUnit
 from translation.neighbours import agreeing, use_of_neighbours
 from translation.objectives.style import sampled, style_labels, style_mean

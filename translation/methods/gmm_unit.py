@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from index_store.attributes import AttributeSchema
 from translation import objectives
-from translation.guidance import Guide, Guided, fuse, hide, paint
+from translation.guidance import Guide, Guided, fuse, paint
+from translation.hiding import hide
 from translation.methods import (
     LEAST_SQUARES,
     SHARE,

@@ -175,7 +175,7 @@ def opened(source: Path, beside: Path) -> Iterator[tuple[Path, Manifest, str]]:
         try:
             with places.opened(source) as raw, zipfile.ZipFile(raw) as packed:
                 manifest, digest = _unpack(source, packed, folder)
-        # zipfile raises NotImplementedError for a way of packing that it does not know.
+        # What zipfile raises for a version or a way of packing that it does not know is a NotImplementedError.
         except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error) as error:
             raise RgunitError(f"{source} is no folder of a model and no whole zip of one ({error})") from None
         yield folder, manifest, digest
@@ -194,7 +194,7 @@ def _unpack(source: Path, packed: zipfile.ZipFile, folder: Path) -> tuple[Manife
                 f"{source}: {places.told(entry.filename)} is a link or encrypted: it is not to be trusted"
             )
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise NotImplementedError(f"{places.told(entry.filename)} is packed in another way than deflate")
+            raise RgunitError(f"{source}: {places.told(entry.filename)} is packed in another way: zip it anew")
         entries[entry.filename] = entry
     top = next((name.rpartition("/")[0] for name in entries if PurePosixPath(name).name == MANIFEST), "")
     prefix = f"{top}/" if top else ""
