@@ -201,7 +201,7 @@ def test_a_zip_cannot_write_elsewhere(shared: Path, tmp_path: Path) -> None:
     with pytest.raises(RgunitError, match="twice"):
         import_model(tmp_path / "other", evil)
     (tmp_path / "no.zip").write_bytes(b"PK\x03\x04 nothing")
-    with pytest.raises(RgunitError, match="no whole zip|packed in another way"):
+    with pytest.raises(RgunitError, match=r"no whole zip|packed in another way"):
         import_model(tmp_path / "other", tmp_path / "no.zip")
     with pytest.raises(RgunitError, match="another SHA-256"):
         import_model(tmp_path / "other", shared, sha256="0" * 64)
@@ -214,7 +214,7 @@ def test_a_zip_whose_bytes_are_damaged_is_refused_in_one_line(tmp_path: Path, pa
     data = bytearray((tmp_path / "bad.zip").read_bytes())
     data[30 + len(MANIFEST)] = 255  # where the packed bytes begin
     (tmp_path / "bad.zip").write_bytes(data)
-    with pytest.raises(RgunitError, match="no whole zip|packed in another way"):
+    with pytest.raises(RgunitError, match=r"no whole zip|packed in another way"):
         import_model(tmp_path / "w", tmp_path / "bad.zip")
 
 
