@@ -20,6 +20,7 @@ from index_store import databases, features, forking, places, seal, trash
 from index_store.attributes import AttributeSchema
 from index_store.errors import CatalogDamaged, RgunitError
 from index_store.features import Record, Sealed
+from index_store.lock import WriterLock
 from index_store.replay import apply, next_id
 
 HEAD = "0001"
@@ -58,6 +59,7 @@ class Catalog:
         self.records: dict[
             int, tuple[tuple[Any, ...], Any]
         ] = {}  # runs by their numbers, with the rows that they are of
+        self.trained: dict[int, WriterLock] = {}  # the runs that this process trains, by their numbers
         self.follow: Callable[[], None] = lambda: None  # brings an engine that keeps vectors too to the last commit
         self._changing = 0
         self._mended = False  # since the lock was taken
@@ -77,6 +79,9 @@ class Catalog:
         """In a forked child: locks and connections of its own."""
         self.guard = threading.RLock()
         self._changing = 0
+        for lock in self.trained.values():
+            lock.after_fork()
+        self.trained = {}
         self.database.after_fork()
 
     def shard(self, name: object) -> Path:
@@ -163,8 +168,11 @@ class Catalog:
             self.database.migrate()
 
     def close(self) -> None:
-        """Close the connections and give the lock back."""
+        """Close the connections and give the locks back."""
         with self.guard:
+            for lock in self.trained.values():
+                lock.release()
+            self.trained.clear()
             self.database.close()
 
     # Reading

@@ -16,14 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from index_store import features, places, traces
-from index_store.errors import RgunitError
+from index_store.errors import Locked, RgunitError
 from index_store.features import Record
 from index_store.images import mark_of
 from index_store.learned import FILE as LEARNED
 from index_store.learned import keeps_learned, learned_from, unlearn
 from index_store.maintenance import FORGETTING as NOTE
 from index_store.maintenance import verify
-from index_store.runs import CHECKPOINT
+from index_store.runs import CHECKPOINT, being_trained
 
 if TYPE_CHECKING:
     from index_store.workspace import Workspace
@@ -84,6 +84,8 @@ def forget(workspace: Workspace, ids: npt.ArrayLike, *, dry_run: bool = False) -
         wanted, begun = _with_descendants(workspace, ids), _begun(workspace.path)
         if not len(wanted) and not begun.ids:
             return Forgotten(0, 0)
+        if busy := [run.id for run in workspace.runs() if being_trained(catalog, run)]:
+            raise Locked(f"run {busy[0]} is being trained, perhaps on them: wait until it has finished, or stop it")
         if problems := [line for line in verify(catalog).problems if not line.startswith(NOTE)]:
             raise RgunitError(f"{problems[0]}: run `rgunit index rebuild` first; nothing was forgotten")
         note = _joined(begun, _noted(workspace, wanted))

@@ -30,11 +30,13 @@ def refuse_read_only(folder: Path) -> None:
 
 
 class WriterLock:
-    """An exclusive lock on `folder/lock`; `acquire` may be called again by its holder."""
+    """An exclusive lock on `folder/lock`; `acquire` may be called again by its holder. `told`: what its holder does, in
+    a message."""
 
-    def __init__(self, folder: Path, wait: float = 0.0) -> None:
+    def __init__(self, folder: Path, wait: float = 0.0, told: str = "") -> None:
         self.file = folder / "lock"
         self.wait = wait
+        self.told = told or f"{folder} is being written"
         self._handle: int | None = None
 
     @property
@@ -64,9 +66,7 @@ class WriterLock:
                 holder = told.decode() if told.isdigit() else "unknown"  # anybody may have written the text
                 os.close(handle)
                 who = "this process" if holder == str(os.getpid()) else f"process {holder}"
-                raise Locked(
-                    f"{self.file.parent} is being written by {who}: wait until it has finished, or stop it"
-                ) from None
+                raise Locked(f"{self.told} by {who}: wait until it has finished, or stop it") from None
         os.ftruncate(handle, 0)
         os.pwrite(handle, str(os.getpid()).encode(), 0)
         self._handle = handle

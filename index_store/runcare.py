@@ -16,7 +16,7 @@ from index_store.catalog import Catalog, damage_named
 from index_store.errors import Locked, RgunitError, UsageError
 from index_store.features import Record
 from index_store.names import is_plain
-from index_store.runs import HIGHEST, NAMES, RunRecord, get_run, list_runs
+from index_store.runs import HIGHEST, NAMES, RunRecord, being_trained, get_run, list_runs
 
 _ID = re.compile(r"r\d+", re.ASCII)
 
@@ -87,12 +87,11 @@ def delete_runs(catalog: Catalog, names: Sequence[str], *, images: bool = False)
     `images`, the workspace has images that it made (they are deleted with it). Killed at any instant it leaves each of
     them whole or gone, those that refer to others gone first.
     """
-    trained_here = catalog.lock.held
     with _writing(catalog):
         every = list_runs(catalog)
         chosen = {record.id: record for record in (get_run(catalog, name) for name in names)}
         for record in chosen.values():
-            if record.status == "running" and trained_here:
+            if being_trained(catalog, record):
                 raise RgunitError(f"run {record.id} is being trained: stop it first (Ctrl-C keeps a checkpoint)")
             users = [one.id for one in every if one.id not in chosen and record.id in named_by(one, every)]
             if users:

@@ -6,7 +6,8 @@ A number is never used twice, also where the last run was deleted: vectors and p
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,8 +18,9 @@ import sqlalchemy as sa
 
 from index_store import places, trash
 from index_store.catalog import Catalog, damage_named
-from index_store.errors import CatalogDamaged, RgunitError, UsageError
+from index_store.errors import CatalogDamaged, Locked, RgunitError, UsageError
 from index_store.features import TEMPORARY, sync_folder, write_durably
+from index_store.lock import WriterLock
 from index_store.models import RUNS
 
 FILE = "run.json"
@@ -58,7 +60,7 @@ class RunRecord:
 
 
 def add_run(catalog: Catalog, stage: str, preset: str, config: Mapping[str, Any]) -> RunRecord:
-    """Make a run with its folder `runs/<id>-<stage>`."""
+    """Make a run with its folder `runs/<id>-<stage>`, which this process trains from now on."""
     if stage not in places.STAGES:
         raise UsageError(f"run stage {stage!r}: choose one of {', '.join(places.STAGES)}")
     with catalog.writing():
@@ -82,7 +84,48 @@ def add_run(catalog: Catalog, stage: str, preset: str, config: Mapping[str, Any]
         with catalog.transaction() as connection:
             connection.execute(sa.insert(RUNS).values(**values))
         _write(record.path, values)
+        _hold(catalog, record)
         return record
+
+
+@contextmanager
+def taken(catalog: Catalog, run: RunRecord) -> Iterator[None]:
+    """Around the start of going on with a run, which this process then trains: others see it until `update_run` says
+    how that ended, the workspace is closed, or the process dies. Locked where another one trains it."""
+    _hold(catalog, run)
+    try:
+        yield
+    except BaseException:
+        _release(catalog, run.id)
+        raise
+
+
+def _hold(catalog: Catalog, run: RunRecord) -> None:
+    """The writer's lock does not tell who trains what: where many write in turns (PostgreSQL), none is held."""
+    with catalog.writing():
+        lock = WriterLock(run.path, told=f"run {run.id} is being trained")
+        if int(run.id[1:]) not in catalog.trained and lock.acquire():
+            catalog.trained[int(run.id[1:])] = lock
+
+
+def _release(catalog: Catalog, run: str) -> None:
+    if (lock := catalog.trained.pop(int(run[1:]), None)) is not None:
+        lock.release()
+
+
+def being_trained(catalog: Catalog, run: RunRecord) -> bool:
+    """Whether this process or another one trains a run now."""
+    if int(run.id[1:]) in catalog.trained:
+        return True
+    lock = WriterLock(run.path)
+    if not lock.file.exists():
+        return False
+    try:
+        lock.acquire()
+    except Locked:
+        return True
+    lock.release()
+    return False
 
 
 def update_run(
@@ -95,7 +138,7 @@ def update_run(
     summary: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> None:
-    """Change what is known of a run."""
+    """Change what is known of a run; a status other than `running` ends its training by this process."""
     if status is not None and status not in STATUS:
         raise UsageError(f"run status {status!r}: choose one of {', '.join(STATUS)}")
     changes: dict[str, Any] = {"steps": steps, "status": status, "seconds": seconds}
@@ -110,6 +153,8 @@ def update_run(
         with catalog.reading() as connection:
             row = connection.execute(sa.select(RUNS).where(RUNS.c.number == int(record.id[1:]))).mappings().one()
         _write(record.path, dict(row))
+        if status not in (None, "running"):
+            _release(catalog, record.id)
 
 
 def list_runs(catalog: Catalog, stage: str | None = None) -> list[RunRecord]:

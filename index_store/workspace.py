@@ -12,6 +12,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -346,7 +347,7 @@ class Workspace:
     # Runs and settings
 
     def add_run(self, stage: str, preset: str, config: Mapping[str, Any]) -> RunRecord:
-        """Register a run and make its folder."""
+        """Register a run, which this process trains from now on, and make its folder."""
         return runs.add_run(self.catalog, stage, preset, config)
 
     def update_run(
@@ -362,6 +363,10 @@ class Workspace:
         """Change what is known of a run; status is running, done, stopped or failed."""
         runs.update_run(self.catalog, id, steps=steps, status=status, seconds=seconds, summary=summary, config=config)
 
+    def taken(self, id: str) -> AbstractContextManager[None]:
+        """Around the start of going on with a run, which this process then trains; Locked where another one does."""
+        return runs.taken(self.catalog, self.run(id))
+
     def runs(self, stage: str | None = None) -> list[RunRecord]:
         """Return the runs (of one stage), oldest first."""
         return runs.list_runs(self.catalog, stage)
@@ -375,11 +380,8 @@ class Workspace:
         return runcare.rename_run(self.catalog, id, name)
 
     def delete_runs(self, ids: Sequence[str], *, images: bool = False) -> list[RunRecord]:
-        """Delete runs with all of their files; RgunitError where one is being trained or another refers to it.
-
-        One that made images of the workspace is refused, or with `images` they are deleted too. A kill leaves each run
-        whole or gone.
-        """
+        """Delete runs with their files, each whole or not at all; RgunitError where one is trained or referred to, or
+        made images of the workspace (`images`: they are deleted too)."""
         return runcare.delete_runs(self.catalog, ids, images=images)
 
     def meta(self, key: str) -> str | None:

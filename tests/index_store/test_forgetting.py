@@ -119,6 +119,9 @@ def test_what_is_not_the_workspaces_own_stays_and_is_told(tmp_path: Path) -> Non
         workspace.add_images(outside, origin="unlabelled")
         run = workspace.add_run("translation", "demo", {"config": {"source": str(outside / "a.png")}})
         (run.path / "checkpoint.safetensors").write_bytes(bytes(16))
+        with pytest.raises(RgunitError, match="r1 is being trained, perhaps on them"):
+            workspace.forget("split=train")
+        workspace.update_run(run.id, status="done")
         Image.new("RGB", (16, 16)).save(tmp_path / "w" / "drawn by the user.png")
         (tmp_path / "w" / "found.csv.writing").touch()
         done = workspace.forget("split=train")

@@ -11,6 +11,7 @@ import threading
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from index_store import marker
 from index_store import postgres as engine
@@ -194,6 +195,38 @@ def _die_at(path, url, step, pipe):
         pipe.send(2)
         store.catalog.step = lambda name: os.kill(os.getpid(), signal.SIGKILL) if name == step else None
         store.add(EYE)
+
+
+def _train(path, url, pipe):
+    with Workspace.open(path, catalog=url) as workspace:
+        pipe.send(workspace.add_run("translation", "demo", {}).id)
+        pipe.recv()
+
+
+def test_what_another_process_trains_stays_and_nothing_is_forgotten_meanwhile(path, postgres, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "pictures" / "red.png")
+    with Workspace.open(path, catalog=postgres) as workspace:
+        workspace.add_images(tmp_path / "pictures", origin="unlabelled")
+    ours, theirs = multiprocessing.Pipe()
+    process = processes.Process(target=_train, args=(path, postgres, theirs), daemon=True)
+    process.start()
+    run = ours.recv()
+    with Workspace.open(path, catalog=postgres) as workspace:
+        with pytest.raises(RgunitError, match=f"{run} is being trained"):
+            workspace.delete_runs([run])
+        told = f"run {run} is being trained by process {process.pid}: wait"
+        with pytest.raises(Locked, match=told), workspace.taken(run):
+            pass
+        with pytest.raises(Locked, match=f"{run} is being trained, perhaps on them"):
+            workspace.forget("origin=unlabelled")
+        assert workspace.store().count() == 4 and not (path / "forgetting.json").exists()
+        process.kill()
+        process.join()
+        with pytest.raises(RgunitError, match="any reason"), workspace.taken(run):
+            raise RgunitError("any reason")
+        assert workspace.delete_runs([run])[0].id == run
+        assert workspace.forget("origin=unlabelled").removed == 1
 
 
 def test_a_second_writer_waits_its_turn_or_is_told_who_writes(path, postgres, monkeypatch):

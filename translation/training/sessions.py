@@ -234,12 +234,13 @@ def train_run(
     def opened() -> RunRecord:
         if found is None:
             return workspace.add_run(stage, config.preset, settings)
-        if session.start is not None:
-            restore(found.path, session.start)
-        if changes:
-            workspace.update_run(found.id, config={**found.config, **settings})
-            progress.note(f"run {found.id} goes on with other settings ({changes})")
-        return workspace.run(found.id)
+        with workspace.taken(found.id):
+            if session.start is not None:
+                restore(found.path, session.start)
+            if changes:
+                workspace.update_run(found.id, config={**found.config, **settings})
+                progress.note(f"run {found.id} goes on with other settings ({changes})")
+            return workspace.run(found.id)
 
     def keep() -> None:
         keep_learned(run.path, getattr(task, "learned", ()))
