@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 import rgunit
-from index_store.errors import RgunitError, UsageError
+from index_store.errors import Locked, RgunitError, UsageError
 from index_store.workspace import Workspace
 from retrieval.graphs import Traced, write_graph
 from retrieval.onnx import session
@@ -23,7 +23,7 @@ from retrieval.tensors import to_tensor
 from tests.translation.small import Notes, tiny
 from translation.guidance import AttentionFusion, Guide, PatchGuidance, with_pixels
 from translation.inference import translate_images
-from translation.sharing import hub
+from translation.sharing import hub, importing
 from translation.sharing.exporting import export_run
 from translation.sharing.importing import import_model
 from translation.sharing.package import MANIFEST
@@ -186,6 +186,46 @@ def test_what_does_not_fit_the_schema_is_refused(shared: Path, tmp_path: Path, c
     with pytest.raises(RgunitError, match=told):
         import_model(tmp_path / "new", folder)
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("name", ["_put_vectors", "save_tensors"])
+def test_what_fails_half_way_leaves_a_workspace_as_it_was(shared: Path, tmp_path: Path, monkeypatch, name: str) -> None:
+    def full(*_: object) -> None:
+        raise OSError("the disk is full")
+
+    with Workspace.create(tmp_path / "w") as workspace:
+        own = workspace.add_run("translation", "demo", {}).id
+        workspace.update_run(own, status="done")
+    monkeypatch.setattr(importing, name, full)
+    for place in ("w", "new"):
+        with pytest.raises(OSError, match="disk is full"):
+            import_model(tmp_path / place, shared)
+    assert not (tmp_path / "new").exists()
+    with Workspace.open(tmp_path / "w") as workspace:
+        assert [run.id for run in workspace.runs()] == [own] and not len(workspace.images())
+        assert workspace.store().verify().ok and not any((workspace.path / "images" / "imported").iterdir())
+    monkeypatch.undo()
+    assert import_model(tmp_path / "w", shared).images
+
+
+def test_a_workspace_that_somebody_is_making_meanwhile_is_not_taken_away(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Workspace.ensure
+
+    def just_made(path: Path, wait: float) -> Workspace:
+        other = Workspace.create(path)
+        other.catalog.begin()
+        held.append(other)
+        return opened(path, wait=wait)
+
+    held: list[Workspace] = []
+    monkeypatch.setattr(importing.Workspace, "ensure", just_made)
+    with pytest.raises(Locked, match="being written"):
+        import_model(tmp_path / "new", shared)
+    held[0].close()
+    with Workspace.open(tmp_path / "new") as workspace:
+        assert workspace.store().verify().ok
 
 
 def test_a_zip_cannot_write_elsewhere(shared: Path, tmp_path: Path) -> None:

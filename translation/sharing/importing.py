@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from index_store.attributes import AttributeSchema
 from index_store.catalog import Catalog
-from index_store.errors import RgunitError, UsageError
+from index_store.errors import Locked, RgunitError, UsageError
 from index_store.features import Record
 from index_store.learned import keep_learned
 from index_store.replay import schema_header
@@ -54,8 +56,8 @@ def import_model(
     """Take a folder or a zip of `export_run` into the workspace at `path`, which is made where there is none.
 
     `sha256`: what the zip, or a folder's `rgunit.json`, must have. Everything is checked first: hashes, schema, and
-    that the weights are those of the networks that the settings describe. RgunitError names what does not fit; then a
-    workspace that was made goes again.
+    that the weights are those of the networks that the settings describe. RgunitError names what does not fit; what was
+    written by then goes again.
     """
     if not source.exists():
         raise UsageError(f"{source} is not there: give the folder or zip of `rgunit export`")
@@ -73,12 +75,37 @@ def import_model(
         if fresh and path.exists() and any(path.iterdir()):
             raise UsageError(f"{path} is no workspace and not empty: give another --workspace")
         try:
-            with Workspace.ensure(path, wait=wait) as workspace:
+            with Workspace.ensure(path, wait=wait) as workspace, _whole_or_not(workspace, _home(workspace, digest)):
                 return _take(workspace, folder, manifest, digest, progress or Progress())
+        except (Locked, FileExistsError):  # somebody made it meanwhile
+            raise
         except BaseException:
             if fresh:
                 shutil.rmtree(path, ignore_errors=True)
             raise
+
+
+def _home(workspace: Workspace, digest: str) -> Path:
+    """Where the pictures of a shared model are copied to."""
+    return workspace.path / "images" / "imported" / digest[:16]
+
+
+@contextmanager
+def _whole_or_not(workspace: Workspace, home: Path) -> Iterator[None]:
+    """Around writing: what was written goes again where that fails, but for attributes that are new to the schema."""
+    runs, ids, there = {run.id for run in workspace.runs()}, workspace.images().ids, home.exists()
+    try:
+        yield
+    except BaseException:
+        with suppress(RgunitError, OSError):  # why it failed is told instead
+            made = [run.id for run in workspace.runs() if run.id not in runs]
+            for run in made:
+                workspace.update_run(run, status="failed")
+            workspace.delete_runs(made)
+            workspace.store().remove(np.setdiff1d(workspace.images().ids, ids))
+            if not there:
+                shutil.rmtree(home, ignore_errors=True)
+        raise
 
 
 def _check(source: Path, folder: Path, manifest: Manifest) -> None:
@@ -159,7 +186,7 @@ def _vectors(folder: Path, manifest: Manifest) -> dict[str, Tensor]:
 def _take(workspace: Workspace, folder: Path, manifest: Manifest, digest: str, progress: Progress) -> Imported:
     """Write everything: schema, pictures, runs, vectors."""
     _extend_schema(workspace, manifest)
-    home = workspace.path / "images" / "imported" / digest[:16]
+    home = _home(workspace, digest)
     ids = _take_pictures(workspace, folder, manifest, home) if manifest.collection else np.empty(0, np.int64)
     made: list[RunRecord] = []
     licence = manifest.collection.licence if manifest.collection else None
