@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import bias, generators, guidance, judges, modalities, parts, preference, unseen
+from cli import bias, generators, guidance, judges, modalities, parts, preference, scarce, unseen
 from cli.choices import BothWaysOption, JudgeCropOption, JudgeOption, check_judge
 from cli.preference import AbOption, ArmsOption, ChoicesOption, CountOption
 from cli.settings import Settings
@@ -51,6 +51,7 @@ def register(app: typer.Typer) -> None:
     """Give the command group to the app."""
     guidance.register(group)
     bias.register(group)
+    scarce.register(group)
     judges.register(group)
     parts.register(group)
     unseen.register(group)

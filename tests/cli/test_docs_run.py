@@ -24,7 +24,7 @@ RENAMED = {"Beard": "Male", "Hat": "Young"}  # drawn faces, with names as of pho
 CUT = ("width=0.0625", "discriminator_width=0.0625", "blocks=2", "projection=8")
 LEFT_OUT = {
     **dict.fromkeys(("run", "demo", "train", "evaluate guidance", "evaluate bias", "evaluate parts"), "trains"),
-    **dict.fromkeys(("evaluate unseen", "evaluate modalities", "evaluate transfer"), "trains"),
+    **dict.fromkeys(("evaluate unseen", "evaluate modalities", "evaluate transfer", "evaluate scarce"), "trains"),
     **dict.fromkeys(("generate", "evaluate generator"), "needs a generator"),
     "evaluate judges": "needs trained classifiers",
     "serve": "does not end",

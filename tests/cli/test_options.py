@@ -191,6 +191,7 @@ def test_a_note_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (("bias", "--out", "o", "--steps", 1, "--guided-steps", 1), "bias.run_bias"),
         (("parts", "init", "--minutes", 1, "--out", "o"), "parts.run_ablation"),
+        (("scarce", "--minutes", 1, "--out", "o"), "scarce.run_scarce"),
         (("transfer", "--minutes", 1, "--source-minutes", 1, "--out", "o"), "transfer.run_transfer"),
     ],
 )

@@ -110,6 +110,13 @@ def _transfer(folder: Path | None, **options: Any) -> Found:
     return plan.cost() if plan.out is None else run_transfer(plan)
 
 
+def _scarce(folder: Path | None, **options: Any) -> Found:
+    from translation.evaluation.experiments.scarce import ScarcePlan, run_scarce
+
+    plan = _planned(ScarcePlan, "scarce", workspace=folder, **options)
+    return plan.cost() if plan.out is None else run_scarce(plan)
+
+
 OF_WORKSPACE: dict[str, Callable[..., Found]] = {
     "retrieval": _retrieval,
     "translation": _translation,
@@ -123,6 +130,7 @@ EXPERIMENTS: dict[str, Callable[..., Found]] = {
     "bias": _bias,
     "parts": _parts,
     "transfer": _transfer,
+    "scarce": _scarce,
 }
 
 

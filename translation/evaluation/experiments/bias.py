@@ -53,7 +53,6 @@ from translation.indexing import fill_index, open_retriever
 from translation.methods import find_method
 from translation.progress import Progress
 from translation.stages import train_extractor, train_guided, train_retrieval, train_translation
-from translation.training.sessions import StageResult
 from translation.translator import Translator
 
 ARMS: dict[str, tuple[bool, bool, bool]] = {  # the slowest first: others take its steps
@@ -239,16 +238,8 @@ class _Trainer:
         return int(done[0]["steps"]) if done else None
 
     def _run(self, seed: int, part: str, train: Any, config: Config, minutes: float | None = None, **given: Any) -> str:
-        key = f"{seed}/{part}"
-        if key not in self.ledger.done:
-            self.progress.note(f"training {key}")
-            self.progress.stage(part)
-            given |= {"seed": seed, "device": self.plan.device, "resume": "auto", "progress": self.progress}
-            result: StageResult = train(self.workspace, config, minutes=minutes, **given)
-            if result.stopped:
-                raise KeyboardInterrupt
-            self.ledger.note(key, result)
-        return str(self.ledger.done[key]["run"])
+        given |= {"minutes": minutes, "seed": seed, "device": self.plan.device}
+        return self.ledger.trained(f"{seed}/{part}", self.workspace, train, config, self.progress, **given)
 
 
 class _Bench:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from index_store.errors import RgunitError, UsageError
-from translation.config import parse_config
+from index_store.workspace import Workspace
+from translation.config import Config, parse_config
 from translation.evaluation.experiments.rows import write_json
-from translation.training.sessions import StageResult
+from translation.progress import Progress
+from translation.training.sessions import Resume, StageResult
 
 FILE = "ledger.json"
 
@@ -43,6 +45,27 @@ class Ledger:
         """Record a finished training."""
         self.done[key] = {"run": result.run.id, "steps": result.steps, "seconds": round(result.seconds, 1)}
         self.save()
+
+    def trained(
+        self,
+        key: str,
+        workspace: Workspace,
+        train: Callable[..., StageResult],
+        config: Config,
+        progress: Progress,
+        *,
+        resume: Resume = "auto",
+        **given: Any,
+    ) -> str:
+        """The run of a training, done now where it is not noted. KeyboardInterrupt where it was stopped."""
+        if key not in self.done:
+            progress.note(f"training {key}")
+            progress.stage(key)
+            result = train(workspace, config, resume=resume, progress=progress, **given)
+            if result.stopped:
+                raise KeyboardInterrupt
+            self.note(key, result)
+        return str(self.done[key]["run"])
 
 
 def _today(setting: Any) -> Any:

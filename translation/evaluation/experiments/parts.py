@@ -36,7 +36,7 @@ from translation.indexing import fill_index, open_retriever
 from translation.progress import Progress
 from translation.sections import STORE
 from translation.stages import train_guided, train_retrieval, train_translation, translation_task
-from translation.training.sessions import Session, StageResult
+from translation.training.sessions import Session
 from translation.translator import Translator
 
 PACE = 6  # steps that a row's pace is measured over, after one to warm up
@@ -239,17 +239,10 @@ class _Trainer:
 
     def _run(self, key: str, stage: Any, config: Config, seed: int, **given: Any) -> str:
         """The id of a run; of one that was stopped, which nothing else is known of, the training goes on."""
-        if key not in self.ledger.done:
-            self.progress.note(f"training {key}")
-            self.progress.stage(key)
-            known = {str(entry.get("run")) for entry in self.ledger.done.values()} | set(self.ledger.before[""])
-            stopped = any(run.id not in known and not run.empty for run in self.workspace.runs())
-            given |= {"seed": seed, "device": self.plan.device, "resume": "auto" if stopped else False}
-            result: StageResult = stage(self.workspace, config, progress=self.progress, **given)
-            if result.stopped:
-                raise KeyboardInterrupt
-            self.ledger.note(key, result)
-        return str(self.ledger.done[key]["run"])
+        known = {str(entry.get("run")) for entry in self.ledger.done.values()} | set(self.ledger.before[""])
+        stopped = any(run.id not in known and not run.empty for run in self.workspace.runs())
+        given |= {"seed": seed, "device": self.plan.device, "resume": "auto" if stopped else False}
+        return self.ledger.trained(key, self.workspace, stage, config, self.progress, **given)
 
     def judge(self, seed: int, file: Path) -> None:
         """All rows of a seed on the same pairs."""

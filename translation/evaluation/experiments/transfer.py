@@ -209,23 +209,9 @@ class _Work:
 
     def _run(self, key: str, train: Callable[..., StageResult], config: Config, seed: int, **given: Any) -> str:
         """The id of a run that is done, trained now where it is not; of runs that stopped, only own ones go on."""
-        if key not in self.ledger.done:
-            self.progress.note(f"training {key}")
-            self.progress.stage(key)
-            own = any(run.id not in self.ledger.before[PLACE] for run in self.workspace.runs())
-            result = train(
-                self.workspace,
-                config,
-                seed=seed,
-                device=self.plan.device,
-                resume="auto" if own else False,
-                progress=self.progress,
-                **given,
-            )
-            if result.stopped:
-                raise KeyboardInterrupt
-            self.ledger.note(key, result)
-        return str(self.ledger.done[key]["run"])
+        own = any(run.id not in self.ledger.before[PLACE] for run in self.workspace.runs())
+        given |= {"seed": seed, "device": self.plan.device, "resume": "auto" if own else False}
+        return self.ledger.trained(key, self.workspace, train, config, self.progress, **given)
 
     def _judge(self, rows: dict[str, Any], name: str, run: str, where: str, path: Path, every: dict[str, Any]) -> None:
         if name in rows:

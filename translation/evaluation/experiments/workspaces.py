@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from index_store.errors import RgunitError
 from index_store.marker import VECTORS
 from index_store.runs import FILE as ABOUT
 from index_store.sqlite import FILE as CATALOG
-from index_store.workspace import RunRecord, Workspace
+from index_store.workspace import ImageTable, RunRecord, Workspace
 from translation.drawings import GROUPS, make_dataset
 
 
@@ -38,17 +39,38 @@ def quarter_workspace(path: Path, source: Workspace) -> Workspace:
             raise RgunitError(f"{path} has other labels than it began with: give another --out")
         return workspace
     table = source.images("split=train|val|test origin=real|unlabelled")  # no other split plays a part
-    links = path / "images" / "given"
+    real = table.origin.astype(str) == "real"
+    hidden = np.flatnonzero(real & (table.split.astype(str) == "train"))
+    hidden = np.random.default_rng(0).permutation(hidden)[: len(hidden) - round(len(hidden) / 4)]
+    labelled = np.setdiff1d(np.flatnonzero(real), hidden)
+    links = _fill(workspace, table, labelled)
+    workspace.add_images(links, origin="unlabelled")
+    workspace.set_meta("quarter", str(len(labelled)))
+    return workspace
+
+
+def part_workspace(path: Path, table: ImageTable) -> Workspace:
+    """The labelled images of a table of another workspace; left as it is where it was made of so many."""
+    workspace = Workspace.ensure(path)
+    if kept := workspace.meta("part"):
+        if len(table) != int(kept):
+            raise RgunitError(f"{path} was made of {kept} images, not of {len(table)}: give another --out")
+        return workspace
+    _fill(workspace, table, np.arange(len(table)))
+    workspace.set_meta("part", str(len(table)))
+    return workspace
+
+
+def _fill(workspace: Workspace, table: ImageTable, labelled: NDArray[np.int64]) -> Path:
+    """Links to the files of a table; its rows `labelled` become images, with labels, splits and texts. The folder."""
+    links = workspace.path / "images" / "given"
     links.mkdir(parents=True, exist_ok=True)
     names = [f"{key:08d}{Path(file).suffix}" for key, file in zip(table.ids, table.paths, strict=True)]
     for name, file in zip(names, table.paths, strict=True):
         if not (links / name).exists():
             (links / name).symlink_to(file)
-    real = table.origin.astype(str) == "real"
-    hidden = np.flatnonzero(real & (table.split.astype(str) == "train"))
-    hidden = np.random.default_rng(0).permutation(hidden)[: len(hidden) - round(len(hidden) / 4)]
-    labelled = np.setdiff1d(np.flatnonzero(real), hidden)
-    with (path / "images" / "quarter.csv").open("w", newline="", encoding="utf-8") as lines:
+    labels = workspace.path / "images" / "labels.csv"
+    with labels.open("w", newline="", encoding="utf-8") as lines:
         writer = csv.writer(lines)
         writer.writerow(["image", *table.schema.names, "split", *table.fields])
         for row in labelled:
@@ -56,10 +78,8 @@ def quarter_workspace(path: Path, source: Workspace) -> Workspace:
             fields = [column[row] or "" for column in table.fields.values()]
             writer.writerow([names[row], *bits, table.split[row], *fields])
     groups = ["|".join(group) for group in table.schema.groups]
-    workspace.add_images(links, attributes=path / "images" / "quarter.csv", groups=groups)
-    workspace.add_images(links, origin="unlabelled")
-    workspace.set_meta("quarter", str(len(labelled)))
-    return workspace
+    workspace.add_images(links, attributes=labels, groups=groups)
+    return links
 
 
 def copy_workspace(source: Path, target: Path, runs: Sequence[str]) -> None:
