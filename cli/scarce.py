@@ -64,6 +64,9 @@ def scarce(
         float, typer.Option(metavar="M", min=0.01, help="Of the generator of all other images.")
     ] = 10.0,
     miner_minutes: Annotated[float, typer.Option(metavar="M", min=0.01, help="Of the miner.")] = 4.0,
+    release: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Step of the miner from which its generator learns too; 0: never.")
+    ] = 200,
     minutes: Annotated[
         float, typer.Option(metavar="M", min=0.01, help="Of the first stage 3; the others take its steps.")
     ] = 1.5,
@@ -102,6 +105,7 @@ def scarce(
         retrieval_minutes=retrieval_minutes,
         source_minutes=source_minutes,
         miner_minutes=miner_minutes,
+        release=release,
         minutes=minutes,
         steps=steps,
         generator_steps=generator_steps,

@@ -54,6 +54,7 @@ POOLS: dict[str, Pool] = {"real": "real", "mined": "generated", "real and mined"
 UNGUIDED, CONTROL, STAGE1 = "unguided", "real", "stage 1"
 ARMS = (*reversed(POOLS), UNGUIDED)  # the slowest first: others take its steps
 K = 10  # of retrieval
+RATE = 0.1  # of the learning rate, for a generator that was trained before: the thesis'
 DRAWS = 2000
 SHOWN = 8  # sources on the picture
 MEASURES = ("changed", "kept", "truth", "truth_edit")
@@ -66,7 +67,8 @@ class ScarcePlan(BaseModel):
     """What is to be trained and judged. `out` None: nothing is done. UsageError where it cannot be meant.
 
     `minutes` are those of the first arm of the first seed, whose steps all others take; or `guided_steps` are theirs.
-    `steps` are those of stage 1 instead of its minutes, `generator_steps` of generator and miner.
+    `steps` are those of stage 1 instead of its minutes, `generator_steps` of generator and miner. `release`: the step of
+    the miner from which its generator learns too, which never drew what is wanted; 0: never.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -85,6 +87,7 @@ class ScarcePlan(BaseModel):
     retrieval_minutes: float = 0.5
     source_minutes: float = 10.0
     miner_minutes: float = 4.0
+    release: int = Field(200, ge=0)
     minutes: float = 1.5
     steps: int | None = None
     generator_steps: int | None = None
@@ -110,8 +113,12 @@ class ScarcePlan(BaseModel):
         return load_config(self.preset, overrides=[*self.settings, *more])
 
     def generator_config(self) -> Config:
-        """The settings of generator and miner, half of whose time the generator is released."""
+        """The settings of generator and miner; a released generator learns at RATE of the miner's learning rate."""
         more = [f"{stage}.steps={self.generator_steps}" for stage in ("generator", "miner") if self.generator_steps]
+        if self.release:
+            base: Any = load_config(self.generator_preset)
+            rate = RATE * base.miner.learning_rate
+            more += [f"miner.release={self.release}", f"miner.generator_learning_rate={rate}"]
         return load_config(self.generator_preset, overrides=more)
 
     def cost(self) -> dict[str, Any]:

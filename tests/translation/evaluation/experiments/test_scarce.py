@@ -74,6 +74,7 @@ def test_the_table_is_made_and_not_made_twice(tmp_path: Path, capsys: pytest.Cap
         runs = {key.partition("/")[2]: workspace.run(one["run"]) for key, one in found["runs"].items()}
         assert len(workspace.images("origin=generated")) == 30
         assert len({run.steps for name, run in runs.items() if name.startswith("arm")}) == 1
+        assert runs["miner"].config["config"]["miner"]["release"] == 200
         assert runs["arm mined"].config["config"]["guided"]["pool"] == "generated"
     (tmp_path / "out" / "seed-0.json").unlink()  # killed before it was written
     assert main(words) == 0
