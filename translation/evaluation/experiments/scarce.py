@@ -67,8 +67,8 @@ class ScarcePlan(BaseModel):
     """What is to be trained and judged. `out` None: nothing is done. UsageError where it cannot be meant.
 
     `minutes` are those of the first arm of the first seed, whose steps all others take; or `guided_steps` are theirs.
-    `steps` are those of stage 1 instead of its minutes, `generator_steps` of generator and miner. `release`: the step of
-    the miner from which its generator learns too, which never drew what is wanted; 0: never.
+    `steps` are those of stage 1 instead of its minutes, `generator_steps` of generator and miner. `release`: from that
+    step of the miner on its generator learns too, which never drew what is wanted; 0: never.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
