@@ -184,11 +184,13 @@ def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vectors", type=int, default=10_000_000)
     parser.add_argument("--block", type=int, default=500_000, help="rows of a sealed file")
-    parser.add_argument("--folder", type=Path, help="where the store is made; deleted at the end")
+    parser.add_argument("--folder", type=Path, help="where the store is made; the store is deleted")
     parser.add_argument("--faiss-pq", action="store_true", help="also FAISS's IVF-PQ")
     parser.add_argument("--peers", default="", help=f"comma separated: {', '.join(PEERS)}")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     args = parser.parse_args(words)
+    if args.folder is not None:
+        args.folder.mkdir(parents=True, exist_ok=True)
     count, block = args.vectors, min(args.block, args.vectors)
     queries, wanted = block_of(2**20, QUERIES)
     figures: dict[str, Any] = {"vectors": count, "block": block, "cores": os.cpu_count(), "load": os.getloadavg()[0]}
