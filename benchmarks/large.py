@@ -133,7 +133,7 @@ def truth_of(count: int, block: int, queries: np.ndarray, wanted: np.ndarray) ->
     for vectors, domain in blocks_of(count, block):
         for place in range(2):
             for which in [None] if place == 0 else range(DOMAINS):
-                asked = np.arange(QUERIES) if which is None else np.flatnonzero(wanted == which)
+                asked = np.arange(len(queries)) if which is None else np.flatnonzero(wanted == which)
                 rows = np.arange(len(vectors)) if which is None else np.flatnonzero(domain == which)
                 gaps, found = faiss.knn(queries[asked], vectors if which is None else vectors[rows], K)
                 both = np.hstack([best[place][0][asked], gaps])

@@ -2,7 +2,8 @@
 
 The one idea: it is a second, memory-mapped copy of the vectors with the rows of a cell side by side. A query scans
 its nearest cells. How many of them find the nearest 10, 20, … 1,000 rows was measured when the index was built; with a
-filter that keeps 1 in 10, the nearest 200 are looked for, and if fewer than k of them match, the exact scan answers.
+filter that keeps 1 in 10, the nearest 200 are looked for, and where those do not reach as far as what was found, it is
+looked deeper, at last by an exact scan.
 It is derived: it can be deleted and built again.
 """
 
@@ -71,17 +72,25 @@ class Cells:
 
     def search(
         self, queries: Vectors, k: int, depth: int, kept: Ids | None
-    ) -> tuple[Vectors, Ids, npt.NDArray[np.bool_]]:
-        """Return distances [q, k] and rows [q, k] of those of the nearest `depth` rows that are among the sorted rows
-        `kept`, and bool [q]: which queries have fewer than k."""
+    ) -> tuple[Vectors, Ids, npt.NDArray[np.float32]]:
+        """Return distances [q, k] (inf) and rows [q, k] (-1) of those of the nearest `depth` rows that are among the
+        sorted rows `kept`, and how far these rows reach: float32 [q], the distance of the last one."""
         distances, rows = self.index.search(queries, depth, self.probes_for(depth))
+        last = np.maximum((rows >= 0).sum(axis=1) - 1, 0)
+        reach = np.where(rows[:, 0] >= 0, distances[np.arange(len(rows)), last], -np.inf).astype(np.float32)
         if kept is not None:
             place = np.minimum(np.searchsorted(kept, rows), max(len(kept) - 1, 0))
             order = np.argsort((kept[place] != rows) | (rows < 0), axis=1, kind="stable")[:, :k]
             dropped = np.take_along_axis(kept[place] != rows, order, axis=1)
             distances, rows = np.take_along_axis(distances, order, axis=1), np.take_along_axis(rows, order, axis=1)
-            rows[dropped] = -1
-        return distances, rows, rows[:, -1] < 0
+            distances[dropped], rows[dropped] = np.inf, -1
+        if distances.shape[1] < k:
+            missing = ((0, 0), (0, k - distances.shape[1]))
+            distances, rows = (
+                np.pad(distances, missing, constant_values=np.inf),
+                np.pad(rows, missing, constant_values=-1),
+            )
+        return distances[:, :k], rows[:, :k], reach
 
 
 def depth_for(k: int, share: float) -> int:

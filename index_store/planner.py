@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from index_store.ann import Cells, depth_for
+from index_store.ann import Cells
 from index_store.index import PRODUCT_FORM, SPARE, Ids, Vectors
-from index_store.search import Subset, search_cells, search_exact
+from index_store.search import Subset, depths, search_cells, search_exact
 from index_store.state import Table
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def run(
     distances, places, again = search_cells(table, plan.cells, subset, queries, k)
     if not len(again):
         return distances, places, plan.told
-    retried = f"{len(again)} of {len(queries)} queries again by {plan.scan}: too few of the nearest match"
+    retried = f"{len(again)} of {len(queries)} queries in part by {plan.scan}: too few of the nearest match"
     return distances, places, f"{plan.told}; {retried}"
 
 
@@ -110,8 +110,10 @@ def estimate(
     scanning = measured.batch if queries >= PRODUCT_FORM else measured.scan
     picked = not subset.whole and queries < PRODUCT_FORM and not subset.at_hand(4 * table.info.dim)
     by_scan = len(subset.places) * (measured.pick if picked else scanning)
-    by_cells, looked, depth = 0.0, 0, depth_for(k, subset.share)
-    for segment, own in zip(table.segments, cells, strict=True):
+    by_cells, looked = 0.0, 0
+    for segment, own, depth in zip(table.segments, cells, depths(table, subset, k), strict=True):
+        if not depth:
+            continue
         cost = own.cost(depth) if own else len(segment.ids) * subset.share * measured.scan
         if cost is None:
             return by_scan, None, 0

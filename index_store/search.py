@@ -6,6 +6,7 @@ kept too, contiguous, so that the next query with that filter reads only them.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -172,26 +173,62 @@ def _shift(rows: Ids, start: int) -> Ids:
     return np.where(rows >= 0, rows + start, -1) if start else rows
 
 
+def depths(table: Table, subset: Subset, k: int) -> list[int]:
+    """How many of each segment's nearest rows to look at first, 0 where none matches.
+
+    As many as are nearer than the k-th that matches, if rows lie in segments as chance has it: r = k·rows/matches in
+    the mean, with three deviations of √(r + r²/k), of r in the segment and of the rank of the k-th.
+    """
+    if subset.whole:
+        return [k] * len(table.segments)
+    found, start = [], 0
+    for segment in table.segments:
+        kept, rows = subset.within(start, len(segment.ids)), len(segment.ids)
+        mean = k * rows / max(1, len(subset.places))
+        deep = math.ceil(mean + 3 * math.sqrt(mean + mean**2 / k))
+        found.append(deep if kept is None or len(kept) else 0)
+        start += rows
+    return found
+
+
 def search_cells(
     table: Table, cells: Sequence[Cells | None], subset: Subset, queries: Vectors, k: int
 ) -> tuple[Vectors, Ids, Ids]:
     """Search segments by their cells, those without by an exact scan; returns distances and places as `search_exact`,
-    and the queries int64 [r] that found too little and were searched exactly instead."""
-    best, start, unsure = [], 0, np.zeros(len(queries), np.bool_)
-    depth = depth_for(k, subset.share)
-    for segment, own in zip(table.segments, cells, strict=True):
-        if own is None:
-            best.append(_scan_segment(segment, start, subset, queries, k))
+    and the queries int64 [r] that were searched exactly in some segment.
+
+    A segment whose rows that were looked at do not reach as far as the k-th of all that was found may hide nearer ones:
+    it is searched as deep as if all k were in it, and where that does not reach either exactly.
+    """
+    best: list[tuple[Vectors, Ids]] = []
+    reach = np.full((len(table.segments), len(queries)), np.inf, np.float32)
+    starts = np.cumsum([0, *(len(segment.ids) for segment in table.segments)]).tolist()
+    for number, (segment, own, depth) in enumerate(zip(table.segments, cells, depths(table, subset, k), strict=True)):
+        if not depth:
+            best.append((np.full((len(queries), k), np.inf, np.float32), np.full((len(queries), k), -1)))
+        elif own is None:
+            best.append(_scan_segment(segment, starts[number], subset, queries, k))
         else:
-            distances, rows, short = own.search(queries, k, depth, subset.within(start, len(segment.ids)))
-            best.append((distances, _shift(rows, start)))
-            unsure |= short
-        start += len(segment.ids)
+            kept = subset.within(starts[number], len(segment.ids))
+            distances, rows, reach[number] = own.search(queries, k, depth, kept)
+            best.append((distances, _shift(rows, starts[number])))
+    exactly = np.zeros(len(queries), np.bool_)
+    for deeper in (True, False):
+        far = merge(best, len(queries), k)[0][:, -1]
+        for number in np.flatnonzero((reach < far).any(axis=1)).tolist():
+            short = np.flatnonzero(reach[number] < far)
+            segment, own, start = table.segments[number], cells[number], starts[number]
+            asked, kept = np.ascontiguousarray(queries[short]), subset.within(start, len(segment.ids))
+            depth = depth_for(k, (len(segment.ids) if kept is None else len(kept)) / len(segment.ids))
+            if deeper and own is not None and own.cost(depth) is not None:
+                distances, rows, reach[number, short] = own.search(asked, k, depth, kept)
+                places = _shift(rows, start)
+            else:
+                distances, places = _scan_segment(segment, start, subset, asked, k)
+                reach[number, short], exactly[short] = np.inf, True
+            best[number][0][short], best[number][1][short] = distances, places
     distances, places = merge(best, len(queries), k)
-    again = unsure.nonzero()[0]
-    if len(again):
-        distances[again], places[again] = search_exact(table, subset, np.ascontiguousarray(queries[again]), k)
-    return distances, places, again
+    return distances, places, exactly.nonzero()[0]
 
 
 def search_fused(

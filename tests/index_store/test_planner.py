@@ -88,6 +88,40 @@ def test_cells_that_hold_too_few_matches_lead_to_an_exact_retry(path, data):
         assert (subset.places[rows] == places).all() and np.allclose(best, distances)
 
 
+@pytest.mark.parametrize("where", ["+tenth", "+first", "+far"])
+def test_many_files_are_looked_into_as_deep_as_what_is_found_asks_for(tmp_path, monkeypatch, where):
+    """Matches by chance, all of them in the first of four files, and all nearest ones in the last."""
+    from index_store import live, local, search
+
+    for module in (live, local):
+        monkeypatch.setattr(module, "BIG_SEGMENT", 4000)  # so that files of 6,000 rows have cells of their own
+    rng = np.random.default_rng(1)
+    centres = rng.normal(size=(100, DIM)).astype(np.float32)
+    with IndexStore.create(tmp_path / "s", dim=DIM, attributes=["tenth", "first", "far"]) as store:
+        every = []
+        for part in range(4):
+            own = centres[rng.integers(0, 100, 6000)] + 0.4 * rng.normal(size=(6000, DIM)).astype(np.float32)
+            own = (own + (10 if part == 3 else 0)).astype(np.float32)
+            labels = [
+                rng.random(6000) < 0.1,
+                np.full(6000, part == 0) & (rng.random(6000) < 0.3),
+                rng.random(6000) < 0.2,
+            ]
+            store.add(own, labels=np.stack(labels, axis=1).astype(np.int8))
+            every.append(own)
+        store.rebuild()
+        state, table = store.snapshot()
+        cells, subset = store.cells(table), search.Subsets().get(state, table, where)
+        assert all(cells)
+        queries = np.concatenate([every[0][:20], every[3][:20]])
+        found = [search.search_cells(table, cells, subset, query[None], 10) for query in queries]
+        exact = search.search_exact(table, subset, queries, 10)[1]
+        recall = np.mean([np.isin(exact[row], one[1][0]).mean() for row, one in enumerate(found)])
+        assert recall >= 0.99, recall
+        # Where nearest matches lie in one file alone it is looked deeper there; few are scanned.
+        assert np.mean([len(one[2]) for one in found]) < 1
+
+
 def test_new_rows_are_found_at_once_and_removed_ones_never(path, data, tmp_path):
     copy_store(path, tmp_path / "s")
     with IndexStore.open(tmp_path / "s") as store:
