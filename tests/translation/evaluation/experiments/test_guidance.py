@@ -95,7 +95,7 @@ def test_arms_take_equal_steps_from_one_start_and_shared_ones_are_trained_once(p
 
 
 def test_a_quarter_of_the_labels_is_what_stage_1_had_and_all_images_guide(proof: Plan) -> None:
-    lines = (out_of(proof) / "quarter-0" / "images" / "quarter.csv").read_text().splitlines()
+    lines = (out_of(proof) / "quarter-0" / "images" / "labels.csv").read_text().splitlines()
     assert len(lines) == 1 + 16 + 16, "a heading, a quarter of 64 training images, the test images"
     with Workspace.open(out_of(proof) / "quarter-0") as quarter:
         assert len(quarter.images("origin=unlabelled")) == 12 + 48, "withheld, whatever is trained there later"
