@@ -212,10 +212,10 @@ class Workspace:
         table = self._all()
         if ids is not None:
             table = table.select(table.places(np.unique(np.asarray(ids, np.int64))))
-        if where is not None:
-            keep = table.mask(self.schema.filter(where))
-            table = table.select(keep & ~np.isin(table.ids, self.left_out) if len(self.left_out) else keep)
-        return table
+        if where is None:
+            return table
+        keep = table.mask(self.schema.filter(where))
+        return table.select(keep & ~np.isin(table.ids, self.left_out) if len(self.left_out) else keep)
 
     def check_filter(self, where: str | None) -> None:
         """Refuse a filter that cannot be read, or that names a split which no image is in; UsageError offers others."""

@@ -208,6 +208,24 @@ def test_what_fails_half_way_leaves_a_workspace_as_it_was(shared: Path, tmp_path
     assert import_model(tmp_path / "w", shared).images
 
 
+def test_what_others_write_while_an_import_fails_stays(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "red.png")
+    Workspace.create(tmp_path / "w").close()
+
+    def meanwhile(workspace: Workspace, *_: object) -> None:
+        workspace.add_images(tmp_path / "red.png", origin="unlabelled")
+        workspace.update_run(workspace.add_run("translation", "demo", {}).id, status="done")
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(importing, "_put_vectors", meanwhile)
+    with pytest.raises(OSError, match="disk is full"):
+        import_model(tmp_path / "w", shared)
+    with Workspace.open(tmp_path / "w") as workspace:
+        assert len(workspace.images()) == len(workspace.runs()) == 1
+
+
 def test_a_workspace_that_somebody_is_making_meanwhile_is_not_taken_away(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

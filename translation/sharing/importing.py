@@ -75,8 +75,8 @@ def import_model(
         if fresh and path.exists() and any(path.iterdir()):
             raise UsageError(f"{path} is no workspace and not empty: give another --workspace")
         try:
-            with Workspace.ensure(path, wait=wait) as workspace, _whole_or_not(workspace, _home(workspace, digest)):
-                return _take(workspace, folder, manifest, digest, progress or Progress())
+            with Workspace.ensure(path, wait=wait) as workspace, _whole_or_not(workspace, digest) as made:
+                return _take(workspace, folder, manifest, digest, made, progress or Progress())
         except (Locked, FileExistsError):  # somebody made it meanwhile
             raise
         except BaseException:
@@ -91,19 +91,22 @@ def _home(workspace: Workspace, digest: str) -> Path:
 
 
 @contextmanager
-def _whole_or_not(workspace: Workspace, home: Path) -> Iterator[None]:
-    """Around writing: what was written goes again where that fails, but for attributes that are new to the schema."""
-    runs, ids, there = {run.id for run in workspace.runs()}, workspace.images().ids, home.exists()
+def _whole_or_not(workspace: Workspace, digest: str) -> Iterator[list[str]]:
+    """Around writing, which notes its runs in the list: what was written goes again where that fails, but for
+    attributes that are new to the schema. What others wrote meanwhile stays."""
+    home, made = _home(workspace, digest), list[str]()
+    there = home.exists()  # then an earlier import's pictures are in it, and registered
     try:
-        yield
+        yield made
     except BaseException:
         with suppress(RgunitError, OSError):  # why it failed is told instead
-            made = [run.id for run in workspace.runs() if run.id not in runs]
             for run in made:
                 workspace.update_run(run, status="failed")
             workspace.delete_runs(made)
-            workspace.store().remove(np.setdiff1d(workspace.images().ids, ids))
             if not there:
+                table = workspace.images()
+                own = [Path(path).is_relative_to(home) for path in table.paths]
+                workspace.store().remove(table.ids[np.array(own, np.bool_)])
                 shutil.rmtree(home, ignore_errors=True)
         raise
 
@@ -183,8 +186,10 @@ def _vectors(folder: Path, manifest: Manifest) -> dict[str, Tensor]:
     return found
 
 
-def _take(workspace: Workspace, folder: Path, manifest: Manifest, digest: str, progress: Progress) -> Imported:
-    """Write everything: schema, pictures, runs, vectors."""
+def _take(
+    workspace: Workspace, folder: Path, manifest: Manifest, digest: str, noted: list[str], progress: Progress
+) -> Imported:
+    """Write everything: schema, pictures, runs (whose ids are noted at once), vectors."""
     _extend_schema(workspace, manifest)
     home = _home(workspace, digest)
     ids = _take_pictures(workspace, folder, manifest, home) if manifest.collection else np.empty(0, np.int64)
@@ -196,6 +201,7 @@ def _take(workspace: Workspace, folder: Path, manifest: Manifest, digest: str, p
         settings |= {name: made[other].id for name, other in run.stands_on.items()}
         settings["imported"] = {"sha256": digest, "made_by": manifest.made_by, "licence": licence}
         record = workspace.add_run(run.stage, run.preset, settings)
+        noted.append(record.id)
         with safe_open(folder / str(run.weights), framework="pt") as file:
             prefix = "networks" if run.stage == RETRIEVAL else "average"
             tensors = {f"{prefix}.{name}": file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
