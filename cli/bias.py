@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.choices import JudgeCropOption, JudgeOption, check_judge, names_of
+from cli.choices import JudgeCropOption, JudgeOption, SeedsOption, check_judge, names_of
 from cli.settings import Settings, Stopped
 from index_store.errors import UsageError
 
@@ -67,7 +67,7 @@ def bias(
     negative: Annotated[
         bool, typer.Option("--negative", help="Images with the wanted attribute mostly lack the protected one.")
     ] = False,
-    seeds: Annotated[str | None, typer.Option(metavar="N,N", help="Such as 0,1,2. Default: that of --seed.")] = None,
+    seeds: SeedsOption = None,
     arms: Annotated[
         str | None,
         typer.Option(metavar="A,B", help="Of without, semantic, guided, agree, semantic and agree. Default: all."),

@@ -23,6 +23,15 @@ if TYPE_CHECKING:
 
 DRAWN_SIZE = 48  # pixels a side up to which the demo's preset is chosen
 
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", file_okay=False, help="Folder of the results. Without it the cost is told, nothing is done."
+    ),
+]
+HereOption = Annotated[bool, typer.Option("--here", help="Take the workspace's images (-w) instead of drawing faces.")]
+SeedsOption = Annotated[str | None, typer.Option(metavar="N,N", help="Such as 0,1,2. Default: that of --seed.")]
+DrawnOption = Annotated[int, typer.Option(metavar="N", min=60, help="Faces to draw without --here.")]
 PresetOption = Annotated[
     str | None,
     typer.Option(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.choices import names_of, numbers_of
+from cli.choices import DrawnOption, HereOption, OutOption, SeedsOption, names_of, numbers_of
 from cli.settings import Settings, Stopped
 from index_store.errors import UsageError
 
@@ -97,17 +96,10 @@ def _draw(console: Console, found: dict[str, Any]) -> None:
 
 def transfer(
     context: typer.Context,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", file_okay=False, help="Folder of the results. Without it the cost is told, nothing is done."
-        ),
-    ] = None,
-    here: Annotated[
-        bool, typer.Option("--here", help="Take the workspace's images (-w) instead of drawing faces.")
-    ] = False,
+    out: OutOption = None,
+    here: HereOption = False,
     rows: Annotated[str | None, typer.Option(metavar="A,B", help="Only these rows. Default: all four.")] = None,
-    seeds: Annotated[str | None, typer.Option(metavar="N,N", help="Such as 0,1,2. Default: that of --seed.")] = None,
+    seeds: SeedsOption = None,
     source: Annotated[
         list[str] | None,
         typer.Option(metavar="FILTER", help="Images of a source; may be repeated. Default: -Blond_Hair."),
@@ -134,7 +126,7 @@ def transfer(
     ] = 0.1,
     count: Annotated[int, typer.Option("-n", metavar="N", min=40, help="Images that each row is judged by.")] = 1000,
     preset: Annotated[str, typer.Option(metavar="NAME", help="Preset of all trainings.")] = "wgan-gp",
-    drawn_images: Annotated[int, typer.Option(metavar="N", min=60, help="Faces to draw without --here.")] = 3000,
+    drawn_images: DrawnOption = 3000,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting over the preset's. May be repeated."),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.choices import BothWaysOption, JudgeCropOption, JudgeOption, check_judge, names_of, numbers_of
+from cli.choices import BothWaysOption, JudgeCropOption, JudgeOption, SeedsOption, check_judge, names_of, numbers_of
 from cli.settings import Settings, Stopped
 from index_store.errors import UsageError
 
@@ -66,7 +66,7 @@ def guidance(
         ),
     ] = None,
     rows: Annotated[str, typer.Option(metavar="N,N", help="Rows, in the order in which they are done.")] = "1,2,3,4,5",
-    seeds: Annotated[str | None, typer.Option(metavar="N,N", help="Such as 0,1,2. Default: that of --seed.")] = None,
+    seeds: SeedsOption = None,
     arms: Annotated[
         str | None, typer.Option(metavar="A,B", help="Only these arms of the rows. Default: all of them.")
     ] = None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.choices import JudgeCropOption, JudgeOption, check_judge, names_of
+from cli.choices import JudgeCropOption, JudgeOption, SeedsOption, check_judge, names_of
 from cli.settings import Settings, Stopped
 from index_store.errors import UsageError
 
@@ -50,7 +50,7 @@ def parts(
     rows: Annotated[
         str | None, typer.Option(metavar="'A; B'", help="Only these rows, separated by semicolons. Default: all.")
     ] = None,
-    seeds: Annotated[str | None, typer.Option(metavar="N,N", help="Such as 0,1,2. Default: that of --seed.")] = None,
+    seeds: SeedsOption = None,
     minutes: Annotated[
         float,
         typer.Option(metavar="M", min=0.01, help="Of the slowest row; the others make as many generator images."),

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.choices import AttributesOption, names_of, numbers_of
+from cli.choices import AttributesOption, DrawnOption, HereOption, OutOption, SeedsOption, names_of, numbers_of
 from cli.settings import Settings, Stopped
 
 if TYPE_CHECKING:
@@ -36,19 +35,12 @@ def register(group: typer.Typer) -> None:
 
 def scarce(
     context: typer.Context,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", file_okay=False, help="Folder of the results. Without it the cost is told, nothing is done."
-        ),
-    ] = None,
-    here: Annotated[
-        bool, typer.Option("--here", help="Take the workspace's images (-w) instead of drawing faces.")
-    ] = False,
+    out: OutOption = None,
+    here: HereOption = False,
     wanted: Annotated[str, typer.Option(metavar="NAME", help="Attribute whose images are few.")] = "Blond_Hair",
     images: Annotated[int, typer.Option(metavar="N", min=2, help="Training images with it that stay.")] = 40,
     mined: Annotated[int, typer.Option(metavar="N", min=1, help="Images that are put into the store.")] = 400,
-    seeds: Annotated[str | None, typer.Option(metavar="N,N", help="Such as 0,1,2. Default: that of --seed.")] = None,
+    seeds: SeedsOption = None,
     preset: Annotated[str, typer.Option(metavar="NAME", help="Of translation, retrieval and guidance.")] = "demo",
     generator_preset: Annotated[
         str, typer.Option(metavar="NAME", help="Of generator and miner, of the same size.")
@@ -77,7 +69,7 @@ def scarce(
     guided_steps: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Steps of every stage 3 instead.")
     ] = None,
-    drawn_images: Annotated[int, typer.Option(metavar="N", min=60, help="Faces to draw without --here.")] = 3000,
+    drawn_images: DrawnOption = 3000,
 ) -> None:
     """Do mined images help where a domain has few: to be found, and to guide?
 

@@ -112,14 +112,13 @@ def test_many_files_are_looked_into_as_deep_as_what_is_found_asks_for(tmp_path, 
         store.rebuild()
         state, table = store.snapshot()
         cells, subset = store.cells(table), search.Subsets().get(state, table, where)
-        assert all(cells)
+        assert all(cells) and max(search.depths(table, subset, 10)) < ann.depth_for(10, subset.share)
         queries = np.concatenate([every[0][:20], every[3][:20]])
         found = [search.search_cells(table, cells, subset, query[None], 10) for query in queries]
         exact = search.search_exact(table, subset, queries, 10)[1]
         recall = np.mean([np.isin(exact[row], one[1][0]).mean() for row, one in enumerate(found)])
         assert recall >= 0.99, recall
-        # Where nearest matches lie in one file alone it is looked deeper there; few are scanned.
-        assert np.mean([len(one[2]) for one in found]) < 1
+        assert sum(len(one[2]) for one in found) < len(queries), "not every query needs an exact scan"
 
 
 def test_new_rows_are_found_at_once_and_removed_ones_never(path, data, tmp_path):

@@ -80,6 +80,12 @@ class Arm:
         rngs = (np.random.default_rng([int(seed), 7]) for seed in seeds)
         return self.neighbours.find(content, style, source, rngs, images)
 
+    def looked_up(self, source: Ids, target: Labels, seeds: Ids) -> Ids:
+        """The neighbours [n, k] of images `source` [n] in the styles of their targets, without translating them."""
+        images = to_tensor(self.workspace.load(source, self.translator.size), self.translator.device)
+        content, style = self.translator.content(images), self.styles(images, target, seeds)
+        return self.find(images, content, style, source, seeds)
+
     def guided(self, source: Ids, target: Labels, seeds: Ids) -> tuple[NDArray[np.uint8], Ids]:
         """Images uint8 [n, S, S, 3] and the ids [n, k] of the neighbours that guided them."""
         made, ids = self.translate(source, target, seeds)
@@ -114,10 +120,7 @@ class Arms:
 
     def top_hit(self, source: Ids, target: Labels, seeds: Ids) -> Ids:
         """int64 [n]: the first of the images that guide, else the nearest that might."""
-        arm = self.arms.get("guided") or self.arms["probe"]
-        images = to_tensor(arm.workspace.load(source, arm.translator.size), arm.translator.device)
-        content, style = arm.translator.content(images), arm.styles(images, target, seeds)
-        return arm.find(images, content, style, source, seeds)[:, 0]
+        return (self.arms.get("guided") or self.arms["probe"]).looked_up(source, target, seeds)[:, 0]
 
 
 def open_arms(workspace: Workspace, run: str | None = None, device: str = "auto") -> Arms:

@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from index_store.errors import UsageError
-from index_store.images import write_image
 from index_store.lifetimes import end_with_parent
 from index_store.names import quoted
 from index_store.workspace import Workspace
@@ -46,7 +45,7 @@ from translation.evaluation.experiments.biased import (
 )
 from translation.evaluation.experiments.biasscores import Judged, summary_of
 from translation.evaluation.experiments.ledger import Ledger
-from translation.evaluation.experiments.rows import write_json
+from translation.evaluation.experiments.rows import side_by_side, write_json
 from translation.evaluation.protocol import people_of
 from translation.evaluation.truth import truth_of
 from translation.indexing import fill_index, open_retriever
@@ -350,9 +349,7 @@ def _draw(bench: _Bench, shown: Mapping[str, NDArray[np.uint8]], path: Path) -> 
     rows = rows[np.linspace(0, len(rows) - 1, min(SHOWN, len(rows))).astype(int)]
     columns = [bench.images, *(shown[name] for name in reversed(ARMS) if name in shown)]
     columns += [] if bench.truth is None else [bench.truth]
-    picture = np.concatenate([np.concatenate(column[rows], axis=0) for column in columns], axis=1)
-    times = max(1, 64 // bench.judge.size)
-    write_image(path, picture.repeat(times, axis=0).repeat(times, axis=1))
+    side_by_side([column[rows] for column in columns], path)
 
 
 def _file(out: Path, seed: int) -> Path:

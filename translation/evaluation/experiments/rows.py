@@ -1,4 +1,5 @@
-"""A row of one seed, judged part by part: a JSON file, and beside it an .npz of what intervals are made of."""
+"""What experiments write: a row of one seed, judged part by part (a JSON file, and beside it an .npz of what intervals
+are made of), and pictures of arms side by side."""
 
 from __future__ import annotations
 
@@ -9,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from index_store.images import write_image
 from translation.evaluation.experiments.plan import TITLES
 from translation.evaluation.experiments.seeds import Arrays, Judged, scores_of
 
@@ -76,3 +79,15 @@ def write_json(path: Path, value: Any) -> None:
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(value, indent=1) + "\n")
     part.replace(path)
+
+
+def side_by_side(columns: Sequence[NDArray[np.uint8]], path: Path) -> None:
+    """Write columns of images uint8 [n, S, S, 3] as one picture, a row for each image; small ones are enlarged."""
+    picture = np.concatenate([np.concatenate(column, axis=0) for column in columns], axis=1)
+    times = max(1, 64 // columns[0].shape[1])
+    write_image(path, picture.repeat(times, axis=0).repeat(times, axis=1))
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """The mean over seeds, the lowest and the highest."""
+    return {"mean": float(np.mean(values)), "low": min(values), "high": max(values)}

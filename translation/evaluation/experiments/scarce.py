@@ -14,7 +14,7 @@ each seed: the same call goes on where it was stopped.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +23,17 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from index_store.errors import RgunitError, UsageError
-from index_store.images import write_image
 from index_store.lifetimes import end_with_parent
 from index_store.names import quoted
 from index_store.workspace import ImageTable, Workspace
 from retrieval.loading import resolve_device
-from retrieval.tensors import to_tensor
 from translation.config import Config, load_config
 from translation.evaluation.arms import Arm, arms_of_run
 from translation.evaluation.classifier import AttributeClassifier, train_classifier
-from translation.evaluation.distances import Resamples, frechet, percentile_interval, pixel_distance
+from translation.evaluation.distances import frechet, pixel_distance
 from translation.evaluation.experiments.ledger import Ledger
-from translation.evaluation.experiments.rows import write_json
+from translation.evaluation.experiments.rows import side_by_side, write_json
+from translation.evaluation.experiments.scarcescores import Scores, listed, summary_of
 from translation.evaluation.experiments.workspaces import drawn_workspace, part_workspace
 from translation.evaluation.protocol import halves, people_of
 from translation.evaluation.truth import Goal, truth_of
@@ -51,16 +50,13 @@ from translation.stages import train_guided, train_retrieval, train_translation
 from translation.translator import Translator
 
 POOLS: dict[str, Pool] = {"real": "real", "mined": "generated", "real and mined": "both"}
-UNGUIDED, CONTROL, STAGE1 = "unguided", "real", "stage 1"
+UNGUIDED, STAGE1 = "unguided", "stage 1"
 ARMS = (*reversed(POOLS), UNGUIDED)  # the slowest first: others take its steps
 K = 10  # of retrieval
 RATE = 0.1  # of the learning rate, for a generator that was trained before: the thesis'
-DRAWS = 2000
 SHOWN = 8  # sources on the picture
-MEASURES = ("changed", "kept", "truth", "truth_edit")
 
 Images = NDArray[np.uint8]
-Scores = dict[str, list[float | None]]
 
 
 class ScarcePlan(BaseModel):
@@ -328,9 +324,8 @@ class _Bench:
         """Of the K images that are found for each source: the share with `wanted`, the share of its other labels that
         they have, and how far they are from the true translation; as the judge reads them, whatever their labels."""
         neighbours = Neighbours(self.workspace, self.translator, self.retriever, k=K, where=self.where, origins=pool)
-        arm, found = Arm(self.workspace, self.translator, neighbours), []
-        for part in self._batches():
-            found.append(self._found(arm, part))
+        arm = Arm(self.workspace, self.translator, neighbours)
+        found = [arm.looked_up(self.source[part], self.target[part], self.seeds[part]) for part in self._batches()]
         ids = np.concatenate(found)
         every = np.unique(ids)
         images = self.workspace.load(every, self.judge.size)
@@ -342,13 +337,7 @@ class _Bench:
         if self.truth is not None:
             far = [pixel_distance(images[rows[:, k]], self.truth.images) for k in range(K)]
             told["truth"] = np.mean(far, axis=0)
-        return _listed(told)
-
-    def _found(self, arm: Arm, part: slice) -> NDArray[np.int64]:
-        source, seeds = self.source[part], self.seeds[part]
-        images = to_tensor(self.workspace.load(source, self.translator.size), self.translator.device)
-        style = arm.styles(images, self.target[part], seeds)
-        return arm.find(images, self.translator.content(images), style, source, seeds)
+        return listed(told)
 
     def translation(self, arm: Arm, progress: Progress) -> tuple[Scores, float, Images]:
         """`scored` of an arm's translations."""
@@ -371,7 +360,7 @@ class _Bench:
         if self.truth is not None:
             told["truth"] = pixel_distance(images, self.truth.images)
             told["truth_edit"] = pixel_distance(images, self.truth.images, self.truth.edited)
-        return _listed(told), frechet(read.features, self.real).distance, images
+        return listed(told), frechet(read.features, self.real).distance, images
 
     def share_with_wanted(self, run: str) -> float:
         """The share of the images that a run drew in which the judge reads `wanted`."""
@@ -383,58 +372,8 @@ class _Bench:
         """Some sources, a row each: as they are, by each arm, and where it is known the truth."""
         rows = np.linspace(0, len(self.source) - 1, min(SHOWN, len(self.source))).astype(int)
         columns = [self.images, *shown.values()] + ([] if self.truth is None else [self.truth.images])
-        picture = np.concatenate([np.concatenate(column[rows], axis=0) for column in columns], axis=1)
-        times = max(1, 64 // self.judge.size)
-        write_image(path, picture.repeat(times, axis=0).repeat(times, axis=1))
+        side_by_side([column[rows] for column in columns], path)
 
     def _batches(self) -> list[slice]:
         batch = self.plan.config().evaluation.batch
         return [slice(i, min(i + batch, len(self.source))) for i in range(0, len(self.source), batch)]
-
-
-def summary_of(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """{retrieval, translation: {name: {measure: {mean, low, high}, against: {measure: {difference, interval}}}}}.
-
-    Means over the seeds, lowest and highest of one. `against`: what was found among, or guided by, real images alone;
-    intervals of 95 %, people resampled, the same ones in all rows; seeds are taken as they are.
-    """
-    found: dict[str, Any] = {}
-    draws = Resamples.draw([person for one in seeds for person in one["people"]], DRAWS, 0)
-    for kind in ("retrieval", "translation"):
-        rows = {name: [one["scores"][kind][name] for one in seeds] for name in seeds[0]["scores"][kind]}
-        found[kind] = {name: _figures(scores) for name, scores in rows.items()}
-        for name, scores in rows.items():
-            if name != CONTROL:
-                found[kind][name]["against"] = _gaps(draws, scores, rows[CONTROL])
-    for name in seeds[0]["fd_attr"]:
-        found["translation"][name]["fd_attr"] = _spread([one["fd_attr"][name] for one in seeds])
-    return found
-
-
-def _listed(told: Mapping[str, NDArray[Any]]) -> Scores:
-    """As JSON has it: null for an image in which nothing is to change."""
-    return {name: [value if np.isfinite(value) else None for value in values.tolist()] for name, values in told.items()}
-
-
-def _figures(seeds: Sequence[Scores]) -> dict[str, Any]:
-    return {
-        m: _spread([float(np.nanmean(np.array(one[m], np.float64))) for one in seeds])
-        for m in MEASURES
-        if m in seeds[0]
-    }
-
-
-def _gaps(draws: Resamples, seeds: Sequence[Scores], control: Sequence[Scores]) -> dict[str, Any]:
-    gaps = {}
-    for measure in (m for m in MEASURES if m in seeds[0]):
-        first, second = (
-            np.concatenate([np.array(one[measure], np.float64) for one in side]) for side in (seeds, control)
-        )
-        known = np.isfinite(first) & np.isfinite(second)
-        difference, resampled = draws.ratio(np.where(known, first - second, 0.0), known)
-        gaps[measure] = {"difference": difference, "interval": list(percentile_interval(resampled))}
-    return gaps
-
-
-def _spread(values: Sequence[float]) -> dict[str, float]:
-    return {"mean": float(np.mean(values)), "low": min(values), "high": max(values)}

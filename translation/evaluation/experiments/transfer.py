@@ -28,7 +28,7 @@ from index_store.workspace import Workspace
 from translation.config import Config, load_config
 from translation.evaluation.distances import Z95, interval
 from translation.evaluation.experiments.ledger import Ledger
-from translation.evaluation.experiments.rows import write_json
+from translation.evaluation.experiments.rows import spread, write_json
 from translation.evaluation.experiments.workspaces import drawn_workspace
 from translation.evaluation.generator import drawn, evaluate_generator
 from translation.generator import ImageGenerator
@@ -263,14 +263,14 @@ def _over_seeds(judged: list[dict[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in names:
         rows = [one["rows"][name] for one in judged]
-        found[name] = {measure: _spread([row[measure] for row in rows]) for measure in MEASURES}
+        found[name] = {measure: spread([row[measure] for row in rows]) for measure in MEASURES}
         errors = [(high - row["fd_attr"]) / Z95 for row in rows for high in row["intervals"]["fd_attr"][1:]]
         values = [row["fd_attr"] for row in rows]
         variance = (np.square(errors).mean() + (np.var(values, ddof=1) if len(values) > 1 else 0.0)) / len(values)
         found[name]["fd_attr"]["interval"] = list(interval(float(np.mean(values)), float(np.sqrt(variance))))
         if rows[0]["selector"] is not None:
             found[name]["selector"] = [
-                _spread(list(each)) for each in zip(*(row["selector"] for row in rows), strict=True)
+                spread(list(each)) for each in zip(*(row["selector"] for row in rows), strict=True)
             ]
         found[name]["counts"] = counts or name == "scratch"
     return found
@@ -280,7 +280,3 @@ def alike(over_seeds: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The pairs of rows that FD-attr does not tell apart: their intervals overlap."""
     limits = {name: row["fd_attr"]["interval"] for name, row in over_seeds.items()}
     return [(a, b) for a, b in combinations(limits, 2) if limits[a][0] < limits[b][1] and limits[b][0] < limits[a][1]]
-
-
-def _spread(values: list[float]) -> dict[str, Any]:
-    return {"mean": float(np.mean(values)), "low": min(values), "high": max(values)}

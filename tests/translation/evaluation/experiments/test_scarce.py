@@ -12,7 +12,8 @@ import pytest
 from cli.main import main
 from index_store.errors import RgunitError, UsageError
 from index_store.workspace import Workspace
-from translation.evaluation.experiments.scarce import ScarcePlan, _parts, run_scarce, summary_of
+from translation.evaluation.experiments.scarce import ScarcePlan, _parts, run_scarce
+from translation.evaluation.experiments.scarcescores import summary_of
 from translation.evaluation.experiments.workspaces import part_workspace
 
 
