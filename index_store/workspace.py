@@ -254,8 +254,7 @@ class Workspace:
         """Return the id of a registered image by its content, of several with it the one at this path; by the path
         alone where the file is gone. None if it is not registered, or was changed since."""
         file = Path(path).absolute()
-        place = str(file).encode(errors="replace").decode()  # the name of a file may be any bytes
-        place = stored_path(self.path, Path(place))
+        place = stored_path(self.path, Path(str(file).encode(errors="replace").decode()))  # names may be any bytes
         if file.exists():
             return self.image_of(read_file(file), place)
         with self.catalog.reading() as connection:
