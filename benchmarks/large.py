@@ -1,7 +1,7 @@
 """Fill, index and search a store that is made in blocks, and say what each million vectors costs.
 
     python benchmarks/large.py [--vectors 10000000] [--block 500000] [--folder DIR] [--faiss-pq]
-                               [--peers hnswlib,lancedb] [--json FILE]
+                               [--peers "hnswlib,LanceDB IVF-PQ"] [--json FILE]
 
 Data: `--vectors` x 100 float32 in 2,000 clusters, 24 equally likely domains as labels, made block by block, so that
 they are never in memory together (the peers, which cannot be filled in blocks, hold them all). Filling and searching
@@ -26,7 +26,7 @@ from typing import Any
 
 import faiss
 import numpy as np
-from peers import PEERS, K, Rows
+from peers import PEERS, K, Peer, Rows
 
 from index_store import IndexStore
 
@@ -165,18 +165,28 @@ def timed(answer: Any) -> tuple[list[Any], list[float]]:
     return found, seconds
 
 
-def faiss_pq(count: int, block: int, queries: np.ndarray, truth: np.ndarray, cells: int) -> dict[str, float]:
-    """FAISS's IVF-PQ with 50 bytes a vector, filled in blocks, without exact re-ranking, at 64 cells a query."""
+def faiss_pq(count: int, block: int, queries: np.ndarray, wanted: np.ndarray, cells: int) -> Peer:
+    """FAISS's IVF-PQ with 50 bytes a vector, filled in blocks, without exact re-ranking, at 64 cells a query; a filter
+    is a bitmap of the domain's rows."""
     begun = time.perf_counter()
     index = faiss.index_factory(DIM, f"IVF{cells},PQ50")
-    for number, (vectors, _) in enumerate(blocks_of(count, block)):
+    domains = []
+    for number, (vectors, domain) in enumerate(blocks_of(count, block)):
         if not number:
             index.train(vectors[: 64 * cells])
         index.add(vectors)
+        domains.append(domain)
     took = time.perf_counter() - begun
-    parameters = faiss.SearchParametersIVF(nprobe=64)
-    found, seconds = timed(lambda i: index.search(queries[i : i + 1], K, params=parameters)[1][0])
-    return {"add_seconds": took, **scored(found, seconds, truth)}
+    every = np.concatenate(domains)
+    bitmaps = [np.packbits(every == domain, bitorder="little") for domain in range(DOMAINS)]
+
+    def answer(i: int, **more: Any) -> Any:
+        return index.search(queries[i : i + 1], K, params=faiss.SearchParametersIVF(nprobe=64, **more))[1][0]  # type: ignore[call-arg]
+
+    def filtered(i: int) -> Any:
+        return answer(i, sel=faiss.IDSelectorBitmap(bitmaps[wanted[i]]))  # type: ignore[call-arg]
+
+    return Peer(took, "nothing", answer, filtered)
 
 
 def main(words: list[str] | None = None) -> None:
@@ -189,6 +199,9 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--peers", default="", help=f"comma separated: {', '.join(PEERS)}")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     args = parser.parse_args(words)
+    peers = [name for name in args.peers.split(",") if name]
+    if unknown := [name for name in peers if name not in PEERS]:
+        parser.error(f"there is no peer {unknown[0]!r}: there are {', '.join(PEERS)}")
     if args.folder is not None:
         args.folder.mkdir(parents=True, exist_ok=True)
     count, block = args.vectors, min(args.block, args.vectors)
@@ -220,27 +233,38 @@ def main(words: list[str] | None = None) -> None:
             figures[name] = {**scored(told[name]["ids"], told[name]["seconds"], truth), "plan": told[name]["plan"]}
             _show(f"index_store, {name}", figures[name])
             print(f"    {told[name]['plan']}", flush=True)
+        keep(args.json, figures)
         if args.faiss_pq:
             cells = 2 ** max(4, min(12, round(np.log2(4 * count**0.5))))
-            figures["FAISS IVF-PQ"] = faiss_pq(count, block, queries, plain, cells)
-            _show(f"FAISS IVF{cells},PQ50, plain", figures["FAISS IVF-PQ"])
-        for name in [name for name in args.peers.split(",") if name]:
+            beside(f"FAISS IVF{cells},PQ50", faiss_pq(count, block, queries, wanted, cells), plain, filtered, figures)
+            keep(args.json, figures)
+        for name in peers:
             parts = list(blocks_of(count, block))
             rows = Rows(
                 np.concatenate([one[0] for one in parts]), queries, np.concatenate([one[1] for one in parts]), wanted
             )
             del parts
             try:
-                peer = PEERS[name](rows, Path(folder))
+                beside(name, PEERS[name](rows, Path(folder)), plain, filtered, figures)
             except ImportError as error:
                 print(f"  {name} left out: {error}")
-                continue
-            for kind, answer, truth in (("plain", peer.plain, plain), ("filtered", peer.filtered, filtered)):
-                if answer is not None:
-                    figures[f"{name} {kind}"] = scored(*timed(answer), truth)
-                    _show(f"{name}, {kind}", figures[f"{name} {kind}"])
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=1))
+            keep(args.json, figures)
+
+
+def beside(name: str, peer: Peer, plain: np.ndarray, filtered: np.ndarray, figures: dict[str, Any]) -> None:
+    """Ask a peer all queries, without and with the filter; its figures go beside the others."""
+    print(f"  {name}: filled and built in {peer.add_seconds:.0f} s")
+    figures[f"{name} add_seconds"] = peer.add_seconds
+    for kind, answer, truth in (("plain", peer.plain, plain), ("filtered", peer.filtered, filtered)):
+        if answer is not None:
+            figures[f"{name} {kind}"] = scored(*timed(answer), truth)
+            _show(f"{name}, {kind}", figures[f"{name} {kind}"])
+
+
+def keep(path: Path | None, figures: dict[str, Any]) -> None:
+    """Write what has been measured so far."""
+    if path:
+        path.write_text(json.dumps(figures, indent=1))
 
 
 def _show(title: str, row: dict[str, Any]) -> None:

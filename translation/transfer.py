@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from safetensors import safe_open
 from torch import Tensor
 
 from index_store.errors import RgunitError, UsageError
@@ -13,7 +12,7 @@ from index_store.workspace import RunRecord
 from translation.config import Config
 from translation.methods import Trains
 from translation.runs import method_of
-from translation.training.checkpoints import read_state
+from translation.training.checkpoints import open_checkpoint
 
 TOLD = 3  # of the layers that do not fit
 
@@ -62,8 +61,7 @@ def start_from(method: Trains, names: Sequence[str], run: RunRecord, config: Con
 def stored_weights(run: RunRecord, name: str) -> dict[str, Tensor]:
     """A network's weights in a run's checkpoint, averaged where it keeps an average; none where it has no such one."""
     path = run.path / CHECKPOINT
-    read_state(path)
-    with safe_open(path, framework="pt") as file:
+    with open_checkpoint(path) as (file, _):
         keys = list(file.keys())
         for prefix in (f"average.{name}.", f"networks.{name}."):
             found = {key.removeprefix(prefix): file.get_tensor(key) for key in keys if key.startswith(prefix)}

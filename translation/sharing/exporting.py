@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -34,6 +33,7 @@ from translation.progress import Progress
 from translation.runs import GUIDED, RETRIEVAL, TRANSLATION, method_of, target_of
 from translation.sharing.card import write_card
 from translation.sharing.package import LABELS, MANIFEST, PICTURES, VECTORS, Form, Manifest, hash_of, pack, seal
+from translation.training.checkpoints import open_checkpoint
 from translation.training.memory import within_memory
 from translation.translator import Translator
 
@@ -189,7 +189,7 @@ def _without_places(config: Any) -> Any:
 
 def _write_weights(run: RunRecord, path: Path) -> None:
     """The weights that are used after training, `NETWORK.TENSOR`: averages, or of a run without any the networks."""
-    with safe_open(run.path / CHECKPOINT, framework="pt") as file:
+    with open_checkpoint(run.path / CHECKPOINT) as (file, _):
         names = list(file.keys())
         prefix = "average." if any(name.startswith("average.") for name in names) else "networks."
         tensors = {name.removeprefix(prefix): file.get_tensor(name) for name in names if name.startswith(prefix)}
@@ -203,7 +203,7 @@ def _write_weights(run: RunRecord, path: Path) -> None:
 
 def _networks_in_use(run: RunRecord) -> set[str]:
     """The names of the networks that use needs. A discriminator stays where the method reads images by it."""
-    with safe_open(run.path / CHECKPOINT, framework="pt") as file:
+    with open_checkpoint(run.path / CHECKPOINT) as (file, _):
         there = {name.split(".")[1] for name in file.keys()}  # noqa: SIM118
     judges = {"discriminator", "critic", "projector"} - set(getattr(find_method(method_of(run)), "encoders", ()))
     return there - judges

@@ -13,7 +13,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -127,19 +128,54 @@ def _link(source: Path, target: Path) -> None:
 
 def read_state(path: Path) -> dict[str, Any]:
     """The JSON part of a checkpoint."""
+    with open_checkpoint(path) as (_, state):
+        return state
+
+
+@contextmanager
+def open_checkpoint(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """A checkpoint's tensors, which are read when they are asked for, and its JSON part.
+
+    Both are of one moment, even while the run that is being trained puts the next checkpoint in its place. RgunitError
+    where there is no checkpoint, or where the file is none.
+    """
     try:
-        with safe_open(path, framework="pt") as file:
-            return dict(json.loads(file.metadata()["rgunit"]))
+        file = _open_tensors(path)
+        state = dict(json.loads(file.metadata()["rgunit"]))
     except FileNotFoundError:
         raise RgunitError(f"there is no checkpoint at {path}: train that stage first") from None
-    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
         raise RgunitError(f"{path} is no checkpoint of rgunit ({error}): delete its run and train again") from None
+    with file:
+        yield file, state
+
+
+def _open_tensors(path: Path) -> Any:
+    """The file at `path`, opened while it was not replaced.
+
+    safetensors opens a file twice, for its header and for its numbers: of two files, where it was replaced in between.
+    """
+    while True:
+        before = _identity(path)
+        try:
+            file = safe_open(path, framework="pt")
+        except (SafetensorError, RuntimeError):
+            if _identity(path) == before:
+                raise
+            continue
+        if _identity(path) == before:
+            return file
+
+
+def _identity(path: Path) -> tuple[int, int, int]:
+    """What tells a file from the one that replaces it."""
+    told = path.stat()
+    return told.st_ino, told.st_size, told.st_mtime_ns
 
 
 def trained_networks(path: Path) -> set[str]:
     """The networks that a checkpoint keeps as they were trained; none in a copy that is only to be used."""
-    read_state(path)
-    with safe_open(path, framework="pt") as file:
+    with open_checkpoint(path) as (file, _):
         return {key.split(".")[1] for key in file.keys() if key.startswith("networks.")}  # noqa: SIM118
 
 
@@ -148,8 +184,7 @@ def load_networks(path: Path, networks: Mapping[str, nn.Module], *, prefix: str 
 
     Raises RgunitError where the file's tensors are not the networks': another schema, width or size.
     """
-    read_state(path)
-    with safe_open(path, framework="pt") as file:
+    with open_checkpoint(path) as (file, _):
         stored = set(file.keys())
         for name, network in networks.items():
             weights = {}
@@ -171,8 +206,8 @@ def load_optimizers(path: Path, optimizers: Mapping[str, torch.optim.Optimizer])
 
     Moments take their parameter's memory format: fused kernels walk both in memory order.
     """
-    scalars = read_state(path)["optimizer_scalars"]
-    with safe_open(path, framework="pt") as file:
+    with open_checkpoint(path) as (file, kept):
+        scalars = kept["optimizer_scalars"]
         names = list(file.keys())
         for name, optimizer in optimizers.items():
             state: dict[int, dict[str, Any]] = {}

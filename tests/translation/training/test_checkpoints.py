@@ -20,7 +20,7 @@ from tests.translation.small import USED, filled, tiny
 from tests.translation.training.line import Line, assert_same, settings
 from translation.config import TrainingConfig
 from translation.stages import train_translation
-from translation.training.checkpoints import BEST, read_state, restore, save_checkpoint
+from translation.training.checkpoints import BEST, open_checkpoint, read_state, restore, save_checkpoint
 from translation.training.loop import train
 from translation.training.sessions import StageResult
 
@@ -162,3 +162,48 @@ def test_killed_at_random_moments_it_ends_where_an_unbroken_run_ends(tmp_path: P
     assert_same(whole.run.path, folder)
     assert len(list(folder.glob("*.safetensors"))) == 3, "the last, and two by their steps"
     assert not list(folder.glob(".*"))
+
+
+def replace_for_ever(path: Path, sizes: tuple[int, ...]) -> None:
+    end_with_parent()
+    step = 0
+    while True:
+        for size in sizes:
+            step += 1
+            network = nn.Linear(size, 1, bias=False)
+            nn.init.constant_(network.weight, size)
+            state = {"step": step, "size": size}
+            save_checkpoint(path, networks={"a": network}, average={}, optimizers={}, state=state)
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_read_is_the_old_or_the_new_one(tmp_path: Path) -> None:
+    """safetensors opens a file twice; each size here is another file, so a mixture is seen."""
+    path = tmp_path / CHECKPOINT
+    writer = multiprocessing.get_context("spawn").Process(
+        target=replace_for_ever, args=(path, (200, 400, 800)), daemon=True
+    )
+    writer.start()
+    try:
+        end = time.monotonic() + 60
+        while not path.exists():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        seen = set()
+        for _ in range(400):
+            with open_checkpoint(path) as (file, state):
+                weight = file.get_tensor("networks.a.weight")
+            assert weight.shape == (1, state["size"])
+            assert weight.unique().tolist() == [state["size"]]
+            seen.add(state["step"])
+        assert len(seen) > 3
+    finally:
+        writer.kill()
+        writer.join()
+
+
+def test_a_file_cut_short_is_no_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / CHECKPOINT
+    save_checkpoint(path, networks=Line().networks, average={}, optimizers={}, state={"step": 1})
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(RgunitError, match=r"no checkpoint of rgunit"):
+        read_state(path)
