@@ -71,7 +71,7 @@ def check_encoders(record: RunRecord, encoders: Encoders) -> None:
     if trained_on(record) != encoders.fingerprint:
         raise RgunitError(
             f"retrieval run {record.id} is older than its translator: it was trained on run "
-            f"{record.config.get('translation_run')} with the weights {trained_on(record)[:12]}, which now are "
+            f"{record.config.get('translation_run')} with the weights {trained_on(record)[:12]}, and these are "
             f"{encoders.fingerprint[:12]}: run `rgunit train retrieval`, then `rgunit index build`"
         )
 

@@ -83,7 +83,7 @@ def session(path: Path, *, device: str = "cpu") -> InferenceSession:
     available = set(onnxruntime.get_available_providers())
     providers = [name for name in wanted if name in available] + ["CPUExecutionProvider"]
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is raised, and told once
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads would slow the others
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=providers)

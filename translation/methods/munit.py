@@ -205,7 +205,10 @@ class Munit(ClassifyingAdversary):
         return torch.cat([planes(labels), noise], dim=1)
 
     def style_mean(self, labels: Tensor) -> Tensor:
-        return torch.cat([planes(labels), torch.zeros(len(labels), self.numbers, device=labels.device)], dim=1)
+        told = planes(labels)
+        return torch.cat(
+            [told, told.new_zeros(told.shape[0], self.numbers)], dim=1
+        )  # not len(): it would be fixed in ONNX
 
     def style_labels(self, style: Tensor) -> Tensor:
         told = style[:, : self.attributes]

@@ -210,7 +210,10 @@ class Sdit(GuidedAdversary):
         return torch.cat([planes(labels), noise], dim=1)
 
     def style_mean(self, labels: Tensor) -> Tensor:
-        return torch.cat([planes(labels), torch.zeros(len(labels), self.length, device=labels.device)], dim=1)
+        told = planes(labels)
+        return torch.cat(
+            [told, told.new_zeros(told.shape[0], self.length)], dim=1
+        )  # not len(): it would be fixed in ONNX
 
     def style_labels(self, style: Tensor) -> Tensor:
         return (style[:, : self.attributes] > 0).to(torch.int8)

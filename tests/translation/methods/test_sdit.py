@@ -15,6 +15,8 @@ from torch import nn
 from index_store.errors import UsageError
 from index_store.runs import CHECKPOINT
 from index_store.workspace import Workspace
+from retrieval.reading import GraphSearcher, open_searcher
+from retrieval.retriever import Retriever
 from tests.translation.resume import same_after_a_stop
 from tests.translation.small import USED
 from translation.config import Config, load_config
@@ -146,6 +148,11 @@ def test_guided_it_keeps_what_searches_by_and_a_copy_of_its_discriminator_plays_
     first = train_translation(workspace, config(), attributes_used=USED, device="cpu").run
     train_retrieval(workspace, config(), device="cpu")
     fill_index(workspace, config(), generated=0, device="cpu")
+    picture = Path(workspace.images("split=test").paths[0])
+    graphs = open_searcher(workspace)
+    assert isinstance(graphs, GraphSearcher), "asked without torch"
+    ours, theirs = (one.search(picture, edit="+Glasses") for one in (graphs, Retriever.open(workspace)))
+    assert [one.image_id for one in ours] == [one.image_id for one in theirs]
 
     def run(steps: int, resume: bool) -> StageResult:
         return train_guided(workspace, config(f"guided.steps={steps}"), device="cpu", resume=resume)
@@ -155,7 +162,6 @@ def test_guided_it_keeps_what_searches_by_and_a_copy_of_its_discriminator_plays_
         assert saved[name].equal(before[name]) and saved[name.replace("average", "networks")].equal(before[name])
     critic = {name: saved[name] for name in saved if name.startswith("networks.critic")}
     assert critic and any(not t.equal(before[n.replace("critic", "discriminator")]) for n, t in critic.items())
-    picture = Path(workspace.images("split=test").paths[0])
     (row,) = translate_images(workspace, [picture], to="+Glasses", out=first.path / "out", device="cpu")
     assert len(row["neighbours"]) == 2
     for setting in ("neighbour_style=true", "neighbour_as_real=true", "content_dropout=0.5"):
