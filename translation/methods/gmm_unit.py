@@ -68,6 +68,9 @@ class Networks(Section):
         False, description="D judges whether an image is real and has its labels; not in the paper"
     )
     skips: bool = Field(False, description="the generator sees the source's pixels too; not in the paper")
+    halvings: int = Field(
+        0, ge=0, le=3, description="encoders and generator work on pictures halved so often; not in the paper"
+    )
     perceptual_weights: str = Field("", description="safetensors file of a VGG; empty: the perceptual term is off")
 
 
@@ -186,7 +189,9 @@ class GmmUnit(ClassifyingAdversary):
     def check(cls, config: Config) -> None:
         networks, size = config.networks, config.data.size
         assert isinstance(networks, Networks)
-        scales = networks.discriminator_scales
+        scales, halvings = networks.discriminator_scales, networks.halvings
+        if size >> halvings < 32:
+            raise ValueError(f"networks.halvings={halvings} leaves {size >> halvings} of {size} pixels: at least 32")
         if size >> (scales - 1) < 16:
             raise ValueError(
                 f"networks.discriminator_scales={scales} leaves {size >> (scales - 1)} of {size} pixels: at least 16"
@@ -435,9 +440,9 @@ class GmmUnit(ClassifyingAdversary):
 def build_networks(n: Networks, size: int, attributes: int, *, discriminator: bool = True) -> dict[str, nn.Module]:
     """Freshly initialised content_encoder, style_encoder, generator and (unless inference only) discriminator."""
     networks: dict[str, nn.Module] = {
-        "content_encoder": ContentEncoder(n.width, n.content_blocks),
-        "style_encoder": StyleEncoder(attributes, n.width),
-        "generator": Generator(attributes, n.width, n.generator_blocks, skips=n.skips),
+        "content_encoder": ContentEncoder(n.width, n.content_blocks, halvings=n.halvings),
+        "style_encoder": StyleEncoder(attributes, n.width, halvings=n.halvings),
+        "generator": Generator(attributes, n.width, n.generator_blocks, skips=n.skips, halvings=n.halvings),
     }
     for network in networks.values():
         initialise(network, "kaiming")

@@ -48,11 +48,25 @@ def adain(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return instance_norm(x) * (1 + scale[:, :, None, None]) + shift[:, :, None, None]
 
 
-class ContentEncoder(nn.Module):
-    """E_c: image [B, 3, H, W] in [−1, 1] → content [B, C, H/4, W/4], signed."""
+def halved(images: Tensor, times: int) -> Tensor:
+    """Images [B, 3, H, W] → [B, 3, H/2ⁿ, W/2ⁿ], means of their pixels."""
+    return F.avg_pool2d(images, 2**times) if times else images
 
-    def __init__(self, width: float = 1.0, blocks: int = 4) -> None:
+
+def _enlarged(small: Tensor, images: Tensor) -> Tensor:
+    """A map [B, c, h, w] at the images' size, bilinear."""
+    return F.interpolate(small, size=images.shape[-2:], mode="bilinear", align_corners=False)
+
+
+class ContentEncoder(nn.Module):
+    """E_c: image [B, 3, H, W] in [−1, 1] → content [B, C, H/4, W/4], signed.
+
+    `halvings`: of the image halved so many times; each place then stands for as many in the map, which keeps its size.
+    """
+
+    def __init__(self, width: float = 1.0, blocks: int = 4, *, halvings: int = 0) -> None:
         super().__init__()
+        self.halvings = halvings
         a, b, c = (scaled(n, width) for n in (64, 128, 256))
         self.channels = c
         self.stage_channels = {"down1": b, "down2": c} | {f"block{i}": c for i in range(1, blocks + 1)}
@@ -66,11 +80,12 @@ class ContentEncoder(nn.Module):
         self.layers = nn.Sequential(*layers, *(ResidualBlock(c) for _ in range(blocks)))
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.layers(images)  # type: ignore[no-any-return]
+        content: Tensor = self.layers(halved(images, self.halvings))
+        return F.interpolate(content, scale_factor=2.0**self.halvings, mode="nearest") if self.halvings else content
 
     def stages(self, images: Tensor) -> Iterator[tuple[str, Tensor]]:
         """`down1`, `down2` (behind their ReLU) and `block1` …: what PatchNCE may read (`networks.patches`)."""
-        names, h = iter(self.stage_channels), images
+        names, h = iter(self.stage_channels), halved(images, self.halvings)
         for i, layer in enumerate(self.layers, start=1):  # three layers a convolution, one a block
             h = layer(h)
             if i == 6 or i >= 9:
@@ -80,8 +95,9 @@ class ContentEncoder(nn.Module):
 class StyleEncoder(nn.Module):
     """E_s: image [B, 3, H, W] → (μ, log σ²), each [B, 8·A]. No norm: it would take the colour away."""
 
-    def __init__(self, attributes: int, width: float = 1.0) -> None:
+    def __init__(self, attributes: int, width: float = 1.0, *, halvings: int = 0) -> None:
         super().__init__()
+        self.halvings = halvings
         a, b, c = (scaled(n, width) for n in (64, 128, 256))
         layers: list[nn.Module] = []
         for inputs, outputs, kernel, stride in (
@@ -97,7 +113,7 @@ class StyleEncoder(nn.Module):
         self.log_variance = nn.Linear(c, STYLE_PER_ATTRIBUTE * attributes)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        pooled = self.layers(images).mean(dim=(2, 3))
+        pooled = self.layers(halved(images, self.halvings)).mean(dim=(2, 3))
         return self.mean(pooled), self.log_variance(pooled)
 
 
@@ -109,10 +125,15 @@ class Generator(nn.Module):
 
     `skips`: features of the source image [B, 3, 4h, 4w] at half and at full resolution are added behind each upsampling
     (not in the paper): the content alone cannot give back a picture sharply.
+    `halvings`: everything works on the image halved so many times; what it changes there is enlarged and added to the
+    source's own pixels, which keep what is finer (not in the paper).
     """
 
-    def __init__(self, attributes: int, width: float = 1.0, blocks: int = 4, *, skips: bool = False) -> None:
+    def __init__(
+        self, attributes: int, width: float = 1.0, blocks: int = 4, *, skips: bool = False, halvings: int = 0
+    ) -> None:
         super().__init__()
+        self.halvings = halvings
         a, b, c = (scaled(n, width) for n in (64, 128, 256))
         self.channels, hidden = c, scaled(256, width)
         self.mlp = mlp(
@@ -128,6 +149,14 @@ class Generator(nn.Module):
         self.mask = convolution(a, 1, 7)
 
     def forward(self, content: Tensor, style: Tensor, images: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if self.halvings:
+            assert images is not None
+            small = halved(images, self.halvings)
+            prediction, mask = self._paint(halved(content, self.halvings), style, small)
+            return (images + _enlarged(prediction - small, images)).clamp(-1, 1), _enlarged(mask, images)
+        return self._paint(content, style, images)
+
+    def _paint(self, content: Tensor, style: Tensor, images: Tensor | None) -> tuple[Tensor, Tensor]:
         h = content
         scales, shifts = self.mlp(style).view(style.shape[0], len(self.blocks), 2, 2, self.channels).unbind(3)
         for i, block in enumerate(self.blocks):

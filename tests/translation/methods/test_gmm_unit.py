@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +12,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from index_store.errors import UsageError
 from index_store.runs import CHECKPOINT
 from index_store.workspace import Workspace
+from retrieval.reading import GraphSearcher, open_searcher
 from tests.translation.small import USED, tiny
 from tests.translation.steps import (
     ENCODERS,
@@ -26,10 +29,13 @@ from tests.translation.steps import (
     warm_up,
     weights,
 )
+from translation.config import Config
+from translation.indexing import fill_index
+from translation.inference import translate_images
 from translation.methods.gmm_unit import MASK_CLOSED, GmmUnit
 from translation.networks.gmm_unit import Generator
 from translation.sampling import LabelSampler
-from translation.stages import train_guided, train_translation
+from translation.stages import train_guided, train_retrieval, train_translation
 from translation.training.task import Engine
 from translation.translator import Translator
 
@@ -196,6 +202,23 @@ def test_d_that_judges_by_labels_wants_real_images_under_their_own() -> None:
         [found] = discriminator(batch.images)
         own, other = (found.under(labels).flatten(1).mean(1) for labels in (batch.labels, batch.target))
     assert (own > 0.7).all() and (other < 0.3).all(), (own, other)
+
+
+def test_halved_it_trains_is_guided_and_is_asked_without_torch(workspace: Workspace) -> None:
+    def config(*more: str) -> Config:
+        short = ("retrieval.steps=2", "retrieval.batch=4", "guided.batch=4", "guided.steps=2", "guided.neighbours=2")
+        return tiny(*SHARP, "data.size=64", "networks.halvings=1", "guided.guidance=patches", *short, *more)
+
+    stage1 = train_translation(workspace, config(), attributes_used=USED, device="cpu").run
+    train_retrieval(workspace, config(), device="cpu")
+    fill_index(workspace, config(), generated=0, device="cpu")
+    assert isinstance(open_searcher(workspace), GraphSearcher)
+    train_guided(workspace, config(), device="cpu")
+    picture = Path(workspace.images("split=test").paths[0])
+    (row,) = translate_images(workspace, [picture], to="+Glasses", out=stage1.path / "out", device="cpu")
+    assert len(row["neighbours"]) == 2
+    with pytest.raises(UsageError, match=r"networks.halvings=1 leaves 16 of 32 pixels: at least 32"):
+        tiny("networks.halvings=1")
 
 
 def test_the_skips_are_there_in_use_too(workspace: Workspace) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tests.translation.steps import networks_of
 from translation.config import load_config
@@ -166,6 +167,29 @@ def test_skips_bring_the_sources_pixels_and_nothing_else_changes() -> None:
     plain = Generator(2, 0.0625, 1)
     assert not [name for name in plain.state_dict() if "skips" in name], "runs made before keep opening"
     assert torch.equal(plain(content, style, image)[0], plain(content, style)[0])
+
+
+def test_halved_the_source_keeps_what_is_finer() -> None:
+    torch.manual_seed(0)
+    encoder, generator = ContentEncoder(0.0625, 1, halvings=1), Generator(2, 0.0625, 1, skips=True, halvings=1)
+    initialise(generator, "kaiming")
+    images, style = torch.rand(2, 3, 64, 64) - 0.5, torch.ones(2, 16)
+    content = encoder(images)
+    assert content.shape == (2, 16, 16, 16), "as large as of a picture that is not halved"
+    assert torch.equal(content, encoder(F.interpolate(F.avg_pool2d(images, 2), scale_factor=2.0, mode="nearest")))
+    prediction, mask = generator(content, style, images)
+    assert prediction.shape == (2, 3, 64, 64) and mask.shape == (2, 1, 64, 64)
+    assert prediction.abs().max() <= 1
+
+    def fine(pictures: torch.Tensor) -> torch.Tensor:
+        """What is lost by halving."""
+        return pictures - F.interpolate(F.avg_pool2d(pictures, 2), scale_factor=2.0, mode="bilinear")
+
+    smooth = images - fine(images)
+    assert (prediction - smooth).abs().mean() > 0.1, "it paints"
+    left = (fine(prediction) * fine(images)).sum() / fine(images).square().sum()
+    assert 0.8 < left < 1.2, "and the source's detail is in it"
+    assert dict(encoder.stages(images))["down2"].shape == (2, 16, 8, 8), "what PatchNCE reads is not enlarged"
 
 
 def test_d_judges_by_labels_as_a_projection() -> None:
