@@ -107,7 +107,9 @@ def keep(work: Path, out: Path) -> None:
     with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as file:
         for name in ("small", "results"):
             for path in sorted((work / name).rglob("*")):
-                if path.is_file() and not {"cache", "shards", "graphs", "tensorboard"} & set(path.relative_to(work).parts):
+                if path.is_file() and not {"cache", "shards", "graphs", "tensorboard"} & set(
+                    path.relative_to(work).parts
+                ):
                     file.write(path, path.relative_to(work))
     data = whole.getvalue()
     for number, start in enumerate(range(0, len(data), FILE_MIB * 2**20)):

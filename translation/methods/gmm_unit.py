@@ -191,7 +191,9 @@ class GmmUnit(ClassifyingAdversary):
         assert isinstance(networks, Networks)
         scales, halvings = networks.discriminator_scales, networks.halvings
         if size >> halvings < 32:
-            raise ValueError(f"networks.halvings={halvings} leaves {size >> halvings} of {size} pixels: at least 32")
+            raise ValueError(
+                f"networks.halvings={halvings} leaves {size >> halvings} of {size} pixels: take fewer, 32 are needed"
+            )
         if size >> (scales - 1) < 16:
             raise ValueError(
                 f"networks.discriminator_scales={scales} leaves {size >> (scales - 1)} of {size} pixels: at least 16"
