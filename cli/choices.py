@@ -36,7 +36,7 @@ PresetOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="demo, celeba-64, paper-celeba-128, cut, fastcut, single-image, init, munit, sdit, mix-match, "
+        help="demo, celeba-64, celeba-128, paper-celeba-128, cut, fastcut, single-image, init, munit, sdit, mix-match, "
         "zero-pair, zero-pair-colours, wgan-gp or wgan-gp-64. Default: the settings of the newest run (with "
         "--resume: of the run that is resumed); for a first run demo where images are at most 48 pixels, else "
         "celeba-64 (generators: wgan-gp, wgan-gp-64). --config and --set override single settings.",

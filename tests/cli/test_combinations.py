@@ -19,7 +19,7 @@ from tests.cli.conftest import Answer, Command
 from translation.config import load_config, presets_of
 from translation.methods import METHODS, find_method
 
-NARROW = {"width": "0.0625", "blocks": "1"}
+NARROW = {"width": "0.0625", "blocks": "1", "halvings": "0"}
 """What networks' settings that end so are set to."""
 SHORT = (
     *("data.size=32", "translation.steps=2", "translation.batch=4", "training.log_every=1"),

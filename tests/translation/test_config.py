@@ -12,8 +12,8 @@ from translation.config import load_config, parse_config, presets
 
 def test_every_preset_loads_and_survives_being_saved() -> None:
     assert presets() == [
-        *("celeba-64", "cut", "demo", "fastcut", "init", "mix-match", "munit", "paper-celeba-128", "sdit"),
-        *("single-image", "wgan-gp", "wgan-gp-64", "zero-pair", "zero-pair-colours"),
+        *("celeba-128", "celeba-64", "cut", "demo", "fastcut", "init", "mix-match", "munit", "paper-celeba-128"),
+        *("sdit", "single-image", "wgan-gp", "wgan-gp-64", "zero-pair", "zero-pair-colours"),
     ]
     for name in presets():
         config = load_config(name)
@@ -24,7 +24,7 @@ def test_every_preset_loads_and_survives_being_saved() -> None:
 def test_guidance_is_the_papers_in_its_preset_and_goes_beyond_it_in_the_others() -> None:
     paper = load_config("paper-celeba-128").guided
     assert paper.guidance == "convolution" and paper.fusion_learning_rate is None and not paper.neighbour_style
-    for name in ("celeba-64", "demo", "paper-celeba-128"):
+    for name in ("celeba-64", "celeba-128", "demo", "paper-celeba-128"):
         guided = load_config(name).guided
         assert not guided.random_k and not guided.neighbour_as_real
         assert guided.neighbour_dropout == guided.content_dropout == 0
