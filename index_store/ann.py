@@ -104,12 +104,15 @@ def cells_path(folder: Path, shard: str) -> Path:
     return folder / FOLDER / (shard.removesuffix(features.SUFFIX) + SUFFIX)
 
 
-def build_cells(segment: Segment, seed: int = 0, device: Device | None = None) -> Cells:
-    """Sort the rows of a segment into cells; measure recall and costs on a sample of its rows."""
+def build_cells(segment: Segment, seed: int = 0, device: Device | None = None, like: Vectors | None = None) -> Cells:
+    """Sort the rows of a segment into cells; measure recall and costs on a sample of its rows.
+
+    `like`: the centroids of another segment of the same encoder, a good start.
+    """
     vectors = segment.vectors
     count = len(vectors)
     wanted = min(2 ** max(4, round(np.log2(count / ROWS_A_CELL))), MOST_CELLS)
-    index = CellIndex.build(vectors, wanted, seed, device)
+    index = CellIndex.build(vectors, wanted, seed, device, like)
     sample = np.sort(np.random.default_rng(seed).choice(count, min(SAMPLE, count), replace=False))
     queries = np.ascontiguousarray(vectors[sample])
     begun = time.perf_counter()

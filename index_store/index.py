@@ -26,6 +26,8 @@ SPARE = 8  # candidates beyond k, so that rounding in FAISS cannot push a true n
 DEVICE_ERROR = 2  # times the rounding of the CPU: a GPU adds up in another order
 PRODUCT_FORM = 20  # queries from which FAISS uses the matrix product form
 RERANK_CHUNK = 2**22  # numbers gathered at a time
+ROUNDS = 8  # of k-means
+EVEN = 3.0  # k-means that began with another file's centroids is begun anew where it is more uneven than this
 SMALL = 2**21  # numbers that NumPy looks at before FAISS is imported for them
 
 
@@ -108,6 +110,24 @@ def scan_rows(query: Vectors, vectors: Vectors, rows: Ids, k: int) -> tuple[Vect
     return distances, found
 
 
+def _k_means(vectors: Vectors, cells: int, seed: int, nearest: Any, like: Vectors | None = None) -> Any:
+    """FAISS's k-means of vectors [n, d], by an index of its own to assign with; from `like` on a quarter as long."""
+    module = faiss()
+    means = module.Clustering(vectors.shape[1], cells)
+    means.niter, means.seed, means.min_points_per_centroid = ROUNDS, seed, 1
+    if like is not None:
+        module.copy_array_to_vector(np.ascontiguousarray(like).ravel(), means.centroids)  # it begins with them
+        means.niter = ROUNDS // 4
+    means.train(vectors, nearest)
+    return means
+
+
+def _imbalance(means: Any) -> float:
+    """How uneven the cells are: 1 where all have as many rows, the number of cells where one has all."""
+    stats = means.iteration_stats
+    return float(stats.at(stats.size() - 1).imbalance_factor)
+
+
 class CellIndex:
     """FAISS's IndexIVFFlat: the rows of vectors [n, d] sorted into cells around centroids; never added to once built.
 
@@ -123,18 +143,25 @@ class CellIndex:
 
     @classmethod
     @natively
-    def build(cls, vectors: Vectors, cells: int, seed: int, device: Device | None = None) -> CellIndex:
+    def build(
+        cls, vectors: Vectors, cells: int, seed: int, device: Device | None = None, like: Vectors | None = None
+    ) -> CellIndex:
         """Sort vectors [n, d] into cells around k-means centroids of a sample of at most 64 rows a cell.
 
-        With a `device` centroids and the rows' cells are found there.
+        With a `device` centroids and the rows' cells are found there. From `like`, centroids [cells, d] of vectors
+        of the same kind, k-means takes a quarter of the rounds.
         """
         module = faiss()
         dim = vectors.shape[1]
         sample = np.sort(np.random.default_rng(seed).permutation(len(vectors))[: 64 * cells])
-        means = module.Clustering(dim, cells)
-        means.niter, means.seed, means.min_points_per_centroid = 8, seed, 1
+        learned = np.ascontiguousarray(vectors[sample])
         nearest = module.IndexFlatL2(dim) if device is None else device.flat(dim)
-        means.train(np.ascontiguousarray(vectors[sample]), nearest)
+        means = None
+        if like is not None and like.shape == (cells, dim):
+            means = _k_means(learned, cells, seed, nearest, like)
+            if _imbalance(means) > EVEN:  # vectors that lie elsewhere: most cells would stay empty
+                means = None
+        means = means or _k_means(learned, cells, seed, nearest)
         centroids = module.vector_to_array(means.centroids).reshape(cells, dim)
         nearest.reset()
         nearest.add(centroids)
@@ -176,12 +203,19 @@ class CellIndex:
         """Return the index as bytes."""
         return np.asarray(faiss().serialize_index(self.index), np.uint8)
 
+    @property
+    @natively
+    def centroids(self) -> Vectors:
+        """float32 [cells, d]."""
+        return np.asarray(self._quantizer.reconstruct_n(0, self.cells), np.float32)
+
     @cached_property
     def owner(self) -> Ids:
         """The cell of each row, int64 [n]."""
         lists, owner = self.index.invlists, np.empty(self.rows, np.int64)
         for cell in range(self.cells):
-            owner[faiss().rev_swig_ptr(lists.get_ids(cell), lists.list_size(cell))] = cell
+            if size := lists.list_size(cell):  # of an empty one there are no ids to read
+                owner[faiss().rev_swig_ptr(lists.get_ids(cell), size)] = cell
         return owner
 
     @natively

@@ -76,9 +76,11 @@ class Local:
             old.unlink()
         told = []
         for info in state.encoders:
+            like: Vectors | None = None
             for segment in self.live.table(state, info).segments:
                 if len(segment.ids) >= BIG_SEGMENT:
-                    cells = ann.build_cells(segment, device=self.device())
+                    cells = ann.build_cells(segment, device=self.device(), like=like)
+                    like = cells.index.centroids  # of the next file, whose vectors are alike
                     ann.save_cells(folder, segment.files[0], cells)
                     told.append(planner.describe(cells, segment.files[0]))
                 else:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from index_store import ann
+from index_store.index import CellIndex, exact_search
 from index_store.store import IndexStore
 from tests.catalogs import copy_store
 
@@ -119,6 +120,40 @@ def test_many_files_are_looked_into_as_deep_as_what_is_found_asks_for(tmp_path, 
         recall = np.mean([np.isin(exact[row], one[1][0]).mean() for row, one in enumerate(found)])
         assert recall >= 0.99, recall
         assert sum(len(one[2]) for one in found) < len(queries), "not every query needs an exact scan"
+
+
+def test_cells_from_the_centroids_of_another_file_find_as_much(data):
+    vectors, _, queries = data
+    first, second = vectors[:10_000], vectors[10_000:]
+    like = CellIndex.build(first, 256, 0).centroids
+    assert like.shape == (256, DIM) and like.dtype == np.float32
+    cold, warm = CellIndex.build(second, 256, 0), CellIndex.build(second, 256, 0, like=like)
+    assert not np.array_equal(warm.centroids, like), "k-means goes on from there"
+    (_, true), found = exact_search(queries, second, 10), {}
+    for name, index in {"cold": cold, "warm": warm}.items():
+        ids = index.search(queries, 10, 8)[1]
+        found[name] = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(ids, true, strict=True)])
+        assert np.array_equal(np.sort(index.search(queries, 10, 256)[1]), np.sort(true)), "no row is lost"
+    assert found["warm"] > found["cold"] - 0.03
+    other = CellIndex.build(second, 128, 0, like=like)
+    assert np.array_equal(other.centroids, CellIndex.build(second, 128, 0).centroids), "of another number: not used"
+
+
+def test_the_centroids_of_a_file_that_lies_elsewhere_are_not_used(data):
+    vectors, _, _ = data
+    away = vectors[:10_000] + 30
+    cold, warm = CellIndex.build(away, 256, 0), CellIndex.build(away, 256, 0, like=vectors[:256])
+    assert np.array_equal(warm.centroids, cold.centroids)
+
+
+def test_a_store_full_of_one_vector_gets_cells_too(tmp_path):
+    """All rows fall into one cell, and the others stay empty."""
+    vectors = np.zeros((18_000, 4), np.float32)
+    vectors[:3] = np.eye(3, 4)
+    with IndexStore.create(tmp_path / "s", dim=4, attributes=["a"]) as store:
+        ids = store.add(vectors, labels=np.zeros((18_000, 1), np.int8))
+        assert any("rows" in line for line in store.rebuild())
+        assert store.search(vectors[1], k=1).ids[0].tolist() == [ids[1]]
 
 
 def test_new_rows_are_found_at_once_and_removed_ones_never(path, data, tmp_path):
