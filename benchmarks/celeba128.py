@@ -153,7 +153,7 @@ def main(words: list[str] | None = None) -> None:
     one.add_argument("labels", type=Path)
     one.add_argument("target", type=Path)
     one.add_argument("--size", type=int, default=128)
-    one.add_argument("--quality", type=int, default=65)
+    one.add_argument("--quality", type=int, default=60)
     one.add_argument("--python", default="3.12", help="version of the Python there")
     one.add_argument("--no-wheels", action="store_true")
     one = kinds.add_parser("train")
