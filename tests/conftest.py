@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
 
 from index_store.lifetimes import PARENT, end_with_parent
 from index_store.workspace import Workspace
+from tests.places import ROOT
 
 # What the fork server imports once, for all processes that tests fork from it.
 STORE = ("alembic.command", "index_store.store", "index_store.workspace")
@@ -35,8 +38,13 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What tests import is known now; the server starts with the first process that is asked of it."""
+    """What tests import is known now: the server that forks their processes loads it.
+
+    It starts here: begun by a test that has changed the folder, it would find another package's `tests`.
+    """
     multiprocessing.set_forkserver_preload([*STORE, *(TORCH if "torch" in sys.modules else ())])
+    with contextlib.chdir(ROOT):
+        forkserver.ensure_running()
 
 
 @pytest.fixture(scope="session")

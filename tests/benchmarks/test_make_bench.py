@@ -13,6 +13,7 @@ from tests.scripts import load
 
 NEEDS_MORE = {  # scripts that are not timed without: what their usage asks for
     "authors_step": "--code",
+    "celeba128": "{pack,train,judge}",
     "guided_loop": "workspace",
     "milvus": "--url",
     "query": "workspace",
