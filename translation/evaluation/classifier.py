@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from index_store.errors import RgunitError
 from index_store.workspace import ImageTable, Workspace
+from retrieval.loading import resolve_device
 from translation.evaluation.config import EvaluationConfig
 from translation.training.precision import faster_precision
 
@@ -65,7 +66,7 @@ class AttributeClassifier:
         self.seconds = float(about.get("seconds", 0.0))
         self.steps = int(about.get("steps", 0))
         self.planned = int(about.get("planned", self.steps))
-        self.device = torch.device(device)
+        self.device = resolve_device(device)
         self._network = network.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
     def read(self, images: NDArray[np.uint8]) -> Reading:
@@ -181,7 +182,7 @@ def train_classifier(
     path = workspace.path / "cache" / f"classifier-{fingerprint[:16]}.safetensors"
     if path.exists():
         return AttributeClassifier.load(path, device)
-    started = time.perf_counter()
+    started, device = time.perf_counter(), str(resolve_device(device))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = build_network(config.classifier, len(workspace.schema.names), size)
