@@ -102,7 +102,7 @@ def train(carried: Path, out: Path, *, minutes: float, steps: int | None, device
 
 
 def keep(work: Path, out: Path) -> None:
-    """The slim workspace and the results as a zip file in parts, and each run's last sample and its measures."""
+    """The slim workspace and the results as a zip file in parts, and each run's last sample."""
     whole = io.BytesIO()
     with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as file:
         for name in ("small", "results"):

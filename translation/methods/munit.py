@@ -206,9 +206,8 @@ class Munit(ClassifyingAdversary):
 
     def style_mean(self, labels: Tensor) -> Tensor:
         told = planes(labels)
-        return torch.cat(
-            [told, told.new_zeros(told.shape[0], self.numbers)], dim=1
-        )  # not len(): it would be fixed in ONNX
+        none = told.new_zeros(told.shape[0], self.numbers)  # not len(labels): it would be fixed in ONNX
+        return torch.cat([told, none], dim=1)
 
     def style_labels(self, style: Tensor) -> Tensor:
         told = style[:, : self.attributes]

@@ -211,9 +211,8 @@ class Sdit(GuidedAdversary):
 
     def style_mean(self, labels: Tensor) -> Tensor:
         told = planes(labels)
-        return torch.cat(
-            [told, told.new_zeros(told.shape[0], self.length)], dim=1
-        )  # not len(): it would be fixed in ONNX
+        none = told.new_zeros(told.shape[0], self.length)  # not len(labels): it would be fixed in ONNX
+        return torch.cat([told, none], dim=1)
 
     def style_labels(self, style: Tensor) -> Tensor:
         return (style[:, : self.attributes] > 0).to(torch.int8)
