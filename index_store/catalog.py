@@ -320,7 +320,7 @@ class Catalog:
                 self.step("commit")
                 self.commit(parts)
             except BaseException as error:
-                sure = self._discard(parts)
+                sure = self._discard()
                 if isinstance(error, OSError):
                     raise RgunitError(
                         f"cannot write {self.shards}: {error.strerror or error}; nothing was changed"
@@ -337,17 +337,17 @@ class Catalog:
                 warnings.warn(f"{error}; what was written is kept, and found as before", RuntimeWarning, stacklevel=3)
             return seq
 
-    def _discard(self, parts: Sequence[tuple[int, Record, Sealed]]) -> bool:
-        """Delete sealed records that were not committed (an interrupt may come just after the commit); return whether
-        it could be told."""
+    def _discard(self) -> bool:
+        """Delete sealed records that were not committed (an interrupt may come just after the commit, or before anybody
+        has noted what was sealed); return whether it could be told."""
         try:
             with self.reading() as connection:
                 sequence = self.sequence(connection)
         except RgunitError:
             return False
-        for seq, _, sealed in parts:
-            if seq > sequence:
-                (self.shards / sealed.file).unlink(missing_ok=True)
+        for seq, path in self.sealed_files():
+            if seq > sequence:  # under the writer's lock nobody else seals
+                path.unlink(missing_ok=True)
         return True
 
     def commit(self, parts: Sequence[tuple[int, Record, Sealed]]) -> None:

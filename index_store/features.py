@@ -101,7 +101,7 @@ def seal_file(target: Path, record: Record, step: Step = lambda name: None) -> S
         temporary.rename(target)
         step("fsync folder")
         sync_folder(target.parent)
-    except Exception:
+    except BaseException:
         temporary.unlink(missing_ok=True)
         target.unlink(missing_ok=True)
         raise

@@ -59,6 +59,7 @@ class _Row:
     seq: int
     size: int
     digest: str
+    fingerprint: str | None  # of the encoder of its vectors; "": nobody knows what made them
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,8 @@ def verify(catalog: Catalog) -> Report:
 def rebuild(catalog: Catalog) -> list[str]:
     """Repair damaged shards from their seals, then the catalog from the shards; return what was wrong.
 
-    Vectors that cannot be repaired but were attached to images are dropped, to be embedded again. RgunitError names
-    files that hold the only copy of something and cannot be repaired; nothing else is lost then.
+    A file of vectors alone that cannot be repaired is dropped where its encoder has a fingerprint: they can be embedded
+    again. RgunitError names files that hold the only copy of something and cannot be repaired; nothing is lost then.
     """
     with catalog.held(repair=False):
         catalog.clean()
@@ -119,17 +120,17 @@ def rebuild(catalog: Catalog) -> list[str]:
         except CatalogDamaged:
             known, told = {}, []
         mended, lost = _mend_files(catalog, known)
-        dropped = [file for file in lost if file.endswith(f"-vectors{features.SUFFIX}")]
+        dropped = [file for file in lost if _made_again(file, known.get(file))]
         if len(dropped) < len(lost):
             names = ", ".join(sorted(set(lost) - set(dropped)))
             raise RgunitError(f"{catalog.shards}: {names} cannot be repaired: put a copy from a backup in its place")
-        for file in dropped:
-            catalog.shard(file).unlink(missing_ok=True)
         report = verify(catalog)
         if not report.ok:
-            _replace(catalog, sealed_entries(catalog, missing_ok=bool(dropped)))
+            _replace(catalog, sealed_entries(catalog, without=dropped))
         else:
             catalog.recover()
+        for file in dropped:  # the catalog does without them: only now
+            catalog.shard(file).unlink(missing_ok=True)
         if dropped:
             compact(catalog, check=False)
         return [*told, *mended, *(f"{file}: its vectors are lost" for file in dropped), *report.problems]
@@ -156,32 +157,45 @@ def replay(entries: Sequence[Entry]) -> sa.Engine:
     return engine
 
 
-def sealed_entries(catalog: Catalog, *, upto: int | None = None, missing_ok: bool = False) -> list[Entry]:
-    """Read the log from the files alone, from the last complete compaction on. RgunitError names what is missing."""
-    entries = []
+def _made_again(file: str, row: _Row | None) -> bool:
+    """Whether what a shard holds can be made again: vectors alone, of weights that are known."""
+    return file.endswith(f"-vectors{features.SUFFIX}") and (row is None or row.fingerprint != "")
+
+
+def sealed_entries(catalog: Catalog, *, upto: int | None = None, without: Sequence[str] = ()) -> list[Entry]:
+    """Read the log from the files alone, from the last complete compaction on, as if the files `without` were not.
+
+    RgunitError names what is missing, or what lies at one place twice.
+    """
+    entries: list[Entry] = []
     for seq, path in catalog.sealed_files():
-        if upto is None or seq <= upto:
+        if path.name not in without and (upto is None or seq <= upto):
+            if entries and entries[-1][0] == seq:
+                raise RgunitError(
+                    f"{catalog.shards}: {entries[-1][2].file} and {path.name} claim one place in the log: the newer "
+                    "one was never committed; move it elsewhere"
+                )
             record = features.read(path, check=True, vectors=False)
             entries.append((seq, record, Sealed(path.name, path.stat().st_size, seal.digest_of(path))))
-    groups: dict[int, int] = {}
+    absent = [shard_seq(file) or 0 for file in without]
+    groups: dict[int, list[int]] = {}  # of each compaction by its first place: its parts, and how many there are
     for _, record, _ in entries:
         if "base" in record.header:
-            groups[record.header["first"]] = groups.get(record.header["first"], 0) + 1
-    whole = [
-        r.header["first"]
-        for _, r, _ in entries
-        if "base" in r.header and r.header["parts"] == groups[r.header["first"]]
-    ]
-    start = max(whole, default=1)
+            first, parts = record.header["first"], record.header["parts"]
+            there = groups.setdefault(first, [sum(first <= seq < first + parts for seq in absent), parts])
+            there[0] += 1
+    start = max((first for first, (there, parts) in groups.items() if there == parts), default=1)
     entries = [
         (seq, record, sealed)
         for seq, record, sealed in entries
         if seq >= start and record.header.get("first", start) == start
     ]
+    if not entries and groups:
+        raise RgunitError(f"{catalog.shards}: files from {max(groups):08d} on are missing: put back copies of them")
     if not entries and (upto is None or upto > 0):
         raise RgunitError(f"{catalog.shards} holds no shard: there is nothing to restore {catalog.file.name} from")
     gaps = sorted(set(range(start, entries[-1][0] + 1)) - {seq for seq, _, _ in entries}) if entries else []
-    if gaps and not missing_ok:
+    if gaps and not without:
         raise RgunitError(f"{catalog.shards}: shard {gaps[0]:08d} is missing: put a copy from a backup in its place")
     return entries
 
@@ -198,11 +212,11 @@ def _listed(catalog: Catalog) -> _Listed:
         with catalog.reading() as connection:
             sequence = catalog.sequence(connection)  # first: a commit while the rest is read then shows
             problems = [f"{catalog.file.name}: {line}" for line in catalog.database.problems(connection)]
-            rows = connection.exec_driver_sql("SELECT file, seq, size, digest FROM shards").all()
+            query = "SELECT file, seq, size, digest, fingerprint FROM shards LEFT JOIN encoders ON id = encoder"
             shards = {}
-            for file, seq, size, digest in rows:
+            for file, seq, size, digest, fingerprint in connection.exec_driver_sql(query).all():
                 try:
-                    shards[catalog.shard(file).name] = _Row(int(seq), int(size), str(digest))
+                    shards[catalog.shard(file).name] = _Row(int(seq), int(size), str(digest), fingerprint)
                 except CatalogDamaged as error:
                     problems.append(f"{catalog.file.name}: {error.why}")
             return _Listed(sequence, shards, _digests(connection), problems)
@@ -323,7 +337,11 @@ def _replace(catalog: Catalog, entries: Sequence[Entry]) -> None:
         if rows := runs.read_rows(catalog)[0]:
             connection.execute(sa.insert(RUNS), rows)
 
-    catalog.database.replace(fill)
+    try:
+        catalog.database.replace(fill)
+    except sa.exc.IntegrityError as error:
+        why = str(error.orig).partition("\n")[0]
+        raise RgunitError(f"{catalog.shards}: its files contradict each other ({why}); nothing was changed") from error
 
 
 def _digests(connection: sa.Connection) -> dict[str, str]:

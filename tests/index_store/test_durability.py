@@ -356,6 +356,85 @@ def test_a_lost_shard_of_attached_vectors_is_dropped_to_be_embedded_again(sample
         assert store.verify().ok and len(store.vector_ids("other", "ff")) == before - 25
 
 
+def _spoil(file):
+    """Flip a bit in each of eight neighbouring blocks: more than the parity mends."""
+    data = bytearray(file.read_bytes())
+    for at in range(100_000, 100_000 + 8 * 4096, 4096):
+        data[at] ^= 1
+    file.write_bytes(data)
+
+
+def test_of_merged_files_the_vectors_that_can_be_made_again_are_dropped(tmp_path):
+    path, vectors = tmp_path / "s", np.random.default_rng(0).normal(size=(3000, 64)).astype("f4")
+    with IndexStore.create(path, dim=8, attributes=["a"]) as store:
+        ids = store.add(vectors[:, :8], labels=np.ones((3000, 1), int))
+        store.attach(ids, vectors, encoder="other", fingerprint="ff")
+        store.compact()
+    victim = max((path / "shards").glob("*-vectors.h5"), key=lambda file: file.stat().st_size)
+    _spoil(victim)
+    with IndexStore.open(path) as store:
+        assert victim.name in store.verify().problems[0]
+        assert any(victim.name in line and "lost" in line for line in store.rebuild())
+        assert store.verify().ok and store.count("+a") == 3000 and not len(store.vector_ids("other", "ff"))
+        assert np.array_equal(store.vectors(ids, encoder="default"), vectors[:, :8])
+        assert store.attach(ids, vectors, encoder="other", fingerprint="ff") == 3000
+
+
+@pytest.mark.parametrize("merged", [True, False])
+def test_vectors_of_which_nobody_knows_what_made_them_are_never_dropped(tmp_path, merged):
+    path, vectors = tmp_path / "s", np.random.default_rng(0).normal(size=(3000, 64)).astype("f4")
+    with IndexStore.create(path, dim=8, attributes=[]) as store:
+        ids = store.add(vectors[:, :8])
+        store.attach(ids, vectors, encoder="clip", fingerprint="")
+        if merged:
+            store.compact()
+    victim = max((path / "shards").glob("*-vectors.h5"), key=lambda file: file.stat().st_size)
+    _spoil(victim)
+    before = victim.read_bytes()
+    with IndexStore.open(path) as store:
+        for _ in range(2):
+            with pytest.raises(RgunitError, match=f"{victim.name} cannot be repaired: put a copy from a backup"):
+                store.rebuild()
+        assert victim.read_bytes() == before
+        assert (store.vectors(ids, encoder="clip") == vectors).all(axis=1).sum() > 2900
+    victim.unlink()
+    with IndexStore.open(path) as store, pytest.raises(RgunitError, match=victim.name):
+        store.rebuild()
+
+
+@pytest.mark.parametrize("at", ["write", "fsync", "rename", "fsync folder", "commit"])
+def test_a_change_after_an_interrupt_in_the_same_process_leaves_a_store_that_can_be_rebuilt(tmp_path, at):
+    def interrupt(name):
+        if name == at:
+            raise KeyboardInterrupt
+
+    with IndexStore.create(tmp_path / "s", dim=4, attributes=[]) as store:
+        store.add(np.eye(4))
+        store.catalog.step = interrupt
+        with pytest.raises(KeyboardInterrupt):
+            store.add(2 * np.eye(4))
+        store.catalog.step = lambda name: None
+        store.remove([1])
+        assert store.count() == 3 and store.verify().ok
+        (tmp_path / "s" / "catalog.db").write_bytes(b"junk")
+    with IndexStore.open(tmp_path / "s") as store:
+        store.rebuild()
+        assert store.count() == 3 and store.verify().ok
+
+
+def test_two_files_at_one_place_of_the_log_are_named(tmp_path):
+    with IndexStore.create(tmp_path / "s", dim=4, attributes=[]) as store:
+        store.add(np.eye(4))
+        store.remove([1])
+    shards = tmp_path / "s" / "shards"
+    removed = next(shards.glob("*-remove.h5"))
+    twin = removed.with_name(removed.name.replace("remove", "labels"))
+    twin.write_bytes(removed.read_bytes())
+    (tmp_path / "s" / "catalog.db").unlink()
+    with IndexStore.open(tmp_path / "s") as store, pytest.raises(RgunitError, match=f"{twin.name} and {removed.name}"):
+        store.rebuild()
+
+
 def test_readers_never_fail_and_never_see_half_a_batch(tmp_path):
     path = tmp_path / "s"
     IndexStore.create(path, dim=DIM, attributes=["a", "b", "c"]).close()
