@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.choices import JudgeCropOption, JudgeOption, SeedsOption, check_judge, names_of
-from cli.settings import Settings, Stopped
+from cli.choices import JudgeCropOption, JudgeOption, SeedsOption, check_judge, names_of, numbers_of
+from cli.settings import Settings
 from index_store.errors import UsageError
 
 if TYPE_CHECKING:
@@ -108,7 +108,6 @@ def bias(
     neighbours that agree with the source, and both. The judge is another network, taught by balanced images that no
     training sees. What --out holds is not done again: the same command goes on where it was stopped.
     """
-    from cli.choices import command_line, numbers_of
     from cli.progress import Bars
     from translation.evaluation.experiments.bias import ARMS, BiasPlan
 
@@ -148,13 +147,10 @@ def bias(
         cost = plan.cost()
         settings.show(cost, lambda console: _draw_plan(console, cost))
         return
-    try:
-        with Bars() as bars:
-            from translation.evaluation.experiments.bias import run_bias
+    with Bars() as bars:
+        from translation.evaluation.experiments.bias import run_bias
 
-            found = run_bias(plan, bars)
-    except KeyboardInterrupt:
-        raise Stopped(f"the same command: {command_line()}") from None
+        found = run_bias(plan, bars)
     settings.show(found, lambda console: _draw(console, plan, found))
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.choices import DrawnOption, HereOption, OutOption, SeedsOption, names_of, numbers_of
-from cli.settings import Settings, Stopped
+from cli.settings import Settings
 from index_store.errors import UsageError
 
 if TYPE_CHECKING:
@@ -136,12 +136,10 @@ def transfer(
 
     Every result is a file in --out: what is there is not done again, so the same command goes on where it was stopped.
     """
-    from cli.choices import command_line
     from cli.progress import Bars
-
-    settings: Settings = context.obj
     from translation.evaluation.experiments.transfer import TransferPlan, run_transfer
 
+    settings: Settings = context.obj
     targets = tuple(target or ("+Blond_Hair",))
     given: dict[str, Any] = {"rows": names_of(rows)} if rows is not None else {}
     plan = TransferPlan(
@@ -169,11 +167,8 @@ def transfer(
         cost = plan.cost()
         settings.show(cost, lambda console: _draw_cost(console, cost))
         return
-    try:
-        with Bars() as bars:
-            found = run_transfer(plan, bars)
-    except KeyboardInterrupt:
-        raise Stopped(f"the same command: {command_line()}") from None
+    with Bars() as bars:
+        found = run_transfer(plan, bars)
     settings.show(found, lambda console: _draw_rows(console, found))
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.choices import BothWaysOption, JudgeCropOption, JudgeOption, SeedsOption, check_judge, names_of, numbers_of
-from cli.settings import Settings, Stopped
+from cli.settings import Settings
 from index_store.errors import UsageError
 
 if TYPE_CHECKING:
@@ -127,7 +127,6 @@ def guidance(
     Stages 1 and 2 of a seed are trained once and serve all rows. Every result is a file in --out: what is there is not
     done again, so the same command goes on where it was stopped. Runs that the workspace had before are left alone.
     """
-    from cli.choices import command_line
     from cli.progress import Bars
     from translation.evaluation.experiments.plan import Plan
 
@@ -164,13 +163,10 @@ def guidance(
         cost = {"rows": plan.cost(), "hours": round(hours, 2), "steps": steps}
         settings.show(cost, lambda console: _draw_plan(console, cost))
         return
-    try:
-        with Bars() as bars:
-            from translation.evaluation.experiments.guidance import run_guidance
+    with Bars() as bars:
+        from translation.evaluation.experiments.guidance import run_guidance
 
-            found = run_guidance(plan, bars)
-    except KeyboardInterrupt:
-        raise Stopped(f"the same command: {command_line()}") from None
+        found = run_guidance(plan, bars)
     settings.show(found, lambda console: _draw(console, plan, found))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.choices import JudgeCropOption, JudgeOption, SeedsOption, check_judge, names_of
-from cli.settings import Settings, Stopped
+from cli.settings import Settings
 from index_store.errors import UsageError
 
 if TYPE_CHECKING:
@@ -81,7 +81,6 @@ def parts(
     On drawn faces, or on the workspace that -w names. What is done stands in --out and is not done again: the same
     command goes on where it was stopped.
     """
-    from cli.choices import command_line
     from cli.progress import Bars
     from translation.evaluation.experiments.parts import Ablation, run_ablation
 
@@ -107,11 +106,8 @@ def parts(
         judge_crop=judge_crop,
         device=settings.device,
     )
-    try:
-        with Bars() as bars:
-            found = run_ablation(plan, bars)
-    except KeyboardInterrupt:
-        raise Stopped(f"the same command: {command_line()}") from None
+    with Bars() as bars:
+        found = run_ablation(plan, bars)
     settings.show(found, lambda console: _draw(console, found))
 
 

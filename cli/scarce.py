@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.choices import AttributesOption, DrawnOption, HereOption, OutOption, SeedsOption, names_of, numbers_of
-from cli.settings import Settings, Stopped
+from cli.settings import Settings
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -77,7 +77,6 @@ def scarce(
     goes into the store. Retrieval and stage 3 then use real images, mined ones, or both. The judge is taught by half of
     the training people, who are in nothing else. What --out holds is not done again: the same command goes on.
     """
-    from cli.choices import command_line
     from cli.progress import Bars
     from translation.evaluation.experiments.scarce import ScarcePlan, run_scarce
 
@@ -109,11 +108,8 @@ def scarce(
         cost = plan.cost()
         settings.show(cost, lambda console: _draw_cost(console, cost))
         return
-    try:
-        with Bars() as bars:
-            found = run_scarce(plan, bars)
-    except KeyboardInterrupt:
-        raise Stopped(f"the same command: {command_line()}") from None
+    with Bars() as bars:
+        found = run_scarce(plan, bars)
     settings.show(found, lambda console: _draw(console, plan.wanted, found))
 
 
