@@ -1,15 +1,17 @@
-"""Bytes of pictures as tensors and back, and the fingerprint of weights: the same for every model."""
+"""Bytes of pictures as tensors and back, first weights and the fingerprint of weights: the same for every model."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+T = TypeVar("T")
 
 
 def to_tensor(pixels: NDArray[np.uint8] | Tensor, device: torch.device | str = "cpu") -> Tensor:
@@ -24,6 +26,13 @@ def to_pixels(images: Tensor) -> NDArray[np.uint8]:
     """float [n, 3, H, W] in [−1, 1] → uint8 [n, H, W, 3], rounded."""
     pixels: Any = images.detach().float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
     return pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()  # type: ignore[no-any-return]
+
+
+def first_weights(seed: int, make: Callable[[], T]) -> T:
+    """What `make` builds, its first weights drawn from the seed alone; torch's own generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make()
 
 
 def fingerprint(networks: Mapping[str, nn.Module], of: str = "") -> str:

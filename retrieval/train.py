@@ -24,7 +24,7 @@ from retrieval.objectives import labels_loss, make_objective
 from retrieval.pool import open_pool
 from retrieval.protocol import Encoders
 from retrieval.sources import Encoded, FromPool, MadeAnew, Source
-from retrieval.tensors import to_tensor
+from retrieval.tensors import first_weights, to_pixels, to_tensor
 from retrieval.triplets import Pair
 
 GRID_QUERIES, GRID_IMAGES, GRID_NEIGHBOURS = 6, 96, 5
@@ -78,18 +78,7 @@ class RetrievalTask:
         others = np.zeros((0, 0), np.int8)
         if config.pool:
             self.source, others = self._pool(pool_progress)
-        with torch.random.fork_rng(devices=[]):  # the initial weights depend on the seed alone
-            torch.manual_seed(seed)
-            self.network: Network = make_network(
-                config,
-                content_channels=encoders.content_channels,
-                content_size=encoders.size // 4,
-                style_dim=encoders.style_dim,
-                labels=others.shape[1],
-            ).to(self.device)
-            if isinstance(self.network, PartsNetwork) and isinstance(self.source, FromPool):
-                contents, styles = self.source.pool.statistics()
-                self.network.fit(contents, styles.to(self.device), torch.from_numpy(others).to(self.device))
+        self.network = first_weights(seed, lambda: self._network(others))
         self.objective = make_objective(config, self.network.dim).to(self.device)
         self.networks: dict[str, nn.Module] = {"embedding": self.network}
         weights = self.network.parameters()
@@ -103,6 +92,21 @@ class RetrievalTask:
     def learned(self) -> NDArray[np.int64]:
         """The ids of the images that are learned from."""
         return self.ids
+
+    def _network(self, others: NDArray[np.int8]) -> Network:
+        """A fresh network; one of parts takes statistics of the pool, and of its images' `others` [n, O]."""
+        encoders = self.encoders
+        network: Network = make_network(
+            self.config,
+            content_channels=encoders.content_channels,
+            content_size=encoders.size // 4,
+            style_dim=encoders.style_dim,
+            labels=others.shape[1],
+        ).to(self.device)
+        if isinstance(network, PartsNetwork) and isinstance(self.source, FromPool):
+            contents, styles = self.source.pool.statistics()
+            network.fit(contents, styles.to(self.device), torch.from_numpy(others).to(self.device))
+        return network
 
     def _images(self) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
         """The images to learn from: ids [n] and labels int8 [n, A] of used attributes, all known or (no style) none."""
@@ -270,12 +274,11 @@ class RetrievalTask:
             content = self.encoders.content(images)
             queries = self.network(content, style).float()
             known = self.network(self.encoders.content(candidates), self.encoders.style(candidates)).float()
-            made = self.encoders.translate(images, content, style).image.float()
+            made = self.encoders.translate(images, content, style).image
         nearest = torch.cdist(queries, known).argsort(dim=1)[:, :GRID_NEIGHBOURS].cpu().numpy()
-        shown = made.add(1).mul(127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
         rows = [
             np.concatenate([source, translation, *pixels[row]], axis=1)
-            for source, translation, row in zip(asked, shown, nearest, strict=True)
+            for source, translation, row in zip(asked, to_pixels(made), nearest, strict=True)
         ]
         return np.concatenate(rows, axis=0)
 

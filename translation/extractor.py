@@ -23,7 +23,7 @@ from index_store.errors import RgunitError
 from index_store.names import quoted
 from index_store.runs import CHECKPOINT
 from index_store.workspace import RunRecord, Workspace
-from retrieval.tensors import to_tensor
+from retrieval.tensors import first_weights, to_tensor
 from translation.config import Config, parse_config
 from translation.evaluation.protocol import people_of
 from translation.networks.extractor import Extractor
@@ -74,9 +74,7 @@ class ExtractorTask:
         self.aside, self.aside_bits = table.ids[aside], bits[aside]
         self.learned = table.ids
         self.images_per_step = config.extractor.batch * world
-        with torch.random.fork_rng(devices=[]):  # the initial weights depend on the seed alone
-            torch.manual_seed(seed)
-            made = {name_of(width): build(config, width) for width in config.extractor.widths}
+        made = first_weights(seed, lambda: {name_of(width): build(config, width) for width in config.extractor.widths})
         self.networks: dict[str, nn.Module] = {name: network.to(self.device) for name, network in made.items()}
         self.averaged = tuple(self.networks)
         weights = [weight for network in self.networks.values() for weight in network.parameters()]

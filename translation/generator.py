@@ -22,7 +22,7 @@ from index_store.runs import CHECKPOINT
 from index_store.workspace import GeneratedImage, RunRecord, Workspace
 from retrieval.indexing import build_index
 from retrieval.loading import resolve_device
-from retrieval.tensors import to_pixels
+from retrieval.tensors import first_weights, to_pixels
 from translation.config import Config, parse_config
 from translation.indexing import open_retriever
 from translation.methods import Generates, find_method
@@ -30,7 +30,6 @@ from translation.progress import Progress
 from translation.runs import GENERATOR, RETRIEVAL, drawing_run, target_of, trained
 from translation.training.checkpoints import load_networks
 from translation.training.loop import seed_of
-from translation.training.task import first_weights
 from translation.transfer import stored_weights
 
 BATCH = 64  # images made at a time

@@ -8,6 +8,7 @@ from typing import Any, Unpack
 from index_store.errors import RgunitError, UsageError
 from index_store.runs import CHECKPOINT
 from index_store.workspace import RunRecord, Workspace
+from retrieval.tensors import first_weights
 from translation.config import Config
 from translation.fitting import require_stage, tell_if_enlarged, used_schema
 from translation.generator import open_method
@@ -17,7 +18,7 @@ from translation.progress import Progress
 from translation.runs import GENERATOR, MINER, method_of
 from translation.training.loop import make_fabric
 from translation.training.sessions import Options, Session, StageResult, settled, train_run
-from translation.training.task import MethodTask, first_weights
+from translation.training.task import MethodTask
 from translation.transfer import start_from, transfer_names
 
 COLLECTION = "origin=real|unlabelled"

@@ -17,6 +17,7 @@ from index_store.errors import RgunitError
 from index_store.runs import CHECKPOINT
 from index_store.workspace import RunRecord, Workspace
 from retrieval.retriever import Retriever
+from retrieval.tensors import first_weights
 from retrieval.train import RetrievalTask
 from translation.agreement import check_agreed, open_agreement
 from translation.config import Config
@@ -46,7 +47,7 @@ from translation.training.checkpoints import load_networks, trained_networks
 from translation.training.loop import make_fabric
 from translation.training.processes import from_first
 from translation.training.sessions import Options, Session, StageResult, settled, train_run
-from translation.training.task import MethodTask, first_weights
+from translation.training.task import MethodTask
 from translation.translator import Translator
 
 if TYPE_CHECKING:

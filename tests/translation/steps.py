@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from index_store.workspace import Workspace
+from retrieval.tensors import first_weights
 from tests.translation.small import USED, tiny
 from translation.config import Config
 from translation.guidance import Guidance
@@ -16,7 +17,7 @@ from translation.methods.gmm_unit import GmmUnit, Networks, build_networks
 from translation.networks.gmm_unit import Generator
 from translation.objectives.style import sampled
 from translation.sampling import Batch, Guides, LabelSampler
-from translation.training.task import Engine, MethodTask, first_weights
+from translation.training.task import Engine, MethodTask
 
 A = 3
 ENCODERS = ("content_encoder", "style_encoder")

@@ -18,7 +18,7 @@ from cli.choices import configuration
 from index_store.errors import RgunitError, UsageError
 from index_store.runs import CHECKPOINT
 from index_store.workspace import Workspace
-from retrieval.tensors import to_tensor
+from retrieval.tensors import first_weights, to_tensor
 from tests.translation.resume import same_after_a_stop
 from tests.translation.small import GROUP, USED, Notes, tiny
 from translation import stages
@@ -35,7 +35,7 @@ from translation.sampling import LabelSampler
 from translation.stages import train_guided, train_retrieval, train_translation
 from translation.training.metrics import read_metrics
 from translation.training.sessions import StageResult
-from translation.training.task import MethodTask, first_weights
+from translation.training.task import MethodTask
 from translation.translator import Translator
 
 EVERYTHING = (

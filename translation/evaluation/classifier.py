@@ -25,6 +25,8 @@ from torch import Tensor, nn
 from index_store.errors import RgunitError
 from index_store.workspace import ImageTable, Workspace
 from retrieval.loading import resolve_device
+from retrieval.objectives import labels_loss
+from retrieval.tensors import first_weights, to_tensor
 from translation.evaluation.config import EvaluationConfig
 from translation.training.precision import faster_precision
 
@@ -108,7 +110,7 @@ class AttributeClassifier:
         if images.ndim != 4 or images.shape[1:] != (self.size, self.size, 3) or not len(images):
             raise ValueError(f"expected uint8 images [n, {self.size}, {self.size}, 3], got {images.shape}")
         for start in range(0, len(images), INFERENCE_BATCH):
-            yield _normalised(torch.from_numpy(images[start : start + INFERENCE_BATCH]), self.device)
+            yield to_tensor(images[start : start + INFERENCE_BATCH], self.device)
 
     def score(self, images: NDArray[np.uint8], labels: NDArray[np.int8]) -> dict[str, float | None]:
         """Accuracy of each attribute over its known labels [n, A], None where none is known."""
@@ -183,9 +185,7 @@ def train_classifier(
     if path.exists():
         return AttributeClassifier.load(path, device)
     started, device = time.perf_counter(), str(resolve_device(device))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = build_network(config.classifier, len(workspace.schema.names), size)
+    network = first_weights(seed, lambda: build_network(config.classifier, len(workspace.schema.names), size))
     steps = fit(network, _reader(workspace, train.ids, size), train.labels, config, device, seed, progress)
     about: dict[str, Any] = {
         "names": list(workspace.schema.names),
@@ -203,13 +203,6 @@ def train_classifier(
     classifier = AttributeClassifier(network, about, device)
     classifier.save(path, about)
     return classifier
-
-
-def masked_bce(logits: Tensor, labels: Tensor) -> Tensor:
-    """Binary cross-entropy of logits [B, A] against labels [B, A] in {1, 0, −1}, mean over the known ones."""
-    known = (labels >= 0).float()
-    loss = F.binary_cross_entropy_with_logits(logits, labels.clamp(min=0).float(), reduction="none")
-    return (loss * known).sum() / known.sum().clamp(min=1)
 
 
 def planned_steps(config: EvaluationConfig, images: int) -> int:
@@ -255,11 +248,11 @@ def fit(
         if step % per_epoch == 0:
             order = rng.permutation(len(labels))
         rows = order[step % per_epoch * batch :][:batch]
-        images = _augmented(_normalised(read(rows), place), rng, config.classifier_mirror)
+        images = _augmented(to_tensor(read(rows), place), rng, config.classifier_mirror)
         with _autocast(place):
             logits = network(images)
         optimizer.zero_grad(set_to_none=True)
-        masked_bce(logits.float(), targets[rows].to(place)).backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(labels_loss(logits.float(), targets[rows].to(place)))
         optimizer.step()
         step += 1
         if progress is not None:
@@ -276,11 +269,6 @@ def _augmented(images: Tensor, rng: np.random.Generator, mirror: bool) -> Tensor
     top, left = rng.integers(0, 2 * reach + 1, size=2)
     shifted = F.pad(images, (reach,) * 4, mode="reflect")[:, :, top : top + size, left : left + size]
     return shifted.contiguous(memory_format=torch.channels_last)
-
-
-def _normalised(pixels: Tensor, device: torch.device) -> Tensor:
-    """uint8 [n, H, W, 3] → float [n, 3, H, W] in [−1, 1], channels last in memory."""
-    return pixels.to(device).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
 def _autocast(device: torch.device) -> AbstractContextManager[object]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from index_store.errors import RgunitError, UsageError
 from index_store.workspace import Workspace
+from retrieval.tensors import first_weights
 from translation.evaluation.classifier import AttributeClassifier, Progress, build_network, fit
 from translation.evaluation.config import EvaluationConfig
 
@@ -82,9 +83,7 @@ def train_content_reader(
     labels = np.zeros((len(rows), len(values)), np.int8)
     labels[np.arange(len(rows)), [place[str(names[row])] for row in rows]] = 1
     ids = table.ids[rows]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = build_network(config.classifier, len(values), size)
+    network = first_weights(seed, lambda: build_network(config.classifier, len(values), size))
 
     def read(chosen: NDArray[np.int64]) -> torch.Tensor:
         return torch.from_numpy(workspace.load(ids[chosen], size))

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from retrieval.tensors import first_weights
 from translation.evaluation.classifier import AttributeClassifier, build_network, fit
 from translation.evaluation.config import EvaluationConfig
 
@@ -40,9 +41,7 @@ class ReverseMeter:
         `labels` int8 [n, U] in {1, 0, −1 = unknown, not trained on}.
         """
         size = images.shape[1]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            network = build_network("resnet18", len(self.names), size)
+        network = first_weights(self.seed, lambda: build_network("resnet18", len(self.names), size))
         settings = self.config.model_copy(update={"classifier_minutes": self.config.reverse_minutes})
         pixels = torch.from_numpy(images)
         read: Callable[[NDArray[np.int64]], torch.Tensor] = lambda rows: pixels[torch.from_numpy(rows)]  # noqa: E731

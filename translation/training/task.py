@@ -9,7 +9,7 @@ import copy
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -32,7 +32,6 @@ GRID_SOURCES, GRID_TARGETS = 6, 4
 DRAWN = 4, 8  # rows and columns of a sample picture of images from noise
 
 Autocast = Callable[[], AbstractContextManager[object]]
-M = TypeVar("M")
 
 
 class Guiding(Protocol):
@@ -328,10 +327,3 @@ def held_out(
         if where and len(table):  # a domain is chosen by the filter: its images need no label in use
             return table.ids, labels
     return table.ids[known], labels[known]
-
-
-def first_weights(seed: int, make: Callable[[], M]) -> M:
-    """A method whose first weights depend on the seed alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return make()

@@ -7,7 +7,7 @@ import torch
 from index_store.errors import RgunitError
 from index_store.workspace import Workspace
 from translation.config import load_config
-from translation.evaluation.classifier import AttributeClassifier, build_network, masked_bce, train_classifier
+from translation.evaluation.classifier import AttributeClassifier, build_network, train_classifier
 from translation.evaluation.config import EvaluationConfig
 
 
@@ -42,17 +42,6 @@ def test_a_broken_cache_file_says_to_delete_it(tmp_path):
     (tmp_path / "c.safetensors").write_bytes(b"nonsense")
     with pytest.raises(RgunitError, match="delete it and evaluate again"):
         AttributeClassifier.load(tmp_path / "c.safetensors")
-
-
-def test_unknown_labels_teach_nothing():
-    logits = torch.zeros(2, 3, requires_grad=True)
-    masked_bce(logits, torch.tensor([[1, -1, 0], [-1, -1, 1]], dtype=torch.int8)).backward()
-    assert (logits.grad != 0).tolist() == [[True, False, True], [False, False, True]]
-    assert masked_bce(torch.zeros(1, 2), torch.tensor([[-1, -1]])).item() == 0
-
-
-def test_the_loss_of_a_fair_coin_is_the_logarithm_of_2():
-    assert masked_bce(torch.zeros(4, 2), torch.tensor([[1, 0]] * 4)).item() == pytest.approx(np.log(2))
 
 
 def test_equal_images_have_diversity_0_and_unlike_ones_more(workspace, classifier):

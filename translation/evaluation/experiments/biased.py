@@ -23,6 +23,7 @@ from PIL import Image
 from index_store.errors import RgunitError
 from index_store.names import quoted
 from index_store.workspace import ImageTable, Workspace
+from retrieval.tensors import first_weights
 from translation.drawings import Content, draw_face, name_drawing, random_attributes
 from translation.evaluation.classifier import AttributeClassifier, build_network, fit
 from translation.evaluation.config import EvaluationConfig
@@ -178,9 +179,7 @@ def train_judge(
     images = torch.from_numpy(np.stack([read_image(row.file, size=size) for row in rows]))
     labels = np.array([(row.wanted, row.protected) for row in rows], np.int8)
     shown = _balanced(labels)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(JUDGE_SEED)
-        network = build_network(config.classifier, 2, size)
+    network = first_weights(JUDGE_SEED, lambda: build_network(config.classifier, 2, size))
     fit(
         network,
         lambda some: images[torch.from_numpy(shown[some])],
