@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index_store.workspace import Workspace
+from translation.evaluation.distances import unit
 
 SHARE = 0.01  # of real images that are as near to another person's
 BATCH = 256  # neighbours decoded at a time
@@ -43,8 +44,8 @@ class CopyMeter:
         missing = np.array([i for i in np.unique(neighbours[neighbours >= 0]) if int(i) not in self._seen], np.int64)
         for start in range(0, len(missing), BATCH):
             ids = missing[start : start + BATCH]
-            self._seen.update(zip(ids.tolist(), _unit(self.features(self.workspace.load(ids, self.size))), strict=True))
-        rows = _unit(features)
+            self._seen.update(zip(ids.tolist(), unit(self.features(self.workspace.load(ids, self.size))), strict=True))
+        rows = unit(features)
         found = np.zeros(len(rows), dtype=bool)
         for column in neighbours.T:
             there = np.flatnonzero(column >= 0)
@@ -55,9 +56,5 @@ class CopyMeter:
 
 def copy_threshold(features: Features, others: Features) -> float:
     """The cosine distance to their nearest of `others` [m, d] that SHARE of the real `features` [n, d] keep below."""
-    nearest = 1 - (_unit(features) @ _unit(others).T).max(axis=1)
+    nearest = 1 - (unit(features) @ unit(others).T).max(axis=1)
     return float(np.quantile(nearest, SHARE))
-
-
-def _unit(rows: Features) -> Features:
-    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12), dtype=np.float32)

@@ -30,17 +30,13 @@ class Frechet:
     influence_b: Float
 
 
-def frechet_distance(a: ArrayLike, b: ArrayLike) -> float:
-    """Fréchet distance ‖μa − μb‖² + tr(Σa + Σb − 2(ΣaΣb)^½) between feature sets a [n, d] and b [m, d], in float64.
+def frechet(a: ArrayLike, b: ArrayLike) -> Frechet:
+    """Fréchet distance ‖μa − μb‖² + tr(Σa + Σb − 2(ΣaΣb)^½) between feature sets a [n, d] and b [m, d], in float64,
+    with the influence of every row (infinitesimal jackknife).
 
     Heusel et al. 2017, Eq. 6. The trace of the root is the nuclear norm of A·Bᵀ for centred a, b: no root of a
     nearly singular matrix is taken, so n < d is fine. ValueError for fewer than 2 rows or different widths.
     """
-    return frechet(a, b).distance
-
-
-def frechet(a: ArrayLike, b: ArrayLike) -> Frechet:
-    """Fréchet distance of a [n, d] and b [m, d] with the influence of every row (infinitesimal jackknife)."""
     rows_a, rows_b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if rows_a.ndim != 2 or rows_b.ndim != 2 or rows_a.shape[1] != rows_b.shape[1]:
         raise ValueError(f"expected features [n, d] and [m, d], got {rows_a.shape} and {rows_b.shape}")
@@ -138,6 +134,11 @@ def percentile_interval(draws: Float) -> tuple[float, float]:
     """95 % percentile interval of bootstrap draws [r]; resamples without a value are left out."""
     low, high = np.nanpercentile(draws, [2.5, 97.5])
     return float(low), float(high)
+
+
+def unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows [n, d] at length 1; of length 0 they stay 0."""
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12), dtype=np.float32)
 
 
 def cosine_distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> Float:

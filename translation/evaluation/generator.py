@@ -21,7 +21,7 @@ from index_store.learned import learned_from, left_out
 from index_store.store import IndexStore
 from index_store.workspace import RunRecord, Workspace
 from translation.evaluation.classifier import AttributeClassifier, train_classifier
-from translation.evaluation.distances import Z95, frechet, jackknife_error, kernel_discrepancy
+from translation.evaluation.distances import Z95, frechet, jackknife_error, kernel_discrepancy, unit
 from translation.evaluation.protocol import people_of
 from translation.generator import ImageGenerator
 from translation.methods.parts import COLLAPSED
@@ -82,7 +82,6 @@ def evaluate_generator(
     untrained = frechet(classifier.read(drawn(generator.untrained(seed), count, seed)).features, domain.test).distance
     found |= {"floor": domain.floor, "untrained": {"fd_attr": untrained}}
     found["learned"] = bool(found["fd_attr"] < LEARNED * untrained)
-    probabilities = generator.probabilities
     for warning in warnings(found):
         progress.note(warning)
     return {
@@ -90,7 +89,7 @@ def evaluate_generator(
         "stage": generator.run.stage,
         "target": where,
         **found,
-        "selector": probabilities,
+        "selector": generator.probabilities,
     }
 
 
@@ -175,8 +174,8 @@ def nearest_distance(features: Features, others: Features) -> NDArray[np.float64
     with tempfile.TemporaryDirectory(prefix="rgunit-") as folder:
         place = Path(folder) / "store"
         with IndexStore.create(place, dim=others.shape[1], attributes=(), vectors="files") as store:
-            store.add(_unit(others))
-            found = store.search(_unit(features), k=1, exact=True)
+            store.add(unit(others))
+            found = store.search(unit(features), k=1, exact=True)
     return np.sqrt(np.maximum(found.distances[:, 0].astype(np.float64), 0.0))
 
 
@@ -201,7 +200,3 @@ def warnings(found: Mapping[str, Any]) -> list[str]:
 
 def _diversity(classifier: AttributeClassifier, images: Images) -> float:
     return classifier.diversity(images[:SHOWN])
-
-
-def _unit(rows: Features) -> Features:
-    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12), dtype=np.float32)

@@ -7,7 +7,6 @@ from translation.evaluation.distances import (
     Resamples,
     cosine_distance,
     frechet,
-    frechet_distance,
     interval,
     jackknife_error,
     percentile_interval,
@@ -36,33 +35,33 @@ def test_frechet_distance_of_known_gaussians_is_the_closed_form():
     a, b = exact_gaussian(rng, 40, mean_a, cov_a), exact_gaussian(rng, 60, mean_b, cov_b)
     half = root(cov_a)
     expected = np.sum((mean_a - mean_b) ** 2) + np.trace(cov_a + cov_b - 2 * root(half @ cov_b @ half))
-    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-9)
+    assert frechet(a, b).distance == pytest.approx(expected, rel=1e-9)
 
 
 def test_frechet_distance_of_one_dimension_is_the_difference_of_means_and_deviations():
     a = np.array([[0.0], [2.0]])  # mean 1, standard deviation √2
     b = np.array([[2.0], [6.0]])  # mean 4, standard deviation 2√2
-    assert frechet_distance(a, b) == pytest.approx(3**2 + 2)
+    assert frechet(a, b).distance == pytest.approx(3**2 + 2)
 
 
 @pytest.mark.parametrize("n", [6, 40])
 def test_a_set_is_at_distance_0_from_itself_and_a_shift_counts_as_its_square(n):
     a = np.random.default_rng(1).normal(size=(n, 20)).astype(np.float32)  # n = 6: fewer rows than dimensions
-    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
-    assert frechet_distance(a, a + np.float32(0.5)) == pytest.approx(20 * 0.25, rel=1e-5)
+    assert frechet(a, a).distance == pytest.approx(0, abs=1e-9)
+    assert frechet(a, a + np.float32(0.5)).distance == pytest.approx(20 * 0.25, rel=1e-5)
 
 
 def test_frechet_distance_is_symmetric_also_with_fewer_rows_than_dimensions():
     rng = np.random.default_rng(2)
     a, b = rng.normal(size=(7, 30)), 2 * rng.normal(size=(11, 30)) + 1
-    assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a))
+    assert frechet(a, b).distance == pytest.approx(frechet(b, a).distance)
 
 
 def test_frechet_distance_refuses_a_single_row_and_different_widths():
     with pytest.raises(ValueError, match="2 rows"):
-        frechet_distance(np.zeros((1, 3)), np.zeros((5, 3)))
+        frechet(np.zeros((1, 3)), np.zeros((5, 3)))
     with pytest.raises(ValueError, match=r"\[n, d\]"):
-        frechet_distance(np.zeros((5, 3)), np.zeros((5, 4)))
+        frechet(np.zeros((5, 3)), np.zeros((5, 4)))
 
 
 def test_influence_is_the_derivative_by_the_weight_of_a_row():

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from index_store.errors import RgunitError
-from translation.evaluation.distances import frechet_distance
+from translation.evaluation.distances import frechet
 from translation.evaluation.inception import (
     ALEXNET_FILE,
     Inception,
@@ -80,7 +80,7 @@ def test_fid_is_torchmetrics_own():
     metric = FrechetInceptionDistance(feature=Features())
     metric.update(torch.from_numpy(a), real=False)
     metric.update(torch.from_numpy(b), real=True)
-    assert frechet_distance(a, b) == pytest.approx(float(metric.compute()), rel=1e-6)
+    assert frechet(a, b).distance == pytest.approx(float(metric.compute()), rel=1e-6)
 
 
 def test_a_score_of_one_kind_of_image_is_1_and_of_ten_sure_kinds_10():
