@@ -94,8 +94,8 @@ class PoolSampler:
         self._entries = places[order]  # (image, slot) of every translation, domain after domain
         self._sizes = np.bincount(of.reshape(-1), minlength=len(pool.vectors))
         self._starts = np.cumsum(self._sizes) - self._sizes
-        # Domains' own numbers are those of the vectors that images have, in the same (sorted) order.
-        self._number = {tuple(vector): row for row, vector in enumerate(self.domains.vectors.tolist())}
+        own = {tuple(vector): row for row, vector in enumerate(self.domains.vectors.tolist())}
+        self._numbers = np.array([own[tuple(vector)] for vector in pool.vectors.tolist()])  # of `vectors` in `domains`
 
     def draw(self, rng: np.random.Generator, size: int) -> Choice:
         """`size` triplets by a generator: all four negatives of each."""
@@ -107,8 +107,7 @@ class PoolSampler:
         target = np.where(first | ~usable, FIRST, SECOND)
         hard = np.where(pool.domain[image, other] != pool.domain[image, target], other, OWN)
         domain = pool.domain[image, target]
-        numbers = np.array([self._number[tuple(pool.vectors[one].tolist())] for one in domain])
-        easy = self.domains.draw_outside(rng, numbers, not_image=image)
+        easy = self.domains.draw_outside(rng, self._numbers[domain], not_image=image)
         start, count = self._starts[domain], self._sizes[domain]
         place = start + rng.integers(0, count)
         for _ in (FIRST, SECOND):  # past the image's own

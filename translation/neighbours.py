@@ -171,10 +171,11 @@ class Neighbours:
         They agree with `bits` [B, n] of the attributes to agree in.
         """
         rows = np.empty((len(own), self.k), np.int64)
+        pools: dict[bytes, NDArray[np.int64]] = {}  # a look at every label of the pool, once for bits that are alike
+        if bits is not None and self.agreement is not None:
+            pools = {row.tobytes(): self.agreement.agreeing(self.pool, row) for row in np.unique(bits, axis=0)}
         for i, (image, rng) in enumerate(zip(own, rngs, strict=False)):
-            pool = self.pool
-            if bits is not None and self.agreement is not None:
-                pool = self.agreement.agreeing(pool, bits[i])
+            pool = pools[bits[i].tobytes()] if bits is not None and pools else self.pool
             drawn = pool[rng.choice(len(pool), self.k + 1, replace=False)]
             rows[i] = drawn[drawn != image][: self.k]
         return rows

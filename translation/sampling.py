@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -189,8 +189,7 @@ class LabelSampler:
         target = self.labels[others]
         guessed = (rng.random(target.shape) < self.prior).astype(np.int8)
         target = exclusive(np.where(target < 0, guessed, target), target, self.groups)
-        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        noise = torch.randn(self.noise[0], self.batch, self.noise[1], generator=generator)
+        noise = self._noise(torch.Generator().manual_seed(int(rng.integers(2**62))))
         mirrored = (rng.random(self.batch) < 0.5) & self.mirror
         chains = self._chains(step, self.labels[rows], target)
         return Draw(self.ids[rows], mirrored, self.labels[rows], target, noise, hops=chains)
@@ -216,7 +215,7 @@ class LabelSampler:
         self, rng: np.random.Generator, before: NDArray[np.int8], target: NDArray[np.int8]
     ) -> NDArray[np.int8]:
         """Label vectors of training images int8 [B, A], complete, unlike `before` and `target` where any is."""
-        known = np.unique(self.labels[(self.labels >= 0).all(1)], axis=0)
+        known = self._complete
         if not len(known):
             return target
         chosen = []
@@ -225,6 +224,11 @@ class LabelSampler:
             among = others if len(others) else known
             chosen.append(among[rng.integers(len(among))])
         return np.stack(chosen)
+
+    @cached_property
+    def _complete(self) -> NDArray[np.int8]:
+        """The different label vectors int8 [n, A] of training images without an unknown bit."""
+        return np.unique(self.labels[(self.labels >= 0).all(1)], axis=0)
 
     def _noise(self, generator: torch.Generator) -> Tensor:
         return torch.randn(self.noise[0], self.batch, self.noise[1], generator=generator)

@@ -293,15 +293,12 @@ def _measure(
     pairs, config = real.pairs, real.config
     repeated = np.sort(np.random.default_rng(real.seed).permutation(len(pairs))[: config.diversity_inputs])
     total = len(pairs) + len(repeated) * config.diversity_samples
-    read = _Readings()
+    read, both_halves = _Readings(), np.concatenate([pairs.source, pairs.others])
     for start in range(0, len(pairs), config.batch):
         rows = np.arange(start, min(start + config.batch, len(pairs)))
         wanted = (pairs.source[rows], pairs.target[rows], pairs.seeds[rows])
         images, neighbours = arm.guided(*wanted) if isinstance(arm, GuidedTranslator) else (arm(*wanted), None)
-        if (
-            neighbours is not None
-            and (judged := np.isin(neighbours, np.concatenate([pairs.source, pairs.others]))).any()
-        ):
+        if neighbours is not None and (judged := np.isin(neighbours, both_halves)).any():
             raise RgunitError(
                 f"{name} was guided by image {neighbours[judged][0]}, which is judged itself: guidance may only "
                 "retrieve images outside the judged split"
