@@ -29,12 +29,11 @@ from translation.methods import (
     Translation,
     Won,
 )
-from translation.methods.parts import GuidedAdversary, NoStyle, linear
+from translation.methods.parts import GuidedAdversary, NoStyle, contrast, linear
 from translation.networks.blocks import initialise
 from translation.networks.patches import PAPER_LAYERS, PatchProjector, features, layer_channels, usable_layers
 from translation.networks.resnet import PatchDiscriminator, ResnetDecoder, ResnetEncoder
 from translation.objectives import adversarial_discriminator, adversarial_generator
-from translation.objectives.patch_nce import contrast
 from translation.sampling import Batch
 from translation.sections import GuidedConfig, Section, StageConfig
 

@@ -33,7 +33,7 @@ from translation.methods import (
     Translation,
     Won,
 )
-from translation.methods.parts import ClassifyingAdversary, halved, ramp
+from translation.methods.parts import ClassifyingAdversary, contrast, halved, ramp
 from translation.networks.gmm_unit import (
     ContentEncoder,
     Discriminator,
@@ -44,7 +44,6 @@ from translation.networks.gmm_unit import (
 from translation.networks.patches import PAPER_LAYERS, PatchProjector, features, layer_channels, usable_layers
 from translation.networks.vgg import VGG
 from translation.objectives import style as styles
-from translation.objectives.patch_nce import contrast
 from translation.objectives.style import STANDARD_DEVIATION
 from translation.sampling import Batch
 from translation.sections import GuidedConfig, Section, StageConfig

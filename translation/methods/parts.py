@@ -1,4 +1,4 @@
-"""What methods share: how rates fall, and who plays where a guidance may have joined."""
+"""What methods share: how rates fall, who plays where a guidance may have joined, and PatchNCE of networks' maps."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from translation import objectives
 from translation.guidance import Guidance
 from translation.methods import Player
 from translation.networks.gmm_unit import Judged
+from translation.networks.patches import PatchProjector, Staged, features
+from translation.objectives.patch_nce import TEMPERATURE
 from translation.sampling import Batch
 from translation.sections import GuidedConfig, Section, StageConfig
 from translation.training.processes import shared_mean
@@ -163,6 +165,32 @@ class ClassifyingAdversary(GuidedAdversary):
         """The classification of what D says, a scale each, of images with these labels."""
         groups = self.groups if self.stage.domain_softmax else ()
         return objectives.domain([scale.attributes for scale in judged], labels, groups, shared_mean)
+
+
+def contrast(
+    networks: Sequence[Staged],
+    projector: PatchProjector,
+    layers: Sequence[str],
+    keys: Sequence[Tensor],
+    output: Tensor,
+    *,
+    patches: int = 256,
+    temperature: float = TEMPERATURE,
+    across_batch: bool = False,
+    flip: bool = False,
+) -> Tensor:
+    """PatchNCE of an output [B, 3, H, W] in the maps `layers` of networks, against its source's: a scalar.
+
+    CUT, Section 3. `keys` [B, C, h, w] are the source's maps in these layers; no gradient flows into them. `patches`
+    positions of each map, drawn by torch's global generator, the same in both; with `flip` the output's are mirrored.
+    """
+    queries = features(networks, output, layers)
+    places = [objectives.sample_positions(map_.shape[2] * map_.shape[3], patches) for map_ in keys]
+    theirs = [objectives.mirrored(p, q.shape[3]) for p, q in zip(places, queries, strict=True)] if flip else places
+    with torch.no_grad():
+        known = projector([objectives.gather_positions(map_, p) for map_, p in zip(keys, places, strict=True)])
+    found = projector([objectives.gather_positions(map_, p) for map_, p in zip(queries, theirs, strict=True)])
+    return objectives.patch_nce_over_layers(found, known, temperature, across_batch)
 
 
 class NoStyle:

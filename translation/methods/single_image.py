@@ -16,7 +16,7 @@ from index_store.attributes import AttributeSchema
 from translation import objectives
 from translation.guidance import Guide
 from translation.methods import LOG_LOSS, About, Curves, Draws, Loss, Player, Sections, Stage, Steps, Translation, Won
-from translation.methods.parts import GuidedAdversary, NoStyle, linear
+from translation.methods.parts import GuidedAdversary, NoStyle, contrast, linear
 from translation.networks.blocks import initialise
 from translation.networks.patches import (
     SINGLE_IMAGE_LAYERS,
@@ -26,7 +26,6 @@ from translation.networks.patches import (
     usable_layers,
 )
 from translation.networks.single_image import SingleImageDecoder, SingleImageDiscriminator, SingleImageEncoder
-from translation.objectives.patch_nce import contrast
 from translation.sampling import Batch
 from translation.sections import GuidedConfig, Section, StageConfig
 

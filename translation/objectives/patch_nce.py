@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from translation.networks.patches import PatchProjector, Staged, features
 from translation.objectives.weighting import average
 
 TEMPERATURE = 0.07
@@ -70,29 +69,3 @@ def patch_nce_over_layers(
     """
     each = [patch_nce(q, k, temperature, across_batch) for q, k in zip(queries, keys, strict=True)]
     return average(torch.stack(each).mean(0), weight)
-
-
-def contrast(
-    networks: Sequence[Staged],
-    projector: PatchProjector,
-    layers: Sequence[str],
-    keys: Sequence[Tensor],
-    output: Tensor,
-    *,
-    patches: int = 256,
-    temperature: float = TEMPERATURE,
-    across_batch: bool = False,
-    flip: bool = False,
-) -> Tensor:
-    """PatchNCE of an output [B, 3, H, W] in the maps `layers` of networks, against its source's: a scalar.
-
-    CUT, Section 3. `keys` [B, C, h, w] are the source's maps in these layers; no gradient flows into them. `patches`
-    positions of each map, drawn by torch's global generator, the same in both; with `flip` the output's are mirrored.
-    """
-    queries = features(networks, output, layers)
-    places = [sample_positions(map_.shape[2] * map_.shape[3], patches) for map_ in keys]
-    theirs = [mirrored(p, q.shape[3]) for p, q in zip(places, queries, strict=True)] if flip else places
-    with torch.no_grad():
-        known = projector([gather_positions(map_, p) for map_, p in zip(keys, places, strict=True)])
-    found = projector([gather_positions(map_, p) for map_, p in zip(queries, theirs, strict=True)])
-    return patch_nce_over_layers(found, known, temperature, across_batch)
