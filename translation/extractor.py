@@ -28,7 +28,7 @@ from translation.config import Config, parse_config
 from translation.evaluation.protocol import people_of
 from translation.networks.extractor import Extractor
 from translation.runs import EXTRACTOR, extractors
-from translation.sampling import mirrored_pixels
+from translation.sampling import mirrored_pixels, shifted
 from translation.training.checkpoints import load_networks
 
 ASIDE = 5  # one in so many people is set aside to choose the width by
@@ -95,7 +95,7 @@ class ExtractorTask:
         bits = np.arange(batch) % 2
         ids = np.array([self.by_value[bit][rng.integers(len(self.by_value[bit]))] for bit in bits])
         pixels = mirrored_pixels(self.workspace.load(ids, self.size), (rng.random(batch) < 0.5) & self.mirror)
-        return _shifted(to_tensor(pixels, self.device), rng), torch.from_numpy(bits).float().to(self.device)
+        return shifted(to_tensor(pixels, self.device), rng), torch.from_numpy(bits).float().to(self.device)
 
     def step(self, step: int, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         images, bits = batch
@@ -226,11 +226,3 @@ def _read(task: ExtractorTask, network: Extractor) -> tuple[NDArray[np.float32],
 def _drawn(person: str, seed: int) -> bool:
     """Whether a person's images are set aside."""
     return int.from_bytes(hashlib.sha256(f"aside {seed} {person}".encode()).digest()[:4], "big") % ASIDE == 0
-
-
-def _shifted(images: Tensor, rng: np.random.Generator) -> Tensor:
-    """Images [B, 3, S, S] shifted by up to S/16 pixels, edges reflected."""
-    size = images.shape[-1]
-    reach = size // 16
-    top, left = rng.integers(0, 2 * reach + 1, size=2)
-    return F.pad(images, (reach,) * 4, mode="reflect")[:, :, top : top + size, left : left + size]

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from index_store.errors import RgunitError
 from index_store.names import quoted
@@ -383,6 +384,14 @@ def exclusive(labels: NDArray[np.int8], known: NDArray[np.int8], groups: Sequenc
         keep = first & ~(given == 1).any(1, keepdims=True)
         labels[:, list(group)] = np.where(guesses & ~keep, 0, members)
     return labels
+
+
+def shifted(images: Tensor, rng: np.random.Generator) -> Tensor:
+    """Images [B, 3, S, S] all shifted by up to S/16 pixels to either side, edges reflected."""
+    size = images.shape[-1]
+    reach = size // 16
+    top, left = rng.integers(0, 2 * reach + 1, size=2)
+    return F.pad(images, (reach,) * 4, mode="reflect")[:, :, top : top + size, left : left + size]
 
 
 def mirrored_pixels(pixels: NDArray[np.uint8], mirrored: NDArray[np.bool_]) -> NDArray[np.uint8]:

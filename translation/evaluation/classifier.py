@@ -28,6 +28,7 @@ from retrieval.loading import resolve_device
 from retrieval.objectives import labels_loss
 from retrieval.tensors import first_weights, to_tensor
 from translation.evaluation.config import EvaluationConfig
+from translation.sampling import shifted
 from translation.training.precision import faster_precision
 
 RECIPE = 1  # part of the cache key: raise it when training here changes
@@ -261,14 +262,10 @@ def fit(
 
 def _augmented(images: Tensor, rng: np.random.Generator, mirror: bool) -> Tensor:
     """Images [B, 3, S, S], half of them mirrored if asked, all shifted by up to S/16 pixels (edges reflected)."""
-    size = images.shape[-1]
     if mirror:
         mirrored = torch.from_numpy(rng.random(len(images)) < 0.5).to(images.device)
         images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-    reach = size // 16
-    top, left = rng.integers(0, 2 * reach + 1, size=2)
-    shifted = F.pad(images, (reach,) * 4, mode="reflect")[:, :, top : top + size, left : left + size]
-    return shifted.contiguous(memory_format=torch.channels_last)
+    return shifted(images, rng).contiguous(memory_format=torch.channels_last)
 
 
 def _autocast(device: torch.device) -> AbstractContextManager[object]:

@@ -33,7 +33,7 @@ from translation.methods import (
     Translation,
     Won,
 )
-from translation.methods.parts import ClassifyingAdversary, contrast, halved, ramp
+from translation.methods.parts import MASK_CLOSED, ClassifyingAdversary, contrast, halved, ramp
 from translation.networks.gmm_unit import (
     ContentEncoder,
     Discriminator,
@@ -51,7 +51,7 @@ from translation.sections import GuidedConfig, Section, StageConfig
 if TYPE_CHECKING:
     from translation.config import Config
 
-MASK_CLOSED, MASK_OPEN = 0.02, 0.98
+MASK_OPEN = 0.98
 
 
 class Networks(Section):

@@ -30,7 +30,7 @@ from translation.methods import (
     Translation,
     Won,
 )
-from translation.methods.parts import GuidedAdversary, closed_mask, halved, planes
+from translation.methods.parts import GuidedAdversary, closed_mask, halved, labels_of, planes
 from translation.networks.blocks import initialise
 from translation.networks.conditional import ConditionalDiscriminator, ConditionalGenerator, initialise_painting
 from translation.sampling import Batch
@@ -164,7 +164,7 @@ class Init(GuidedAdversary):
         return planes(labels)
 
     def style_labels(self, style: Tensor) -> Tensor:
-        return torch.where(style == 0, -torch.ones_like(style), (style > 0).to(style.dtype)).to(torch.int8)
+        return labels_of(style)
 
     def decode(self, content: Tensor, style: Tensor, images: Tensor, guide: Guide | None = None) -> Translation:
         raw, mask = self.networks["generator"](images, style)

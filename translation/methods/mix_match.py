@@ -20,7 +20,7 @@ from index_store.errors import RgunitError, UsageError
 from index_store.names import quoted
 from translation import objectives
 from translation.guidance import Guide
-from translation.methods import About, Curves, Draws, Loss, Player, Sections, Stage, Steps, Translation
+from translation.methods import LEAST_SQUARES, About, Curves, Draws, Loss, Player, Sections, Stage, Steps, Translation
 from translation.methods.parts import linear
 from translation.networks.blocks import initialise
 from translation.networks.mix_match import Latent, ModalDecoder, ModalEncoder, Norm, Side, joined, noisy
@@ -31,8 +31,6 @@ from translation.sections import GuidedConfig, Section, StageConfig
 
 if TYPE_CHECKING:
     from translation.config import Config
-
-WON, LOST = 0.02, 0.9  # losses of discriminator and generator by which the one has won: least squares
 
 
 class Networks(Section):
@@ -259,10 +257,11 @@ class MixMatch:
         return made[j].detach()
 
     def health(self, metrics: Mapping[str, float]) -> str | None:
-        if metrics["discriminator/adversarial"] < WON and metrics["generator/adversarial"] > LOST:
+        won, lost = metrics["discriminator/adversarial"], metrics["generator/adversarial"]
+        if won < LEAST_SQUARES.discriminator and lost > LEAST_SQUARES.generator:
             return (
-                f"the discriminators have won (their loss {metrics['discriminator/adversarial']:.3f}): the decoders "
-                "learn nothing from them; lower translation.discriminator_learning_rate"
+                f"the discriminators have won (their loss {won:.3f}): the decoders learn nothing from them; lower "
+                "translation.discriminator_learning_rate"
             )
         return None
 

@@ -17,8 +17,20 @@ from torch import Tensor, nn
 from index_store.attributes import AttributeSchema
 from translation import objectives
 from translation.guidance import Guide, Guided, fuse, paint
-from translation.methods import About, Curves, Draws, Loss, Player, Query, Sections, Stage, Steps, Translation
-from translation.methods.parts import ClassifyingAdversary, halved, planes
+from translation.methods import (
+    LEAST_SQUARES,
+    About,
+    Curves,
+    Draws,
+    Loss,
+    Player,
+    Query,
+    Sections,
+    Stage,
+    Steps,
+    Translation,
+)
+from translation.methods.parts import ClassifyingAdversary, halved, labels_of, planes
 from translation.networks.gmm_unit import ContentEncoder, Discriminator
 from translation.networks.munit import DomainDecoder, Places, PoolingEncoder, VectorEncoder, initialise
 from translation.sampling import Batch
@@ -28,7 +40,7 @@ if TYPE_CHECKING:
     from translation.config import Config
 
 SMALLEST = 16  # pixels a side of the smallest scale that a discriminator sees
-WON, LOST = 0.02, 0.9  # losses of discriminator and generator, a scale, by which the one has won: least squares
+WON, LOST = LEAST_SQUARES  # losses of discriminator and generator, a scale, by which the one has won
 
 
 class Networks(Section):
@@ -210,8 +222,7 @@ class Munit(ClassifyingAdversary):
         return torch.cat([told, none], dim=1)
 
     def style_labels(self, style: Tensor) -> Tensor:
-        told = style[:, : self.attributes]
-        return torch.where(told == 0, -torch.ones_like(told), (told > 0).to(told.dtype)).to(torch.int8)
+        return labels_of(style[:, : self.attributes])
 
     def decode(self, content: Tensor, style: Tensor, images: Tensor, guide: Guide | None = None) -> Translation:
         strength = 1.0 if guide is None else guide.strength

@@ -49,6 +49,11 @@ def planes(labels: Tensor) -> Tensor:
     return torch.where(bits < 0, torch.zeros_like(bits), 2 * bits - 1)
 
 
+def labels_of(planes: Tensor) -> Tensor:
+    """The labels int8 [B, A] that `planes` [B, A] tell: 1 above 0, 0 below, −1 where it is 0."""
+    return torch.where(planes == 0, -torch.ones_like(planes), (planes > 0).to(planes.dtype)).to(torch.int8)
+
+
 def closed_mask(metrics: Mapping[str, float]) -> str | None:
     """A warning where what is painted is nothing: `mask_mean` of a method that blends."""
     mask = metrics.get("mask_mean", 1.0)
