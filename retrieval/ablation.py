@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
@@ -28,7 +29,7 @@ from index_store.errors import RgunitError, UsageError
 from index_store.learned import learned_from
 from index_store.lifetimes import end_with_parent
 from index_store.workspace import Workspace
-from retrieval.baselines import WEIGHTS, Vectors, late_fusion
+from retrieval.baselines import WEIGHTS, Vectors, filter_by_labels, late_fusion
 from retrieval.config import RetrievalConfig
 from retrieval.evaluation import RetrievalProtocol, SetVectors, choose, duplicates_of, evaluate_vectors
 from retrieval.loading import load_encoders_of
@@ -282,8 +283,6 @@ class _Bench:
 
     def _filtered(self, queries: Vectors, images: Vectors) -> dict[str, Any]:
         """Labels as a filter where they are known: all of them, and a quarter."""
-        from retrieval.baselines import filter_by_labels
-
         hidden = np.random.default_rng([self.plan.protocol.seed, 1]).random(len(self.case.used)) < 0.75
         quarter = np.where(hidden[:, None], np.int8(-1), self.case.used)
         return {
@@ -329,8 +328,6 @@ def _first(rows: Ids, k: int) -> Ids:
 
 def _one(plan: Plan, row: str, seed: int) -> None:
     """Train one row with one seed and write its scores; in a process of its own."""
-    import time
-
     if not plan.device.startswith("cuda"):
         torch.set_num_threads(1)
     begun = time.monotonic()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from pydantic import ValidationError
@@ -19,9 +19,6 @@ from index_store.workspace import RunRecord, Workspace
 from retrieval.config import RetrievalConfig
 from retrieval.network import Network, make_network, shapes_of
 from retrieval.protocol import Encoders
-
-if TYPE_CHECKING:
-    from retrieval.network import Network
 
 PREFIX = "networks.embedding."
 ENTRY_POINTS = "rgunit.encoders"

@@ -143,6 +143,7 @@ def fitted(config: Config, translator: Translator, progress: Progress) -> Config
 
 
 def tell_what_is_off(config: Config, stage: StageConfig, progress: Progress) -> None:
+    """A note where the perceptual term has a weight but no file of a network to measure by."""
     weighs = getattr(stage.weights, "perceptual", 0)
     if weighs and not getattr(config.networks, "perceptual_weights", ""):
         progress.note("the perceptual term is off: no networks.perceptual_weights given")

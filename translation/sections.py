@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validat
 
 
 class Section(BaseModel):
+    """A part of the configuration: it does not change, and a key that it does not have is refused."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -152,6 +154,8 @@ class ExtractorConfig(Section):
 
 
 class IndexConfig(Section):
+    """What `index build`, and `run` for it, put into the store."""
+
     generated: int = Field(500, ge=0, description="translations made, kept and indexed with the real images")
     batch: int = Field(64, ge=1)
 
@@ -189,5 +193,7 @@ class Shares(Section):
 
 
 class DemoConfig(Section):
+    """The faces that `demo` draws."""
+
     images: int = Field(1500, ge=60)
     unlabelled: float = Field(0.15, ge=0, lt=1, description="share of further images without labels")

@@ -26,7 +26,7 @@ from translation.evaluation.config import EvaluationConfig
 from translation.evaluation.copies import CopyMeter, copy_threshold
 from translation.evaluation.distances import cosine_distance, frechet, pixel_distance
 from translation.evaluation.inception import Inception, PerceptualDistance, inception_score, kernel_distance
-from translation.evaluation.protocol import Pairs, check_neighbours
+from translation.evaluation.protocol import Pairs, check_neighbours, named
 from translation.evaluation.relevance import ContentReader
 from translation.evaluation.reverse import ReverseMeter
 from translation.evaluation.scores import INTERVALS, Draws, PairScores, comparisons, figures, intervals
@@ -370,10 +370,9 @@ class _Keeper:
         for row, image in zip(rows, images, strict=True):
             path = self._folder / arm / f"{row:05d}.png"
             write_image(path, image)
-            bits = zip(self._pairs.attributes, self._pairs.target[row].tolist(), strict=True)
             line = {
                 "source": str(self._paths[int(self._pairs.source[row])]),
-                "target": {name: None if bit < 0 else bit for name, bit in bits},
+                "target": named(self._pairs.attributes, self._pairs.target[row]),
                 "arm": arm,
                 "path": str(path),
             }

@@ -78,8 +78,8 @@ class Pairs:
                     "source": int(self.source[row]),
                     "person": self.people[row],
                     "reference": int(self.reference[row]),
-                    "before": _named(self.attributes, self.before[row]),
-                    "target": _named(self.attributes, self.target[row]),
+                    "before": named(self.attributes, self.before[row]),
+                    "target": named(self.attributes, self.target[row]),
                     "changed": [self.attributes[column] for column in np.flatnonzero(changed)],
                     "seed": int(self.seeds[row]),
                 }
@@ -115,7 +115,8 @@ class Pairs:
             ) from None
 
 
-def _named(attributes: Sequence[str], bits: NDArray[np.int8]) -> dict[str, int | None]:
+def named(attributes: Sequence[str], bits: NDArray[np.int8]) -> dict[str, int | None]:
+    """Labels int8 [U] as {attribute: 1, 0, or None where it is not known}."""
     return {name: None if bit < 0 else bit for name, bit in zip(attributes, bits.tolist(), strict=True)}
 
 

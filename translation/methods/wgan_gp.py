@@ -41,6 +41,8 @@ class Networks(Section):
 
 
 class Weights(Section):
+    """Weight of each term."""
+
     gradient_penalty: float = Field(10.0, gt=0)
 
 

@@ -41,7 +41,6 @@ TRANSLATOR = "translator.onnx"
 KEPT = ("attributes_used", "seed", "neighbours", "source", "target", "encoders_fingerprint")
 """Of a run's settings, beside its configuration, what is shared."""
 REFERENCES = ("translation_run", "retrieval_run")
-FORMS: tuple[Form, ...] = ("torch", "hub", "onnx")
 BATCH = 256
 TRIED = 3  # pictures that graphs are checked on
 

@@ -112,6 +112,8 @@ class Scaled(Protocol):
 
 @dataclass(frozen=True)
 class Trained:
+    """How a training ended: `steps` and `seconds` of all sessions, `metrics` as they were logged last."""
+
     steps: int
     seconds: float
     metrics: dict[str, float]
