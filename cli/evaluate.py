@@ -13,11 +13,12 @@ from cli import bias, generators, guidance, judges, modalities, parts, preferenc
 from cli.choices import BothWaysOption, JudgeCropOption, JudgeOption, check_judge
 from cli.preference import AbOption, ArmsOption, ChoicesOption, CountOption
 from cli.settings import Settings
+from cli.spelling import App
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-group = typer.Typer(
+group = App(
     rich_markup_mode=None,
     help="Measure retrieval and translation.",
     epilog="\b\nExamples:\n  rgunit -w faces evaluate retrieval\n"

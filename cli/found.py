@@ -29,7 +29,7 @@ IMAGES_HELP = (
     "Image whose content to look for, from anywhere; with several, their mean content. A folder: every image below it, "
     "each asked by itself."
 )
-ImagesArgument = Annotated[list[Path], typer.Argument(metavar="IMAGE…|FOLDER", exists=True, help=IMAGES_HELP)]
+ImagesArgument = Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER", exists=True, help=IMAGES_HELP)]
 KOption = Annotated[int, typer.Option("-k", metavar="N", min=1, help="How many neighbours.")]
 WhereOption = Annotated[
     str | None,

@@ -11,6 +11,7 @@ import typer
 
 from cli import exchange
 from cli.settings import Settings
+from cli.spelling import App
 from index_store.errors import RgunitError, UsageError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from index_store.workspace import Workspace
 
-group = typer.Typer(
+group = App(
     rich_markup_mode=None,
     help="Build, check and repair the vectors that are searched.",
     epilog="\b\nExamples:\n  rgunit -w faces index build\n  rgunit -w faces index verify --images\n"

@@ -33,7 +33,7 @@ def judges(
     classifiers: Annotated[
         list[Path],
         typer.Argument(
-            metavar="CLASSIFIER…",
+            metavar="CLASSIFIER",
             exists=True,
             dir_okay=False,
             help="Files that `evaluate translation` left in the workspace's folder `cache`.",

@@ -39,6 +39,7 @@ from cli import (
     translate,
 )
 from cli.settings import Failed, Settings, Stopped, globals_first, named
+from cli.spelling import App
 from index_store.errors import RgunitError, UsageError
 from index_store.lifetimes import end_with_parent
 
@@ -46,7 +47,7 @@ INTERRUPTED = 130
 CATALOG = "RGUNIT_CATALOG"  # `index_store.databases.URL`, without what that imports
 VECTORS = "RGUNIT_VECTORS"  # `index_store.engines.URL`
 
-app = typer.Typer(
+app = App(
     name="rgunit",
     rich_markup_mode=None,  # plain help: rich alone would take longer than everything else together
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},

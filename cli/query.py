@@ -23,7 +23,7 @@ from cli.found import (
 from index_store.errors import UsageError
 
 QueriesArgument = Annotated[
-    list[Path] | None, typer.Argument(metavar="IMAGE…|FOLDER", exists=True, help=f"{IMAGES_HELP} None: --text alone.")
+    list[Path] | None, typer.Argument(metavar="IMAGE|FOLDER", exists=True, help=f"{IMAGES_HELP} None: --text alone.")
 ]
 TextOption = Annotated[
     str | None,

@@ -7,21 +7,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.settings import Settings
+from cli.spelling import App
 from index_store.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-group = typer.Typer(
+group = App(
     rich_markup_mode=None,
     invoke_without_command=True,
+    subcommand_metavar="[COMMAND] [ARGS]...",
     help="List, compare, rename and delete runs. Without a word behind it: list them.",
     epilog="\b\nExamples:\n  rgunit -w faces runs\n  rgunit -w faces runs compare r1 r5\n"
     "  rgunit -w faces runs rename r5 wide\n  rgunit -w faces runs delete r3 r4",
 )
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Its id or its name.")]
-RunsArgument = Annotated[list[str], typer.Argument(metavar="RUN…", help="Their ids or names.")]
+RunsArgument = Annotated[list[str], typer.Argument(metavar="RUN", help="Their ids or names.")]
 
 
 def register(app: typer.Typer) -> None:

@@ -32,7 +32,7 @@ def translate(
     context: typer.Context,
     images: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="IMAGE|FOLDER…", exists=True, help="Images from anywhere, or folders of them."),
+        typer.Argument(metavar="IMAGE|FOLDER", exists=True, help="Images from anywhere, or folders of them."),
     ] = None,
     where: Annotated[
         str | None,

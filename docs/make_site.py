@@ -43,6 +43,8 @@ def reference() -> str:
 
 
 def _section(command: Any, context: Any) -> str:
+    from cli.spelling import spelt
+
     name = context.command_path
     lines = [f"## {name if ' ' in name else 'Options of every command'}", "", _prose(command.help or ""), ""]
     usage = command.get_usage(context).removeprefix("Usage: ")
@@ -51,9 +53,9 @@ def _section(command: Any, context: Any) -> str:
     shown = [(one, record) for one, record in rows if record]
     if shown:
         lines += ["| option | |", "|---|---|"]
-        for one, (spelt, told) in shown:
-            spelt = re.sub(r" <.*>$", "", spelt) if one.param_type_name == "argument" else spelt
-            lines.append(f"| {_code(spelt, OPTION)} | {_cell(told)} |")
+        for one, record in shown:
+            written = spelt(one) if one.param_type_name == "argument" else record[0]
+            lines.append(f"| {_code(written, OPTION)} | {_cell(record[1])} |")
         lines.append("")
     groups = getattr(command, "commands", {})
     if groups:

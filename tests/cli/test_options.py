@@ -76,6 +76,22 @@ def test_every_command_explains_itself_with_an_example(rgunit, command: str) -> 
 
 
 @pytest.mark.parametrize(
+    ("words", "usage"),
+    [
+        (["add"], "rgunit add [OPTIONS] PATH..."),
+        (["query"], "rgunit query [OPTIONS] [IMAGE|FOLDER]..."),
+        (["runs"], "rgunit runs [OPTIONS] [COMMAND] [ARGS]..."),
+        (["runs", "rename"], "rgunit runs rename [OPTIONS] RUN NAME"),
+        (["train"], "rgunit train [OPTIONS] STAGE"),
+    ],
+)
+def test_help_spells_arguments_plainly(rgunit, words: list[str], usage: str) -> None:
+    shown = rgunit(*words, "--help").out
+    assert shown.splitlines()[0] == f"Usage: {usage}"
+    assert "<list" not in shown and "<str>" not in shown and "<path>" not in shown
+
+
+@pytest.mark.parametrize(
     ("words", "told"),
     [
         (["qury"], "Did you mean 'query'?"),
