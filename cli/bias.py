@@ -62,15 +62,21 @@ def bias(
     wanted: Annotated[str, typer.Option(metavar="NAME", help="Attribute that tells the domains apart.")] = "Glasses",
     protect: Annotated[str, typer.Option(metavar="NAME", help="Attribute that should stay.")] = "Beard",
     share: Annotated[
-        float, typer.Option(metavar="S", min=0.5, max=1.0, help="Images of a domain with its usual protected value.")
+        float,
+        typer.Option(metavar="S", min=0.5, max=1.0, help="Share of a domain's images with its usual protected value."),
     ] = 0.95,
     negative: Annotated[
-        bool, typer.Option("--negative", help="Images with the wanted attribute mostly lack the protected one.")
+        bool,
+        typer.Option(
+            "--negative", help="The other way round: images with the wanted attribute mostly lack the protected one."
+        ),
     ] = False,
     seeds: SeedsOption = None,
     arms: Annotated[
         str | None,
-        typer.Option(metavar="A,B", help="Of without, semantic, guided, agree, semantic and agree. Default: all."),
+        typer.Option(
+            metavar="A,B", help="Some of: without, semantic, guided, agree, semantic and agree. Default: all."
+        ),
     ] = None,
     preset: Annotated[str, typer.Option(metavar="NAME", help="Preset of all trainings.")] = "munit",
     method: Annotated[
@@ -80,13 +86,15 @@ def bias(
         list[str] | None,
         typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting over the preset's. May be repeated."),
     ] = None,
-    weight: Annotated[float, typer.Option(metavar="W", min=0.0, help="semantic.weight of the arms that hold.")] = 5.0,
+    weight: Annotated[
+        float, typer.Option(metavar="W", min=0.0, help="semantic.weight of the arms whose features are held.")
+    ] = 5.0,
     translation_minutes: Annotated[
-        float, typer.Option(metavar="M", min=0.01, help="Of the first stage 1; the others take its steps.")
+        float, typer.Option(metavar="M", min=0.01, help="Minutes of the first stage 1; the others take its steps.")
     ] = 3.0,
-    retrieval_minutes: Annotated[float, typer.Option(metavar="M", min=0.01, help="Of each stage 2.")] = 0.5,
+    retrieval_minutes: Annotated[float, typer.Option(metavar="M", min=0.01, help="Minutes of each stage 2.")] = 0.5,
     minutes: Annotated[
-        float, typer.Option(metavar="M", min=0.01, help="Of the first stage 3; the others take its steps.")
+        float, typer.Option(metavar="M", min=0.01, help="Minutes of the first stage 3; the others take its steps.")
     ] = 1.0,
     steps: Annotated[int | None, typer.Option(metavar="N", min=1, help="Steps of every stage 1 instead.")] = None,
     guided_steps: Annotated[

@@ -113,9 +113,10 @@ def retrieval(
 ) -> None:
     """Measure P@10 as the paper does: one query for each image of the split, answered from the images of that split.
 
-    attributes: share of neighbours with the labels asked for; content: with the query's own other labels or, where
-    there are none, its own value in the column of --relevance; both: with all labels asked for and, with --relevance,
-    the query's own value in that column. Compared with random images.
+    P@10 is the precision among the ten nearest images. attributes: share of their labels that are as asked for.
+    content: share of their other labels that are the query's own or, where there are none, of images with its own value
+    in the column of --relevance. both: share of images with all labels asked for and, with --relevance, the query's own
+    value in that column. Compared with random images.
     """
     from cli.choices import check_file
     from cli.progress import Bars

@@ -54,9 +54,9 @@ def generator(
 ) -> None:
     """Measure what a generator draws, without pairs, in the features of the workspace's attribute classifier.
 
-    FD-attr and KMMD: distances to real test images. diversity: that of pairs of images, as a share of real ones'.
-    nearest: mean distance to the nearest of the images that it learned from. copies: the share that is nearer to one
-    of them than 99 in 100 test images.
+    FD-attr and KMMD (kernel maximum mean discrepancy): distances to real test images. diversity: that of pairs of
+    images, as a share of real ones'. nearest: mean distance to the nearest of the images that it learned from. copies:
+    the share that is nearer to one of them than 99 in 100 test images.
     """
     from cli.progress import Bars
 
@@ -109,11 +109,12 @@ def transfer(
         typer.Option(metavar="FILTER", help="Images of the target; may be repeated. Default: +Blond_Hair."),
     ] = None,
     mix: Annotated[
-        str | None, typer.Option(metavar="P,P", help="Share of each --target in it. Default: all alike.")
+        str | None,
+        typer.Option(metavar="P,P", help="Share of each --target among the images of the target. Default: all alike."),
     ] = None,
     images: Annotated[int, typer.Option(metavar="N", help="Images of the target.")] = 100,
-    source_minutes: Annotated[float, typer.Option(metavar="M", min=0.01, help="Of each source.")] = 15.0,
-    minutes: Annotated[float, typer.Option(metavar="M", min=0.01, help="Of each row.")] = 4.0,
+    source_minutes: Annotated[float, typer.Option(metavar="M", min=0.01, help="Minutes of each source.")] = 15.0,
+    minutes: Annotated[float, typer.Option(metavar="M", min=0.01, help="Minutes of each row.")] = 4.0,
     source_steps: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Steps of each source instead of minutes.")
     ] = None,
@@ -121,7 +122,9 @@ def transfer(
     rate: Annotated[
         float,
         typer.Option(
-            metavar="SHARE", min=0.0, help="Of the learning rate, for networks that were trained before; the thesis'."
+            metavar="SHARE",
+            min=0.0,
+            help="Share of the learning rate for networks that were trained before: the thesis' value.",
         ),
     ] = 0.1,
     count: Annotated[int, typer.Option("-n", metavar="N", min=40, help="Images that each row is judged by.")] = 1000,

@@ -80,11 +80,15 @@ def guidance(
         ),
     ] = 1,
     minutes: Annotated[
-        float, typer.Option(metavar="M", min=0.01, help="Of a seed's first arm; the others take as many steps.")
+        float, typer.Option(metavar="M", min=0.01, help="Minutes of a seed's first arm; the others take as many steps.")
     ] = 15.0,
     steps: Annotated[int | None, typer.Option(metavar="N", min=1, help="Steps of every arm instead.")] = None,
-    translation_minutes: Annotated[float, typer.Option(metavar="M", min=0.01, help="Of stage 1 of a seed.")] = 45.0,
-    retrieval_minutes: Annotated[float, typer.Option(metavar="M", min=0.01, help="Of stage 2 of a seed.")] = 3.0,
+    translation_minutes: Annotated[
+        float, typer.Option(metavar="M", min=0.01, help="Minutes of stage 1 of a seed.")
+    ] = 45.0,
+    retrieval_minutes: Annotated[
+        float, typer.Option(metavar="M", min=0.01, help="Minutes of stage 2 of a seed.")
+    ] = 3.0,
     start: Annotated[
         list[str] | None,
         typer.Option(

@@ -108,7 +108,7 @@ def settings(
         typer.Option(
             envvar=VECTORS,
             metavar="URL",
-            help="Milvus server that vectors are searched on: milvus+http://HOST:19530/NAME. Default: files, those of "
+            help="Milvus server that vectors are searched on: milvus+http://HOST:19530/NAME. Default: the files of "
             "the workspace.",
         ),
     ] = None,

@@ -37,7 +37,7 @@ def modalities(
             "what the one before has), no side information, skip connections (beside mix-match). Default: all.",
         ),
     ] = None,
-    seeds: Annotated[str, typer.Option(metavar="N,…", help="One training of each row a seed.")] = "0",
+    seeds: Annotated[str, typer.Option(metavar="N,N", help="One training of each row a seed.")] = "0",
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", file_okay=False, help="Folder of the results. Default: WORKSPACE/PRESET."),

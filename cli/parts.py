@@ -53,7 +53,9 @@ def parts(
     seeds: SeedsOption = None,
     minutes: Annotated[
         float,
-        typer.Option(metavar="M", min=0.01, help="Of the slowest row; the others make as many generator images."),
+        typer.Option(
+            metavar="M", min=0.01, help="Minutes of the slowest row; the others make as many generator images."
+        ),
     ] = 4.0,
     preset: Annotated[str, typer.Option(metavar="NAME", help="Default: the table's own.")] = "",
     overrides: Annotated[
@@ -68,7 +70,8 @@ def parts(
         typer.Option(metavar="RUN", help="What weights compare by: an indexed retrieval run. Default: one is trained."),
     ] = "",
     embedding_minutes: Annotated[
-        float, typer.Option(metavar="M", min=0.01, help="Of the translation that it is trained on; itself a third.")
+        float,
+        typer.Option(metavar="M", min=0.01, help="Minutes of the translation that it is trained on; itself a third."),
     ] = 3.0,
     drawn_images: Annotated[
         int, typer.Option(metavar="N", min=60, help="Faces to draw where no workspace is chosen by -w.")

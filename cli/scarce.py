@@ -41,26 +41,28 @@ def scarce(
     images: Annotated[int, typer.Option(metavar="N", min=2, help="Training images with it that stay.")] = 40,
     mined: Annotated[int, typer.Option(metavar="N", min=1, help="Images that are put into the store.")] = 400,
     seeds: SeedsOption = None,
-    preset: Annotated[str, typer.Option(metavar="NAME", help="Of translation, retrieval and guidance.")] = "demo",
+    preset: Annotated[
+        str, typer.Option(metavar="NAME", help="Preset of translation, retrieval and guidance.")
+    ] = "demo",
     generator_preset: Annotated[
-        str, typer.Option(metavar="NAME", help="Of generator and miner, of the same size.")
+        str, typer.Option(metavar="NAME", help="Preset of generator and miner, of the same size.")
     ] = "wgan-gp",
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting over --preset's. May be repeated."),
     ] = None,
     attributes_used: AttributesOption = None,
-    translation_minutes: Annotated[float, typer.Option(metavar="M", min=0.01, help="Of stage 1.")] = 4.0,
-    retrieval_minutes: Annotated[float, typer.Option(metavar="M", min=0.01, help="Of stage 2.")] = 0.5,
+    translation_minutes: Annotated[float, typer.Option(metavar="M", min=0.01, help="Minutes of stage 1.")] = 4.0,
+    retrieval_minutes: Annotated[float, typer.Option(metavar="M", min=0.01, help="Minutes of stage 2.")] = 0.5,
     source_minutes: Annotated[
-        float, typer.Option(metavar="M", min=0.01, help="Of the generator of all other images.")
+        float, typer.Option(metavar="M", min=0.01, help="Minutes of the generator of all other images.")
     ] = 10.0,
-    miner_minutes: Annotated[float, typer.Option(metavar="M", min=0.01, help="Of the miner.")] = 4.0,
+    miner_minutes: Annotated[float, typer.Option(metavar="M", min=0.01, help="Minutes of the miner.")] = 4.0,
     release: Annotated[
         int, typer.Option(metavar="N", min=0, help="Step of the miner from which its generator learns too; 0: never.")
     ] = 200,
     minutes: Annotated[
-        float, typer.Option(metavar="M", min=0.01, help="Of the first stage 3; the others take its steps.")
+        float, typer.Option(metavar="M", min=0.01, help="Minutes of the first stage 3; the others take its steps.")
     ] = 1.5,
     steps: Annotated[int | None, typer.Option(metavar="N", min=1, help="Steps of stage 1 instead.")] = None,
     generator_steps: Annotated[

@@ -33,11 +33,11 @@ def register(group: typer.Typer) -> None:
 
 def unseen(
     context: typer.Context,
-    preset: Annotated[str, typer.Option(metavar="NAME", help="Of a method that joins networks.")] = "mix-match",
+    preset: Annotated[str, typer.Option(metavar="NAME", help="Preset of a method that joins networks.")] = "mix-match",
     config: ConfigOption = None,
     overrides: SetOption = None,
     attributes_used: AttributesOption = None,
-    seeds: Annotated[str, typer.Option(metavar="N,…", help="One training of each kind a seed.")] = "0",
+    seeds: Annotated[str, typer.Option(metavar="N,N", help="One training of each kind a seed.")] = "0",
     relevance: Annotated[
         str | None,
         typer.Option(metavar="COLUMN", help="A text column of at most 50 values that a translation must keep."),
