@@ -118,55 +118,36 @@ def add(
     from index_store.layouts import check_readings
     from index_store.names import listed_names
     from index_store.splits import untested
-    from index_store.workspace import Workspace
 
     settings: Settings = context.obj
     named = listed_names(domains)
     if not named and attributes is None and origin is Origin.real and len(paths) > 1:
         check_readings([path.absolute() for path in paths], [settings.folder.absolute()])
-    fresh = not settings.folder.exists()
     reports: list[AddReport] = []
-    with Workspace.ensure(settings.folder) as workspace:
-        try:
-            with Bars("reading images") as bars:
-                for path in paths:
-                    reports.append(
-                        workspace.add_images(
-                            path,
-                            attributes=attributes,
-                            origin=origin.value,
-                            split=split,
-                            split_by=split_by,
-                            groups=groups or [],
-                            progress=bars.step,
-                            update=update,
-                            white_level=white_level,
-                            domains=named,
-                        )
+    with settings.made() as workspace:
+        with Bars("reading images") as bars:
+            for path in paths:
+                reports.append(
+                    workspace.add_images(
+                        path,
+                        attributes=attributes,
+                        origin=origin.value,
+                        split=split,
+                        split_by=split_by,
+                        groups=groups or [],
+                        progress=bars.step,
+                        update=update,
+                        white_level=white_level,
+                        domains=named,
                     )
-        except BaseException:
-            if fresh:
-                _leave_nothing(workspace)
-            raise
+                )
         payload = _payload(reports, shared_labels=attributes is not None)
         if (note := untested(workspace)) is not None:
             payload["notes"].append(note)
         draw = _Drawing(workspace, payload, named=bool(named)).draw
         if payload["added"] + payload["duplicates"] == 0:
-            failed = settings.fail(_why_nothing(payload), payload, draw)
-            if fresh:
-                _leave_nothing(workspace)
-            raise failed
+            raise settings.fail(_why_nothing(payload), payload, draw)
         settings.show(payload, draw)
-
-
-def _leave_nothing(workspace: Workspace) -> None:
-    """Remove a folder that this command made and put no image into."""
-    import shutil
-
-    if len(workspace.images()) == 0:
-        workspace.close()
-        shutil.rmtree(workspace.path)
 
 
 def _payload(reports: list[AddReport], *, shared_labels: bool) -> dict[str, Any]:

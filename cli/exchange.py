@@ -109,13 +109,13 @@ def bring_in(
     """
     from cli.choices import names_of
     from cli.progress import Bars
-    from index_store.importing import import_vectors, open_source
-    from index_store.workspace import Workspace
+    from index_store.importing import import_vectors
+    from index_store.sources import open_source
 
     settings: Settings = context.obj
     open_source(source)  # refused before a workspace is made
     names = names_of(attributes)
-    with Workspace.ensure(settings.folder) as workspace, Bars("import") as bars:
+    with settings.made() as workspace, Bars("import") as bars:
         done = import_vectors(
             workspace.store(),
             source,
@@ -138,5 +138,7 @@ def bring_in(
             f"{count(done.rows, 'vector')} of encoder {done.encoder['name']}: {count(done.added, 'row')} added, "
             f"{done.attached} given to rows that were there, {done.known} known already",
         )
+        if done.unlabelled:
+            plain(console, f"{count(done.unlabelled, 'row')} without a row in {labels}: labels unknown")
 
     settings.show(told, draw)

@@ -192,13 +192,12 @@ def remove(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="With --forget: show what would go, and stop.")] = False,
 ) -> None:
-    """Take images with their labels and vectors out of the workspace. Their files stay; an id is never used again.
+    """Take images with their labels and vectors out of the workspace, also imported vectors that have no image. Their
+    files stay; an id is never used again.
 
     --forget also takes what shows or names them; your files outside the workspace stay even so. Weights that learned
     from them, and what you exported, cannot be taken back: the runs are named.
     """
-    import numpy as np
-
     settings: Settings = context.obj
     if dry_run and not forget:
         raise UsageError("--dry-run goes with --forget: add it, or leave --dry-run out")
@@ -211,8 +210,7 @@ def remove(
             _show(settings, workspace, check=not dry_run, **told)
             return
         workspace.check_filter(where)
-        table = workspace.images(where, ids=np.array(ids, np.int64) if ids else None)
-        removed = workspace.store().remove(table.ids)
+        removed = workspace.store().remove(workspace.store().state().chosen(where, ids or None))
         _show(settings, workspace, check=True, removed=removed)
 
 

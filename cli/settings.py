@@ -10,7 +10,8 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -54,6 +55,24 @@ class Settings:
         if self.device.startswith("cuda"):  # asked for: `auto` would take longer to begin than a query takes
             workspace.store().use(self.device)
         return workspace
+
+    @contextmanager
+    def made(self) -> Iterator[Workspace]:
+        """The workspace, made where there is none; a folder that was made for it goes again if what was to come into it
+        failed and nothing did."""
+        import shutil
+
+        from index_store.workspace import Workspace
+
+        fresh = not self.folder.exists()
+        with Workspace.ensure(self.folder) as workspace:
+            try:
+                yield workspace
+            except BaseException:
+                if fresh and workspace.store().count() == 0:
+                    workspace.close()
+                    shutil.rmtree(workspace.path)
+                raise
 
     def show(self, payload: dict[str, Any], draw: Callable[[Console], None]) -> None:
         """Print the answer: the JSON object, or what `draw` makes of it."""

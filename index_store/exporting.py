@@ -10,10 +10,10 @@ import csv
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -93,7 +93,6 @@ def export_vectors(
         "attributes": list(state.schema.names),
         "groups": [list(group) for group in state.schema.groups],
     }
-    target.parent.mkdir(parents=True, exist_ok=True)
     writers = {"parquet": _write_parquet, "npy": _write_npy, "faiss": _write_faiss}
     with _whole(target) as part:
         writers[form](part, table.ids[places], about, _blocks(store, state, table, places, progress))
@@ -137,14 +136,16 @@ def _blocks(
 def _whole(target: Path) -> Iterator[Path]:
     """A name to write under; what lies there becomes `target` at the end, and is gone after a failure."""
     part = target.with_name(target.name + features.TEMPORARY)
-    _delete(part)
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _delete(part)
         yield part
         part.rename(target)
     except OSError as error:
         raise RgunitError(f"cannot write {target}: {error.strerror or error}; nothing was kept") from error
     finally:
-        _delete(part)
+        with suppress(OSError):
+            _delete(part)
 
 
 def _delete(path: Path) -> None:
@@ -160,23 +161,24 @@ def _write_npy(part: Path, ids: npt.NDArray[np.int64], about: dict[str, Any], bl
     part.mkdir()
     rows, dim, names = about["rows"], about["encoder"]["dim"], about["attributes"]
     np.save(part / IDS, ids)
-    vectors = np.lib.format.open_memmap(part / VECTORS, "w+", np.float32, (rows, dim))
-    labels = np.lib.format.open_memmap(part / LABELS, "w+", np.int8, (rows, len(names))) if names else None
-    done = 0
-    with (part / ROWS).open("w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file)
+    with ExitStack() as stack:
+        vectors = stack.enter_context(_npy(part / VECTORS, "<f4", (rows, dim)))
+        labels = stack.enter_context(_npy(part / LABELS, "|i1", (rows, len(names)))) if names else None
+        table = csv.writer(stack.enter_context((part / ROWS).open("w", encoding="utf-8", newline="")))
         table.writerow(COLUMNS)
         for block in blocks:
-            stop = done + len(block.ids)
-            vectors[done:stop] = block.vectors
+            vectors.write(np.ascontiguousarray(block.vectors, "<f4").data)
             if labels is not None:
-                labels[done:stop] = block.labels
+                labels.write(np.ascontiguousarray(block.labels).data)
             table.writerows(zip(block.ids.tolist(), block.keys, block.split, block.origin, strict=True))
-            done = stop
-    for array in (vectors, labels):
-        if array is not None:
-            array.flush()
     (part / ABOUT).write_text(json.dumps(about, ensure_ascii=False, indent=1))
+
+
+def _npy(path: Path, descr: str, shape: tuple[int, int]) -> BinaryIO:
+    """A new NumPy file, its header written. Its rows are written, not mapped: on a full disk a map is a crash."""
+    file = path.open("wb")
+    np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+    return file
 
 
 def _write_faiss(part: Path, ids: npt.NDArray[np.int64], about: dict[str, Any], blocks: Iterator[Block]) -> None:

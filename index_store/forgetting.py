@@ -109,12 +109,12 @@ def forget(workspace: Workspace, ids: npt.ArrayLike, *, dry_run: bool = False) -
 
 
 def chosen(workspace: Workspace, where: str | None, ids: npt.ArrayLike | None) -> Ids:
-    """The images that pass a filter, or have these ids (less those that are being forgotten); none without either."""
+    """The rows that pass a filter, or have these ids (less those that are being forgotten); none without either."""
     workspace.check_filter(where)
     if where is None and ids is None:
         return np.empty(0, np.int64)
     given = None if ids is None else np.setdiff1d(np.asarray(ids, np.int64), pending(workspace.path))
-    return workspace.images(where, ids=given).ids
+    return workspace.store().state().chosen(where, given)
 
 
 def pending(folder: Path) -> Ids:

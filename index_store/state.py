@@ -127,6 +127,21 @@ class State:
     shards: tuple[tuple[int, str, int], ...]  # (encoder, file, rows) of those that hold vectors
     default: str | None  # the encoder that the store was made with
 
+    def chosen(self, where: str | None, ids: npt.ArrayLike | None = None) -> npt.NDArray[np.int64]:
+        """Return the ids of the rows that pass a filter, of the given ones, ascending: images, and vectors that were
+        imported without one. RgunitError for unknown ids."""
+        found = self.ids[self.mask(self.schema.filter(where))]
+        if ids is None:
+            return found
+        wanted = np.unique(np.asarray(ids, np.int64))
+        if len(strange := np.setdiff1d(wanted, self.ids)):
+            raise RgunitError(f"no image has id {int(strange[0])}")
+        return np.intersect1d(found, wanted)
+
+    def splits(self) -> list[str]:
+        """Return the splits that rows are in."""
+        return sorted(self.names[code] for code in np.unique(self.split))
+
     def mask(self, wanted: Filter) -> npt.NDArray[np.bool_]:
         """Return bool [n]: the rows that pass a filter."""
         keep = wanted.match_bits(self.known, self.value)
@@ -277,7 +292,8 @@ def _rows(connection: sa.Connection, where: str, values: tuple[int, ...], width:
 
 
 def resolve_encoder(state: State, wanted: str | None) -> EncoderInfo:
-    """Find an encoder by `name` or `name@fingerprint…`; RgunitError names the choices, and refuses to mix two."""
+    """Find an encoder by `name` or `name@fingerprint…` (`name@`: the one that has none); RgunitError names the choices,
+    and refuses to mix two."""
     choices = state.encoders
     if wanted is None:
         if state.default is not None:
@@ -289,7 +305,8 @@ def resolve_encoder(state: State, wanted: str | None) -> EncoderInfo:
         else:
             raise RgunitError(f"the store has vectors of several encoders: name one of {_list(choices)}")
     name, at, prefix = wanted.partition("@")
-    found = [info for info in choices if info.name == name and info.fingerprint.startswith(prefix)]
+    alike = [info for info in choices if info.name == name]
+    found = [one for one in alike if (one.fingerprint.startswith(prefix) if prefix or not at else not one.fingerprint)]
     if not found and at:
         found = [info for info in choices if info.name == wanted]
     if not found:

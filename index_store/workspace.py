@@ -220,7 +220,7 @@ class Workspace:
     def check_filter(self, where: str | None) -> None:
         """Refuse a filter that cannot be read, or that names a split which no image is in; UsageError offers others."""
         wanted = self.schema.filter(where).split or frozenset()
-        there = sorted(set(self.images().split.tolist())) if wanted else []
+        there = self._store.state().splits() if wanted else []
         meant = {name: split_meant(name) or name for name in (*wanted, *there)}
         strange = sorted(name for name in wanted if meant[name] not in {meant[other] for other in there})
         if strange:

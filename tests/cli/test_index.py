@@ -124,6 +124,30 @@ def test_forget_leaves_nothing_and_says_what_stays(path, index, capsys):
     assert index(path, "remove", "--id", 2, "--dry-run")[0] == 2
 
 
+def test_imported_vectors_without_an_image_are_removed_as_images_are(tmp_path, index):
+    path = tmp_path / "vectors"
+    np.save(tmp_path / "v.npy", np.eye(6, dtype=np.float32))
+    np.save(tmp_path / "l.npy", np.array([[1], [1], [0], [0], [-1], [-1]], np.int8))
+    given = ("--labels", tmp_path / "l.npy", "--attributes", "Z", "--split", "train")
+    assert index(path, "import", tmp_path / "v.npy", *given)[1]["added"] == 6
+    assert index(path, "remove", "--id", 1)[1]["removed"] == 1
+    assert index(path, "remove", "--where", "?Z split=train")[1]["removed"] == 2
+    assert index(path, "remove", "--where", "+Z", "--forget")[1]["removed"] == 1
+    assert index(path, "remove", "--where", "split=tset")[0] == 2
+    with Workspace.open(path) as workspace:
+        assert workspace.store().state().ids.tolist() == [3, 4] and workspace.store().verify().ok
+
+
+def test_an_import_that_is_refused_leaves_no_workspace(tmp_path, index):
+    np.save(tmp_path / "v.npy", np.full((3, 2), np.nan, np.float32))
+    status, told = index(tmp_path / "new", "import", tmp_path / "v.npy")
+    assert status == 1 and "finite" in told["error"] and not (tmp_path / "new").exists()
+    np.save(tmp_path / "v.npy", np.eye(3, dtype=np.float32))
+    (tmp_path / "keys.txt").write_text("a\n")
+    assert index(tmp_path / "new", "import", tmp_path / "v.npy", "--keys", tmp_path / "keys.txt")[0] == 1
+    assert not (tmp_path / "new").exists()
+
+
 def test_vectors_are_searched_on_milvus_by_url_and_the_folder_names_no_server(path, rgunit, milvus):
     before = os.environ.get("RGUNIT_VECTORS")
     told = rgunit("-w", path, "--vectors", milvus, "--json", "index", "rebuild")

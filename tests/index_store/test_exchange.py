@@ -144,10 +144,63 @@ def test_vectors_with_keys_and_a_table_of_labels(tmp_path, dtype):
             split="test",
             progress=lambda done, total: told.append((done, total)),
         )
-        assert done.added == 40 and told == [(16, 40), (32, 40), (40, 40)]
+        assert (done.added, done.unlabelled) == (40, 5) and told == [(16, 40), (32, 40), (40, 40)]
         assert (store.count("+Male"), store.count("?Hat"), store.count("+Hat split=test")) == (18, 6, 17)
         found = store.search(vectors[11].astype(np.float32), k=1, encoder="clip")
         assert exporting.keys_of(store.catalog, found.ids[0]) == ["pic 11"]
+
+
+def test_a_table_of_labels_in_which_no_key_stands_is_refused(tmp_path):
+    np.save(tmp_path / "v.npy", np.eye(2, DIM, dtype=np.float32))
+    (tmp_path / "keys.txt").write_bytes("a\nb\n".encode("utf-8-sig"))  # as some programs begin a text file
+    (tmp_path / "labels.csv").write_text("name,Male\na.jpg,1\nb.jpg,0\n")
+    given = {"keys": tmp_path / "keys.txt", "labels": tmp_path / "labels.csv"}
+    with Workspace.create(tmp_path / "w") as workspace:
+        with pytest.raises(RgunitError, match=r"labels of none of the keys: 'a.jpg' there, 'a' here"):
+            import_vectors(workspace.store(), tmp_path / "v.npy", **given)
+        assert workspace.store().count() == 0 and not workspace.schema.names
+        (tmp_path / "labels.csv").write_text("name,Male\na,1\n")
+        assert import_vectors(workspace.store(), tmp_path / "v.npy", **given).unlabelled == 1
+        assert workspace.store().count("+Male") == 1
+
+
+def test_columns_of_parquet_that_are_not_what_their_names_say(filled, tmp_path):
+    arrow = pytest.importorskip("pyarrow", reason="Parquet needs the extra rgunit[parquet]")
+    from pyarrow import parquet
+
+    vector = arrow.array(np.eye(3).tolist())
+    before = filled.state().sequence
+    for number, (words, columns, about) in enumerate(
+        (
+            ("`vector` holds double, not lists", {"vector": arrow.array([1.0, 2.0])}, None),
+            ("`vector` holds string, not lists", {"vector": arrow.array(["a"])}, None),
+            ("the first row has no vector", {"vector": arrow.array([None, [1.0]])}, None),
+            ("several lengths", {"vector": arrow.array([[1.0], [1.0, 2.0]])}, None),
+            ("`labels` holds double, not a struct", {"vector": vector, "labels": arrow.array([0.5] * 3)}, None),
+            ("`labels` holds struct<A: string>", {"vector": vector, "labels": arrow.array([{"A": "x"}] * 3)}, None),
+            ("metadata `rgunit`", {"vector": vector}, b"{}}"),
+            ("metadata `rgunit`", {"vector": vector}, b'{"encoder": {}}'),
+        )
+    ):
+        table = arrow.table(columns).replace_schema_metadata({"rgunit": about} if about else None)
+        parquet.write_table(table, tmp_path / f"{number}.parquet")
+        with pytest.raises(RgunitError, match=words) as caught:
+            import_vectors(filled, tmp_path / f"{number}.parquet")
+        assert f"{number}.parquet" in str(caught.value) and "\n" not in str(caught.value)
+    assert filled.state().sequence == before
+    table = arrow.table(
+        {"vector": vector, "key": arrow.array([0, 7, None]), "split": arrow.array([None, "test", None])}
+    )
+    parquet.write_table(table, tmp_path / "keys.parquet")
+    with Workspace.create(tmp_path / "w") as workspace:
+        import_vectors(workspace.store(), tmp_path / "keys.parquet", split="val")
+        assert exporting.keys_of(workspace.catalog, np.arange(1, 4)) == ["0", "7", "imported/2"]
+        assert workspace.store().count("split=val") == 2
+    data = bytearray((tmp_path / "keys.parquet").read_bytes())
+    data[4:40] = bytes(36)
+    (tmp_path / "broken.parquet").write_bytes(data)
+    with pytest.raises(RgunitError, match=r"broken\.parquet"):
+        import_vectors(filled, tmp_path / "broken.parquet")
 
 
 def test_labels_of_numpy_and_integer_keys(tmp_path):
@@ -192,6 +245,37 @@ def test_an_import_that_was_stopped_goes_on_and_two_encoders_share_their_rows(tm
         assert store.verify().ok
 
 
+def test_an_import_that_attached_vectors_goes_on_and_changes_nothing_when_repeated(tmp_path):
+    vectors = write_sources(tmp_path)
+    keys = (tmp_path / "keys.txt").read_text().splitlines()
+    with IndexStore.create(tmp_path / "s", dim=4, attributes=["A"]) as store:
+        store.add(np.ones((40, 4)), keys=keys, labels=np.zeros((40, 1), int), split="train")
+
+        def stop(done, total):
+            raise KeyboardInterrupt
+
+        given = {"keys": tmp_path / "keys.txt", "encoder": "clip"}
+        with pytest.raises(KeyboardInterrupt):
+            import_vectors(store, tmp_path / "v.npy", progress=stop, **given)
+        assert import_vectors(store, tmp_path / "v.npy", **given).known == 16
+        sequence = store.state().sequence
+        assert import_vectors(store, tmp_path / "v.npy", **given).known == 40
+        assert store.state().sequence == sequence and store.count("-A") == 40
+        np.save(tmp_path / "v.npy", np.where(np.arange(40)[:, None] == 20, vectors + 1, vectors))
+        with pytest.raises(DuplicateKey, match=f"{keys[20]!r} has another vector"):
+            import_vectors(store, tmp_path / "v.npy", **given)
+
+
+def test_split_and_origin_of_rows_whose_source_tells_none(filled, tmp_path):
+    write_sources(tmp_path)
+    export_vectors(filled, tmp_path / "out", form="npy")
+    rows = (tmp_path / "out" / "rows.csv").read_text()
+    (tmp_path / "out" / "rows.csv").write_text(rows.replace(",train,unlabelled", ",,"))
+    with Workspace.create(tmp_path / "w") as workspace:
+        done = import_vectors(workspace.store(), tmp_path / "out", split="val", origin="unlabelled")
+        assert workspace.store().count("split=val origin=unlabelled") == done.added == done.rows
+
+
 def test_pictures_get_vectors_by_their_paths(tmp_path):
     (tmp_path / "d").mkdir()
     for number in range(3):
@@ -206,6 +290,15 @@ def test_pictures_get_vectors_by_their_paths(tmp_path):
         assert (done.attached, done.added) == (3, 0)
         found = workspace.store().search(np.eye(3, dtype=np.float32), k=1, encoder="c").ids[:, 0]
         assert [Path(workspace.images(ids=[one]).paths[0]).name for one in found] == ["2.png", "0.png", "1.png"]
+        again = {"keys": tmp_path / "keys.txt", "encoder": "c", "images": True}
+        assert import_vectors(workspace.store(), tmp_path / "v.npy", **again).known == 3
+        np.save(tmp_path / "other.npy", 2 * np.eye(3, dtype=np.float32))
+        with pytest.raises(DuplicateKey, match=r"2\.png' has another vector of encoder c"):
+            import_vectors(workspace.store(), tmp_path / "other.npy", **again)
+        (tmp_path / "twice.txt").write_text(f"{tmp_path}/d/0.png\n" * 2 + f"{tmp_path}/d/1.png\n")
+        with pytest.raises(DuplicateKey, match=r"0\.png' has another vector of encoder e"):
+            twice = {"keys": tmp_path / "twice.txt", "encoder": "e", "images": True}
+            import_vectors(workspace.store(), tmp_path / "v.npy", **twice)
         (tmp_path / "keys.txt").write_text("a\nb\nc\n")
         with pytest.raises(RgunitError, match="'a' is no picture"):
             import_vectors(workspace.store(), tmp_path / "v.npy", keys=tmp_path / "keys.txt", encoder="d", images=True)
@@ -221,6 +314,19 @@ def test_what_does_not_fit_is_refused_in_one_line_and_changes_nothing(filled, tm
     np.save(tmp_path / "wide.npy", np.zeros((4, 9), np.float32))
     np.save(tmp_path / "l.npy", np.zeros((40, 2), np.int8))
     np.save(tmp_path / "bad.npy", np.where(np.arange(40)[:, None] == 3, np.nan, vectors))
+    np.save(tmp_path / "three.npy", np.full((40, 1), 3, np.int8))
+    keys = (tmp_path / "keys.txt").read_text().splitlines()
+    (tmp_path / "latin.txt").write_bytes("".join(f"é{key}\n" for key in keys).encode("latin-1"))
+    (tmp_path / "strange.csv").write_text("key,Hat\nnobody,1\nno one,0\n")
+    (tmp_path / "twice.csv").write_text(f"key,Hat\n{keys[0]},1\n{keys[1]},1\n{keys[0]},0\n")
+    export_vectors(filled, tmp_path / "half", form="npy")
+    np.save(tmp_path / "half" / "labels.npy", np.load(tmp_path / "half" / "labels.npy") * 0.5)
+    for lacking in ("origin", "key"):
+        export_vectors(filled, tmp_path / lacking, form="npy")
+        rows = (tmp_path / lacking / "rows.csv").read_text()
+        (tmp_path / lacking / "rows.csv").write_text(rows.replace(lacking, "other", 1))
+    export_vectors(filled, tmp_path / "bare", form="npy")
+    (tmp_path / "bare" / "rows.csv").unlink()
     (tmp_path / "short.txt").write_text("a\nb\n")
     (tmp_path / "x.bin").write_bytes(b"1")
     (tmp_path / "folder").mkdir()
@@ -237,6 +343,14 @@ def test_what_does_not_fit_is_refused_in_one_line_and_changes_nothing(filled, tm
         (RgunitError, r"not int8 \[40, 1\]", v, {"labels": tmp_path / "l.npy", "attributes": ["A"]}),
         (RgunitError, r"35 rows for 40 vectors", v, {"labels": tmp_path / "labels.csv"}),
         (UsageError, "need labels", v, {"attributes": ["A"]}),
+        (RgunitError, "rows 0 to 15: labels must be 1", v, {"labels": tmp_path / "three.npy", "attributes": ["New"]}),
+        (RgunitError, "rows 0 to 15: unknown origin 'mine'", v, {"origin": "mine"}),
+        (RgunitError, "latin.txt cannot be read .*decode", v, {"keys": tmp_path / "latin.txt"}),
+        (RgunitError, "twice, with other labels", v, {"keys": tmp_path / "keys.txt", "labels": tmp_path / "twice.csv"}),
+        (RgunitError, "labels.npy holds float64, not int8", tmp_path / "half", {}),
+        (RgunitError, "rows.csv .*lacks columns", tmp_path / "origin", {}),
+        (RgunitError, "rows.csv .*lacks columns", tmp_path / "key", {}),
+        (RgunitError, "rows.csv cannot be read .No such file", tmp_path / "bare", {}),
         (RgunitError, "rows 0 to 15: vectors must be finite", tmp_path / "bad.npy", {}),
     ):
         with pytest.raises(error, match=words) as caught:
@@ -251,6 +365,20 @@ def test_what_does_not_fit_is_refused_in_one_line_and_changes_nothing(filled, tm
         with pytest.raises(error, match=words):
             export_vectors(filled, options.pop("path", tmp_path / "out"), **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_export_to_a_full_disk_or_below_a_file_says_so(filled, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file" / "out", tmp_path / ("o" * 250)):
+        with pytest.raises(RgunitError, match="cannot write"):
+            export_vectors(filled, out, form="npy")
+    monkeypatch.setattr(np.lib.format, "write_array_header_1_0", full)
+    with pytest.raises(RgunitError, match="No space left on device; nothing was kept"):
+        export_vectors(filled, tmp_path / "out", form="npy")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "s"]
 
 
 def test_an_export_that_fails_leaves_nothing(filled, tmp_path):
