@@ -38,7 +38,7 @@ from cli import (
     train,
     translate,
 )
-from cli.settings import Failed, Settings, Stopped, globals_first, named
+from cli.settings import DEFAULT_WORKSPACE, Failed, Settings, Stopped, globals_first, named
 from cli.spelling import App
 from index_store.errors import RgunitError, UsageError
 from index_store.lifetimes import end_with_parent
@@ -129,14 +129,21 @@ def settings(
     ] = False,
 ) -> None:
     """Index a picture collection by content and style, search it, and translate images guided by what is found."""
-    source = context.get_parameter_source("workspace")
-    chosen_here = source is not None and source.name == "COMMANDLINE"
+
+    def typed(option: str) -> bool:  # not from the environment
+        source = context.get_parameter_source(option)
+        return source is not None and source.name == "COMMANDLINE"
+
+    if typed("catalog") and ((folder := workspace or DEFAULT_WORKSPACE) / "catalog.db").exists():
+        from index_store.databases import second
+
+        raise second(folder)
     if catalog is not None:
         os.environ[CATALOG] = catalog  # whatever opens a workspace, here or in a process of its own, finds it there
     if vectors is not None:
         os.environ[VECTORS] = vectors
     out = context.obj if context.obj is not None else sys.stdout
-    context.obj = Settings(workspace, chosen_here, seed, device, as_json, debug, out)
+    context.obj = Settings(workspace, typed("workspace"), seed, device, as_json, debug, out)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -105,6 +105,14 @@ def there(folder: Path) -> bool:
     return (folder / sqlite.FILE).exists() or (folder / MARKER).exists()
 
 
+def second(folder: Path) -> RgunitError:
+    """The error for a database that is named for a folder which has its catalog in SQLite."""
+    return RgunitError(
+        f"{folder} has its catalog in {sqlite.FILE}: leave --catalog out; to move it to PostgreSQL, put that file "
+        "elsewhere and run `rgunit index rebuild` with --catalog"
+    )
+
+
 def database(folder: Path, wait: float, url: str | None) -> Database:
     """The database of a folder's catalog; RgunitError where it is not said, or said twice."""
     told = url or os.environ.get(URL) or None
@@ -112,10 +120,7 @@ def database(folder: Path, wait: float, url: str | None) -> Database:
     if own and marked:
         raise RgunitError(f"{folder} has two catalogs, {sqlite.FILE} and {MARKER}: delete the one that is not its own")
     if own and url:
-        raise RgunitError(
-            f"{folder} has its catalog in {sqlite.FILE}: leave --catalog out; to move it to PostgreSQL, put that file "
-            "elsewhere and run `rgunit index rebuild` with --catalog"
-        )
+        raise second(folder)
     if marked and told is None:
         raise RgunitError(f"the catalog of {folder} is on PostgreSQL: say which server by --catalog URL or {URL}")
     if told is None or own:

@@ -24,6 +24,7 @@ from index_store.live import Live
 from index_store.search import group_queries, search_fused
 
 TRIES = 3  # views that are asked before the sealed files are, where somebody commits again and again
+MOST = 2**27  # results of one call
 MANY_EXCLUDED = 64  # ids left out of every query from which they are taken out before the search, not after
 
 Ids = npt.NDArray[np.int64]
@@ -60,6 +61,7 @@ def answer(
 def _answer(view: View, queries: npt.ArrayLike, k: int, where: Where, exclude: Exclude, exact: bool) -> Found:
     """See `answer`."""
     matrix = as_vectors(queries, view.dim, one=True)
+    not_too_many(k, len(matrix))
     if exclude is None and (where is None or isinstance(where, str)):
         gaps, found, plan = view.nearest(where, matrix, k, exact)
         return Found(found, gaps, plan)
@@ -98,6 +100,7 @@ def answer_fused(
     count = len(parts[0])
     if any(len(part) != count for part in parts):
         raise UsageError("every encoder needs the same number of queries")
+    not_too_many(k, count)
     common = tables[0].rows[tables[0].rows >= 0]
     for table in tables[1:]:
         common = np.intersect1d(common, table.rows)
@@ -119,6 +122,12 @@ def whole(k: int) -> int:
     if isinstance(k, bool) or not isinstance(k, Integral) or k < 1:
         raise UsageError(f"k must be a whole number of at least 1, not {k!r}")
     return int(k)
+
+
+def not_too_many(k: int, queries: int) -> None:
+    """Refuse (UsageError) a k whose answer would not fit: ids and distances are arrays [queries, k]."""
+    if k * queries > MOST:
+        raise UsageError(f"k = {k} for {queries} queries is too much: take at most {MOST // queries}, or fewer queries")
 
 
 def per_query_filters(schema: AttributeSchema, where: str | Sequence[str | None] | None, count: int) -> list[Filter]:

@@ -241,6 +241,7 @@ def test_a_second_writer_is_told_who_writes(process, rgunit, labelled: Path, fac
         (["run", "--minutes", "0"], 2, "'--minutes'"),
         (["index", "remove"], 2, "say what to remove"),
         (["index", "remove", "--id", "4711"], 1, "no image has id 4711"),
+        (["--catalog", "postgresql+psycopg://me@db/x", "index", "info"], 1, "leave --catalog out"),
         (["evaluate", "translation", "--judge-crop", "1,2,3,4@128"], 2, "--judge-crop needs --judge"),
         (["evaluate", "translation", "--cases", "5"], 2, "--cases needs --grid"),
         (["evaluate", "translation", "--arms", "guided,copy"], 2, "--choices need --ab DIR"),

@@ -32,6 +32,7 @@ def store(tmp_path):
         ({"where": [3]}, "where must be"),
         ({"where": ["+a", "+b"]}, "1 queries but 2 filters"),
         ({"exclude": 1}, "exclude must be"),
+        ({"k": 10**9}, "k = 1000000000 for . queries is too much"),
         ({"exclude": [1.5]}, "whole numbers"),
         ({"exclude": ["a"]}, "whole numbers"),
         ({"exclude": [[1], [2]]}, "1 queries but 2 arrays"),
