@@ -21,7 +21,7 @@ from PIL import Image
 from cli.settings import globals_first
 from tests.places import ROOT
 from tests.scripts import load
-from translation.methods import DEFAULT, METHODS
+from translation.methods import DEFAULT, METHODS, find_method
 
 DOCS = ROOT / "docs"
 DOCUMENTS = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
@@ -175,6 +175,12 @@ def test_every_page_and_every_file_of_results_is_listed() -> None:
     listed = (DOCS / "results" / "README.md").read_text()
     for file in (DOCS / "results").rglob("*.json"):
         assert f"({file.relative_to(DOCS / 'results')})" in listed, file
+
+
+def test_where_a_method_was_measured_is_a_place_in_the_documents() -> None:
+    for name in METHODS:
+        page, _, anchor = find_method(name).about.measured.partition("#")
+        assert anchor in anchors((DOCS / page).read_text()), name
 
 
 def test_every_preset_is_in_the_documents() -> None:

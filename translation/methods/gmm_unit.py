@@ -132,7 +132,7 @@ class GmmUnit(ClassifyingAdversary):
         guidance=("convolution", "attention", "patches"),
         sampling=("informative", "hops"),
         objectives=("patch_nce", "semantic"),
-        measured="results.md",
+        measured="results.md#gmm-unit",
     )
     draws: ClassVar[Draws] = "labels"
     won: ClassVar[Won] = LEAST_SQUARES

@@ -86,7 +86,7 @@ class Init(GuidedAdversary):
         needs=("labels",),
         sampling=("informative", "hops"),
         objectives=("semantic",),
-        measured="results.md#init-and-sdit-a-first-look",
+        measured="results.md#init-importance-weights-and-hops",
     )
     draws: ClassVar[Draws] = "labels"
     won: ClassVar[Won] = LOG_LOSS

@@ -104,6 +104,7 @@ class Munit(ClassifyingAdversary):
         guidance=("convolution", "attention", "patches"),
         sampling=("informative", "hops"),
         objectives=("semantic",),
+        measured="results.md#what-must-stay-udit-and-neighbours-that-agree",
     )
     draws: ClassVar[Draws] = "labels"
     encoders: ClassVar[tuple[str, ...]] = ("content_encoder", "style_encoder")

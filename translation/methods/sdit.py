@@ -106,7 +106,7 @@ class Sdit(GuidedAdversary):
         guidance=("convolution", "attention", "patches"),
         sampling=("informative", "hops"),
         objectives=("semantic",),
-        measured="results.md#init-and-sdit-a-first-look",
+        measured="results.md#sdit-what-its-parts-do",
     )
     draws: ClassVar[Draws] = "labels"
     encoders: ClassVar[tuple[str, ...]] = ("encoder", "discriminator")

@@ -90,6 +90,7 @@ class WganGp:
         paper="Improved Training of Wasserstein GANs (Gulrajani et al.); Transferring GANs, MineGAN (Wang et al.)",
         year=2017,
         needs=("images",),
+        measured="results.md#images-from-noise-transfergan-and-minegan",
     )
     draws: ClassVar[Draws] = "images"
     sections: ClassVar[Sections] = Sections(
