@@ -171,7 +171,7 @@ def _draw_plan(console: Console, cost: dict[str, Any]) -> None:
 
 
 def _draw(console: Console, plan: BiasPlan, found: dict[str, Any]) -> None:
-    from cli.drawing import count, plain, table
+    from cli.drawing import count, difference, plain, table
 
     read = [f"reads {name}" for name in found["judge"][0]["accuracy"]]
     title = "The judge, on real test images"
@@ -195,9 +195,7 @@ def _draw(console: Console, plan: BiasPlan, found: dict[str, Any]) -> None:
     )
     for pair, gaps in found["table"]["differences"].items():
         told = [
-            f"{MEASURES[key]} {gap['difference']:+.3f} ({gap['interval'][0]:+.3f} … {gap['interval'][1]:+.3f})"
-            for key, gap in gaps.items()
-            if key in ("misclassified", "changed")
+            f"{MEASURES[key]} {difference(gap)}" for key, gap in gaps.items() if key in ("misclassified", "changed")
         ]
         plain(console, f"  {pair}: {'; '.join(told)}: {gaps['verdict']}")
     plain(console, f"results: {found['out']}", style="bold")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,6 +63,15 @@ def listed(console: Console, names: Iterable[str]) -> None:
         plain(console, f"  {name}", style="dim")
     if len(every) > LISTED:
         plain(console, f"  … and {len(every) - LISTED} more (--json lists all)", style="dim")
+
+
+def difference(gap: Mapping[str, Any]) -> str:
+    """`+0.031 (+0.012 … +0.050)`; of several seeds that do not agree in the sign, each one's too."""
+    low, high = gap["interval"]
+    each = gap.get("seeds", ())
+    apart = min(each, default=0.0) < 0 < max(each, default=0.0)
+    told = f"; seeds apart: {', '.join(f'{one:+.3f}' for one in each)}" if apart else ""
+    return f"{gap['difference']:+.3f} ({low:+.3f} … {high:+.3f}{told})"
 
 
 def count(number: int, one: str, many: str | None = None) -> str:

@@ -252,7 +252,7 @@ def _draw_part(console: Console, title: str, found: Sequence[Mapping[str, Any]])
 
 def _draw_gaps(console: Console, title: str, compared: Mapping[str, Mapping[str, Any]]) -> None:
     """A line for each comparison with the unguided arm, and of the guided one with others: differences, intervals."""
-    from cli.drawing import plain
+    from cli.drawing import difference, plain
 
     pairs = [pair for pair in compared if pair.endswith(" vs unguided") or pair.startswith("guided vs ")]
     if pairs:
@@ -260,9 +260,7 @@ def _draw_gaps(console: Console, title: str, compared: Mapping[str, Mapping[str,
         plain(console, f"Differences with 95 % intervals, {title}:", style="dim")
     for pair in pairs:
         told = [
-            f"{MEASURES[name]} {gap['difference']:+.3f} ({gap['interval'][0]:+.3f} … {gap['interval'][1]:+.3f})"
-            for name, gap in compared[pair].items()
-            if name in MEASURES and gap
+            f"{MEASURES[name]} {difference(gap)}" for name, gap in compared[pair].items() if name in MEASURES and gap
         ]
         plain(console, f"  {pair}: {'; '.join(told)}")
 

@@ -115,7 +115,7 @@ def parts(
 
 
 def _draw(console: Console, found: dict[str, Any]) -> None:
-    from cli.drawing import count, plain, table
+    from cli.drawing import count, difference, plain, table
 
     shown = {m: told for m, told in SHOWN.items() if any(row.get(m) for row in found["rows"].values())}
     columns = [name for name, _ in shown.values()]
@@ -125,11 +125,7 @@ def _draw(console: Console, found: dict[str, Any]) -> None:
     console.print(drawn)
     first = next(iter(found["rows"]))
     for name, row in found["rows"].items():
-        told = [
-            f"{SHOWN[m][0]} {gap['difference']:+.3f} ({gap['interval'][0]:+.3f} … {gap['interval'][1]:+.3f})"
-            for m, gap in row.get("against", {}).items()
-            if m in SHOWN
-        ]
+        told = [f"{SHOWN[m][0]} {difference(gap)}" for m, gap in row.get("against", {}).items() if m in SHOWN]
         if told:
             plain(console, f"{name} less {first}: {'; '.join(told)}")
     plain(console, f"results: {found['out']}", style="bold")

@@ -123,7 +123,7 @@ def _draw_cost(console: Console, cost: dict[str, Any]) -> None:
 
 
 def _draw(console: Console, wanted: str, found: dict[str, Any]) -> None:
-    from cli.drawing import count, plain, table
+    from cli.drawing import count, difference, plain, table
 
     for one in found["seeds"]:
         drawn = f"{count(one['mined'], 'mined image')}, the judge reads {wanted} in {one['mined_read']:.2f} of them"
@@ -136,10 +136,7 @@ def _draw(console: Console, wanted: str, found: dict[str, Any]) -> None:
             shown.add_row(name, *(_told(row.get(key)) for key in columns))
         console.print(shown)
         for name, row in rows.items():
-            gaps = [
-                f"{MEASURES[key]} {gap['difference']:+.3f} ({gap['interval'][0]:+.3f} … {gap['interval'][1]:+.3f})"
-                for key, gap in row.get("against", {}).items()
-            ]
+            gaps = [f"{MEASURES[key]} {difference(gap)}" for key, gap in row.get("against", {}).items()]
             if gaps and name not in ("stage 1", "copy"):
                 plain(console, f"  {name} against real: {'; '.join(gaps)}")
     plain(console, f"results: {found['out']}", style="bold")

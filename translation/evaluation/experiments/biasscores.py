@@ -40,7 +40,7 @@ class Judged(BaseModel):
 
 
 def summary_of(seeds: Sequence[Mapping[str, Judged]], control: str) -> dict[str, Any]:
-    """{arms: {arm: figures}, differences: {"arm vs other": {measure: {difference, interval}, verdict}}} over seeds.
+    """{arms: {arm: figures}, differences: {"arm vs other": {measure: {difference, interval, seeds}, verdict}}}.
 
     Figures: of sources at risk misclassified, drop, identity, truth; of all sources misclassified_all; changed (all),
     changed_least (of those that are to get the attribute and of those that are to lose it, the fewer), diversity; each
@@ -86,8 +86,13 @@ def _columns(judged: Judged) -> dict[str, tuple[NDArray[np.float64], NDArray[np.
     }
 
 
+def _mean(column: tuple[NDArray[np.float64], NDArray[np.float64]]) -> float:
+    values, which = column
+    return float(values.sum() / which.sum())
+
+
 def _figures(seeds: Sequence[Judged]) -> dict[str, Any]:
-    means = [{name: float(v.sum() / c.sum()) for name, (v, c) in _columns(one).items()} for one in seeds]
+    means = [{name: _mean(column) for name, column in _columns(one).items()} for one in seeds]
     for mean, one in zip(means, seeds, strict=True):
         added, changed = np.array(one.added), np.array(one.changed)
         mean["changed_least"] = min(float(changed[way].mean()) for way in (added, ~added) if way.any())
@@ -98,7 +103,8 @@ def _figures(seeds: Sequence[Judged]) -> dict[str, Any]:
 
 
 def _gaps(first: Sequence[Judged], second: Sequence[Judged]) -> dict[str, dict[str, Any]]:
-    """{measure: {difference (first − second), interval}}: the seeds' images one after the other, people as one."""
+    """{measure: {difference (first − second), interval, seeds}}: the seeds' images one after the other, people as one;
+    `seeds`: the difference of each."""
     draws = Resamples.draw([person for one in first for person in one.people], DRAWS, 0)
     a, b = ([_columns(one) for one in seeds] for seeds in (first, second))
     found = {}
@@ -106,6 +112,10 @@ def _gaps(first: Sequence[Judged], second: Sequence[Judged]) -> dict[str, dict[s
         (here, one), (there, other) = (
             draws.ratio(*(np.concatenate([seed[name][side] for seed in part]) for side in (0, 1))) for part in (a, b)
         )
-        found[name] = {"difference": here - there, "interval": list(percentile_interval(one - other))}
+        each = [
+            float(x[name][0].sum() / x[name][1].sum() - y[name][0].sum() / y[name][1].sum())
+            for x, y in zip(a, b, strict=True)
+        ]
+        found[name] = {"difference": here - there, "interval": list(percentile_interval(one - other)), "seeds": each}
     order = ("misclassified", "misclassified_all", "drop", "changed", "identity", "truth")
     return {name: found[name] for name in order if name in found}

@@ -20,10 +20,10 @@ Scores = dict[str, list[float | None]]
 
 
 def summary_of(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """{retrieval, translation: {name: {measure: {mean, low, high}, against: {measure: {difference, interval}}}}}.
+    """{retrieval, translation: {row: {measure: {mean, low, high}, against: {measure: {difference, interval, seeds}}}}}.
 
     Means over the seeds, lowest and highest of one. `against`: what was found among, or guided by, real images alone;
-    intervals of 95 %, people resampled, the same ones in all rows; seeds are taken as they are.
+    intervals of 95 %, people resampled, the same ones in all rows; `seeds` has each seed's difference.
     """
     found: dict[str, Any] = {}
     draws = Resamples.draw([person for one in seeds for person in one["people"]], DRAWS, 0)
@@ -57,5 +57,9 @@ def _gaps(draws: Resamples, seeds: Sequence[Scores], control: Sequence[Scores]) 
         )
         known = np.isfinite(first) & np.isfinite(second)
         difference, resampled = draws.ratio(np.where(known, first - second, 0.0), known)
-        gaps[measure] = {"difference": difference, "interval": list(percentile_interval(resampled))}
+        each = [
+            float(np.nanmean(np.array(one[measure], np.float64) - np.array(other[measure], np.float64)))
+            for one, other in zip(seeds, control, strict=True)
+        ]
+        gaps[measure] = {"difference": difference, "interval": list(percentile_interval(resampled)), "seeds": each}
     return gaps

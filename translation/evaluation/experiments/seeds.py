@@ -47,7 +47,7 @@ def scores_of(part: str, judged: Judged) -> Arrays:
 
 
 def over_seeds(seeds: Sequence[Arrays], bootstrap: int = 1000) -> dict[str, dict[str, Any]]:
-    """{part: {"guided vs unguided": {measure: {difference, interval}}}}, means over the `scores_of` of each seed.
+    """{part: {"guided vs unguided": {measure: {difference, interval, seeds}}}} of the `scores_of` of each seed.
 
     Each arm against `unguided` and itself with swapped neighbours, `guided` against `random` and `stage1`; parts that
     every seed has. RgunitError where the seeds were not judged on the same pairs.
@@ -79,20 +79,28 @@ def _compared(seeds: Sequence[Arrays], ways: Sequence[str], bootstrap: int) -> d
 
 
 def gaps(seeds: Sequence[Arrays], ways: Sequence[str], first: str, second: str, bootstrap: int) -> dict[str, Any]:
-    """{measure: {difference, interval}} of one arm less another, means over seeds and ways."""
+    """{measure: {difference, interval, seeds}} of one arm less another, means over seeds and ways.
+
+    The interval is of people alone: `seeds` has each seed's difference, by which the trainings differ.
+    """
     measured: dict[str, Any] = {}
     for name in DISTANCES:
         if any(f"{way}|{arm}|{name}" not in one for one in seeds for way in ways for arm in (first, second)):
             continue
         gap = float(np.mean([_mean_gap(seeds, way, first, second, name) for way in ways]))
         error = jackknife_error([_half(seeds, ways, first, second, name, start) for start in (0, 1)])
-        measured[name] = {"difference": gap, "interval": list(interval(gap, error))}
+        each = [float(np.mean([_mean_gap([one], way, first, second, name) for way in ways])) for one in seeds]
+        measured[name] = {"difference": gap, "interval": list(interval(gap, error)), "seeds": each}
     draws = Resamples.draw([who for way in ways for who in seeds[0][f"{way}|people"].tolist()], bootstrap, 0)
     for name in BITS:
         counts = np.concatenate([seeds[0][f"{way}|{name}"] for way in ways])
         hits = np.concatenate([_mean_gap(seeds, way, first, second, name) for way in ways])
         mean, resampled = draws.ratio(hits, counts)
-        measured[name] = {"difference": mean, "interval": list(percentile_interval(resampled))}
+        each = [
+            float(np.concatenate([_mean_gap([one], way, first, second, name) for way in ways]).sum() / counts.sum())
+            for one in seeds
+        ]
+        measured[name] = {"difference": mean, "interval": list(percentile_interval(resampled)), "seeds": each}
     return measured
 
 

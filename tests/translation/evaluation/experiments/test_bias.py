@@ -51,7 +51,10 @@ def test_the_numbers_are_of_sources_at_risk_and_a_gain_counts_only_where_the_wan
 
 def test_both_is_compared_with_each_of_its_parts_over_seeds() -> None:
     seeds = [{name: judged() for name in ARMS} for _ in range(2)]
+    seeds[1]["guided"] = judged(changed=[True] * 4 + [False] * 4)
     found = summary_of(seeds, "without")
+    changed = found["differences"]["guided vs without"]["changed"]
+    assert changed["seeds"] == [0.0, -0.5] and changed["difference"] == -0.25
     assert {"semantic and agree vs semantic", "semantic and agree vs agree"} < set(found["differences"])
     assert found["seeds"] == 2 and found["arms"]["guided"]["spread"]["misclassified"] == [0.75, 0.75]
 

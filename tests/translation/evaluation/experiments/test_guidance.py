@@ -301,6 +301,11 @@ def test_the_interval_over_seeds_of_one_seed_twice_is_that_seeds_own() -> None:
     both = seeds.over_seeds([third, fourth])[""]["guided vs unguided"]["fd_attr"]
     means = [sum(each[name].fd_attr.distance for each in (scores, other)) / 2 for name in ("guided", "unguided")]
     assert both["difference"] == pytest.approx(means[0] - means[1])
+    assert both["seeds"] == pytest.approx(
+        [each["guided"].fd_attr.distance - each["unguided"].fd_attr.distance for each in (scores, other)]
+    )
+    changed = seeds.over_seeds([third, fourth])[""]["guided vs unguided"]["accuracy_changed"]
+    assert np.mean(changed["seeds"]) == pytest.approx(changed["difference"])
     assert both["interval"][0] < both["difference"] < both["interval"][1]
     fifth = seeds.scores_of("", (scores, replace(pairs, people=people[::-1])))
     with pytest.raises(RgunitError, match="not judged on the same pairs"):
