@@ -67,13 +67,15 @@ def split(
             report = splits.draw_splits(workspace, test=test, val=val, by=by, where=where, seed=settings.seed)
         else:
             report = splits.told(workspace)
-    settings.show(asdict(report), lambda console: _draw(console, report))
+    asked = to is not None or test is not None or val is not None
+    settings.show(asdict(report), lambda console: _draw(console, report, asked))
 
 
-def _draw(console: Console, report: SplitReport) -> None:
+def _draw(console: Console, report: SplitReport, asked: bool) -> None:
     from cli.drawing import count, plain, table
 
-    plain(console, f"{count(report.changed, 'image')} changed")
+    if asked:
+        plain(console, f"{count(report.changed, 'image')} changed")
     shown = table("split", "labelled images", right=["labelled images"])
     for name, number in report.by_split.items():
         shown.add_row(name, str(number))
