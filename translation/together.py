@@ -12,7 +12,7 @@ from retrieval.loading import trained_on
 from retrieval.retriever import Retriever
 from retrieval.together import Together
 from translation.guidance import Guide
-from translation.methods import Method, Translation
+from translation.methods import Joins, Method, Translation
 from translation.translator import Translator
 
 Tensors = Sequence[Tensor | None]
@@ -33,6 +33,7 @@ class SharedTranslator(Translator):
 
     def __init__(self, of: Translator, told: Callable[[int], None] | None = None) -> None:
         super().__init__(cast(Method, of.method), config=of.config, schema=of.schema, device=of.device, run=of.run)
+        self._of = of
         self._content = TensorsTogether(lambda images: [Translator.content(self, images)], told)
         self._style = TensorsTogether(lambda images: [Translator.style(self, images)], told)
 
@@ -45,6 +46,10 @@ class SharedTranslator(Translator):
             return made.image, made.raw, made.mask
 
         self._plain, self._guided = TensorsTogether(plain, told), TensorsTogether(guided, told)
+
+    def told(self, source: Tensor) -> Translator:
+        """As the translator says; one for images of certain domains works alone: others' are not its own."""
+        return self._of.told(source) if isinstance(self.method, Joins) else self
 
     def content(self, images: Tensor) -> Tensor:
         return _one(self._content(images))

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import re
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
@@ -17,8 +18,10 @@ from PIL import Image
 import rgunit as facade
 from index_store.images import write_image
 from index_store.workspace import Workspace
-from tests.cli.serve.conftest import Client, Reply
+from tests.cli.serve.conftest import Client, Reply, serving
 from tests.retrieval.colours import make_workspace
+from tests.translation.methods.test_mix_match import small as mix_match
+from translation.stages import train_translation
 
 FACE = {"image_id": 3}
 
@@ -235,6 +238,18 @@ def test_questions_that_come_together_share_a_forward_pass(client: Client) -> No
         assert all(all(pool.map(ask, range(1, 9))) for _ in range(3))
     after = passes()
     assert after[1] - before[1] > after[0] - before[0] > 0
+
+
+def test_a_run_with_an_encoder_a_domain_translates_labelled_pictures(template: Path, tmp_path: Path) -> None:
+    shutil.copytree(template, tmp_path / "own")
+    with Workspace.open(tmp_path / "own") as workspace:
+        train_translation(workspace, mix_match("translation.steps=1"), device="cpu")
+        blond = int(workspace.images("+Blond_Hair -Black_Hair -Brown_Hair").ids[0])
+        with serving(workspace) as client:
+            asked = {"image_id": blond, "to": "+Brown_Hair"}
+            (made,) = client.post("/api/translate", asked).json["outputs"]
+            assert made["target"] == {"Black_Hair": 0, "Blond_Hair": 0, "Brown_Hair": 1}
+            assert pixels(client.get(made["url"])).shape == (32, 32, 3)
 
 
 def test_a_full_queue_says_when_to_come_again() -> None:
