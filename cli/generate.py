@@ -54,7 +54,7 @@ def generate(
             made = generate_images(
                 workspace, run, count, domain=domain, seed=settings.seed, device=settings.device, progress=bars
             )
-        folder = workspace.path / "images" / "generated" / run
+        folder = workspace.path / "images" / "generated" / workspace.run(run).id
     payload = {"generated": len(made.ids), "vectors": made.vectors}
     settings.show(payload, lambda console: _draw(console, payload, str(folder)))
 

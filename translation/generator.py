@@ -142,6 +142,7 @@ def generate_images(
     edit = None if domain is None else workspace.schema.edit(domain)
     generator = ImageGenerator.load(workspace, run, device)
     assert generator.run is not None
+    made_in = generator.run.id
     labels = _domain_labels(workspace, generator.run)
     wanted = _wanted(workspace, generator, labels, edit)
     columns = workspace.schema.indices(generator.names)
@@ -149,12 +150,12 @@ def generate_images(
     for start in range(0, count, KEPT):
         items: list[GeneratedImage] = []
         with workspace.catalog.held():  # the count decides which images come next: nobody adds meanwhile
-            first = made_by(workspace.catalog, run)
+            first = made_by(workspace.catalog, made_in)
             for pixels, shown in generator.images(min(KEPT, count - start), seed=seed, first=first, wanted=wanted):
                 for picture, told in zip(pixels, shown, strict=True):
                     target = labels.copy()
                     target[columns] = told
-                    items.append(GeneratedImage(pixels=picture, parent=-1, target=target, run=run))
+                    items.append(GeneratedImage(pixels=picture, parent=-1, target=target, run=made_in))
                 progress.step(start + len(items), count)
             ids.append(workspace.add_generated(items))
     retrieval = trained(workspace, RETRIEVAL)

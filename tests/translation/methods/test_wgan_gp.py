@@ -205,6 +205,13 @@ def test_drawn_images_have_the_labels_of_what_the_run_learned(generators: Worksp
     assert (asked.labels[:, list(names).index("Blond_Hair")] == 0).all()
 
 
+def test_a_run_by_its_name_draws_what_it_draws_by_its_id(generators: Workspace) -> None:
+    generators.rename_run("r1", "base")
+    made = np.concatenate([generate_images(generators, name, 2, device="cpu").ids for name in ("base", "r1")])
+    paths = [Path(path) for path in generators.images(ids=made).paths]
+    assert {path.parent.name for path in paths} == {"r1"} and len({path.read_bytes() for path in paths}) == 4
+
+
 def test_several_generators_are_mined_also_conditional_ones(generators: Workspace) -> None:
     mined = train_miner(generators, small(), sources=["r1", "r2"], target="+Glasses", device="cpu")
     generator = ImageGenerator.load(generators, mined.run.id, "cpu")
