@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -18,6 +19,8 @@ from index_store.features import Record
 from index_store.names import is_plain
 from index_store.runs import HIGHEST, NAMES, RunRecord, being_trained, get_run, list_runs
 
+NUMBER = "runs.number."
+"""Settings: with a run's id behind, the number of the next image that it makes."""
 _ID = re.compile(r"r\d+", re.ASCII)
 
 
@@ -128,6 +131,18 @@ def made_by(catalog: Catalog, run: str) -> int:
     with catalog.reading() as connection:
         query = "SELECT count(*) FROM images WHERE run = ? AND origin = 'generated'"
         return int(connection.exec_driver_sql(query, (run,)).scalar() or 0)
+
+
+def next_number(catalog: Catalog, run: str) -> int:
+    """The number of the next image that a run makes: no number is used twice, also where its image was removed."""
+    with catalog.reading() as connection, damage_named(catalog.file):
+        return max(made_by(catalog, run), int(catalog.setting(connection, NUMBER + run) or 0))
+
+
+def numbered(catalog: Catalog, runs: Sequence[str]) -> dict[str, Any]:
+    """The part of a record's header that keeps `next_number`, where each of `runs` has made an image of the record."""
+    told = {NUMBER + run: str(next_number(catalog, run) + more) for run, more in Counter(runs).items()}
+    return {"settings": told}
 
 
 def _them(names: Sequence[str]) -> str:

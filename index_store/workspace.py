@@ -182,8 +182,7 @@ class Workspace:
                 for row, item in zip(ids, items, strict=True)
             ]
             with ThreadPoolExecutor(max_workers=4) as pool:
-                pixels = [item.pixels for item in items]
-                list(pool.map(lambda file, one: write_image(file, one, durable=True), files, pixels))
+                list(pool.map(lambda file, item: write_image(file, item.pixels, durable=True), files, items))
                 hashes = list(pool.map(lambda file: hashlib.sha256(file.read_bytes()).hexdigest(), files))
             for folder in {file.parent for file in files}:
                 sync_folder(folder)
@@ -192,8 +191,8 @@ class Workspace:
                 "known": known,
                 "value": value,
                 "parent": parents,
-                "width": np.array([one.shape[1] for one in pixels], np.int64),
-                "height": np.array([one.shape[0] for one in pixels], np.int64),
+                "width": np.array([item.pixels.shape[1] for item in items], np.int64),
+                "height": np.array([item.pixels.shape[0] for item in items], np.int64),
             }
             paths = [stored_path(self.path, file) for file in files]
             texts = {
@@ -204,7 +203,8 @@ class Workspace:
                 "split": [str(splits.get(int(parent), "train")) for parent in parents],
                 "run": [item.run for item in items],
             }
-            self.catalog.write(Record("images", schema_header(schema), arrays, texts))
+            header = schema_header(schema) | runcare.numbered(self.catalog, [item.run for item in items])
+            self.catalog.write(Record("images", header, arrays, texts))
             return ids
 
     def images(self, where: str | None = None, *, ids: npt.ArrayLike | None = None) -> ImageTable:

@@ -17,7 +17,7 @@ from torch import Tensor
 from index_store.attributes import Edit
 from index_store.errors import RgunitError, UsageError
 from index_store.names import quoted
-from index_store.runcare import made_by
+from index_store.runcare import next_number
 from index_store.runs import CHECKPOINT
 from index_store.workspace import GeneratedImage, RunRecord, Workspace
 from retrieval.indexing import build_index
@@ -149,8 +149,8 @@ def generate_images(
     ids: list[NDArray[np.int64]] = []
     for start in range(0, count, KEPT):
         items: list[GeneratedImage] = []
-        with workspace.catalog.held():  # the count decides which images come next: nobody adds meanwhile
-            first = made_by(workspace.catalog, made_in)
+        with workspace.catalog.held():  # the number decides which images come next: nobody adds meanwhile
+            first = next_number(workspace.catalog, made_in)
             for pixels, shown in generator.images(min(KEPT, count - start), seed=seed, first=first, wanted=wanted):
                 for picture, told in zip(pixels, shown, strict=True):
                     target = labels.copy()

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from index_store.errors import RgunitError, UsageError
-from index_store.runcare import made_by
+from index_store.runcare import made_by, next_number
 from index_store.workspace import GeneratedImage, Workspace
 from retrieval.content_models import ContentModel, forget_model, keep_model, kept_model
 from retrieval.graphs import keep_graphs
@@ -191,7 +191,8 @@ def _generate(
             began = have if began is None else began
             if have >= wanted:
                 return have - began
-            make(have, min(have + batch, wanted))
+            first = next_number(workspace.catalog, run)
+            make(first, first + min(batch, wanted - have))
         progress.step(min(have + batch, wanted) - began, wanted - began)
 
 

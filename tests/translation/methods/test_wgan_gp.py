@@ -212,6 +212,14 @@ def test_a_run_by_its_name_draws_what_it_draws_by_its_id(generators: Workspace) 
     assert {path.parent.name for path in paths} == {"r1"} and len({path.read_bytes() for path in paths}) == 4
 
 
+def test_no_image_is_drawn_again_after_one_was_removed(generators: Workspace) -> None:
+    first = generate_images(generators, "r1", 3, device="cpu").ids
+    generators.forget(ids=first[:1])
+    generate_images(generators, "r1", 2, device="cpu")
+    paths = generators.images("origin=generated").paths
+    assert len({Path(path).read_bytes() for path in paths}) == 4
+
+
 def test_several_generators_are_mined_also_conditional_ones(generators: Workspace) -> None:
     mined = train_miner(generators, small(), sources=["r1", "r2"], target="+Glasses", device="cpu")
     generator = ImageGenerator.load(generators, mined.run.id, "cpu")
