@@ -155,6 +155,7 @@ def generate_images(
                 for picture, told in zip(pixels, shown, strict=True):
                     target = labels.copy()
                     target[columns] = told
+                    _clear_groups(workspace, target)
                     items.append(GeneratedImage(pixels=picture, parent=-1, target=target, run=made_in))
                 progress.step(start + len(items), count)
             ids.append(workspace.add_generated(items))
@@ -173,11 +174,16 @@ def _domain_labels(workspace: Workspace, run: RunRecord) -> NDArray[np.int8]:
     labels = np.full(len(workspace.schema.names), -1, np.int8)
     for column, bit in workspace.schema.filter(target_of(run)).bits.items():
         labels[column] = bit
-    for group in workspace.schema.groups:  # at most one of a group
+    _clear_groups(workspace, labels)
+    return labels
+
+
+def _clear_groups(workspace: Workspace, labels: NDArray[np.int8]) -> None:
+    """Of a group at most one is true: where one is, the others are known to be false. `labels` int8 [A] is changed."""
+    for group in workspace.schema.groups:
         members = workspace.schema.indices(group)
         if (labels[members] == 1).any():
             labels[members] = np.where(labels[members] == 1, 1, 0)
-    return labels
 
 
 def _wanted(

@@ -203,6 +203,9 @@ def test_drawn_images_have_the_labels_of_what_the_run_learned(generators: Worksp
     assert len({Path(path).read_bytes() for path in paths}) == 6, "a second call makes the next ones"
     asked = generators.images(ids=generate_images(generators, "r2", 4, domain="-Blond_Hair", device="cpu").ids)
     assert (asked.labels[:, list(names).index("Blond_Hair")] == 0).all()
+    blonde = generators.images(ids=generate_images(generators, "r2", 2, domain="+Blond_Hair", device="cpu").ids)
+    hair = [list(names).index(name) for name in ("Blond_Hair", "Black_Hair", "Brown_Hair")]
+    assert (blonde.labels[:, hair] == [1, 0, 0]).all(), "the others of its group are not unknown"
 
 
 def test_a_run_by_its_name_draws_what_it_draws_by_its_id(generators: Workspace) -> None:
