@@ -21,6 +21,7 @@ from translation.inference import translate_images
 from translation.methods.mix_match import MixMatch
 from translation.networks.mix_match import ModalDecoder, ModalEncoder
 from translation.pairing import PairSampler, members, trained_pairs
+from translation.progress import Progress
 from translation.sampling import Batch
 from translation.stages import train_translation
 from translation.training.task import Engine
@@ -137,6 +138,32 @@ def test_it_trains_resumes_bit_for_bit_and_joins_what_never_met(workspace: Works
     direct, hopped = (arms.arms[name](table.ids[source], target, source) for name in ("stage1", "cascade"))
     own = domain[source] == 0
     assert np.array_equal(direct[~own], hopped[~own]), "to the anchor there is nothing between"
+
+
+class Stops(Progress):
+    """Ctrl-C where a stage begins, or at its first step."""
+
+    def __init__(self, name: str, begun: bool) -> None:
+        self.name, self.begun, self.now = name, begun, ""
+
+    def stage(self, name: str) -> None:
+        self.now = name
+        if name == self.name and not self.begun:
+            raise KeyboardInterrupt
+
+    def step(self, done: int, total: int, seconds_left: float | None = None) -> None:
+        if self.now == self.name:
+            raise KeyboardInterrupt
+
+
+def test_a_comparison_of_unseen_pairs_goes_on_wherever_it_was_stopped(workspace: Workspace, tmp_path: Path) -> None:
+    config, out = small("translation.steps=2"), tmp_path / "out"
+    for name, begun, runs in (("0/all", False, 1), ("0/all", True, 2), ("evaluate", False, 2)):
+        with pytest.raises(KeyboardInterrupt):
+            run_unseen(workspace, config, out, device="cpu", progress=Stops(name, begun))
+        assert len(workspace.runs()) == runs
+    trainings = run_unseen(workspace, config, out, device="cpu")["seeds"][0]["trainings"]
+    assert [trainings[way]["run"] for way in ("anchor", "all")] == ["r1", "r2"] and len(workspace.runs()) == 2
 
 
 def test_unseen_pairs_are_compared_and_nothing_is_done_twice(workspace: Workspace, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from index_store.names import quoted
 from index_store.workspace import Workspace
 from translation.config import Config, parse_config
 from translation.evaluation.arms import Arm, Arms, open_arms
+from translation.evaluation.experiments.ledger import Ledger
 from translation.evaluation.experiments.rows import write_json
 from translation.evaluation.judging import evaluate_translation_runs
 from translation.fitting import used_schema
@@ -43,7 +44,8 @@ def run_unseen(
     """Train and judge what is not done yet: {arms: {arm: {measure: mean over seeds}}, seeds: [what each gave]}.
 
     `config.translation.steps` are those of the run with the anchor; the other one gets as many more as it has more
-    pairs. A file a seed in `out`; a second call goes on. RgunitError where no pair is unseen.
+    pairs. A file a seed in `out` beside the ledger of the trainings; a second call goes on. RgunitError where no pair
+    is unseen, or `out` was made with other settings.
     """
     progress = progress or Progress()
     if find_method(config.method).draws != "group":
@@ -63,7 +65,7 @@ def run_unseen(
         "all": _with(config, pairs="all", steps=round(steps * whole / seen)),
     }
     settings = {"config": config.model_dump(mode="json"), "domains": list(schema.names), "relevance": relevance}
-    found = []
+    ledger, found = Ledger.open(out, settings), []
     for seed in seeds:
         path = out / f"unseen-{seed}.json"
         if path.exists():
@@ -72,23 +74,13 @@ def run_unseen(
                 raise RgunitError(f"{path} was made with other settings: give another --out")
             found.append(kept)
             continue
-        runs = {}
-        for way, own in ways.items():
-            progress.stage(f"seed {seed}: {way}")
-            result = train_translation(
-                workspace,
-                own,
-                attributes_used=attributes_used,
-                seed=seed,
-                device=device,
-                resume="auto",
-                progress=progress,
-            )
-            if result.stopped:
-                raise KeyboardInterrupt
-            runs[way] = result
-        joined = open_arms(workspace, runs["anchor"].run.id, device)
-        trained = open_arms(workspace, runs["all"].run.id, device).arms["stage1"]
+        given: dict[str, Any] = {"attributes_used": attributes_used, "seed": seed, "device": device}
+        runs = {
+            way: ledger.trained(f"{seed}/{way}", workspace, train_translation, own, progress, **given)
+            for way, own in ways.items()
+        }
+        joined = open_arms(workspace, runs["anchor"], device)
+        trained = open_arms(workspace, runs["all"], device).arms["stage1"]
         arms: dict[str, Arm] = {name: joined.arms[name] for name in ("stage1", "cascade")}
         evaluation = evaluate_translation_runs(
             workspace,
@@ -99,11 +91,8 @@ def run_unseen(
             unseen=True,
             progress=progress,
         )
-        trainings = {
-            way: {"run": one.run.id, "steps": one.steps, "seconds": round(one.seconds, 1)} for way, one in runs.items()
-        }
+        trainings = {way: ledger.done[f"{seed}/{way}"] for way in ways}
         entry = {"settings": settings, "seed": seed, "trainings": trainings, **evaluation.summary}
-        out.mkdir(parents=True, exist_ok=True)
         write_json(path, entry)
         found.append(entry)
     return {"arms": {arm: _means([one[arm] for one in found]) for arm in ARMS}, "seeds": found}
