@@ -70,15 +70,16 @@ class Serving:
         samples: int = 1,
         guidance: float | None = None,
         neighbours: Literal["retrieved", "random"] | None = None,
+        source: str | None = None,
         run: str | None = None,
         seed: int = 0,
     ) -> tuple[RunRecord, list[Made]]:
         """The samples of a picture in a style, with the run that made them.
 
-        `neighbours`: at random instead of as in training. UsageError for a picture of more pixels than `most` where a
-        run gives it in its own size.
+        `neighbours`: at random instead of as in training. `source`: the domain of the picture, as the command takes it.
+        UsageError for a picture of more pixels than `most` where a run gives it in its own size.
         """
-        record, work = self._work(goal, samples, guidance, neighbours, run, seed)
+        record, work = self._work(goal, samples, guidance, neighbours, source, run, seed)
         read = work.read(picture)
         height, width = read.own.shape[:2]
         if height * width > self.most:
@@ -95,12 +96,13 @@ class Serving:
         steps: int,
         *,
         guidance: float | None = None,
+        source: str | None = None,
         run: str | None = None,
         seed: int = 0,
     ) -> tuple[RunRecord, list[Made]]:
         """The way between two styles of a picture in steps, with the run that made it."""
-        record, first = self._work(ends[0], 1, guidance, None, run, seed)
-        _, last = self._work(ends[1], 1, guidance, None, record.id, seed)
+        record, first = self._work(ends[0], 1, guidance, None, source, run, seed)
+        _, last = self._work(ends[1], 1, guidance, None, source, record.id, seed)
         return record, first.strip(last, first.read(picture), steps)
 
     def warm(self) -> None:
@@ -119,6 +121,7 @@ class Serving:
         samples: int,
         guidance: float | None,
         neighbours: str | None,
+        source: str | None,
         run: str | None,
         seed: int,
     ) -> tuple[RunRecord, Work]:
@@ -136,6 +139,7 @@ class Serving:
             max_pixels=None,
             framing=None,
             seed=seed,
+            source=source,
             guides=lambda k: self._guides(record, translator, at_random=neighbours == "random", k=k),
         )
         return record, work

@@ -148,6 +148,7 @@ class Served:
             samples=asked.samples,
             guidance=asked.guidance,
             neighbours=asked.neighbours,
+            source=asked.source,
             run=run,
             seed=asked.seed,
         )
@@ -165,7 +166,13 @@ class Served:
             assert asked.style_of is not None
             first, last = (Goal(None, answers.picture_of(self.workspace, one)) for one in asked.style_of)
         record, made = self.serving.interpolate(
-            picture, (first, last), asked.steps, guidance=asked.guidance, run=run, seed=asked.seed
+            picture,
+            (first, last),
+            asked.steps,
+            guidance=asked.guidance,
+            source=asked.source,
+            run=run,
+            seed=asked.seed,
         )
         return self._translated(picture, record, made, started)
 

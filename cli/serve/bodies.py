@@ -18,6 +18,16 @@ To = Annotated[
     Field(max_length=2000, description="Attributes to set and clear: `+Blond_Hair -Male`.", examples=["+Blond_Hair"]),
 ]
 
+Domain = Annotated[
+    str,
+    Field(
+        max_length=2000,
+        description="The domain that the picture is of (`Blond_Hair` or `+Blond_Hair`), for a run with an encoder a "
+        "domain (mix_match). Default: as the collection knows it.",
+        examples=["+Blond_Hair"],
+    ),
+]
+
 
 class Asked(BaseModel):
     """Unknown keys are refused."""
@@ -91,6 +101,7 @@ class TranslateAsked(PictureOf):
     samples: int = Field(1, ge=1, le=16, description="Different draws of the style.")
     guidance: Share | None = Field(None, description="Strength of the neighbours; default: 1 of a guided run, else 0.")
     neighbours: Literal["retrieved", "random"] | None = Field(None, description="Random ones are for a comparison.")
+    source: Domain | None = None
     seed: int = Field(0, ge=0, lt=2**32)
     run: RunId | None = None
 
@@ -102,6 +113,7 @@ class InterpolateAsked(PictureOf):
     style_of: tuple[PictureOf, PictureOf] | None = None
     steps: int = Field(6, ge=2, le=16)
     guidance: Share | None = None
+    source: Domain | None = None
     seed: int = Field(0, ge=0, lt=2**32)
     run: RunId | None = None
 

@@ -250,6 +250,11 @@ def test_a_run_with_an_encoder_a_domain_translates_labelled_pictures(template: P
             (made,) = client.post("/api/translate", asked).json["outputs"]
             assert made["target"] == {"Black_Hair": 0, "Blond_Hair": 0, "Brown_Hair": 1}
             assert pixels(client.get(made["url"])).shape == (32, 32, 3)
+            asked["image_id"] = int(workspace.images("origin=unlabelled").ids[0])
+            assert "name it by source" in client.post("/api/translate", asked).error
+            assert client.post("/api/translate", {**asked, "source": "+Blond_Hair"}).status == 200
+            ends = {**asked, "to": ["+Brown_Hair", "+Black_Hair"], "source": "Blond_Hair", "steps": 2}
+            assert len(client.post("/api/interpolate", ends).json["outputs"]) == 2
 
 
 def test_a_full_queue_says_when_to_come_again() -> None:
