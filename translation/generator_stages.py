@@ -137,6 +137,7 @@ def _task(
         method,
         draws,
         stage=section,
+        name=stage,
         data=config.data,
         training=config.training,
         device=fabric.device,

@@ -365,6 +365,7 @@ def _task(
         method,
         _draws(workspace, schema, method, stage, config, domains, seed=seed, **process),
         stage=stage,
+        name=GUIDED if stage is config.guided else TRANSLATION,
         data=config.data,
         training=config.training,
         guiding=guiding,

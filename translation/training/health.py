@@ -14,7 +14,7 @@ from torch import Tensor
 
 from translation.methods import Encodes, Trains, Watches, Won
 from translation.sampling import Batch
-from translation.sections import GuidedConfig, StageConfig
+from translation.sections import StageConfig
 
 PATIENCE = 3  # logs in a row before it is told; then again after ten times as many
 ALIKE = 0.03  # outputs differ by less than this share of what inputs differ by: they have collapsed
@@ -64,11 +64,10 @@ def _gradient(method: Trains, player: str) -> Tensor:
 
 
 class Health:
-    """Warnings about the logged metrics of one training."""
+    """Warnings about the logged metrics of one training, with settings of the section `name`, which `stage` is."""
 
-    def __init__(self, method: Trains, stage: StageConfig) -> None:
-        self.method, self.stage = method, stage
-        self.name = "guided" if isinstance(stage, GuidedConfig) else "translation"
+    def __init__(self, method: Trains, stage: StageConfig, name: str) -> None:
+        self.method, self.stage, self.name = method, stage, name
         self.first: dict[str, list[float]] = {}
         self.counts: dict[str, int] = {}
 
@@ -103,8 +102,10 @@ class Health:
     def _grown(self, metrics: Mapping[str, float]) -> str | None:
         """A term that is far above its first values."""
         worst, factor = "", GROWN
+        unbounded = getattr(self.method, "won", None) is None  # a critic's values begin at 0 and have no scale
         for name, value in metrics.items():
-            if name.partition("/")[0] not in self.method.players:
+            player, _, term = name.partition("/")
+            if player not in self.method.players or (unbounded and term == "adversarial"):
                 continue
             first = self.first.setdefault(name, [])
             if len(first) < FIRST:

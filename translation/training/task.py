@@ -22,6 +22,7 @@ from retrieval.tensors import to_pixels, to_tensor
 from translation.guidance import Guide
 from translation.methods import Encodes, Generates, Joins, Loss, Measures, Steps, Trains
 from translation.pairing import members
+from translation.runs import TRANSLATION
 from translation.sampling import Batch, CropSampler, Draw, Sampler, mirrored_pixels
 from translation.sections import DataConfig, StageConfig, TrainingConfig
 from translation.training.compiling import compile_networks
@@ -112,7 +113,8 @@ def _trained(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 class MethodTask:
     """A method's training on the batches of `draws`, in stage 3 with what `guiding` shows them (None: nothing).
 
-    `watched` is a filter: which of the held-out images sample pictures and measures are of (empty: all).
+    `name` is that of the section `stage`. `watched` is a filter: which of the held-out images sample pictures and
+    measures are of (empty: all).
     """
 
     def __init__(
@@ -123,6 +125,7 @@ class MethodTask:
         draws: Sampler,
         *,
         stage: StageConfig,
+        name: str = TRANSLATION,
         data: DataConfig,
         training: TrainingConfig,
         guiding: Guiding | None = None,
@@ -161,7 +164,7 @@ class MethodTask:
         self.autocast = autocast
         self.engine = Engine(self.optimizers, autocast, self.scaler)
         self.shown: list[int] | None = None  # ids of what can be seen in the last sample picture
-        self._health = Health(method, stage)
+        self._health = Health(method, stage, name)
         self._made: Tensor | None = None
         if not isinstance(draws, CropSampler):
             ids, labels = held_out(workspace, schema, watched)

@@ -20,6 +20,7 @@ from translation.generator import ImageGenerator, generate_images
 from translation.generator_stages import train_generator, train_miner
 from translation.methods.wgan_gp import WganGp
 from translation.sampling import Batch
+from translation.training.health import FIRST, Health
 from translation.training.task import Engine
 from translation.transfer import start_from, stored_weights
 
@@ -186,6 +187,20 @@ def test_a_collapse_is_told_by_the_measured_diversity(workspace: Workspace) -> N
     )
     told = method.health({name: float(value) for name, value in terms.items()})
     assert told is not None and "collapsed" in told and method.health({"diversity": 0.9}) is None
+
+
+def test_warnings_name_settings_of_their_stage_and_let_a_critic_grow(
+    generators: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    health = Health(make(generators), small().generator, "generator")  # type: ignore[attr-defined]
+    values = [*[0.01] * FIRST, 60.0]
+    assert [health.judge({"discriminator/adversarial": value}) for value in values] == [None] * 6
+    monkeypatch.setattr("translation.training.health.GROWN", 0.0)
+    for stage, train, more in (("generator", train_generator, {}), ("miner", train_miner, {"sources": ["r1"]})):
+        notes = Notes()
+        config = small(f"{stage}.steps={FIRST + 1}", "training.log_every=1")
+        train(generators, config, device="cpu", progress=notes, **more)
+        assert any(f"the training diverges; lower {stage}.learning_rate" in note for note in notes.told), notes.told
 
 
 def test_drawn_images_have_the_labels_of_what_the_run_learned(generators: Workspace) -> None:

@@ -42,10 +42,10 @@ FAILING = {
     ),
     "a part that diverges": (
         sdit(
-            *("translation.adversarial=wgan", NO_PENALTY, f"{RATE}1e-2"),
-            *("translation.steps=14", "training.log_every=1"),
+            *("translation.adversarial=wgan", "translation.weights.gradient_penalty=1e-6", f"{JUDGE}3e-3"),
+            *("translation.steps=28", "training.log_every=1"),
         ),
-        r"discriminator/adversarial is \d+ times what it was: the training diverges; lower translation\.learning_rate",
+        r"discriminator/gradient_penalty is \d+ times what it was: the training diverges; lower translation\.",
     ),
 }
 
@@ -72,7 +72,7 @@ def test_one_that_begins_well_says_nothing(workspace: Workspace, config: Config)
 
 
 def test_it_is_told_after_some_logs_and_then_seldom() -> None:
-    health = Health(make_method(), tiny().translation)
+    health = Health(make_method(), tiny().translation, "translation")
     copied = {"made_change": 0.0, "made_diversity": 1.0, "mask_mean": 0.5}
     told = [step for step in range(1, 40) if health.judge(copied) is not None]
     assert told == [PATIENCE, 10 * PATIENCE]
