@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor, nn
 
-from translation.methods import Curves, Draws, Loss, Player, Steps
+from translation.methods import Draws, Loss, Player, Steps
 from translation.methods.parts import collapse, diversity
 from translation.methods.wgan_gp import MinerConfig, penalty
 from translation.networks.wgan import Miner, Miners, ResNetGenerator
@@ -30,7 +30,6 @@ class Mine:
     """
 
     draws: ClassVar[Draws] = "images"
-    curves: ClassVar[tuple[Curves, ...]] = (Curves("Diversity", "of real images'", {"diversity": "made images"}),)
 
     networks: dict[str, nn.Module]
 

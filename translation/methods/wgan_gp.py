@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from index_store.attributes import AttributeSchema
 from index_store.errors import RgunitError, UsageError
 from translation import objectives
-from translation.methods import About, Curves, Draws, Loss, Player, Sections, Stage, Steps
+from translation.methods import SHARE, About, Curves, Draws, Loss, Player, Sections, Stage, Steps
 from translation.methods.parts import collapse, diversity, halved
 from translation.networks.blocks import initialise
 from translation.networks.wgan import ClassNorm, ResNetCritic, ResNetGenerator
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from translation.methods.mine import Mine
 
 MOST_ATTRIBUTES = 10  # of a conditional generator: it has 2^A classes
+SELECTED = 10  # mined generators whose shares the chart shows
 SETTLING = (8, 64)  # batches, and images of each, that a generator in use takes its norms' statistics from
 
 
@@ -97,9 +98,16 @@ class WganGp:
         Networks, StageConfig, GuidedConfig, {"generator": GeneratorConfig, "miner": MinerConfig}
     )
     curves: ClassVar[tuple[Curves, ...]] = (
-        Curves("Wasserstein estimate", "", {"wasserstein": "D(real) − D(made)"}),
+        Curves("Wasserstein estimate, negated", "", {"discriminator/adversarial": "D(made) − D(real)"}),
         Curves("Diversity", "of real images'", {"diversity": "made images"}),
+        Curves(
+            "Selector",
+            "share of the images",
+            {f"selector_{number}": f"generator {number + 1}" for number in range(SELECTED)},
+            SHARE,
+        ),
     )
+    """Of `train generator` and, with the selector of several generators, of `train miner`."""
 
     networks: dict[str, nn.Module]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from index_store.runs import CHECKPOINT
 from index_store.workspace import Workspace
 from tests.translation.small import Notes, filled
 from translation.config import Config, load_config
+from translation.evaluation.report.curves import charts_of
 from translation.generator import ImageGenerator, generate_images
 from translation.generator_stages import train_generator, train_miner
 from translation.methods.wgan_gp import WganGp
@@ -242,6 +244,9 @@ def test_several_generators_are_mined_also_conditional_ones(generators: Workspac
     mined = train_miner(generators, small(), sources=["r1", "r2"], target="+Glasses", device="cpu")
     generator = ImageGenerator.load(generators, mined.run.id, "cpu")
     assert generator.probabilities is not None and abs(sum(generator.probabilities) - 1) < 1e-3
+    rows = [json.loads(line) for line in (mined.run.path / "metrics.jsonl").read_text().splitlines()]
+    titles = {chart.title for chart in charts_of(rows, "wgan_gp")}
+    assert titles >= {"Wasserstein estimate, negated", "Diversity", "Selector"}
     images, labels = next(generator.images(5))
     assert images.shape == (5, 32, 32, 3) and labels.shape == (5, 0)
     for number, source in enumerate(("r1", "r2")):
