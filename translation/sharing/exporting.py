@@ -42,6 +42,8 @@ KEPT = ("attributes_used", "seed", "neighbours", "source", "target", "encoders_f
 """Of a run's settings, beside its configuration, what is shared."""
 REFERENCES = ("translation_run", "retrieval_run")
 BATCH = 256
+NO_GRAPH = {"crops": "it takes each picture in its own size", "group": "it has an encoder for each domain"}
+"""By what a method draws: why it has no graphs."""
 TRIED = 3  # pictures that graphs are checked on
 
 
@@ -140,11 +142,9 @@ def _check(run: RunRecord, form: Form, out: Path, with_index: bool, licence: str
         raise UsageError(f"run {run.id} is of stage translation, which nothing guides: leave --with-index out")
     if run.stage == GUIDED and with_index and run.config.get("neighbours") != "retrieved":
         raise UsageError(f"run {run.id} is not guided by what is retrieved: leave --with-index out")
-    if run.stage != RETRIEVAL and form == "onnx" and find_method(method_of(run)).draws == "crops":
-        raise UsageError(
-            f"run {run.id} ({method_of(run)}) has no ONNX form, since it takes each picture in its own size: "
-            "take --format hub or torch"
-        )
+    why = NO_GRAPH.get(find_method(method_of(run)).draws)
+    if run.stage != RETRIEVAL and form == "onnx" and why is not None:
+        raise UsageError(f"run {run.id} ({method_of(run)}) has no ONNX form, since {why}: take --format hub or torch")
 
 
 def _chain(workspace: Workspace, run: RunRecord) -> list[RunRecord]:

@@ -23,6 +23,7 @@ from translation.networks.mix_match import ModalDecoder, ModalEncoder
 from translation.pairing import PairSampler, members, trained_pairs
 from translation.progress import Progress
 from translation.sampling import Batch
+from translation.sharing.exporting import export_run
 from translation.stages import train_translation
 from translation.training.task import Engine
 from translation.translator import Translator
@@ -123,6 +124,8 @@ def test_it_trains_resumes_bit_for_bit_and_joins_what_never_met(workspace: Works
     ):
         with pytest.raises(RgunitError, match=told):
             translate_images(workspace, [none], out=tmp_path / "out", device="cpu", **given)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="no ONNX form, since it has an encoder for each domain: take --format hub"):
+        export_run(workspace, half.name.partition("-")[0], "onnx", tmp_path / "graphs")
     images = torch.rand(3, 3, 32, 32) * 2 - 1
     with pytest.raises(RgunitError, match="--source"):
         translator.content(images)
