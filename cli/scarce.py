@@ -39,7 +39,7 @@ def scarce(
     here: HereOption = False,
     wanted: Annotated[str, typer.Option(metavar="NAME", help="Attribute whose images are few.")] = "Blond_Hair",
     images: Annotated[int, typer.Option(metavar="N", min=2, help="Training images with it that stay.")] = 40,
-    mined: Annotated[int, typer.Option(metavar="N", min=1, help="Images that are put into the store.")] = 400,
+    mined: Annotated[int, typer.Option(metavar="N", help="Images that are put into the store (at least 11).")] = 400,
     seeds: SeedsOption = None,
     preset: Annotated[
         str, typer.Option(metavar="NAME", help="Preset of translation, retrieval and guidance.")

@@ -73,7 +73,7 @@ class ScarcePlan(BaseModel):
     workspace: Path | None = None
     wanted: str = "Blond_Hair"
     images: int = Field(40, ge=2)
-    mined: int = Field(400, ge=1)
+    mined: int = 400
     seeds: tuple[int, ...] = (0,)
     preset: str = "demo"
     generator_preset: str = "wgan-gp"
@@ -94,6 +94,10 @@ class ScarcePlan(BaseModel):
     def model_post_init(self, _: Any) -> None:
         if not self.seeds:
             raise UsageError("--seeds needs at least one")
+        if self.mined <= K:
+            raise UsageError(
+                f"--mined {self.mined} is too few, since {K} neighbours are looked up among them: give {K + 1} or more"
+            )
         about = find_method(self.config().method)
         if not about.about.guidance or about.draws == "domains":
             raise UsageError(f"the arms need a method of attributes that takes guidance, and {about.name} is none")

@@ -35,6 +35,8 @@ def test_what_cannot_be_meant_is_refused(workspace: Workspace, tmp_path: Path) -
         ScarcePlan(generator_preset="wgan-gp-64")
     with pytest.raises(UsageError, match="takes guidance, and cut is none"):
         ScarcePlan(preset="cut")
+    with pytest.raises(UsageError, match=r"--mined 10 is too few, .*: give 11 or more"):
+        ScarcePlan(mined=10)
     with pytest.raises(UsageError, match="needs a folder"):
         run_scarce(ScarcePlan())
     with pytest.raises(RgunitError, match="training images beside those that teach the judge, and 4000"):
