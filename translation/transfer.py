@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
 from index_store.errors import RgunitError, UsageError
+from index_store.names import quoted
 from index_store.runs import CHECKPOINT
 from index_store.workspace import RunRecord
 from translation.config import Config
 from translation.methods import Trains
-from translation.runs import method_of
+from translation.runs import GENERATOR, MINER, method_of
 from translation.training.checkpoints import open_checkpoint
 
 TOLD = 3  # of the layers that do not fit
@@ -52,10 +54,22 @@ def start_from(method: Trains, names: Sequence[str], run: RunRecord, config: Con
         theirs = run.config["config"]["data"]["size"]
         raise RgunitError(
             f"run {run.id} ({run.stage}, {method_of(run)}, {theirs} px) does not fit these settings ({config.method}, "
-            f"{config.data.size} px): {told}: take a run of the same method, size and widths"
+            f"{config.data.size} px): {told}: {_remedy(run, config)}"
         )
     for name, weights in chosen.items():
         method.networks[name].load_state_dict(weights)
+
+
+def _remedy(run: RunRecord, config: Config) -> str:
+    """What to do where a run's layers do not fit."""
+    theirs, ours = run.config["config"], config.model_dump(mode="json")
+    if (method_of(run), theirs["data"]["size"]) == (config.method, config.data.size):
+        if run.stage == MINER:
+            return f"a miner's networks are no generator: name its source ({' or '.join(run.config['from'])})"
+        if run.stage == GENERATOR and theirs["generator"]["conditional"] and not ours["generator"]["conditional"]:
+            names = shlex.quote(",".join(map(quoted, run.config["attributes_used"])))
+            return f"it is a conditional generator: add --set generator.conditional=true --attributes-used {names}"
+    return "take a run of the same method, size and widths"
 
 
 def stored_weights(run: RunRecord, name: str) -> dict[str, Tensor]:

@@ -163,7 +163,13 @@ def test_a_run_that_does_not_fit_is_refused_by_its_layers(generators: Workspace,
         train_generator(generators, small(), source_run="r1", transfer=["encoder"], device="cpu")
     with pytest.raises(UsageError, match="needs the generators to mine"):
         train_miner(generators, small(), device="cpu")
+    told = "conditional generator: add --set generator.conditional=true --attributes-used Blond_Hair,Glasses"
+    with pytest.raises(RgunitError, match=told):
+        train_generator(generators, small(), source_run="r2", device="cpu")
     assert generators.runs() == runs, "what is refused leaves nothing"
+    mined = train_miner(generators, small("miner.steps=1"), sources=["r1"], target="+Glasses", device="cpu").run.id
+    with pytest.raises(RgunitError, match=r"a miner's networks are no generator: name its source \(r1\)"):
+        train_generator(generators, small(), source_run=mined, device="cpu")
     with Workspace.open(template) as workspace:
         with pytest.raises(RgunitError, match=r"run r1 \(translation, gmm_unit, 32 px\) .* generator\.\S+ is not"):
             train_generator(workspace, small(), source_run="r1", device="cpu")
