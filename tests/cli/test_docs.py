@@ -183,6 +183,25 @@ def test_where_a_method_was_measured_is_a_place_in_the_documents() -> None:
         assert anchor in anchors((DOCS / page).read_text()), name
 
 
+def test_the_page_of_methods_says_what_their_list_says() -> None:
+    text, about = (DOCS / "methods.md").read_text(), {name: find_method(name).about for name in METHODS}
+
+    def row(name: str) -> str:
+        found = re.search(rf"^\| `{re.escape(name)}`.*", text, re.MULTILINE)
+        assert found, name
+        return found[0]
+
+    for name, told in about.items():
+        assert told.measured and f"({told.measured})" in row(name)
+    takes = {
+        "guided.guidance": {name for name, told in about.items() if told.guidance},
+        "sampling.hops": {name for name, told in about.items() if "hops" in told.sampling},
+        "semantic.weight": {name for name, told in about.items() if "semantic" in told.objectives},
+    }
+    for key, names in takes.items():
+        assert set(re.findall(r"`(\w+)`", row(key).split("|")[3])) == names, key
+
+
 def test_every_preset_is_in_the_documents() -> None:
     text = (DOCS / "training.md").read_text()
     for preset in (ROOT / "translation" / "presets").glob("*.toml"):
