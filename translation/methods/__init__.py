@@ -148,10 +148,10 @@ class Curves:
 class Trains(Protocol):
     """Networks, and one training step on drawn batches.
 
-    It may have four more attributes: `curves`, a tuple of `Curves` that the report draws; `helpers`, networks that
+    It may have five more attributes: `curves`, a tuple of `Curves` that the report draws; `helpers`, networks that
     are moved to the device like the others, but neither trained nor kept; `won`, by which losses its discriminator
-    (player `discriminator`, term `adversarial`) has `Won`; and, of one that draws images, `batches`, how many batches
-    of them a step takes.
+    (player `discriminator`, term `adversarial`) has `Won`; `phase`, a number that changes where the scale of its terms
+    does; and, of one that draws images, `batches`, how many batches of them a step takes.
     """
 
     draws: ClassVar[Draws]

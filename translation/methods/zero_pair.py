@@ -92,6 +92,7 @@ class ZeroPair:
     def __init__(self, networks: dict[str, nn.Module], stage: ZeroPairConfig, modalities: tuple[str, ...]) -> None:
         self.networks, self.stage, self.modalities = networks, stage, modalities
         self.anchor = modalities[0]
+        self.phase = 1
 
     @classmethod
     def check(cls, config: Config) -> None:
@@ -168,7 +169,8 @@ class ZeroPair:
     def step(self, batch: Batch, t: int) -> Steps:
         """One modality with the anchor, both ways; what else, the phase says."""
         assert batch.domains is not None
-        phase, weights, s = self._phase(t), self.stage.weights, self.stage
+        weights, s = self.stage.weights, self.stage
+        phase = self.phase = self._phase(t)
         names = [self.anchor, self.modalities[batch.domains[0]]]
         seen = {name: seen_as(name, batch.images, batch.parts) for name in names}
         clean = {name: self.encode(name, seen[name]) for name in names}

@@ -69,6 +69,7 @@ class Health:
     def __init__(self, method: Trains, stage: StageConfig, name: str) -> None:
         self.method, self.stage, self.name = method, stage, name
         self.first: dict[str, list[float]] = {}
+        self.phase = 0
         self.counts: dict[str, int] = {}
 
     def judge(self, metrics: Mapping[str, float]) -> str | None:
@@ -100,7 +101,9 @@ class Health:
         )
 
     def _grown(self, metrics: Mapping[str, float]) -> str | None:
-        """A term that is far above its first values."""
+        """A term that is far above its first values, in a method of phases above those of the phase."""
+        if (phase := getattr(self.method, "phase", 0)) != self.phase:
+            self.phase, self.first = phase, {}
         worst, factor = "", GROWN
         unbounded = getattr(self.method, "won", None) is None  # a critic's values begin at 0 and have no scale
         for name, value in metrics.items():

@@ -23,6 +23,7 @@ from translation.modalities import ModalitySampler, distance, seen_as
 from translation.objectives.modal import berhu
 from translation.sampling import Batch
 from translation.stages import train_translation
+from translation.training.health import FIRST, Health
 from translation.training.task import Engine
 
 TINY = (
@@ -49,6 +50,7 @@ def moved_at(t: int, *overrides: str) -> tuple[set[str], set[str]]:
     }
     before = {name: parameters_to_vector(n.parameters()).clone() for name, n in method.networks.items()}
     terms = Engine(optimizers).run(method.step(batch, t))
+    assert method.phase == 1 + ("latent" in str(terms)) + ("pseudo" in str(terms))
     assert all(value.isfinite() for value in terms.values())
     after = {name: parameters_to_vector(n.parameters()) for name, n in method.networks.items()}
     return {n for n in after if not torch.equal(after[n], before[n])}, {n.rpartition("/")[2] for n in terms}
@@ -63,6 +65,16 @@ def test_each_phase_trains_what_the_thesis_says() -> None:
     moved, terms = moved_at(9)
     assert moved == {*pair, "decoder-segmentation"} and "pseudo" in terms, "what makes the pseudo-pairs is not asked"
     assert moved_at(9, "translation.weights.pseudo=0") == moved_at(5)
+
+
+def test_the_next_phase_is_not_taken_for_a_divergence() -> None:
+    config = small()
+    method = ZeroPair.build(config, AttributeSchema(()), "translation")
+    health = Health(method, config.translation)
+    assert not any(health.judge({"generator/translation": 0.5}) for _ in range(2 * FIRST))
+    method.phase = 2  # of `step`: rgb and squared weigh a thousand times as much
+    assert not any(health.judge({"generator/translation": 500.0}) for _ in range(2 * FIRST))
+    assert "diverges" in str(health.judge({"generator/translation": 5e5}))
 
 
 def test_opponents_edges_and_distances_are_worked_out_by_hand() -> None:
