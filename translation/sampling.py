@@ -206,23 +206,21 @@ class LabelSampler:
         for length in range(2, self.hops + 1):
             chain, before = [], labels
             for _ in range(length - 1):
-                between = self._between(rng, before, target)
+                between = self._between(rng, target, before, labels)
                 chain.append((between, self._noise(generator)))
                 before = between
             chains.append((*chain, (target, self._noise(generator))))
         return tuple(chains)
 
-    def _between(
-        self, rng: np.random.Generator, before: NDArray[np.int8], target: NDArray[np.int8]
-    ) -> NDArray[np.int8]:
-        """Label vectors of training images int8 [B, A], complete, unlike `before` and `target` where any is."""
+    def _between(self, rng: np.random.Generator, *unlike: NDArray[np.int8]) -> NDArray[np.int8]:
+        """Complete label vectors int8 [B, A] of training images, unlike all these, else the first two, where any is."""
         known = self._complete
         if not len(known):
-            return target
+            return unlike[0]
         chosen = []
-        for one, goal in zip(before, target, strict=True):
-            others = known[((known != one) & (one >= 0)).any(1) & (known != goal).any(1)]
-            among = others if len(others) else known
+        for vectors in zip(*unlike, strict=True):
+            apart = [((known != one) & (one >= 0)).any(1) for one in vectors]
+            among = next(some for some in (known[np.all(apart, 0)], known[np.all(apart[:2], 0)], known) if len(some))
             chosen.append(among[rng.integers(len(among))])
         return np.stack(chosen)
 

@@ -122,6 +122,7 @@ def test_targets_on_the_way_differ_from_where_they_come_from_and_from_the_end(wo
                 known = before >= 0
                 assert ((between != before) & known).any(1).all() and (between != many.target).any(1).all()
                 assert (between >= 0).all() and noise.shape == (1, 8, A)
+                assert ((between != many.labels) & (many.labels >= 0)).any(1).all(), "nor do they lead back"
 
 
 def test_one_hop_without_weights_is_the_plain_method_and_more_are_more_steps(workspace: Workspace) -> None:
