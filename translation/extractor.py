@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,8 @@ BATCH = 256
 class ExtractorTask:
     """The classifiers as one task of the training loop: half of every batch has the attribute, half has not.
 
-    RgunitError where fewer than LEAST training images are known to have it, or to lack it.
+    RgunitError where fewer than LEAST training images are known to have it, or to lack it, or all of these are of one
+    person.
     """
 
     average_decay = 0.99
@@ -63,13 +65,19 @@ class ExtractorTask:
         column = workspace.schema.index(protect)
         table = table.select(np.flatnonzero(table.labels[:, column] >= 0))
         bits = table.labels[:, column]
-        aside = np.array([_drawn(person, seed) for person in people_of(table)], bool)
+        people = np.array(people_of(table))
         for value, verb in ((1, "have"), (0, "lack")):
-            if min(count := int((bits == value).sum()) - LEAST, int((aside & (bits == value)).sum()) - 1) < 0:
+            if (images := int((bits == value).sum())) < LEAST:
                 raise RgunitError(
                     f"an extractor of {quoted(protect)} needs {LEAST} training images or more that are known to {verb} "
-                    f"it, some of them of people to set aside: {count + LEAST} do; add some"
+                    f"it: {images} do; add some"
                 )
+            if len(set(people[bits == value])) < 2:
+                raise RgunitError(
+                    f"an extractor of {quoted(protect)} learns from some people and is judged by others, and all "
+                    f"{images} training images that are known to {verb} it are of one person: add images of others"
+                )
+        aside = _aside(people, bits, seed)
         self.by_value = [table.ids[~aside & (bits == value)] for value in (0, 1)]
         self.aside, self.aside_bits = table.ids[aside], bits[aside]
         self.learned = table.ids
@@ -221,6 +229,19 @@ def _read(task: ExtractorTask, network: Extractor) -> tuple[NDArray[np.float32],
         features.append(found.float().flatten().cpu())
         logits.append(network.read(found)[:, 0].float().cpu())
     return torch.cat(logits).numpy(), max(float(torch.cat(features).std()), 1e-6)
+
+
+def _aside(people: NDArray[np.str_], bits: NDArray[np.int8], seed: int) -> NDArray[np.bool_]:
+    """bool [n]: whose images are set aside; of each value some person's, and not everybody's.
+
+    Where few people have a value, chance may put them all on one side: then it is drawn again.
+    """
+    for draw in count(seed):
+        chosen = {person: _drawn(person, draw) for person in set(people)}
+        aside = np.array([chosen[person] for person in people])
+        if all(0 < aside[bits == value].mean() < 1 for value in (0, 1)):
+            break
+    return aside
 
 
 def _drawn(person: str, seed: int) -> bool:

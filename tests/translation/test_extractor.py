@@ -18,6 +18,7 @@ from retrieval.tensors import to_tensor
 from tests.translation.small import TINY, USED, filled, tiny
 from translation.agreement import check_agreed, open_agreement
 from translation.config import Config, load_config
+from translation.evaluation.protocol import people_of
 from translation.extractor import ExtractorTask, extractor_of, open_extractor
 from translation.inference import translate_images
 from translation.neighbours import Neighbours
@@ -173,6 +174,41 @@ def test_agreement_that_nothing_can_tell_is_refused(having: Workspace) -> None:
         agreement.require(agreement.agreeing(having.images("split=train").ids, np.array([1], np.int8)), 3)
     with pytest.raises(UsageError, match="which translation changes"):
         check_agreed(["Glasses"], having.schema.subset(USED))
+
+
+def labelled(path: Path, drawn: Path, people: list[str]) -> None:
+    """A workspace of 24 training images, half with A; the i-th of each half shows the person people[i % n]."""
+    pictures = sorted((drawn / "labelled").glob("*.png"))[:24]
+    folder = path.with_name("few")
+    folder.mkdir()
+    lines = ["image,A,identity"]
+    for i, picture in enumerate(pictures):
+        shutil.copy(picture, folder)
+        lines.append(f"{picture.name},{i % 2},{people[i // 2 % len(people)]}")
+    (folder / "labels.csv").write_text("\n".join(lines))
+    with Workspace.create(path) as workspace:
+        workspace.add_images(folder, attributes=folder / "labels.csv", split="train")
+
+
+@pytest.mark.parametrize("people", [["one", "two"], ["one", "two", "three"], [""]])
+def test_few_people_are_on_both_sides_whatever_the_seed(tmp_path: Path, drawn: Path, people: list[str]) -> None:
+    labelled(tmp_path / "workspace", drawn, people)
+    with Workspace.open(tmp_path / "workspace") as workspace:
+        who = dict(zip((table := workspace.images()).ids.tolist(), people_of(table), strict=True))
+        for seed in range(20):
+            task = ExtractorTask(workspace, tiny(*EXTRACTOR), "A", seed=seed)
+            assert all(len(ids) for ids in task.by_value) and set(task.aside_bits) == {0, 1}
+            learned = {who[int(i)] for ids in task.by_value for i in ids}
+            assert learned and not learned & {who[int(i)] for i in task.aside}
+
+
+def test_images_of_one_person_are_refused(tmp_path: Path, drawn: Path) -> None:
+    labelled(tmp_path / "workspace", drawn, ["one"])
+    with (
+        Workspace.open(tmp_path / "workspace") as workspace,
+        pytest.raises(RgunitError, match="of one person: add"),
+    ):
+        ExtractorTask(workspace, tiny(*EXTRACTOR), "A")
 
 
 def test_too_few_images_of_one_kind_are_told(tmp_path: Path, drawn: Path) -> None:
