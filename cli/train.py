@@ -253,8 +253,9 @@ def train(
             "metrics": result.metrics,
         }
         if stage is Stage.extractor and not result.stopped:
+            found = result.run.summary
             payload |= {"protect": result.run.config["protect"]}
-            payload |= {key: result.run.summary[key] for key in ("width", "curve")}
+            payload |= {key: found[key] for key in ("width", "curve", "doubt") if key in found}
         if result.stopped:
             extra = f" --neighbours {neighbours.value}" if neighbours else f" --protect {protect}" if protect else ""
             raise Stopped(

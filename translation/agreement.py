@@ -19,6 +19,7 @@ from index_store.names import quoted
 from index_store.workspace import Workspace
 from translation.config import Config
 from translation.extractor import SemanticExtractor, extractor_of
+from translation.progress import Progress
 from translation.translator import Translator
 
 Bits = NDArray[np.int8]
@@ -92,11 +93,16 @@ class Agreement:
 
 
 def open_agreement(
-    workspace: Workspace, config: Config, device: torch.device | str, runs: Sequence[str] = ()
+    workspace: Workspace,
+    config: Config,
+    device: torch.device | str,
+    runs: Sequence[str] = (),
+    progress: Progress | None = None,
 ) -> Agreement | None:
     """What a configuration's `guided.agree` asks for, None where it asks for nothing.
 
     `runs`: the extractors that a guided run was trained with; by default that of `semantic.extractor`, else the newest.
+    `progress` is told of doubts about them.
     """
     names = config.guided.agree
     if not names:
@@ -106,7 +112,7 @@ def open_agreement(
     return Agreement(
         workspace,
         names,
-        {name: extractor_of(workspace, name, config.data.size, device, named) for name in names},
+        {name: extractor_of(workspace, name, config.data.size, device, named, progress) for name in names},
     )
 
 

@@ -8,6 +8,7 @@ and little else that would hold a translation back.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -28,12 +29,14 @@ from retrieval.tensors import first_weights, to_tensor
 from translation.config import Config, parse_config
 from translation.evaluation.protocol import people_of
 from translation.networks.extractor import Extractor
+from translation.progress import Progress
 from translation.runs import EXTRACTOR, extractors
 from translation.sampling import mirrored_pixels, shifted
 from translation.training.checkpoints import load_networks
 
 ASIDE = 5  # one in so many people is set aside to choose the width by
 LEAST = 10  # images that each answer needs
+FEW = 20  # images set aside, below which their accuracy says little
 BATCH = 256
 
 
@@ -130,10 +133,11 @@ class ExtractorTask:
 
 
 def train_curve(task: ExtractorTask, run: RunRecord, config: Config) -> dict[str, Any]:
-    """Of a finished run {curve: [{width, accuracy}], width, scale}, on the images set aside.
+    """Of a finished run {curve: [{width, accuracy}], width, scale, doubt?}, on the images set aside.
 
     accuracy: mean of the shares read right of images that have the attribute and of those that lack it. width: the
     smallest within `tolerance` of the best. scale: standard deviation of its features, by which they are divided.
+    doubt: why it should not be relied on, where that is so.
     """
     curve, scales = [], {}
     for width in sorted(config.extractor.widths):
@@ -144,7 +148,19 @@ def train_curve(task: ExtractorTask, run: RunRecord, config: Config) -> dict[str
         curve.append({"width": width, "accuracy": round(float(np.mean(shares)), 4)})
     best = max(point["accuracy"] for point in curve)
     chosen = next(int(point["width"]) for point in curve if point["accuracy"] >= best - config.extractor.tolerance)
-    return {"width": chosen, "curve": curve, "scale": scales[chosen]}
+    doubt = _doubt(best, [int((task.aside_bits == value).sum()) for value in (0, 1)])
+    return {"width": chosen, "curve": curve, "scale": scales[chosen]} | ({"doubt": doubt} if doubt else {})
+
+
+def _doubt(accuracy: float, aside: Sequence[int]) -> str:
+    """What is said of an extractor of this accuracy on so many images that lack and that have the attribute, if any."""
+    by_chance = 1.96 * math.sqrt(sum(0.25 / images for images in aside)) / 2
+    if accuracy <= 0.5 + by_chance:
+        return (
+            f"reads no better than chance: accuracy {accuracy:.2f} on {sum(aside)} images set aside, by chance "
+            f"0.50 ± {by_chance:.2f}; train it longer (extractor.steps), or add images"
+        )
+    return f"was judged by {sum(aside)} images only: add some" if sum(aside) < FEW else ""
 
 
 @dataclass(frozen=True)
@@ -167,8 +183,13 @@ class SemanticExtractor:
         return read
 
 
-def open_extractor(workspace: Workspace, name: str, size: int, device: torch.device | str) -> SemanticExtractor:
-    """The extractor of a run, by default (empty name) the newest. RgunitError where it is none, or of another size."""
+def open_extractor(
+    workspace: Workspace, name: str, size: int, device: torch.device | str, progress: Progress | None = None
+) -> SemanticExtractor:
+    """The extractor of a run, by default (empty name) the newest; `progress` is told of a doubt about it.
+
+    RgunitError where it is none, or of another size.
+    """
     runs = extractors(workspace)
     if not name and not runs:
         raise RgunitError(
@@ -189,18 +210,31 @@ def open_extractor(workspace: Workspace, name: str, size: int, device: torch.dev
             f"extractor {run.id} reads images of {config.data.size} px and these are of {size} px: train one with "
             f"--set data.size={size}"
         )
+    if progress is not None:
+        tell_doubt(run, progress)
     network = _load(run, config, int(run.summary["width"]), device)
     return SemanticExtractor(run.id, str(run.config["protect"]), network, float(run.summary["scale"]))
 
 
+def tell_doubt(run: RunRecord, progress: Progress) -> None:
+    """A note where the extractor of a run should not be relied on."""
+    if doubt := run.summary.get("doubt"):
+        progress.note(f"the extractor of {quoted(run.config['protect'])}, run {run.id}, {doubt}")
+
+
 def extractor_of(
-    workspace: Workspace, protect: str, size: int, device: torch.device | str, named: Sequence[str] = ()
+    workspace: Workspace,
+    protect: str,
+    size: int,
+    device: torch.device | str,
+    named: Sequence[str] = (),
+    progress: Progress | None = None,
 ) -> SemanticExtractor | None:
     """The extractor of an attribute: of `named` runs the one that protects it, else the newest; None where none is."""
     runs = [run for run in extractors(workspace) if run.config["protect"] == protect]
     runs = [run for run in runs if parse_config(run.config["config"]).data.size == size]
     chosen = [run for run in runs if run.id in named] or runs
-    return open_extractor(workspace, chosen[-1].id, size, device) if chosen else None
+    return open_extractor(workspace, chosen[-1].id, size, device, progress) if chosen else None
 
 
 def build(config: Config, width: int) -> Extractor:

@@ -22,7 +22,7 @@ from retrieval.train import RetrievalTask
 from translation.agreement import check_agreed, open_agreement
 from translation.config import Config
 from translation.embeddings import open_importance
-from translation.extractor import ExtractorTask, open_extractor, train_curve
+from translation.extractor import ExtractorTask, open_extractor, tell_doubt, train_curve
 from translation.fitting import (
     fitted,
     picture_filter,
@@ -95,7 +95,7 @@ def train_translation(
 
     def make() -> MethodTask:
         method = first_weights(seed, lambda: find_method(config.method).build(config, schema, TRANSLATION))
-        return _task(workspace, config, schema, method, config.translation, fabric, seed, domains=domains)
+        return _task(workspace, config, schema, method, config.translation, fabric, session, domains=domains)
 
     looked_at = COLLECTION if find_method(config.method).draws == "modalities" else "" if of_pictures else "origin=real"
     return train_run(workspace, TRANSLATION, config, about, make, session, images=looked_at)
@@ -136,7 +136,9 @@ def train_extractor(workspace: Workspace, config: Config, *, protect: str, **opt
         workspace.update_run(result.run.id, summary={"metrics": metrics, **found})
         return workspace.run(result.run.id)
 
-    return replace(result, run=from_first(record), metrics=metrics)
+    run = from_first(record)
+    tell_doubt(run, session.told)
+    return replace(result, run=run, metrics=metrics)
 
 
 def translation_task(
@@ -148,7 +150,7 @@ def translation_task(
     config = settled(workspace, TRANSLATION, config, session)
     fabric, seed = make_fabric(config.training, session.device), session.seed
     method = first_weights(seed, lambda: find_method(config.method).build(config, schema, TRANSLATION))
-    task = _task(workspace, config, schema, method, config.translation, fabric, seed, domains=domains)
+    task = _task(workspace, config, schema, method, config.translation, fabric, session, domains=domains)
     return task, schema, config
 
 
@@ -241,7 +243,7 @@ def train_guided(
     agreement = None
     if neighbours != "none":
         check_agreed(config.guided.agree, source.schema)
-        agreement = open_agreement(workspace, config, fabric.device)
+        agreement = open_agreement(workspace, config, fabric.device, progress=progress)
     if agreement is not None and agreement.runs:
         about["agreement_runs"] = list(agreement.runs)
     retriever = None
@@ -272,7 +274,7 @@ def train_guided(
         assert isinstance(method, Guidable)
         fused = "fusion" in method.networks
         shown = Guiding(method, guides, g, fused=fused, seed=seed, rank=fabric.global_rank)
-        return _task(workspace, config, source.schema, method, g, fabric, seed, shown, domains)
+        return _task(workspace, config, source.schema, method, g, fabric, session, shown, domains)
 
     return train_run(workspace, GUIDED, config, about, make, session, exactly=steps, images=COLLECTION)
 
@@ -349,7 +351,7 @@ def _task(
     method: Method,
     stage: StageConfig,
     fabric: Fabric,
-    seed: int,
+    session: Session,
     guiding: Guiding | None = None,
     domains: tuple[str, str] | None = None,
 ) -> MethodTask:
@@ -357,20 +359,21 @@ def _task(
     if config.sampling.informative and isinstance(method, Weighed):
         method.importance = open_importance(workspace, schema, config.sampling.embedding, str(fabric.device))
     if config.semantic.weight and isinstance(method, Protects):
-        method.features = open_extractor(workspace, config.semantic.extractor, config.data.size, fabric.device)
+        held = config.semantic.extractor
+        method.features = open_extractor(workspace, held, config.data.size, fabric.device, session.told)
         method.semantic_weight = config.semantic.weight
     return MethodTask(
         workspace,
         schema,
         method,
-        _draws(workspace, schema, method, stage, config, domains, seed=seed, **process),
+        _draws(workspace, schema, method, stage, config, domains, seed=session.seed, **process),
         stage=stage,
         name=GUIDED if stage is config.guided else TRANSLATION,
         data=config.data,
         training=config.training,
         guiding=guiding,
         watched="" if domains is None else domains[0],
-        seed=seed,
+        seed=session.seed,
         device=fabric.device,
         autocast=fabric.autocast,
         **process,

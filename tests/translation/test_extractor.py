@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from index_store.errors import RgunitError, UsageError
 from index_store.runs import CHECKPOINT
 from index_store.workspace import Workspace
 from retrieval.tensors import to_tensor
-from tests.translation.small import TINY, USED, filled, tiny
+from tests.translation.small import TINY, USED, Notes, filled, tiny
 from translation.agreement import check_agreed, open_agreement
 from translation.config import Config, load_config
 from translation.evaluation.protocol import people_of
@@ -200,6 +201,17 @@ def test_few_people_are_on_both_sides_whatever_the_seed(tmp_path: Path, drawn: P
             assert all(len(ids) for ids in task.by_value) and set(task.aside_bits) == {0, 1}
             learned = {who[int(i)] for ids in task.by_value for i in ids}
             assert learned and not learned & {who[int(i)] for i in task.aside}
+
+
+def test_what_reads_no_better_than_chance_is_told_then_and_in_use(tmp_path: Path, drawn: Path) -> None:
+    labelled(tmp_path / "workspace", drawn, [""])  # every second picture has A: there is nothing to read
+    with Workspace.open(tmp_path / "workspace") as workspace:
+        trained, used = Notes(), Notes()
+        config = tiny(*EXTRACTOR, "extractor.steps=2")
+        run = train_extractor(workspace, config, protect="A", device="cpu", progress=trained).run
+        open_extractor(workspace, "", 32, "cpu", used)
+        assert run.summary["doubt"] in trained.told[-1] and used.told == [trained.told[-1]]
+        assert re.match(r"the extractor of A, run r1, reads no better than chance: .*extractor\.steps", used.told[0])
 
 
 def test_images_of_one_person_are_refused(tmp_path: Path, drawn: Path) -> None:
