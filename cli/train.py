@@ -48,7 +48,7 @@ def register(app: typer.Typer) -> None:
         "  rgunit -w faces train guided --neighbours random --set guided.steps=2000\n"
         "  rgunit -w faces train translation --resume\n"
         "  rgunit -w faces train extractor --protect Male\n"
-        "  rgunit -w faces train translation --set semantic.weight=1\n"
+        "  rgunit -w faces train translation --attributes-used Young --set semantic.weight=1\n"
         "  rgunit -w faces train generator --preset wgan-gp --target +Male\n"
         "  rgunit -w faces train generator --from r4 --target '-Male +Eyeglasses'\n"
         "  rgunit -w faces train miner --from r4 --from r5 --target '-Male +Eyeglasses' --set miner.release=1000",

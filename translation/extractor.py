@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from index_store.errors import RgunitError
+from index_store.attributes import AttributeSchema
+from index_store.errors import RgunitError, UsageError
 from index_store.names import quoted
 from index_store.runs import CHECKPOINT
 from index_store.workspace import RunRecord, Workspace
@@ -214,6 +215,15 @@ def open_extractor(
         tell_doubt(run, progress)
     network = _load(run, config, int(run.summary["width"]), device)
     return SemanticExtractor(run.id, str(run.config["protect"]), network, float(run.summary["scale"]))
+
+
+def check_held(protect: str, schema: AttributeSchema) -> None:
+    """UsageError for an attribute that translation changes: what is seen of it cannot stay."""
+    if protect in schema.names:
+        raise UsageError(
+            f"semantic.weight would hold {quoted(protect)}, an attribute in use, which translation changes: leave it "
+            "out of --attributes-used, or name an extractor of another one (semantic.extractor)"
+        )
 
 
 def tell_doubt(run: RunRecord, progress: Progress) -> None:

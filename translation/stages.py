@@ -22,7 +22,7 @@ from retrieval.train import RetrievalTask
 from translation.agreement import check_agreed, open_agreement
 from translation.config import Config
 from translation.embeddings import open_importance
-from translation.extractor import ExtractorTask, open_extractor, tell_doubt, train_curve
+from translation.extractor import ExtractorTask, check_held, open_extractor, tell_doubt, train_curve
 from translation.fitting import (
     fitted,
     picture_filter,
@@ -359,9 +359,11 @@ def _task(
     if config.sampling.informative and isinstance(method, Weighed):
         method.importance = open_importance(workspace, schema, config.sampling.embedding, str(fabric.device))
     if config.semantic.weight and isinstance(method, Protects):
-        held = config.semantic.extractor
-        method.features = open_extractor(workspace, held, config.data.size, fabric.device, session.told)
-        method.semantic_weight = config.semantic.weight
+        s = config.semantic
+        extractor = open_extractor(workspace, s.extractor, config.data.size, fabric.device, session.told)
+        check_held(extractor.protect, schema)
+        method.features = extractor
+        method.semantic_weight = s.weight
     return MethodTask(
         workspace,
         schema,

@@ -107,6 +107,17 @@ def test_what_cannot_be_read_is_told(having: Workspace, workspace: Workspace) ->
         tiny("extractor.widths=[0,2]")
 
 
+def test_what_translation_changes_cannot_be_held(having: Workspace) -> None:
+    runs = len(having.runs())
+    having.update_run("r3", config={**having.run("r3").config, "protect": USED[0]})
+    told = r"semantic\.weight would hold .*, an attribute in use, .*: leave it out of --attributes-used"
+    with pytest.raises(UsageError, match=told):
+        train_translation(having, tiny("semantic.weight=1"), attributes_used=USED, device="cpu")
+    with pytest.raises(UsageError, match=told):
+        train_guided(having, tiny("semantic.weight=1"), device="cpu")
+    assert len(having.runs()) == runs, "nothing half-made"
+
+
 METHODS: dict[str, tuple[str, ...]] = {
     "gmm_unit": ("translation.warmup=0",),
     "cut": ("networks.blocks=1", "networks.projection=8", "translation.patches=8"),
