@@ -12,6 +12,7 @@ from translation.drawings.faces import (
     name_drawing,
     parse_drawing,
     random_attributes,
+    restyled,
     true_translation,
 )
 
@@ -27,5 +28,6 @@ __all__ = [
     "name_drawing",
     "parse_drawing",
     "random_attributes",
+    "restyled",
     "true_translation",
 ]

@@ -94,10 +94,14 @@ def true_translation(drawing: str, labels: ArrayLike, names: Sequence[str], size
     """
     content, attributes = parse_drawing(drawing)
     wanted = dict(zip(names, np.asarray(labels).tolist(), strict=True))
-    if any(wanted.get(name) == 1 for name in HAIR_COLOURS):
-        attributes.update(dict.fromkeys(HAIR_COLOURS, 0))
-    attributes.update({n: v for n, v in wanted.items() if n in STYLE_ATTRIBUTES and v in (0, 1)})
-    return draw_face(content, attributes, size)
+    return draw_face(content, restyled(attributes, wanted), size)
+
+
+def restyled(attributes: Mapping[str, int], wanted: Mapping[str, int]) -> dict[str, int]:
+    """Style attributes with what is `wanted` in {1, 0}; a hair colour that is set clears the others."""
+    cleared = HAIR_COLOURS if any(wanted.get(name) == 1 for name in HAIR_COLOURS) else ()
+    given = {name: value for name, value in wanted.items() if name in STYLE_ATTRIBUTES and value in (0, 1)}
+    return {**attributes, **dict.fromkeys(cleared, 0), **given}
 
 
 def make_dataset(

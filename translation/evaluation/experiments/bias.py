@@ -32,6 +32,7 @@ from index_store.workspace import Workspace
 from retrieval.loading import resolve_device
 from retrieval.onnx import OnnxNetwork
 from translation.config import Config, load_config
+from translation.drawings import GROUPS, STYLE_ATTRIBUTES
 from translation.evaluation.arms import Arm, arms_of_run
 from translation.evaluation.classifier import AttributeClassifier
 from translation.evaluation.distances import cosine_distance, pixel_distance
@@ -110,6 +111,8 @@ class BiasPlan(BaseModel):
             raise UsageError("--collection workspace needs a workspace: -w DIR")
         if self.wanted == self.protected:
             raise UsageError("--wanted and --protect are two attributes: one changes, one stays")
+        if self.collection == "drawn":
+            _check_drawn(self.wanted, self.protected)
         if not find_method(self.config().method).about.guidance:
             raise UsageError(f"the arms need a method that takes guidance, and {self.config().method} takes none")
 
@@ -129,6 +132,15 @@ class BiasPlan(BaseModel):
         each = len(held) * (self.translation_minutes + self.retrieval_minutes) + len(self.arms) * self.minutes
         trainings = len(self.seeds) * (1 + 2 * len(held) + len(self.arms))
         return {"trainings": trainings, "minutes": None if self.steps else round(len(self.seeds) * each, 1)}
+
+
+def _check_drawn(*names: str) -> None:
+    """UsageError for attributes that faces cannot be drawn with as asked, or not with both."""
+    for name in names:
+        if name not in STYLE_ATTRIBUTES:
+            raise UsageError(f"faces are drawn with or without {', '.join(STYLE_ATTRIBUTES)}, not {quoted(name)}")
+    if any(set(names) <= set(group) for group in GROUPS):
+        raise UsageError(f"no drawn face has both {' and '.join(names)}: --wanted and --protect of two kinds")
 
 
 def run_bias(plan: BiasPlan, progress: Progress | None = None) -> dict[str, Any]:

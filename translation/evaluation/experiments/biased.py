@@ -24,7 +24,7 @@ from index_store.errors import RgunitError
 from index_store.names import quoted
 from index_store.workspace import ImageTable, Workspace
 from retrieval.tensors import first_weights
-from translation.drawings import Content, draw_face, name_drawing, random_attributes
+from translation.drawings import Content, draw_face, name_drawing, random_attributes, restyled
 from translation.evaluation.classifier import AttributeClassifier, build_network, fit
 from translation.evaluation.config import EvaluationConfig
 from translation.evaluation.protocol import halves, people_of
@@ -84,7 +84,8 @@ def drawn_sets(
         for number, (has, keeps) in enumerate(order):
             random = np.random.default_rng([0xB1A5, part, number])
             content = Content.from_seed(int(random.integers(2**48)))
-            attributes = {**random_attributes(random), "Hat": 0, bias.wanted: has, bias.protected: keeps}
+            attributes = {**random_attributes(random), "Hat": 0}
+            attributes = restyled(attributes, {bias.wanted: has, bias.protected: keeps})
             file = folder / f"{name}-{number:05d}.png"
             if not file.exists():
                 Image.fromarray(draw_face(content, attributes, size)).save(file, compress_level=1)

@@ -68,6 +68,17 @@ def test_drawn_sets_are_biased_balanced_and_have_nobody_in_common(tmp_path: Path
     assert len(set(people)) == len(people) == 80 + 8 + 12
 
 
+def test_drawn_sets_of_a_hair_colour_have_no_other_one_beside_it(tmp_path: Path) -> None:
+    sets = drawn_sets(tmp_path, Bias("Black_Hair", "Beard"), size=32, per_domain=20, tested=2, taught=2)
+    for row in (row for rows in sets.values() for row in rows):
+        hair = [name for name in row.fields["drawing"].split(":")[2].split("+") if name.endswith("_Hair")]
+        assert ("Black_Hair" in hair) == row.wanted and len(hair) <= 1
+    with pytest.raises(UsageError, match=r"faces are drawn with or without Black_Hair, .*, not Smiling"):
+        BiasPlan(wanted="Smiling")
+    with pytest.raises(UsageError, match="no drawn face has both Black_Hair and Blond_Hair"):
+        BiasPlan(wanted="Black_Hair", protected="Blond_Hair")
+
+
 def test_a_workspaces_people_learn_teach_or_are_judged(workspace: Workspace) -> None:
     with pytest.raises(RgunitError, match="too few training images for a biased set"):
         chosen_sets(workspace, Bias("Glasses", "Beard"))
