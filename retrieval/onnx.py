@@ -53,7 +53,10 @@ class OnnxNetwork:
         self._batch = int(shape[0]) if isinstance(shape[0], int) and shape[0] > 0 else None
 
     def features(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Features float32 [n, d] of square RGB images uint8 [n, S, S, 3]; ValueError for another shape."""
+        """Features float32 [n, d] of square RGB images uint8 [n, S, S, 3]; ValueError for another shape.
+
+        RgunitError where the network does not give finite numbers for each image.
+        """
         if images.ndim != 4 or images.shape[3] != 3 or images.shape[1] != images.shape[2] or not len(images):
             raise ValueError(f"expected uint8 images [n, S, S, 3] with n > 0, got {images.shape}")
         step = self._batch or BATCH
@@ -63,8 +66,16 @@ class OnnxNetwork:
             short = step - len(pixels) if self._batch else 0  # a graph of fixed batch takes full batches only
             padded = np.concatenate([pixels, np.repeat(pixels[-1:], short, axis=0)])
             output = np.asarray(self._session.run(None, {self._input: padded})[0], dtype=np.float32)
+            if output.ndim == 0 or len(output) != len(padded):
+                raise RgunitError(
+                    f"{self.path} gives {list(output.shape)} for {len(padded)} images: needed is a row of features for "
+                    "each, [n, …]"
+                )
             rows.append(output.reshape(len(padded), -1)[: len(pixels)])
-        return np.concatenate(rows)
+        features = np.concatenate(rows)
+        if not np.isfinite(features).all():
+            raise RgunitError(f"{self.path} gives features that are not finite: it cannot be used on these images")
+        return features
 
     def _prepared(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """One image [S, S, 3] → [3, height, width], the box cut and resized with antialiasing."""

@@ -100,7 +100,7 @@ def staged(tmp_path: Path, template: Path) -> Iterator[Workspace]:
 
 
 @pytest.fixture(scope="session")
-def write_network() -> Callable[[Path, list[int | str]], Path]:
+def write_network() -> Callable[..., Path]:
     """Writes an ONNX file that averages each channel: its feature vector is the mean colour."""
     return _mean_colour_network
 
@@ -132,10 +132,10 @@ def _tensor(name: str, shape: list[int | str]) -> bytes:
     return _field(1, name) + _field(2, _field(1, _field(1, 1) + _field(2, dims)))
 
 
-def _mean_colour_network(path: Path, shape: list[int | str]) -> Path:
-    """An ONNX file that averages each channel: its feature vector is the mean colour."""
-    node = _field(1, "x") + _field(2, "y") + _field(4, "GlobalAveragePool")
+def _mean_colour_network(path: Path, shape: list[int | str], operation: str = "GlobalAveragePool") -> Path:
+    """An ONNX file that averages each channel: its feature vector is the mean colour. Or one of another operation."""
+    node = _field(1, "x") + _field(2, "y") + _field(4, operation)
     graph = _field(1, node) + _field(2, "g") + _field(11, _tensor("x", shape))
-    graph += _field(12, _tensor("y", [shape[0], 3, 1, 1]))
+    graph += _field(12, _tensor("y", ["a", "b", "c", "d"]))
     path.write_bytes(_field(1, 8) + _field(7, graph) + _field(8, _field(1, "") + _field(2, 13)))
     return path

@@ -36,6 +36,20 @@ def test_features_are_the_first_output_for_every_image(write_network, tmp_path, 
     assert features[2] == pytest.approx(features[0])
 
 
+@pytest.mark.parametrize(
+    ("operation", "told"),
+    [
+        ("Transpose", r"j\.onnx gives \[8, 8, 3, 3\] for 3 images"),
+        ("ReduceMean", r"j\.onnx gives \[1, 1, 1, 1\] for 3 images"),
+        ("Log", r"j\.onnx gives features that are not finite"),
+    ],
+)
+def test_features_that_are_none_of_an_image_are_refused(write_network, tmp_path, images, operation, told):
+    network = OnnxNetwork(write_network(tmp_path / "j.onnx", ["n", 3, 8, 8], operation))
+    with pytest.raises(RgunitError, match=told):
+        network.features(images)
+
+
 @pytest.mark.parametrize("crop", ["8,16,8,16@32", "16,32,16,32@64", "2,4,2,4@8"])
 def test_a_crop_is_scaled_from_its_side_to_the_image(write_network, tmp_path, images, crop):
     network = OnnxNetwork(write_network(tmp_path / "j.onnx", ["n", 3, 16, 8]), crop)
