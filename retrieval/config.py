@@ -30,7 +30,7 @@ Negatives = Annotated[tuple[NegativeKind, ...], Field(min_length=1), AfterValida
 class RetrievalConfig(BaseModel):
     """Stage 2: the embedding network (RG-UNIT, Table 5) and its training by triplets (appendix A.2)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     widths: tuple[Width, Width, Width] = Field(
         default=(128, 64, 32), description="channels of the three pairs of convolutions"

@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validat
 
 
 class Section(BaseModel):
-    """A part of the configuration: it does not change, and a key that it does not have is refused."""
+    """A part of the configuration: it does not change; keys that it does not have, and inf, are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataConfig(Section):
