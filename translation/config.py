@@ -109,7 +109,7 @@ def load_config(
 
     `method` trains another method with the preset's data, sizes, steps and evaluation (`switched`); a `method` key in
     the file or the overrides does the same. Raises UsageError for an unknown preset, method, key or value, naming the
-    nearest right one.
+    nearest right one, and for an embedding that nothing is weighed by.
     """
     if preset not in presets():
         raise UsageError(f"unknown preset {preset!r}: {_did_you_mean(preset, presets())}")
@@ -133,7 +133,13 @@ def load_config(
     if wanted is not None:
         settings = switched(settings, str(wanted))
         given["method"] = wanted
-    return parse_config(_merged(settings, given))
+    config = parse_config(_merged(settings, given))
+    if config.sampling.embedding and not config.sampling.informative:  # a run that was trained so still opens
+        raise UsageError(
+            "sampling.embedding weighs nothing by itself: set sampling.informative=true, or leave it out "
+            "(sampling.embedding='')"
+        )
+    return config
 
 
 def switched(settings: Mapping[str, Any], method: str) -> dict[str, Any]:

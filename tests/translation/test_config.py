@@ -124,6 +124,15 @@ def test_a_wrong_value_is_refused_in_one_line(override: str) -> None:
     assert "\n" not in str(refused.value)
 
 
+def test_an_embedding_that_weighs_nothing_is_refused_and_a_run_trained_so_still_opens() -> None:
+    with pytest.raises(UsageError, match=r"set sampling\.informative=true, or leave it out"):
+        load_config("init", overrides=["sampling.embedding=r2"])
+    config = load_config("init", overrides=["sampling.embedding=r2", "sampling.informative=true"])
+    saved = config.model_dump(mode="json")
+    saved["sampling"]["informative"] = False
+    assert parse_config(saved).sampling.embedding == "r2"
+
+
 def test_an_unknown_preset_names_the_nearest() -> None:
     with pytest.raises(UsageError, match="did you mean celeba-64"):
         load_config("celeba64")
