@@ -143,10 +143,12 @@ def fitted(config: Config, translator: Translator, progress: Progress) -> Config
 
 
 def tell_what_is_off(config: Config, stage: StageConfig, progress: Progress) -> None:
-    """A note where the perceptual term has a weight but no file of a network to measure by."""
+    """A note where a stage does without what is set: a perceptual term without its network's file, hops in stage 3."""
     weighs = getattr(stage.weights, "perceptual", 0)
     if weighs and not getattr(config.networks, "perceptual_weights", ""):
         progress.note("the perceptual term is off: no networks.perceptual_weights given")
+    if stage is config.guided and config.sampling.hops > 1:
+        progress.note("sampling.hops is of stage 1: stage 3 goes straight to its targets")
 
 
 def tell_if_enlarged(

@@ -125,7 +125,10 @@ class SamplingConfig(Section):
         "store:RUN: weights by how near a made image is to indexed real ones of its target domain",
     )
     hops: int = Field(
-        1, ge=1, le=4, description="reach a target also through up to so many translations, by labels drawn at random"
+        1,
+        ge=1,
+        le=4,
+        description="stage 1: reach a target also through up to so many translations, by labels drawn at random",
     )
 
 

@@ -456,11 +456,11 @@ def test_settings_for_another_size_are_refused_by_later_stages_and_other_network
         train_guided(staged, paper, neighbours="none", device="cpu")
     assert len(staged.runs()) == 2
     notes = Notes()
-    done = train_guided(
-        staged, tiny("networks.width=0.125", "guided.steps=1"), neighbours="none", device="cpu", progress=notes
-    )
+    others = tiny("networks.width=0.125", "guided.steps=1", "sampling.hops=2")
+    done = train_guided(staged, others, neighbours="none", device="cpu", progress=notes)
     assert "as run r1 was trained: networks.width 0.0625, not 0.125" in notes.told
     assert any("perceptual term is off" in note for note in notes.told)
+    assert any("sampling.hops is of stage 1" in note for note in notes.told)
     assert done.run.config["config"]["networks"]["width"] == 0.0625
 
 
