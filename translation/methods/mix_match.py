@@ -20,7 +20,19 @@ from index_store.errors import RgunitError, UsageError
 from index_store.names import quoted
 from translation import objectives
 from translation.guidance import Guide
-from translation.methods import LEAST_SQUARES, About, Curves, Draws, Loss, Player, Sections, Stage, Steps, Translation
+from translation.methods import (
+    LEAST_SQUARES,
+    About,
+    Curves,
+    Draws,
+    Loss,
+    Player,
+    Sections,
+    Stage,
+    Steps,
+    Translation,
+    Won,
+)
 from translation.methods.parts import linear
 from translation.networks.blocks import initialise
 from translation.networks.mix_match import Latent, ModalDecoder, ModalEncoder, Norm, Side, joined, noisy
@@ -87,6 +99,7 @@ class MixMatch:
         measured="results.md#mix-and-match-networks",
     )
     draws: ClassVar[Draws] = "group"
+    won: ClassVar[Won] = LEAST_SQUARES
     encoders: ClassVar[tuple[str, ...]] = ()
     """None: what has no known domain could not be indexed."""
     sections: ClassVar[Sections] = Sections(Networks, MixMatchConfig, GuidedConfig)
@@ -255,15 +268,6 @@ class MixMatch:
             terms["autoencoder"] = _apart({k: self._decode(k, latents[k]) for k in images}, images)
         yield Loss(("generator",), terms, s.weights.model_dump())
         return made[j].detach()
-
-    def health(self, metrics: Mapping[str, float]) -> str | None:
-        won, lost = metrics["discriminator/adversarial"], metrics["generator/adversarial"]
-        if won < LEAST_SQUARES.discriminator and lost > LEAST_SQUARES.generator:
-            return (
-                f"the discriminators have won (their loss {won:.3f}): the decoders learn nothing from them; lower "
-                "translation.discriminator_learning_rate"
-            )
-        return None
 
     def _encode(self, domain: int, images: Tensor) -> Latent:
         return self.networks[f"encoder-{domain}"](images)  # type: ignore[no-any-return]

@@ -7,7 +7,7 @@ it is UDIT.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
@@ -29,6 +29,7 @@ from translation.methods import (
     Stage,
     Steps,
     Translation,
+    Won,
 )
 from translation.methods.parts import ClassifyingAdversary, halved, labels_of, planes
 from translation.networks.gmm_unit import ContentEncoder, Discriminator
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from translation.config import Config
 
 SMALLEST = 16  # pixels a side of the smallest scale that a discriminator sees
-WON, LOST = LEAST_SQUARES  # losses of discriminator and generator, a scale, by which the one has won
 
 
 class Networks(Section):
@@ -181,6 +181,11 @@ class Munit(ClassifyingAdversary):
         )
 
     @property
+    def won(self) -> Won:
+        scales = len(self.networks["discriminator"].scales)  # type: ignore[arg-type]
+        return Won(LEAST_SQUARES.discriminator * scales, LEAST_SQUARES.generator * scales)  # losses are sums over them
+
+    @property
     def players(self) -> dict[str, Player]:
         trained = (*self.encoders, "generator") if self.train_encoders else ("generator",)
         return self.adversaries(self.stage, trained, halved(self.stage.halve_every))
@@ -290,16 +295,6 @@ class Munit(ClassifyingAdversary):
                 back = self.networks["generator"](recovered, own, recovered_places)
                 terms["cycle"] = objectives.absolute_difference(back, batch.images)
         return terms
-
-    def health(self, metrics: Mapping[str, float]) -> str | None:
-        lost, won = metrics.get("generator/adversarial"), metrics.get("discriminator/adversarial")
-        scales = len(self.networks["discriminator"].scales)  # type: ignore[arg-type]
-        if lost is not None and won is not None and won < WON * scales and lost > LOST * scales:
-            return (
-                f"the discriminator has won (its loss {won:.3f}): the generator learns nothing from it; lower "
-                "translation.discriminator_learning_rate, or raise translation.weights.gradient_penalty"
-            )
-        return None
 
     def _places(self, images: Tensor) -> Places:
         encoder = self.networks["content_encoder"]

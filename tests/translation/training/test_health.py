@@ -6,12 +6,14 @@ import re
 
 import pytest
 
+from index_store.attributes import AttributeSchema
 from index_store.workspace import Workspace
 from tests.translation.methods.test_init import small as init
 from tests.translation.methods.test_sdit import small as sdit
 from tests.translation.small import USED, Notes, tiny
 from tests.translation.steps import make_method
-from translation.config import Config
+from translation.config import Config, load_config
+from translation.methods import find_method
 from translation.stages import train_translation
 from translation.training.health import PATIENCE, Health
 
@@ -69,6 +71,18 @@ def test_one_that_begins_well_says_nothing(workspace: Workspace, config: Config)
     notes = Notes()
     train_translation(workspace, config, attributes_used=USED, device="cpu", progress=notes)
     assert [note for note in notes.told if note.startswith("step ")] == []
+
+
+@pytest.mark.parametrize("preset", ["munit", "mix-match"])
+def test_a_discriminator_has_won_after_some_logs_with_every_method(preset: str) -> None:
+    config = load_config(preset, overrides=["networks.width=0.0625", "networks.discriminator_width=0.0625"])
+    method = find_method(config.method).build(config, AttributeSchema(("A", "B"), (("A", "B"),)), "translation")
+    won = {"discriminator/adversarial": 0.001, "generator/adversarial": 9.0}
+    for stage, name in ((config.translation, "translation"), (config.guided, "guided")):
+        health = Health(method, stage)
+        *early, told = (health.judge(won) for _ in range(PATIENCE))
+        assert early == [None] * (PATIENCE - 1)
+        assert told is not None and f"lower {name}.discriminator_learning_rate" in told
 
 
 def test_it_is_told_after_some_logs_and_then_seldom() -> None:
