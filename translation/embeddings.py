@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from index_store.attributes import AttributeSchema
-from index_store.errors import RgunitError
+from index_store.errors import RgunitError, UsageError
 from index_store.workspace import Workspace
 from retrieval.onnx import OnnxNetwork
 from retrieval.protocol import Encoders
@@ -64,10 +64,18 @@ class Stored:
         return nearness_importance(nearest_of_domain(found, self.vectors, self.labels, targets))
 
 
-def open_importance(workspace: Workspace, schema: AttributeSchema, name: str, device: str) -> Importance:
-    """The weights that `sampling.embedding` names, for labels of `schema`. RgunitError where there is none."""
+def open_importance(workspace: Workspace, schema: AttributeSchema, name: str, device: str, batch: int) -> Importance:
+    """The weights that `sampling.embedding` names, for labels of `schema` and batches of so many images.
+
+    RgunitError where there is none, UsageError for the store's in batches of one.
+    """
     if not name.startswith(STORE):
         return Adversarial(open_embedding(workspace, name, device))
+    if batch == 1:
+        raise UsageError(
+            f"sampling.embedding={name} weighs the images of a batch against each other, and a batch has one: raise "
+            "the stage's batch (translation.batch or guided.batch)"
+        )
     run = name.removeprefix(STORE)
     if not run and not trained(workspace, RETRIEVAL):
         raise RgunitError(f"sampling.embedding={name} asks the index, and there is no retrieval run: train one")

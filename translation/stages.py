@@ -357,7 +357,8 @@ def _task(
 ) -> MethodTask:
     process = {"rank": fabric.global_rank, "world": fabric.world_size}
     if config.sampling.informative and isinstance(method, Weighed):
-        method.importance = open_importance(workspace, schema, config.sampling.embedding, str(fabric.device))
+        phi = config.sampling.embedding
+        method.importance = open_importance(workspace, schema, phi, str(fabric.device), stage.batch)
     if config.semantic.weight and isinstance(method, Protects):
         s = config.semantic
         extractor = open_extractor(workspace, s.extractor, config.data.size, fabric.device, session.told)

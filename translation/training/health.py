@@ -28,19 +28,21 @@ TINY = 1e-8
 
 
 @torch.no_grad()
-def look(method: Trains, batch: Batch, made: Tensor) -> dict[str, Tensor]:
+def look(method: Trains, batch: Batch, made: Tensor, before: tuple[Tensor, Tensor] | None = None) -> dict[str, Tensor]:
     """What is measured of the images `made` [B, 3, H, W] in the step on the batch.
 
-    made_diversity: mean |x̂ᵢ − x̂ⱼ| over mean |xᵢ − xⱼ|, each image and the next (batches of 2 or more). made_change:
-    mean |x̂ − x| over the same, of images whose labels should change (1 where none should). draws_diversity: likewise
-    two draws of the style for one image, where it is drawn. generator_gradient: norm of the last one.
+    made_diversity: mean |x̂ᵢ − x̂ⱼ| over mean |xᵢ − xⱼ|, each image and the next; a batch of one has no next, but that of
+    the log `before` [1, 3, H, W] and what was made of it. made_change: mean |x̂ − x| over the same, of images whose
+    labels should change (1 where none should). draws_diversity: likewise two draws of the style for one image, where it
+    is drawn. generator_gradient: norm of the last one.
     """
     images, fakes = batch.images.float(), made.float()
     found = {"generator_gradient": _gradient(method, "generator")}
-    if len(images) < 2 or images.shape != fakes.shape:
+    others = before if len(images) == 1 else (images.roll(1, 0), fakes.roll(1, 0))
+    if others is None or images.shape != fakes.shape:
         return found
-    apart = (images - images.roll(1, 0)).abs().mean().clamp(min=TINY)
-    found["made_diversity"] = (fakes - fakes.roll(1, 0)).abs().mean() / apart
+    apart = (images - others[0]).abs().mean().clamp(min=TINY)
+    found["made_diversity"] = (fakes - others[1]).abs().mean() / apart
     if not isinstance(method, Encodes):
         return found
     asked = (batch.labels != batch.target).any(1) if batch.references is None else torch.ones_like(images[:, 0, 0, 0])

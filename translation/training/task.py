@@ -166,6 +166,7 @@ class MethodTask:
         self.shown: list[int] | None = None  # ids of what can be seen in the last sample picture
         self._health = Health(method, stage, name)
         self._made: Tensor | None = None
+        self._before: tuple[Tensor, Tensor] | None = None  # the last image that was looked at, and what was made of it
         if not isinstance(draws, CropSampler):
             ids, labels = held_out(workspace, schema, watched)
             if isinstance(method, Joins):
@@ -246,7 +247,10 @@ class MethodTask:
     def watch(self, batch: Batch) -> dict[str, Tensor]:
         """What is measured where metrics are logged, right after the step on the batch."""
         with self.autocast():
-            found = {} if self._made is None else look(self.method, batch, self._made)
+            found: dict[str, Tensor] = {}
+            if self._made is not None:
+                found = look(self.method, batch, self._made, self._before)
+                self._before = batch.images[-1:].clone(), self._made[-1:].clone()
             return found if self.guiding is None else found | self.guiding.watch(batch)
 
     def health(self, metrics: Mapping[str, float]) -> str | None:

@@ -174,7 +174,9 @@ def test_weights_by_an_earlier_run_and_what_is_refused(staged: Workspace) -> Non
 
 
 def test_weights_from_the_store_are_of_the_indexed_training_images(staged: Workspace) -> None:
-    weigh = open_importance(staged, staged.schema.subset(USED), "store:r2", "cpu")
+    weigh = open_importance(staged, staged.schema.subset(USED), "store:r2", "cpu", 2)
+    with pytest.raises(UsageError, match=r"images of a batch against each other, .* raise the stage's batch"):
+        open_importance(staged, staged.schema.subset(USED), "store:r2", "cpu", 1)
     assert isinstance(weigh, Stored)
     images = staged.images("split=train origin=real")
     assert weigh.vectors.shape[0] == len(images) and weigh.labels.shape == (len(images), A)

@@ -64,6 +64,18 @@ def test_a_training_that_is_made_to_fail_says_so(
     assert any(re.search(told, note) for note in notes.told), notes.told
 
 
+def test_a_batch_of_one_image_is_compared_with_that_of_the_log_before(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("translation.networks.conditional.MASK_OPEN", -8.0)
+    given = ("translation.batch=1", "translation.steps=8", "training.log_every=2")
+    notes = Notes()
+    config = init("translation.weights.reconstruction=0", f"{RATE}1e-9", *given)
+    result = train_translation(workspace, config, attributes_used=USED, device="cpu", progress=notes)
+    assert any("the input is copied" in note for note in notes.told), notes.told
+    assert 0.5 < result.metrics["made_diversity"] < 2
+
+
 @pytest.mark.parametrize(
     "config", [tiny("translation.steps=10"), init("translation.steps=10"), sdit("translation.steps=10")]
 )
