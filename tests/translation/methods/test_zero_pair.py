@@ -70,7 +70,7 @@ def test_each_phase_trains_what_the_thesis_says() -> None:
 def test_the_next_phase_is_not_taken_for_a_divergence() -> None:
     config = small()
     method = ZeroPair.build(config, AttributeSchema(()), "translation")
-    health = Health(method, config.translation)
+    health = Health(method, config.translation, "translation")
     assert not any(health.judge({"generator/translation": 0.5}) for _ in range(2 * FIRST))
     method.phase = 2  # of `step`: rgb and squared weigh a thousand times as much
     assert not any(health.judge({"generator/translation": 500.0}) for _ in range(2 * FIRST))
