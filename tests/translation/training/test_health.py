@@ -91,7 +91,7 @@ def test_a_discriminator_has_won_after_some_logs_with_every_method(preset: str) 
     method = find_method(config.method).build(config, AttributeSchema(("A", "B"), (("A", "B"),)), "translation")
     won = {"discriminator/adversarial": 0.001, "generator/adversarial": 9.0}
     for stage, name in ((config.translation, "translation"), (config.guided, "guided")):
-        health = Health(method, stage, "translation")
+        health = Health(method, stage, name)
         *early, told = (health.judge(won) for _ in range(PATIENCE))
         assert early == [None] * (PATIENCE - 1)
         assert told is not None and f"lower {name}.discriminator_learning_rate" in told
