@@ -135,8 +135,12 @@ def _compared(store: IndexStore, part: Part, encoder: dict[str, Any], images: bo
     if have.any():
         held = store.vectors(ids[have], encoder=f"{name}@{fingerprint}")
         wrong[have] = (held != vectors[have]).any(axis=1)
-    _, first, again = np.unique(ids[late], return_index=True, return_inverse=True)
-    wrong[late] = (vectors[late] != vectors[late[first[again]]]).any(axis=1)
+    first: dict[str | int, int] = {}  # of each row that is meant, by its id or, where there is none yet, by its key
+    alike = [
+        first.setdefault(key if one < 0 else one, row)
+        for row, (key, one) in enumerate(zip(keys, ids.tolist(), strict=True))
+    ]
+    wrong |= (vectors != vectors[alike]).any(axis=1)
     if wrong.any():
         raise DuplicateKey(
             f"key {keys[int(wrong.argmax())]!r} has another vector of encoder {name}: name another encoder, or take it "

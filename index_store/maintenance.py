@@ -120,7 +120,7 @@ def rebuild(catalog: Catalog) -> list[str]:
         except CatalogDamaged:
             known, told = {}, []
         mended, lost = _mend_files(catalog, known)
-        dropped = [file for file in lost if _made_again(file, known.get(file))]
+        dropped = [file for file in lost if _made_again(catalog, file, known)]
         if len(dropped) < len(lost):
             names = ", ".join(sorted(set(lost) - set(dropped)))
             raise RgunitError(f"{catalog.shards}: {names} cannot be repaired: put a copy from a backup in its place")
@@ -157,9 +157,16 @@ def replay(entries: Sequence[Entry]) -> sa.Engine:
     return engine
 
 
-def _made_again(file: str, row: _Row | None) -> bool:
-    """Whether what a shard holds can be made again: vectors alone, of weights that are known."""
-    return file.endswith(f"-vectors{features.SUFFIX}") and (row is None or row.fingerprint != "")
+def _made_again(catalog: Catalog, file: str, known: dict[str, _Row]) -> bool:
+    """Whether what a lost shard holds can be made again: vectors alone, of weights that are known.
+
+    Where the catalog cannot be read the shard's own header tells, if that can.
+    """
+    if not file.endswith(f"-vectors{features.SUFFIX}"):
+        return False
+    if known:
+        return file not in known or known[file].fingerprint != ""  # what was never committed is nobody's only copy
+    return bool(_header(catalog.shard(file)).get("encoder", {}).get("fingerprint"))
 
 
 def sealed_entries(catalog: Catalog, *, upto: int | None = None, without: Sequence[str] = ()) -> list[Entry]:

@@ -214,6 +214,7 @@ def _reading(path: Path) -> Iterator[None]:
     """Around reading a file: what it fails by is one line that names it."""
     try:
         yield
+    # PyArrow's error for a codec or a type that it cannot read is a NotImplementedError.
     except (OSError, ValueError, NotImplementedError, csv.Error) as error:
         why = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
         raise RgunitError(f"{path} cannot be read ({why})") from error

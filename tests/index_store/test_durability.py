@@ -397,6 +397,12 @@ def test_vectors_of_which_nobody_knows_what_made_them_are_never_dropped(tmp_path
                 store.rebuild()
         assert victim.read_bytes() == before
         assert (store.vectors(ids, encoder="clip") == vectors).all(axis=1).sum() > 2900
+    catalog = (path / "catalog.db").read_bytes()
+    (path / "catalog.db").write_bytes(b"junk")  # not even where the catalog cannot tell what made them
+    with IndexStore.open(path) as store, pytest.raises(RgunitError, match=f"{victim.name} cannot be repaired"):
+        store.rebuild()
+    assert victim.read_bytes() == before
+    (path / "catalog.db").write_bytes(catalog)
     victim.unlink()
     with IndexStore.open(path) as store, pytest.raises(RgunitError, match=victim.name):
         store.rebuild()

@@ -327,6 +327,8 @@ def test_what_does_not_fit_is_refused_in_one_line_and_changes_nothing(filled, tm
         (tmp_path / lacking / "rows.csv").write_text(rows.replace(lacking, "other", 1))
     export_vectors(filled, tmp_path / "bare", form="npy")
     (tmp_path / "bare" / "rows.csv").unlink()
+    (tmp_path / "same.txt").write_text("a\n" * 40)
+    np.save(tmp_path / "true.npy", np.ones((40, 1), np.int8))
     (tmp_path / "short.txt").write_text("a\nb\n")
     (tmp_path / "x.bin").write_bytes(b"1")
     (tmp_path / "folder").mkdir()
@@ -345,6 +347,12 @@ def test_what_does_not_fit_is_refused_in_one_line_and_changes_nothing(filled, tm
         (UsageError, "need labels", v, {"attributes": ["A"]}),
         (RgunitError, "rows 0 to 15: labels must be 1", v, {"labels": tmp_path / "three.npy", "attributes": ["New"]}),
         (RgunitError, "rows 0 to 15: unknown origin 'mine'", v, {"origin": "mine"}),
+        (
+            DuplicateKey,
+            "'a' has another vector",
+            v,
+            {"keys": tmp_path / "same.txt", "labels": tmp_path / "true.npy", "attributes": ["New"]},
+        ),
         (RgunitError, "latin.txt cannot be read .*decode", v, {"keys": tmp_path / "latin.txt"}),
         (RgunitError, "twice, with other labels", v, {"keys": tmp_path / "keys.txt", "labels": tmp_path / "twice.csv"}),
         (RgunitError, "labels.npy holds float64, not int8", tmp_path / "half", {}),
