@@ -22,6 +22,7 @@ from index_store.errors import CatalogDamaged, RgunitError
 from index_store.features import Record, Sealed
 from index_store.lock import WriterLock
 from index_store.replay import apply, next_id
+from index_store.whole import WRITING
 
 HEAD = "0001"
 SHARDS = "shards"
@@ -262,7 +263,7 @@ class Catalog:
     def clean(self) -> None:
         """Delete the files that a killed writer left half written."""
         for pattern in HALF_FILES:
-            for stale in self.folder.glob(pattern + features.TEMPORARY):
+            for stale in self.folder.glob(pattern + WRITING):
                 if not stale.is_dir():
                     stale.unlink(missing_ok=True)
 

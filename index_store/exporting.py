@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from index_store import features, flatfile
+from index_store import flatfile
 from index_store.errors import RgunitError, UsageError
 from index_store.keys import keys_of
+from index_store.whole import WRITING
 
 if TYPE_CHECKING:
     from index_store.state import State, Table
@@ -135,7 +136,7 @@ def _blocks(
 @contextmanager
 def _whole(target: Path) -> Iterator[Path]:
     """A name to write under; what lies there becomes `target` at the end, and is gone after a failure."""
-    part = target.with_name(target.name + features.TEMPORARY)
+    part = target.with_name(target.name + WRITING)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _delete(part)

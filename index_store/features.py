@@ -21,9 +21,9 @@ import numpy.typing as npt
 from index_store import places, shardform
 from index_store import seal as sealing
 from index_store.forking import natively
+from index_store.whole import WRITING, sync_folder
 
 SUFFIX = ".h5"
-TEMPORARY = ".writing"
 
 Texts = Sequence[str | None]
 Step = Callable[[str], None]
@@ -81,7 +81,7 @@ def seal(folder: Path, seq: int, record: Record, step: Step) -> Sealed:
 
 def seal_file(target: Path, record: Record, step: Step = lambda name: None) -> Sealed:
     """Write a record durably to a file of any name; see `seal`."""
-    temporary = target.with_name(target.name + TEMPORARY)
+    temporary = target.with_name(target.name + WRITING)
     header = json.dumps({**record.header, "kind": record.kind}, sort_keys=True)
     columns = {name: np.ascontiguousarray(array) for name, array in record.arrays.items()}
     for name, text in record.texts.items():
@@ -198,20 +198,3 @@ def _unreadable(path: Path, error: Exception) -> ShardDamaged:
     if isinstance(error, ShardDamaged):
         return error
     return ShardDamaged(f"{path.name}: cannot be read ({(str(error).splitlines() or [type(error).__name__])[0]})")
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Write a file and flush it to the disk."""
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from index_store import features, places, traces
+from index_store import places, traces
 from index_store.errors import Locked, RgunitError
 from index_store.features import Record
 from index_store.images import mark_of
@@ -24,6 +24,7 @@ from index_store.learned import keeps_learned, learned_from, unlearn
 from index_store.maintenance import FORGETTING as NOTE
 from index_store.maintenance import verify
 from index_store.runs import CHECKPOINT, being_trained
+from index_store.whole import sync_folder, write_json
 
 if TYPE_CHECKING:
     from index_store.workspace import Workspace
@@ -104,7 +105,7 @@ def forget(workspace: Workspace, ids: npt.ArrayLike, *, dry_run: bool = False) -
         keeps = "; ".join(filter(None, (catalog.erase(), engine)))
         catalog.step("erased")
         (workspace.path / NOTE).unlink()
-        features.sync_folder(workspace.path)
+        sync_folder(workspace.path)
         return _told(workspace, note, told, keeps)
 
 
@@ -232,10 +233,7 @@ def _joined(one: _Note, other: _Note) -> _Note:
 
 def _write(folder: Path, note: _Note) -> None:
     """The note, durably, whole or not at all."""
-    part = folder / (NOTE + features.TEMPORARY)
-    features.write_durably(part, json.dumps(asdict(note)).encode())
-    part.replace(folder / NOTE)
-    features.sync_folder(folder)
+    write_json(folder / NOTE, asdict(note), durable=True)
 
 
 def _parts(ids: Sequence[int]) -> list[Sequence[int]]:

@@ -28,6 +28,7 @@ from index_store.decoding import (
     read_file,
 )
 from index_store.errors import ImageRefused, ImageTooLarge
+from index_store.whole import whole
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit is checked before anything is decoded
 
@@ -128,9 +129,6 @@ def write_image(
     `made_of`, `made_by` and `shows` are noted in the file, for the functions of these names to read: what it was made
     of, how, and the ids of all images of the workspace that can be seen in it.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".writing")
     buffer, note = io.BytesIO(), PngInfo()
     ids = None if shows is None else " ".join(map(str, shows))
     for name, text in ((_MADE_OF, made_of), (_MADE_BY, made_by), (_SHOWS, ids)):
@@ -139,12 +137,11 @@ def write_image(
     Image.fromarray(np.ascontiguousarray(pixels, dtype=np.uint8), "RGB").save(
         buffer, "PNG", compress_level=3, pnginfo=note
     )
-    with temporary.open("wb") as file:
+    with whole(Path(path)) as part, part.open("wb") as file:
         file.write(buffer.getbuffer())
         if durable:
             file.flush()
             os.fsync(file.fileno())
-    temporary.rename(path)
 
 
 def made_of(path: Path) -> str | None:

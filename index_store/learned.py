@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from index_store.errors import RgunitError
-from index_store.features import TEMPORARY, sync_folder
 from index_store.runcare import named_by
 from index_store.runs import RunRecord, list_runs
+from index_store.whole import whole
 
 if TYPE_CHECKING:
     from index_store.catalog import Catalog
@@ -48,12 +48,8 @@ def unlearn(folder: Path, ids: npt.ArrayLike) -> bool:
 
 
 def _write(folder: Path, every: Ids) -> None:
-    part = folder / (FILE + TEMPORARY)
-    with part.open("wb") as file:
+    with whole(folder / FILE, durable=True) as part, part.open("wb") as file:
         np.save(file, every)
-        file.flush()
-    part.replace(folder / FILE)
-    sync_folder(folder)
 
 
 def learned_from(workspace: Workspace, runs: Iterable[RunRecord], *, deep: bool = True) -> Ids:

@@ -28,6 +28,7 @@ from index_store.models import METADATA, RUNS
 from index_store.places import shard_seq
 from index_store.replay import apply
 from index_store.sqlite import connect
+from index_store.whole import write_bytes
 
 TABLES = {
     "attributes": "position, name",
@@ -327,10 +328,7 @@ def _mend_files(catalog: Catalog, known: dict[str, _Row]) -> tuple[list[str], li
         if whole is None:
             lost.append(file)
             continue
-        temporary = path.with_name(path.name + features.TEMPORARY)
-        features.write_durably(temporary, whole)
-        temporary.rename(path)
-        features.sync_folder(catalog.shards)
+        write_bytes(path, whole, durable=True)
         mended.append(f"{file}: repaired")
     return mended, lost
 

@@ -12,8 +12,9 @@ import re
 import secrets
 from pathlib import Path
 
-from index_store import features, places
+from index_store import places
 from index_store.errors import CatalogDamaged
+from index_store.whole import write_json
 
 MARKER = "catalog.json"
 VECTORS = "vectors.json"
@@ -50,7 +51,4 @@ def fresh() -> str:
 
 def write(folder: Path, schema: str, name: str = MARKER) -> None:
     """Keep the name, durably."""
-    temporary = folder / (name + features.TEMPORARY)
-    features.write_durably(temporary, json.dumps({"schema": schema, "shards": _place(folder)}).encode())
-    temporary.replace(folder / name)
-    features.sync_folder(folder)
+    write_json(folder / name, {"schema": schema, "shards": _place(folder)}, durable=True)

@@ -19,9 +19,9 @@ import sqlalchemy as sa
 from index_store import places, trash
 from index_store.catalog import Catalog, damage_named
 from index_store.errors import CatalogDamaged, Locked, RgunitError, UsageError
-from index_store.features import TEMPORARY, sync_folder, write_durably
 from index_store.lock import WriterLock
 from index_store.models import RUNS
+from index_store.whole import write_json
 
 FILE = "run.json"
 LARGEST = 64_000_000  # bytes of it
@@ -222,10 +222,7 @@ def _object(text: str) -> dict[str, Any]:
 
 def _write(folder: Path, row: Mapping[str, Any]) -> None:
     """Write `run.json` durably, whole or not at all."""
-    temporary = folder / (FILE + TEMPORARY)
-    write_durably(temporary, json.dumps(dict(row), indent=1).encode())
-    temporary.replace(folder / FILE)
-    sync_folder(folder)
+    write_json(folder / FILE, dict(row), durable=True)
 
 
 def read_rows(catalog: Catalog) -> tuple[list[dict[str, Any]], list[str]]:

@@ -12,10 +12,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from index_store import features, places
+from index_store import places
 from index_store.errors import CatalogDamaged, RgunitError
 from index_store.lock import WriterLock, read_only
 from index_store.migrating import migrate
+from index_store.whole import WRITING, sync_folder
 
 FILE = "catalog.db"
 _COMPUTES = re.compile(r"\bVIRTUAL\b|\bGENERATED\b|\bAS\s*\(", re.IGNORECASE)  # tables that a query would run
@@ -131,7 +132,7 @@ class SqliteDatabase:
 
     def replace(self, fill: Callable[[sa.Connection], None]) -> None:
         """A new file, renamed."""
-        temporary = self.file.with_name(FILE + features.TEMPORARY)
+        temporary = self.file.with_name(FILE + WRITING)
         for suffix in ("", "-wal", "-shm", "-journal"):
             temporary.with_name(temporary.name + suffix).unlink(missing_ok=True)
         engine = connect(temporary)
@@ -143,7 +144,7 @@ class SqliteDatabase:
         for suffix in ("-wal", "-shm"):
             self.file.with_name(FILE + suffix).unlink(missing_ok=True)
         temporary.replace(self.file)
-        features.sync_folder(self.file.parent)
+        sync_folder(self.file.parent)
 
 
 def connect(file: Path | None, *, read_only: bool = False) -> sa.Engine:

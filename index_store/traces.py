@@ -17,16 +17,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from index_store import features, places
+from index_store import places
 from index_store.ann import SUFFIX as CELLS
 from index_store.images import made_of, shows
+from index_store.whole import WRITING, sync_folder, write_bytes
 
 TRANSLATIONS, MANIFEST = "translations.csv", "manifest.jsonl"
 """Lists whose rows name files that were made: of a picture (`source`), and in the other also guided by any."""
 GENERATOR = b'<meta name="generator" content="rgunit">'
 _TABLES, _TEXTS = (".csv", ".tsv", ".jsonl"), (".json", ".txt", ".md", ".toml", ".html", ".xml", ".log")
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".svg", ".pdf")
-_HALF = (".writing", ".part")  # what somebody is writing, or was when he was killed
+_HALF = (WRITING, ".part")  # what somebody is writing, or was when he was killed
 _PACKED = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".npz")  # nobody looks into them here
 _NUMBERED = ("image_id", "source", "reference", "image")  # keys under which lists have ids
 _MADE_BY_ARMS = {"source", "target", "arm", "path"}  # keys of a MANIFEST; others have lists of this name, too
@@ -98,7 +99,7 @@ def sweep(root: Path, wanted: Wanted, *, dry_run: bool = False) -> Told:
         for path in gone:
             path.unlink()
         for folder in {path.parent for path in gone}:
-            features.sync_folder(folder)
+            sync_folder(folder)
         for path, text in lists.items():  # last: they say which files were made, also to whoever ends this
             _replace(path, text)
     rest = [file for file in files if str(file) not in doomed and not (dry_run and file in lists)]
@@ -240,12 +241,9 @@ def _replace(file: Path, text: str) -> None:
     """Write a list anew, whole or not at all; one without any row goes."""
     if not text:
         file.unlink()
-        features.sync_folder(file.parent)
+        sync_folder(file.parent)
         return
-    part = file.with_name(file.name + features.TEMPORARY)
-    features.write_durably(part, text.encode())
-    part.replace(file)
-    features.sync_folder(file.parent)
+    write_bytes(file, text.encode(), durable=True)
 
 
 # Pictures and texts

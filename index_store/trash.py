@@ -16,8 +16,9 @@ import numpy as np
 import sqlalchemy as sa
 
 from index_store import forking, places
-from index_store.features import Record, sync_folder
+from index_store.features import Record
 from index_store.models import IMAGES, RUNS
+from index_store.whole import sync_folder
 
 if TYPE_CHECKING:
     from index_store.catalog import Catalog

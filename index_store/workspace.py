@@ -27,7 +27,7 @@ from index_store.attributes import AttributeSchema
 from index_store.catalog import Catalog
 from index_store.decoding import read_file
 from index_store.errors import RgunitError, UsageError
-from index_store.features import Record, sync_folder
+from index_store.features import Record
 from index_store.imagecheck import check_images
 from index_store.images import Pixels, read_image, write_image
 from index_store.imagetable import ImageTable, read_table
@@ -37,6 +37,7 @@ from index_store.presence import enough, missing_rows
 from index_store.replay import schema_header
 from index_store.runs import RunRecord
 from index_store.store import IndexStore
+from index_store.whole import sync_folder
 
 __all__ = ["AddReport", "GeneratedImage", "ImageTable", "Rejection", "RunRecord", "Workspace"]
 

@@ -28,6 +28,7 @@ from index_store.duplicates import perceptual_hash
 from index_store.errors import RgunitError, UsageError
 from index_store.learned import learned_from
 from index_store.lifetimes import end_with_parent
+from index_store.whole import write_json
 from index_store.workspace import Workspace
 from retrieval.baselines import WEIGHTS, Vectors, filter_by_labels, late_fusion
 from retrieval.config import RetrievalConfig
@@ -138,7 +139,7 @@ def run_ablation(
         bench = _Bench(workspace, encoders, plan, lambda done, total: tell("encoding the judged images", done, total))
         task = bench.task(plan.base, 0, lambda done, total: tell("encoding the training images", done, total))
         if not (plan.folder / "baselines.json").is_file():
-            _write(plan.folder / "baselines.json", bench.baselines())
+            write_json(plan.folder / "baselines.json", bench.baselines())
         del task
     todo = [(row, seed) for seed in seeds for row in rows if not _file(plan, row, seed).is_file()]
     done = len(rows) * len(seeds) - len(todo)
@@ -342,18 +343,11 @@ def _one(plan: Plan, row: str, seed: int) -> None:
             task.step(step, task.prepare(step))
         trained = time.monotonic() - begun
         told = {"row": row, "seed": seed, "seconds": round(trained, 1), **bench.judge(task.network)}
-    _write(_file(plan, row, seed), told)
+    write_json(_file(plan, row, seed), told)
 
 
 def _file(plan: Plan, row: str, seed: int) -> Path:
     return plan.folder / f"row-{row}-{seed}.json"
-
-
-def _write(path: Path, told: Mapping[str, Any]) -> None:
-    """Whole or not at all."""
-    fresh = path.with_suffix(f".new{os.getpid()}")
-    fresh.write_text(json.dumps(told, indent=1))
-    fresh.replace(path)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

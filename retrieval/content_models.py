@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from index_store import places
 from index_store.errors import RgunitError
+from index_store.whole import whole
 from index_store.workspace import Workspace
 from retrieval.onnx import OnnxNetwork
 
@@ -65,10 +66,8 @@ def keep_model(workspace: Workspace, path: Path, crop: str | None, *, device: st
     name = f"{FOLDER}/{model.sha256[:16]}.onnx"
     copy = workspace.path / name
     if not copy.is_file():
-        copy.parent.mkdir(exist_ok=True)
-        temporary = copy.with_name(copy.name + ".writing")
-        shutil.copyfile(path, temporary)
-        temporary.replace(copy)
+        with whole(copy) as part:
+            shutil.copyfile(path, part)
     told = {"file": name, "crop": crop, "sha256": model.sha256, "from": Path(path).name}
     workspace.set_meta(SETTING, json.dumps(told))
     return model

@@ -18,6 +18,7 @@ from index_store.duplicates import DISTANCE, alike, near_pairs, perceptual_hash,
 from index_store.errors import ImageRefused
 from index_store.images import read_image, write_image
 from index_store.imagetable import ImageTable
+from index_store.whole import whole
 from index_store.workspace import Workspace
 from retrieval.pictures import with_origin
 from retrieval.sheets import COLUMNS, TILE, Tile, contact_sheet
@@ -162,8 +163,5 @@ def _read_cache(path: Path) -> dict[int, int]:
 
 
 def _write_cache(path: Path, hashes: dict[int, int]) -> None:
-    path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(path.name + ".writing")
-    with temporary.open("wb") as file:
+    with whole(path) as part, part.open("wb") as file:
         np.savez(file, ids=np.array(list(hashes), np.int64), hashes=np.array(list(hashes.values()), np.uint64))
-    temporary.replace(path)

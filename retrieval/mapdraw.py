@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from index_store.images import write_image
 from index_store.imagetable import ImageTable
+from index_store.whole import write_text
 from retrieval.map import Map
 
 Pixels = NDArray[np.uint8]
@@ -96,10 +97,7 @@ def draw_html(path: Path, found: Map, thumbs: Pixels, *, color: str | None, titl
     text = text.replace("{{title}}", html.escape(title))
     text = text.replace("{{atlas}}", base64.b64encode(_atlas(thumbs)).decode())
     text = text.replace("{{data}}", json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".writing")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, text)
 
 
 def _columns(count: int) -> int:

@@ -22,6 +22,7 @@ from index_store import places
 from index_store.attributes import AttributeSchema
 from index_store.errors import RgunitError
 from index_store.runs import CHECKPOINT
+from index_store.whole import write_json
 from index_store.workspace import RunRecord, Workspace
 from retrieval.composing import Floats, Labels, Pixels
 from retrieval.onnx import session
@@ -68,9 +69,7 @@ def marks_of(workspace: Workspace, record: RunRecord) -> dict[str, str]:
 def keep_about(folder: Path, about: dict[str, Any]) -> None:
     """Write what the graphs of a folder are of, with their hashes: the last of their files."""
     files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*.onnx"))}
-    part = folder / f"{ABOUT}.writing"
-    part.write_text(json.dumps({**about, "files": files}, indent=1) + "\n", encoding="utf-8")
-    part.replace(folder / ABOUT)
+    write_json(folder / ABOUT, {**about, "files": files})
 
 
 class GraphSearcher(Searcher):

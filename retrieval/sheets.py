@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from index_store.images import write_image
+from index_store.whole import write_text
 from retrieval.pictures import Picture, Results
 
 Pixels = NDArray[np.uint8]
@@ -88,10 +89,7 @@ def write_csv(path: Path, answers: Sequence[Results], queries: Sequence[Path] | 
         for one in found:
             bits = ["" if one.attributes[name] is None else one.attributes[name] for name in names]
             writer.writerow([*asked, one.rank, one.path, one.image_id, f"{one.distance:.6g}", one.origin, *bits])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".writing")
-    temporary.write_text(text.getvalue(), newline="")
-    temporary.replace(path)
+    write_text(path, text.getvalue(), newline="")
 
 
 def wanted(found: Results) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from index_store.errors import RgunitError, UsageError
+from index_store.whole import write_json
 from index_store.workspace import RunRecord, Workspace
 from retrieval.evaluation import RetrievalProtocol
 from translation.budget import Budget, measured_pace
@@ -303,7 +304,7 @@ def _judge(
     shutil.copyfile(report, record.path / report.name)
     translation.save(record.path)
     if retrieval is not None:
-        (record.path / "retrieval.json").write_text(json.dumps(retrieval.summary, indent=1) + "\n")
+        write_json(record.path / "retrieval.json", retrieval.summary)
     workspace.update_run(
         record.id,
         status="done",

@@ -16,6 +16,7 @@ from index_store import places
 from index_store.attributes import AttributeSchema
 from index_store.errors import RgunitError, UsageError
 from index_store.names import quoted
+from index_store.whole import write_text
 
 FILE = "translations.csv"
 COLUMNS = ["source", "target", "picture", "mask", "neighbours"]
@@ -63,9 +64,7 @@ class Records:
             return
         text = io.StringIO()
         csv.writer(text).writerows([COLUMNS, *self._rows.values()])
-        temporary = self.file.with_name(FILE + ".writing")
-        temporary.write_text(text.getvalue(), newline="", encoding="utf-8", errors="backslashreplace")
-        temporary.replace(self.file)
+        write_text(self.file, text.getvalue(), newline="", errors="backslashreplace")
 
     def _read(self) -> None:
         """Read the rows that are whole; what a killed process left of one is dropped."""

@@ -133,21 +133,23 @@ def method_told(run: RunRecord) -> str:
 def run_told(workspace: Workspace, run: RunRecord, defaults: set[str]) -> dict[str, Any]:
     """A run as `info --json` tells it, with what can be asked of it."""
     from cli.info import run_row
+    from translation.methods import JOINING
     from translation.runs import direction_of
 
     told = run_row(run)
     del told["path"]
     names = [name for name in run.config.get("attributes_used", ()) if name in workspace.schema.names]
     source, target = direction_of(run) or (None, None)
-    neighbours = run.config.get("neighbours")
+    neighbours, method = run.config.get("neighbours"), method_told(run)
     return {
         **told,
-        "method": method_told(run),
+        "method": method,
         "attributes": names,
         "groups": [list(group) for group in workspace.schema.subset(tuple(names)).groups],
         "neighbours": None if neighbours is None else str(neighbours),
         "source": source,
         "target": target,
+        "domains": names if method in JOINING else [],
         "usable": (run.path / CHECKPOINT).exists(),
         "default": run.id in defaults,
         "url": f"/api/runs/{run.id}",

@@ -213,6 +213,7 @@ class RunTold(BaseModel):
     neighbours: str | None
     source: str | None
     target: str | None
+    domains: list[str] = Field(description="Of a run with an encoder a domain: the names that `source` may have.")
     usable: bool
     default: bool
     url: str

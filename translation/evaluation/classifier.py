@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from index_store.errors import RgunitError
+from index_store.whole import whole
 from index_store.workspace import ImageTable, Workspace
 from retrieval.loading import resolve_device
 from retrieval.objectives import labels_loss
@@ -126,11 +127,9 @@ class AttributeClassifier:
         """Weights and `about` in one safetensors file, written whole and renamed."""
         from safetensors.torch import save_file
 
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
         state = {name: tensor.contiguous() for name, tensor in self._network.state_dict().items()}
-        save_file(state, part, metadata={"rgunit": json.dumps(about)})
-        part.replace(path)
+        with whole(path) as part:
+            save_file(state, part, metadata={"rgunit": json.dumps(about)})
 
     @staticmethod
     def load(path: Path, device: str = "cpu") -> AttributeClassifier:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from index_store.errors import RgunitError
 from index_store.images import write_image
+from index_store.whole import whole, write_json
 from index_store.workspace import Workspace
 from retrieval.onnx import OnnxNetwork
 from translation.evaluation.classifier import AttributeClassifier
@@ -74,9 +75,7 @@ class Evaluation:
     def save(self, folder: Path) -> None:
         """`translation.json` (the summary) and `pairs.jsonl` in a folder, each written whole."""
         self.pairs.save(folder / "pairs.jsonl")
-        part = folder / "translation.json.part"
-        part.write_text(json.dumps(self.summary, indent=1) + "\n")
-        part.replace(folder / "translation.json")
+        write_json(folder / "translation.json", self.summary)
 
 
 def copy_arm(workspace: Workspace, size: int) -> ArmTranslator:
@@ -361,8 +360,9 @@ class _Keeper:
     def __enter__(self) -> _Keeper:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._pairs.save(self._folder / "pairs.jsonl")
-        self._part = self._folder / "manifest.jsonl.part"
-        self._lines: TextIO = self._part.open("w")
+        self._open = ExitStack()
+        part = self._open.enter_context(whole(self._folder / "manifest.jsonl"))
+        self._lines: TextIO = self._open.enter_context(part.open("w"))
         return self
 
     def __call__(self, arm: str, rows: Ids, images: Images) -> None:
@@ -378,9 +378,5 @@ class _Keeper:
             }
             self._lines.write(json.dumps(line) + "\n")
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._lines.close()
-        if kind is None:
-            self._part.replace(self._folder / "manifest.jsonl")
-        else:
-            self._part.unlink()
+    def __exit__(self, *failure: Any) -> None:
+        self._open.__exit__(*failure)

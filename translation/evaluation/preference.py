@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from index_store import places
 from index_store.errors import RgunitError, UsageError
+from index_store.whole import write_json, write_text
 from index_store.workspace import Workspace
 from translation.evaluation.arms import Arms
 from translation.evaluation.distances import Z95
@@ -124,8 +125,8 @@ def write_preference(
     text = TEMPLATE.read_text(encoding="utf-8")
     data = json.dumps({"page": name, "pairs": shown}, separators=(",", ":")).replace("<", "\\u003c")
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / KEY, json.dumps(key, indent=1) + "\n")  # first: no page is ever there without its key
-    _write(folder / PAGE, text.replace("{{data}}", data))
+    write_json(folder / KEY, key)  # first: no page is ever there without its key
+    write_text(folder / PAGE, text.replace("{{data}}", data))
     return folder / PAGE, arms, len(rows)
 
 
@@ -221,9 +222,3 @@ def _read(file: Path, what: str) -> Mapping[str, Any]:
     if not isinstance(told, dict):
         raise RgunitError(f"{file} is no {what} of `evaluate translation --ab`")
     return told
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from index_store.attributes import AttributeSchema
 from index_store.errors import RgunitError
 from index_store.learned import NOBODY, left_out
+from index_store.whole import write_text
 from index_store.workspace import ImageTable, Workspace
 from translation.guides import LOOKED_UP, ORIGINS, Pool, not_drawn
 from translation.pairing import members
@@ -86,10 +87,7 @@ class Pairs:
             )
         others = zip(self.others.tolist(), self.other_people, strict=True)
         lines += [{"half": "B", "image": image, "person": person} for image, person in others]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        part.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        part.replace(path)
+        write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
 
     @staticmethod
     def load(path: Path) -> Pairs:

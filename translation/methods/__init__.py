@@ -42,6 +42,9 @@ DEFAULT = "gmm_unit"  # of runs and presets that name no method
 ALONE = ("generator", "miner")
 """The stages of methods that make images from noise: none of the others is built on them."""
 
+JOINING = ("mix_match",)
+"""The methods that are `Joins`: told here too, for who asks without torch."""
+
 Stage = Literal["translation", "guided", "generator"]
 Draws = Literal["labels", "domains", "crops", "group", "modalities", "images"]
 """What a step is given. labels: labelled images, and label vectors to translate them to. domains: images of a source

@@ -111,8 +111,9 @@ export class Switches {
     if (run?.target !== null && run?.target !== undefined) {
       this.box.append(h("p", { className: "soft" }, `This run knows one direction: ${run.source || "all"} to ${run.target || "all"}.`));
     }
+    const none = run?.domains?.length ? [] : [["-", "none"]];  // a run with an encoder a domain knows no other
     for (const group of run?.target ? [] : groups) {
-      const name = `switch${++made}`, control = choice(name, [["", "as it is"], ...group.map(one => [`+${one}`, words(one)]), ["-", "none"]], this.changed);
+      const name = `switch${++made}`, control = choice(name, [["", "as it is"], ...group.map(one => [`+${one}`, words(one)]), ...none], this.changed);
       control.setAttribute("aria-label", group.map(words).join(", "));
       this.rows.push({ control, group });
       this.box.append(h("div", { className: "group" }, control));

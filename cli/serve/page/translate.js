@@ -17,6 +17,8 @@ function mark() {
 const runs = () => runsOf("translation", "guided");
 const run = () => runs().find(one => one.id === form.run.value) || defaultOf(runs());
 const oneWay = () => run()?.target !== null && run()?.target !== undefined;
+const domains = () => run()?.domains || [];  // of a run with an encoder a domain, which has no styles
+const styled = () => !oneWay() && !domains().length;
 const guided = () => run()?.neighbours === "retrieved" || run()?.neighbours === "random";
 const targetTold = target => Object.entries(target).filter(([, bit]) => bit === 1).map(([name]) => words(name)).join(", ") || "none of them";
 
@@ -40,11 +42,14 @@ function lane(title, about, answer) {
 const translate = newest(async signal => {
   if (!source.value) { told.textContent = "Choose a picture, or drop one."; return; }
   const to = switches.text;
-  if (!oneWay() && !to && !style.value) { told.textContent = "Set an attribute, or take the style of another picture."; beside.replaceChildren(); interpolate(); return; }
+  const other = styled() ? style.value : null;
+  if (!oneWay() && !to && !other) { told.textContent = styled() ? "Set an attribute, or take the style of another picture." : "Choose a domain."; beside.replaceChildren(); interpolate(); return; }
   const body = { ...source.value, run: form.run.value || undefined, seed: form.seed.valueAsNumber || 0 };
   if (!oneWay()) {
-    if (to) { body.to = to; body.samples = form.samples.valueAsNumber || 1; }
-    if (style.value) body.style_of = style.value;
+    if (to) body.to = to;
+    if (to && styled()) body.samples = form.samples.valueAsNumber || 1;
+    if (other) body.style_of = other;
+    if (domains().length && form.source.value) body.source = form.source.value;
   }
   const strength = form.guidance.valueAsNumber, asks = [["unguided", "no neighbours", { ...body, guidance: guided() ? 0 : undefined }]];
   if (guided()) {
@@ -61,11 +66,13 @@ const interpolate = newest(async signal => {
   if (!between.open || !source.value || oneWay()) return;
   const body = { ...source.value, run: form.run.value || undefined, steps: second.steps.valueAsNumber || 6, seed: form.seed.valueAsNumber || 0 };
   if (guided()) body.guidance = form.guidance.valueAsNumber;
-  if (style.value) body.style_of = [source.value, style.value];
+  const other = styled() ? style.value : null;
+  if (domains().length && form.source.value) body.source = form.source.value;
+  if (other) body.style_of = [source.value, other];
   else if (switches.text && end.text) body.to = [switches.text, end.text];
-  find("#between-ends").textContent = style.value ? "From the picture's own style to that of the other picture." : body.to ? `From ${switches.text} to ${end.text}.`
-    : "Set a style on the left and another one here, or take the style of a picture on the left.";
-  find(".edit", second).hidden = Boolean(style.value);
+  find("#between-ends").textContent = other ? "From the picture's own style to that of the other picture." : body.to ? `From ${switches.text} to ${end.text}.`
+    : styled() ? "Set a style on the left and another one here, or take the style of a picture on the left." : "Choose a domain on the left and another one here.";
+  find(".edit", second).hidden = Boolean(other);
   if (!body.to && !body.style_of) { strip.replaceChildren(); return; }
   const answer = await ask("/api/interpolate", body, signal);
   strip.replaceChildren(...answer.outputs.map((one, place) => figure(one.url, `${Math.round(100 * place / (answer.outputs.length - 1))} %`, `between-${place + 1}.png`)));
@@ -73,8 +80,13 @@ const interpolate = newest(async signal => {
 
 function adapt() {
   switches.show(run()); end.show(run());
-  for (const row of form.querySelectorAll("[data-needs]")) row.hidden = row.dataset.needs === "guided" ? !guided() : oneWay();
-  find(".picture.style", form).hidden = between.hidden = oneWay();
+  const has = { guided: guided(), style: styled(), domain: domains().length > 0 };
+  for (const row of form.querySelectorAll("[data-needs]")) row.hidden = !has[row.dataset.needs];
+  find(".picture.style", form).closest("details").hidden = !styled();
+  between.hidden = oneWay();
+  const before = form.source.value;
+  form.source.replaceChildren(h("option", { value: "" }, "as it is labelled"), ...domains().map(one => h("option", { value: one }, words(one))));
+  if (domains().includes(before)) form.source.value = before;
 }
 
 form.addEventListener("submit", event => { event.preventDefault(); translate(); });

@@ -246,6 +246,9 @@ def test_a_run_with_an_encoder_a_domain_translates_labelled_pictures(template: P
         train_translation(workspace, mix_match("translation.steps=1"), device="cpu")
         blond = int(workspace.images("+Blond_Hair -Black_Hair -Brown_Hair").ids[0])
         with serving(workspace) as client:
+            *others, run = client.get("/api/runs").json["runs"]
+            assert run["domains"] == run["attributes"] == ["Black_Hair", "Blond_Hair", "Brown_Hair"]
+            assert others and not any(one["domains"] for one in others)
             asked = {"image_id": blond, "to": "+Brown_Hair"}
             (made,) = client.post("/api/translate", asked).json["outputs"]
             assert made["target"] == {"Black_Hair": 0, "Blond_Hair": 0, "Brown_Hair": 1}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 from index_store.images import write_image
 from index_store.workspace import Workspace
 from tests.cli.serve.conftest import Client, opened_page, serving
+from tests.translation.methods.test_mix_match import small as mix_match
+from translation.stages import train_translation
 
 TOKEN = "0123456789abcdef"
 
@@ -84,6 +87,24 @@ def test_translations_side_by_side_and_the_way_between(client: Client, page: Any
     with page.expect_download() as got:
         page.locator("#between .strip a").first.dispatch_event("click")
     assert Path(got.value.path()).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_a_run_with_an_encoder_a_domain(template: Path, tmp_path: Path, page: Any) -> None:
+    shutil.copytree(template, tmp_path / "own")
+    with Workspace.open(tmp_path / "own") as workspace:
+        run = train_translation(workspace, mix_match("translation.steps=1"), device="cpu").run
+        unlabelled = int(workspace.images("origin=unlabelled").ids[0])
+        with serving(workspace) as client:
+            page.goto(f"{client.url}/#translate?image={unlabelled}")
+            box = page.locator("#translate")
+            box.locator("select[name=run]").select_option(run.id)
+            page.locator("#trouble").filter(has_text="name it by source").wait_for()
+            assert box.locator("input[name=samples]").is_hidden() and box.locator(".picture.style").is_hidden()
+            with page.expect_response("**/api/translate") as answered:
+                box.locator("select[name=source]").select_option("Blond_Hair")
+            assert answered.value.request.post_data_json["source"] == "Blond_Hair" and answered.value.status == 200
+            box.locator(".lane img").nth(1).wait_for()
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from translation.evaluation.arms import open_arms
 from translation.evaluation.experiments.unseen import run_unseen
 from translation.evaluation.judging import evaluate_translation_runs
 from translation.inference import translate_images
+from translation.methods import JOINING, METHODS, find_method
 from translation.methods.mix_match import MixMatch
 from translation.networks.mix_match import ModalDecoder, ModalEncoder
 from translation.pairing import PairSampler, members, trained_pairs
@@ -39,6 +40,10 @@ TINY = (
 
 def small(*overrides: str) -> Config:
     return load_config("mix-match", overrides=[*TINY, *overrides])
+
+
+def test_the_methods_with_an_encoder_a_domain_are_those_that_join() -> None:
+    assert tuple(name for name in METHODS if hasattr(find_method(name), "from_domains")) == JOINING
 
 
 def make(workspace: Workspace, *overrides: str) -> MixMatch:

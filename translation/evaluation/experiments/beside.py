@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from index_store.whole import write_json
 from index_store.workspace import Workspace
 from translation.evaluation.experiments.ledger import FILE as LEDGER
 from translation.evaluation.experiments.plan import Plan
@@ -67,9 +68,8 @@ class Start:
         trainer, base = self.trainer, self.folder / "base"
         told = base / "start.json"  # what was there before `base`, whose runs have other ids than those at home
         if not told.exists():
-            base.mkdir(parents=True, exist_ok=True)
             known = [run for stage in STAGES if (run := trainer.started(self.seed, stage))]
-            told.write_text(json.dumps(known))
+            write_json(told, known)
         known = json.loads(told.read_text())
         copy_workspace(trainer.workspace.path, base / "workspace", known)
         done = self._child(base, known, until="stages")

@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from index_store.errors import UsageError
 from index_store.lifetimes import end_with_parent
 from index_store.names import quoted
+from index_store.whole import write_json
 from index_store.workspace import Workspace
 from retrieval.loading import resolve_device
 from retrieval.onnx import OnnxNetwork
@@ -46,7 +47,7 @@ from translation.evaluation.experiments.biased import (
 )
 from translation.evaluation.experiments.biasscores import Judged, summary_of
 from translation.evaluation.experiments.ledger import Ledger
-from translation.evaluation.experiments.rows import side_by_side, write_json
+from translation.evaluation.experiments.rows import side_by_side
 from translation.evaluation.protocol import people_of
 from translation.evaluation.truth import truth_of
 from translation.indexing import fill_index, open_retriever

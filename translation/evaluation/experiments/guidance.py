@@ -24,6 +24,7 @@ from typing import Any
 
 from index_store.errors import UsageError
 from index_store.lifetimes import end_with_parent
+from index_store.whole import write_json
 from index_store.workspace import RunRecord, Workspace
 from retrieval.onnx import OnnxNetwork
 from translation.config import Config
@@ -31,7 +32,7 @@ from translation.evaluation.arms import Arm, Arms, arms_of_run, used_with
 from translation.evaluation.experiments.beside import train_beside
 from translation.evaluation.experiments.ledger import Ledger
 from translation.evaluation.experiments.plan import NEIGHBOURS, TITLES, Plan, places, told_as
-from translation.evaluation.experiments.rows import RowResult, write_json
+from translation.evaluation.experiments.rows import RowResult
 from translation.evaluation.experiments.seeds import EXCHANGED, Judged, over_seeds, with_way
 from translation.evaluation.experiments.slim import slim_workspace
 from translation.evaluation.experiments.trainings import Trainer, needs

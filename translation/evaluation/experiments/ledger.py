@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from index_store.errors import RgunitError, UsageError
+from index_store.whole import write_json
 from index_store.workspace import Workspace
 from translation.config import Config, parse_config
-from translation.evaluation.experiments.rows import write_json
 from translation.progress import Progress
 from translation.training.sessions import Resume, StageResult
 

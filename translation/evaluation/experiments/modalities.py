@@ -24,12 +24,12 @@ from index_store.errors import RgunitError, UsageError
 from index_store.images import write_image
 from index_store.learned import NOBODY, barred_from, left_out
 from index_store.runs import CHECKPOINT
+from index_store.whole import write_json
 from index_store.workspace import Workspace
 from retrieval.loading import resolve_device
 from retrieval.tensors import to_pixels, to_tensor
 from translation.config import Config, load_config
 from translation.evaluation.classifier import AttributeClassifier, train_classifier
-from translation.evaluation.experiments.rows import write_json
 from translation.methods import find_method
 from translation.methods.zero_pair import ZeroPair, shown
 from translation.modalities import MODALITIES, Parts, check_drawn, distance, seen_as

@@ -23,12 +23,12 @@ import numpy as np
 
 from index_store.errors import RgunitError, UsageError
 from index_store.lifetimes import end_with_parent
+from index_store.whole import whole, write_json
 from index_store.workspace import Workspace
 from retrieval.onnx import OnnxNetwork
 from translation.config import Config, load_config
 from translation.evaluation.arms import Arm, Arms, arms_of_run
 from translation.evaluation.experiments.ledger import Ledger
-from translation.evaluation.experiments.rows import write_json
 from translation.evaluation.experiments.seeds import Arrays, gaps, scores_of
 from translation.evaluation.experiments.workspaces import drawn_workspace
 from translation.evaluation.judging import evaluate_translation_runs
@@ -273,7 +273,7 @@ class _Trainer:
         names = {"stage1": first}
         summary = {names.get(n, n): v for n, v in found.summary.items() if isinstance(v, dict) and v.get("n")}
         scores = scores_of("", ({names.get(n, n): s for n, s in found.scores.items()}, found.pairs))
-        with file.with_suffix(".npz").open("wb") as kept:
+        with whole(file.with_suffix(".npz")) as part, part.open("wb") as kept:
             np.savez_compressed(kept, **scores)  # type: ignore[arg-type]
         about = {name: {**summary[name], **trained[name], "images": self._images(name, rows, trained)} for name in rows}
         shown = {name: summary[name] for name in ("copy", "floor") if name in summary}

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index_store.images import write_image
+from index_store.whole import whole, write_json
 from translation.evaluation.experiments.plan import TITLES
 from translation.evaluation.experiments.seeds import Arrays, Judged, scores_of
 
@@ -67,18 +68,9 @@ class RowResult:
     def save(self) -> None:
         """Both files, each whole or not at all."""
         scores = self.path.with_suffix(".npz")
-        unfinished = scores.with_name(scores.name + ".part")
-        with unfinished.open("wb") as file:
+        with whole(scores) as part, part.open("wb") as file:
             np.savez_compressed(file, **self.scores)  # type: ignore[arg-type]  # names are no options of it
-        unfinished.replace(scores)
         write_json(self.path, {**self.about, "parts": self.parts})
-
-
-def write_json(path: Path, value: Any) -> None:
-    """A JSON file, whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=1) + "\n")
-    part.replace(path)
 
 
 def side_by_side(columns: Sequence[NDArray[np.uint8]], path: Path) -> None:

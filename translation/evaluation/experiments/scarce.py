@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from index_store.errors import RgunitError, UsageError
 from index_store.lifetimes import end_with_parent
 from index_store.names import quoted
+from index_store.whole import write_json
 from index_store.workspace import ImageTable, Workspace
 from retrieval.loading import resolve_device
 from translation.config import Config, load_config
@@ -32,7 +33,7 @@ from translation.evaluation.arms import Arm, arms_of_run
 from translation.evaluation.classifier import AttributeClassifier, train_classifier
 from translation.evaluation.distances import frechet, pixel_distance
 from translation.evaluation.experiments.ledger import Ledger
-from translation.evaluation.experiments.rows import side_by_side, write_json
+from translation.evaluation.experiments.rows import side_by_side
 from translation.evaluation.experiments.scarcescores import Scores, listed, summary_of
 from translation.evaluation.experiments.workspaces import drawn_workspace, part_workspace
 from translation.evaluation.protocol import halves, people_of

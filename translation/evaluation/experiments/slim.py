@@ -17,6 +17,7 @@ from torch import Tensor
 
 from index_store.errors import UsageError
 from index_store.runs import CHECKPOINT
+from index_store.whole import whole
 from index_store.workspace import Workspace
 from translation.evaluation.experiments.workspaces import copy_workspace
 from translation.methods import find_method
@@ -56,9 +57,8 @@ def slim_checkpoint(path: Path, encoders: Sequence[str]) -> None:
         used = [n for n in names if n.startswith("average.") or (n.startswith("networks.") and not averaged)]
         tensors = {name: file.get_tensor(name) for name in used}
     halved = {n: tensor if n.split(".")[1] in encoders else _halved(tensor) for n, tensor in tensors.items()}
-    part = path.with_name(path.name + ".part")
-    save_file(halved, part, metadata=about)
-    part.replace(path)
+    with whole(path) as part:
+        save_file(halved, part, metadata=about)
 
 
 def _halved(tensor: Tensor) -> Tensor:

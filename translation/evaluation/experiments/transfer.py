@@ -24,11 +24,12 @@ from pydantic import BaseModel, ConfigDict
 
 from index_store.errors import RgunitError, UsageError
 from index_store.images import write_image
+from index_store.whole import write_json
 from index_store.workspace import Workspace
 from translation.config import Config, load_config
 from translation.evaluation.distances import Z95, interval
 from translation.evaluation.experiments.ledger import Ledger
-from translation.evaluation.experiments.rows import spread, write_json
+from translation.evaluation.experiments.rows import spread
 from translation.evaluation.experiments.workspaces import drawn_workspace
 from translation.evaluation.generator import drawn, evaluate_generator
 from translation.generator import ImageGenerator

@@ -14,11 +14,11 @@ from typing import Any
 
 from index_store.errors import RgunitError
 from index_store.names import quoted
+from index_store.whole import write_json
 from index_store.workspace import Workspace
 from translation.config import Config, parse_config
 from translation.evaluation.arms import Arm, Arms, open_arms
 from translation.evaluation.experiments.ledger import Ledger
-from translation.evaluation.experiments.rows import write_json
 from translation.evaluation.judging import evaluate_translation_runs
 from translation.fitting import used_schema
 from translation.methods import find_method

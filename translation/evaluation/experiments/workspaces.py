@@ -17,6 +17,7 @@ from index_store.errors import RgunitError
 from index_store.marker import VECTORS
 from index_store.runs import FILE as ABOUT
 from index_store.sqlite import FILE as CATALOG
+from index_store.whole import WRITING
 from index_store.workspace import ImageTable, RunRecord, Workspace
 from translation.drawings import GROUPS, make_dataset
 
@@ -88,7 +89,7 @@ def copy_workspace(source: Path, target: Path, runs: Sequence[str]) -> None:
         return
     if not (source / CATALOG).exists():
         raise RgunitError(f"{source} has its catalog on PostgreSQL, which cannot be copied: use one with {CATALOG}")
-    part = target.with_name(target.name + ".part")
+    part = target.with_name(target.name + WRITING)
     shutil.rmtree(part, ignore_errors=True)
 
     def left(folder: str, names: list[str]) -> list[str]:

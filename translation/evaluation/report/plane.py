@@ -16,6 +16,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from index_store.whole import write_text
 from translation.evaluation.report.charts import LETTER, number, rule, svg, text, ticks
 from translation.evaluation.report.verdicts import BASELINES
 
@@ -115,10 +116,7 @@ def draw_plane(points: Sequence[Point], curve: Sequence[Mapping[str, Any]], path
     """Write `plane` as an SVG file of its own, for light and dark, whole or not at all; return its path."""
     drawn = str(plane(points, curve, label="P@k of the labels asked for and of the query's other labels"))
     head, body = drawn.split(">", 1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(f'{head} xmlns="http://www.w3.org/2000/svg"><style>{_STYLE}</style>{body}\n', encoding="utf-8")
-    part.replace(path)
+    write_text(path, f'{head} xmlns="http://www.w3.org/2000/svg"><style>{_STYLE}</style>{body}\n')
     return path
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from index_store.whole import write_text
 from translation.evaluation.report.charts import Dot, dot_chart
 from translation.evaluation.report.curves import Chart, charts_of
 from translation.evaluation.report.data import ReportData, RetrievalRow, TranslationRow
@@ -101,10 +102,7 @@ def write_report(workspace: Workspace, path: Path, data: ReportData) -> Path:
         cases=CASES,
         arms=ARMS,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(page, encoding="utf-8")
-    part.replace(path)
+    write_text(path, page)
     return path
 
 

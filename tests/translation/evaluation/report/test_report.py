@@ -173,7 +173,7 @@ def test_a_report_is_one_file_that_fetches_nothing_and_runs_nothing(workspace: W
         "top neighbour",
     ):
         assert told in text
-    assert not list(path.parent.glob("*.part"))
+    assert not list(path.parent.glob("*.writing"))
 
 
 def test_labels_paths_and_settings_cannot_write_markup(workspace: Workspace, tmp_path: Path) -> None:
