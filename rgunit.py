@@ -576,9 +576,9 @@ def evaluate(workspace: str | Path | _Workspace | None, what: str, **options: An
 
     `what` and the `options` that it takes: retrieval (run, device and those of `RetrievalProtocol`), translation
     (both_ways and those of `translation.evaluate_translation_runs`), generator (of `evaluate_generator`), judges (arms
-    {arm: run}, classifiers), unseen and modalities (preset, settings, seeds, out …), guidance, bias, scarce, parts and transfer
-    (of their plans in `translation.evaluation.experiments`; `workspace` None draws faces; without `out` nothing is
-    trained, and the cost is told).
+    {arm: run}, classifiers), unseen and modalities (preset, settings, seeds, out …), guidance, bias, scarce, parts and
+    transfer (of their plans in `translation.evaluation.experiments`; `workspace` None draws faces; without `out`
+    nothing is trained, and the cost is told).
     """
     from translation.evaluation.kinds import EXPERIMENTS, OF_WORKSPACE
 
