@@ -88,7 +88,7 @@ def bias(
     ] = None,
     weight: Annotated[
         float, typer.Option(metavar="W", min=0.0, help="semantic.weight of the arms whose features are held.")
-    ] = 5.0,
+    ] = 1.0,
     translation_minutes: Annotated[
         float, typer.Option(metavar="M", min=0.01, help="Minutes of the first stage 1; the others take its steps.")
     ] = 3.0,

@@ -90,7 +90,7 @@ class BiasPlan(BaseModel):
     preset: str = "munit"
     method: str | None = None
     settings: tuple[str, ...] = ()
-    weight: float = Field(5.0, gt=0)
+    weight: float = Field(1.0, gt=0)
     translation_minutes: float = 3.0
     retrieval_minutes: float = 0.5
     minutes: float = 1.0
