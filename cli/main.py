@@ -123,7 +123,9 @@ def settings(
         bool,
         typer.Option("--json", help="Print one JSON object on stdout and nothing else there; progress goes to stderr."),
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False,
+    debug: Annotated[  # main() reads it from the words: a command may fail before this runs
+        bool, typer.Option("--debug", help="Show a traceback when something fails.")
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
     ] = False,
@@ -143,7 +145,7 @@ def settings(
     if vectors is not None:
         os.environ[VECTORS] = vectors
     out = context.obj if context.obj is not None else sys.stdout
-    context.obj = Settings(workspace, typed("workspace"), seed, device, as_json, debug, out)
+    context.obj = Settings(workspace, typed("workspace"), seed, device, as_json, out)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

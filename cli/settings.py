@@ -39,7 +39,6 @@ class Settings:
     seed: int = 0
     device: str = "auto"
     json: bool = False
-    debug: bool = False
     out: TextIO = field(default_factory=lambda: sys.stdout)
 
     @property
