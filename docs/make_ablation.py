@@ -54,10 +54,7 @@ def main() -> None:
     print("\n| | embedding | all labels as a filter | a quarter of them | bridges: source | bridges: expanded |")
     print("|---|" + "---|" * 5)
     for row in found["rows"]:
-        parts = [
-            row["mean"],
-            *(row[n] for n in ("label_filter", "label_filter_hidden", "bridge_source", "bridge_expand")),
-        ]
+        parts = [row["mean"], *(row[name] for name in FURTHER)]
         print(
             f"| {row['row']} | " + " | ".join(f"{cell(p['attributes'])} / {cell(p['content'])}" for p in parts) + " |"
         )
