@@ -22,7 +22,6 @@ from retrieval.retriever import Retriever
 
 Method = Literal["tsne", "pca"]
 By = Literal["both", "content", "style"]
-METHODS: tuple[Method, ...] = ("tsne", "pca")
 VECTORS: tuple[By, ...] = ("both", "content", "style")
 FEWEST, NEIGHBOURS, COMPONENTS = 10, 30, 50
 
