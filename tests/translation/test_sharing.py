@@ -231,11 +231,11 @@ def test_a_workspace_that_somebody_is_making_meanwhile_is_not_taken_away(
 ) -> None:
     opened = Workspace.ensure
 
-    def just_made(path: Path, wait: float) -> Workspace:
+    def just_made(path: Path) -> Workspace:
         other = Workspace.create(path)
         other.catalog.begin()
         held.append(other)
-        return opened(path, wait=wait)
+        return opened(path)
 
     held: list[Workspace] = []
     monkeypatch.setattr(importing.Workspace, "ensure", just_made)

@@ -50,9 +50,7 @@ class Imported:
     licence: str | None
 
 
-def import_model(
-    path: Path, source: Path, *, sha256: str | None = None, wait: float = 0.0, progress: Progress | None = None
-) -> Imported:
+def import_model(path: Path, source: Path, *, sha256: str | None = None, progress: Progress | None = None) -> Imported:
     """Take a folder or a zip of `export_run` into the workspace at `path`, which is made where there is none.
 
     `sha256`: what the zip, or a folder's `rgunit.json`, must have. Everything is checked first: hashes, schema, and
@@ -75,7 +73,7 @@ def import_model(
         if fresh and path.exists() and any(path.iterdir()):
             raise UsageError(f"{path} is no workspace and not empty: give another --workspace")
         try:
-            with Workspace.ensure(path, wait=wait) as workspace, _whole_or_not(workspace, digest) as made:
+            with Workspace.ensure(path) as workspace, _whole_or_not(workspace, digest) as made:
                 return _take(workspace, folder, manifest, digest, made, progress or Progress())
         except (Locked, FileExistsError):  # somebody made it meanwhile
             raise
