@@ -18,6 +18,7 @@ SERIES = 6  # that many classes s0 … s5 are styled
 _WIDTH, _HEIGHT = 360, 190
 LETTER = 6.1  # width of a letter in a broad font, in the charts' units
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 10, 30
+_POINTS = 400  # a line is drawn through at most that many
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,8 @@ def smoothed(y: NDArray[np.float64], window: int) -> NDArray[np.float64]:
     return mean
 
 
-def line_chart(
-    lines: Sequence[Line], *, label: str, y_range: tuple[float, float] | None = None, x_label: str = "step"
-) -> Markup:
-    """An SVG of up to SERIES lines over x; `label` is read out by a screen reader.
+def line_chart(lines: Sequence[Line], *, label: str, y_range: tuple[float, float] | None = None) -> Markup:
+    """An SVG of up to SERIES lines over training steps; `label` is read out by a screen reader.
 
     `y_range` fixes the axis, else it fits the data, from 0 where all values are ≥ 0; a logarithmic axis where
     they are positive and span more than a factor of 100. Noisy lines are drawn faint under their running mean.
@@ -112,7 +111,7 @@ def line_chart(
         x_at = float(across(value))
         parts.append(rule("axis", x_at, x_at, bottom, bottom + 4))
         parts.append(text(x_at, bottom + 15, "middle", number(value)))
-    parts += [rule("axis", _LEFT, right, bottom, bottom), text(right, _HEIGHT - 2, "end", x_label)]
+    parts += [rule("axis", _LEFT, right, bottom, bottom), text(right, _HEIGHT - 2, "end", "step")]
     for i, (_, x, y) in enumerate(drawn):
         mean = smoothed(y, len(y) // 25)
         if len(y) >= 50:
@@ -184,8 +183,8 @@ def _log_ticks(low: float, high: float) -> list[float]:
     return [10.0**p for p in powers]
 
 
-def _points(x: NDArray[np.float64], y: NDArray[np.float64], most: int = 400) -> str:
-    step = max(1, math.ceil(len(x) / most))
+def _points(x: NDArray[np.float64], y: NDArray[np.float64]) -> str:
+    step = max(1, math.ceil(len(x) / _POINTS))
     return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x[::step], y[::step], strict=True))
 
 
