@@ -42,6 +42,7 @@ KNOWN = (1.0, 0.25, 0.0)
 """Shares of the set's images whose labels a search may see, in `labels_known`."""
 SHORT = ("attributes", "content", "average", "both", "interval")
 DRAWS = 1000
+BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,6 @@ def evaluate_queries(
     retriever: Retriever,
     protocol: RetrievalProtocol | None = None,
     *,
-    batch: int = 64,
     progress: Callable[[int, int], None] | None = None,
 ) -> RetrievalEvaluation:
     """`evaluate_retrieval` with what each query met, for a report. `progress(done, total)` counts images embedded.
@@ -122,7 +122,7 @@ def evaluate_queries(
     learned = learned_from(workspace, [retriever.run])
     table, case = choose(workspace, retriever.encoders.schema.names, protocol, learned)
     model = kept_model(workspace, device=str(retriever.device))
-    vectors, hashes = embed_set(workspace, retriever, table.ids, case, batch, progress, model=model)
+    vectors, hashes = embed_set(workspace, retriever, table.ids, case, progress, model=model)
     case = replace(case, duplicates=duplicates_of(case, hashes))
     known = visible(case, protocol.hidden, protocol.seed)
     summary, rows, distances = evaluate_vectors(case, vectors, known)
@@ -191,7 +191,6 @@ def embed_set(
     retriever: Retriever,
     ids: Ids,
     case: Case,
-    batch: int = 64,
     progress: Callable[[int, int], None] | None = None,
     *,
     model: ContentModel | None = None,
@@ -206,8 +205,8 @@ def embed_set(
     targets[torch.from_numpy(case.rows)] = torch.from_numpy(case.targets)
     made: list[tuple[Vectors, ...]] = []
     hashes = []
-    for start in range(0, len(ids), batch):
-        part = slice(start, start + batch)
+    for start in range(0, len(ids), BATCH):
+        part = slice(start, start + BATCH)
         pixels = workspace.load(ids[part], encoders.size)
         hashes.append(perceptual_hash(pixels))
         images = to_tensor(pixels, encoders.device)
@@ -221,7 +220,7 @@ def embed_set(
         tensors = (retriever.embed(content, wanted), retriever.embed(content, style), style, wanted)
         made.append((*(tensor.float().cpu().numpy() for tensor in tensors), contents))
         if progress is not None:
-            progress(min(start + batch, len(ids)), len(ids))
+            progress(min(start + BATCH, len(ids)), len(ids))
     queries, own, styles, asked, content_all = (np.concatenate(column) for column in zip(*made, strict=True))
     return SetVectors(queries[case.rows], own, content_all, styles, asked[case.rows]), np.concatenate(hashes)
 

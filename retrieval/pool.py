@@ -38,6 +38,7 @@ WITHOUT = 2
 """Slots of a pool without translations: the image as it is, and a changed view."""
 CHUNK = 32
 READY = "ready.json"
+MEASURED = 8192  # images that `statistics` takes
 
 Halves = NDArray[np.float16]
 Floats = NDArray[np.float32]
@@ -62,10 +63,10 @@ class TripletPool:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def statistics(self, images: int = 8192, batch: int = 256) -> tuple[Iterator[Tensor], Tensor]:
-        """Batches of content [b, C, h, h] of up to so many images as they are, and the styles [n, S] of all."""
-        some = np.linspace(0, len(self) - 1, min(images, len(self))).astype(np.int64)
-        parts = np.array_split(some, max(1, len(some) // batch))
+    def statistics(self) -> tuple[Iterator[Tensor], Tensor]:
+        """Batches of content [b, C, h, h] of up to MEASURED images as they are, and the styles [n, S] of all."""
+        some = np.linspace(0, len(self) - 1, min(MEASURED, len(self))).astype(np.int64)
+        parts = np.array_split(some, max(1, len(some) // 256))
         return (torch.from_numpy(self.content[part, ITSELF]) for part in parts), torch.from_numpy(self.style[:, ITSELF])
 
 

@@ -28,6 +28,7 @@ from retrieval.tensors import first_weights, to_pixels, to_tensor
 from retrieval.triplets import Pair
 
 GRID_QUERIES, GRID_IMAGES, GRID_NEIGHBOURS = 6, 96, 5
+READ = 64  # images whose styles are read at once
 
 
 def learning_rate(config: RetrievalConfig, step: int) -> float:
@@ -293,17 +294,13 @@ class RetrievalTask:
 
 
 def complete_labels(
-    workspace: Workspace,
-    encoders: Encoders,
-    ids: NDArray[np.int64],
-    labels: NDArray[np.int8],
-    batch: int = 64,
+    workspace: Workspace, encoders: Encoders, ids: NDArray[np.int64], labels: NDArray[np.int8]
 ) -> NDArray[np.int8]:
     """labels int8 [n, A] with each unknown bit replaced by what the image's own style says."""
     labels = labels.copy()
     rows = np.flatnonzero((labels < 0).any(axis=1))
-    for start in range(0, len(rows), batch):
-        some = rows[start : start + batch]
+    for start in range(0, len(rows), READ):
+        some = rows[start : start + READ]
         with torch.no_grad():
             images = to_tensor(workspace.load(ids[some], encoders.size), encoders.device)
             read = encoders.style_labels(encoders.style(images).float()).cpu().numpy()
