@@ -60,9 +60,9 @@ def content_model(path: Path | str, crop: str | None = None, *, device: str = "c
     return ContentModel(Path(path), crop, device=device)
 
 
-def keep_model(workspace: Workspace, path: Path, crop: str | None, *, device: str = "cpu") -> ContentModel:
+def keep_model(workspace: Workspace, path: Path, crop: str | None) -> ContentModel:
     """Copy a model into the workspace and make its vectors the content of weighted queries."""
-    model = content_model(path, crop, device=device)
+    model = content_model(path, crop)
     name = f"{FOLDER}/{model.sha256[:16]}.onnx"
     copy = workspace.path / name
     if not copy.is_file():

@@ -254,9 +254,9 @@ class _Joint:
         return np.asarray(vectors / np.maximum(lengths, 1e-12), np.float32)
 
 
-def keep_text_model(workspace: Workspace, folder: Path, *, device: str = "cpu") -> TextModel:
+def keep_text_model(workspace: Workspace, folder: Path) -> TextModel:
     """Copy a model into the workspace, once it has read a picture and words; words are asked of it from now on."""
-    model = TextModel(folder, device=device)
+    model = TextModel(folder)
     model.check()
     name = model.fingerprint[:16]
     copy = workspace.path / FOLDER / name

@@ -28,6 +28,8 @@ from translation.work import Made, Work, open_guides, prepare_work
 
 KEPT = 8
 """Loaded runs that are kept; the least recently used ones go."""
+PIXELS = 2**21
+"""The most pixels of a picture that is translated in its own size."""
 SAMPLES = 16
 """Threads for samples of one picture, which so share a forward pass."""
 
@@ -45,12 +47,8 @@ class Goal:
 class Serving:
     """The runs of a workspace for many threads. `told` gets the number of calls that shared a forward pass."""
 
-    def __init__(
-        self, workspace: Workspace, device: str = "auto", told: Callable[[int], None] | None = None, most: int = 2**21
-    ) -> None:
+    def __init__(self, workspace: Workspace, device: str = "auto", told: Callable[[int], None] | None = None) -> None:
         self.workspace, self.device = workspace, device
-        self.most = most
-        """Pixels of a picture that is translated in its own size."""
         self._told = told
         self._kept: OrderedDict[Hashable, _Slot] = OrderedDict()
         self._guard = threading.Lock()
@@ -77,14 +75,14 @@ class Serving:
         """The samples of a picture in a style, with the run that made them.
 
         `neighbours`: at random instead of as in training. `source`: the domain of the picture, as the command takes it.
-        UsageError for a picture of more pixels than `most` where a run gives it in its own size.
+        UsageError for a picture of more pixels than PIXELS where a run gives it in its own size.
         """
         record, work = self._work(goal, samples, guidance, neighbours, source, run, seed)
         read = work.read(picture)
         height, width = read.own.shape[:2]
-        if height * width > self.most:
+        if height * width > PIXELS:
             raise UsageError(
-                f"{width} x {height} is too large to be translated here (at most {self.most / 1e6:.1f} megapixels): "
+                f"{width} x {height} is too large to be translated here (at most {PIXELS / 1e6:.1f} megapixels): "
                 "make it smaller, or take `rgunit translate`"
             )
         return record, list(self._samples.map(partial(work.translate, read), range(samples)))
