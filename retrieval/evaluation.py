@@ -89,23 +89,6 @@ class RetrievalEvaluation:
     average: Floats  # [q] of the two, or of the one that is there
 
 
-def evaluate_retrieval(
-    workspace: Workspace, retriever: Retriever, *, split: str = "test", k: int = 10, seed: int = 0
-) -> dict[str, Any]:
-    """P@k of every image of a split, with a target drawn from the split's label vectors, as JSON.
-
-    Keys: k, queries, images, those of `scoring.score`, random {those of `scoring.score_random`},
-    mean_average_precision and recall over the whole set (of the images with exactly the target's labels),
-    labels_prefer (what a query answers by default: with the labels; and the 95 % interval of its average), labels_known
-    (labels_prefer and the two filters where all labels, a quarter and none of the set are known), baselines
-    {those of `simple_retrievals`; label_filter, label_filter_content: the labels as a filter, ranked by the
-    embedding and by content}, late_fusion_curve, content_vectors (the name of those the baselines take: the run's,
-    or those of the user's own model), content_by (what `content` counts: attributes, relevance or None), style
-    (whether a query can ask for labels at all). None where labels leave nothing to count.
-    """
-    return evaluate_queries(workspace, retriever, RetrievalProtocol(split, k, seed)).summary
-
-
 def evaluate_queries(
     workspace: Workspace,
     retriever: Retriever,
@@ -113,10 +96,20 @@ def evaluate_queries(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> RetrievalEvaluation:
-    """`evaluate_retrieval` with what each query met, for a report. `progress(done, total)` counts images embedded.
+    """P@k of every image of a split, with a target drawn from the split's label vectors, and what each query met.
 
-    Raises RgunitError where the set has fewer than k + 1 images whose used labels are all known, UsageError for
-    a field that no image has, and where nothing tells which images are right: no attribute and no relevance.
+    Keys of the summary: k, queries, images, those of `scoring.score`, random {those of `scoring.score_random`},
+    mean_average_precision and recall over the whole set (of the images with exactly the target's labels),
+    labels_prefer (what a query answers by default: with the labels; and the 95 % interval of its average), labels_known
+    (labels_prefer and the two filters where all labels, a quarter and none of the set are known), baselines
+    {those of `simple_retrievals`; label_filter, label_filter_content: the labels as a filter, ranked by the
+    embedding and by content}, late_fusion_curve, content_vectors (the name of those the baselines take: the run's,
+    or those of the user's own model), content_by (what `content` counts: attributes, relevance or None), style
+    (whether a query can ask for labels at all). None where labels leave nothing to count.
+
+    `progress(done, total)` counts images embedded. Raises RgunitError where the set has fewer than k + 1 images whose
+    used labels are all known, UsageError for a field that no image has, and where nothing tells which images are right:
+    no attribute and no relevance.
     """
     protocol = protocol or RetrievalProtocol()
     learned = learned_from(workspace, [retriever.run])

@@ -18,7 +18,6 @@ from retrieval.evaluation import (
     choose,
     embed_set,
     evaluate_queries,
-    evaluate_retrieval,
     evaluate_vectors,
 )
 from retrieval.indexing import build_index
@@ -34,7 +33,7 @@ def retriever(trained: tuple[Workspace, str], encoders: ColourEncoders) -> Retri
 
 
 def test_the_summary_has_the_contracts_keys_and_is_json(retriever: Retriever) -> None:
-    summary = evaluate_retrieval(retriever.workspace, retriever, split="test", k=5)
+    summary = evaluate_queries(retriever.workspace, retriever, RetrievalProtocol(split="test", k=5)).summary
     scores = {"attributes", "content", "average", "per_attribute"}
     assert {"k", "queries", "random", *scores} <= set(summary)
     assert set(summary["random"]) == {"both", *scores}
@@ -49,7 +48,7 @@ def test_the_summary_has_the_contracts_keys_and_is_json(retriever: Retriever) ->
 
 
 def test_training_beats_random_on_both_and_the_baselines_show_their_sides(retriever: Retriever) -> None:
-    summary = evaluate_retrieval(retriever.workspace, retriever, split="train", k=5)
+    summary = evaluate_queries(retriever.workspace, retriever, RetrievalProtocol(split="train", k=5)).summary
     assert summary["attributes"] > summary["random"]["attributes"] + 0.2
     assert summary["content"] > summary["random"]["content"]
     baselines = summary["baselines"]
@@ -79,8 +78,8 @@ def test_what_each_query_met_adds_up_to_the_summary(retriever: Retriever) -> Non
     assert kept["kept"]["queries"] + kept["flipped"]["queries"] == 32
     flips = (own[:, columns[0]] != told.targets[:, 0]).sum()
     assert kept["flipped"]["queries"] == flips
-    assert told.summary == evaluate_retrieval(workspace, retriever, k=5, seed=3)
-    assert told.summary != evaluate_retrieval(workspace, retriever, k=5, seed=4)
+    assert told.summary == evaluate_queries(workspace, retriever, RetrievalProtocol(k=5, seed=3)).summary
+    assert told.summary != evaluate_queries(workspace, retriever, RetrievalProtocol(k=5, seed=4)).summary
 
 
 def test_the_index_gives_the_same_neighbours(retriever: Retriever) -> None:
@@ -112,7 +111,7 @@ def test_without_other_attributes_content_is_null(tmp_path: Path) -> None:
     with make_workspace(tmp_path, count=30) as workspace:
         encoders = ColourEncoders(workspace.schema.names)
         retriever = untrained(workspace, encoders)
-        summary = evaluate_retrieval(workspace, retriever, k=5)
+        summary = evaluate_queries(workspace, retriever, RetrievalProtocol(k=5)).summary
         assert summary["content"] is None
         assert summary["average"] is None
         assert summary["random"]["content"] is None
@@ -121,9 +120,9 @@ def test_without_other_attributes_content_is_null(tmp_path: Path) -> None:
 
 def test_too_few_images_are_told_with_the_number_needed(retriever: Retriever) -> None:
     with pytest.raises(RgunitError, match=r"split test has 32 real images .* P@40 needs at least 41"):
-        evaluate_retrieval(retriever.workspace, retriever, k=40)
+        evaluate_queries(retriever.workspace, retriever, RetrievalProtocol(k=40))
     with pytest.raises(RgunitError, match="split nowhere has 0"):
-        evaluate_retrieval(retriever.workspace, retriever, split="nowhere")
+        evaluate_queries(retriever.workspace, retriever, RetrievalProtocol(split="nowhere"))
 
 
 def test_labels_are_for_scoring_and_never_for_searching(retriever: Retriever) -> None:
@@ -202,7 +201,7 @@ def test_relevance_by_a_text_column(tmp_path: Path, encoders: ColourEncoders) ->
             if name[int(query)]
         ]
         assert told.summary["recall_at_k"] == pytest.approx(np.mean(hits))
-        assert told.summary["both"] < evaluate_retrieval(workspace, retriever, k=5)["both"]
+        assert told.summary["both"] < evaluate_queries(workspace, retriever, RetrievalProtocol(k=5)).summary["both"]
         with pytest.raises(UsageError, match=r"no text column is called 'whom'; the images have: who"):
             evaluate_queries(workspace, retriever, RetrievalProtocol(relevance="whom"))
 
@@ -230,9 +229,9 @@ def test_the_content_of_the_baselines_is_the_users_own_model_where_there_is_one(
 ) -> None:
     with make_workspace(tmp_path, count=30) as workspace:
         retriever = untrained(workspace, encoders)
-        own = evaluate_retrieval(workspace, retriever, k=5)
+        own = evaluate_queries(workspace, retriever, RetrievalProtocol(k=5)).summary
         model = keep_model(workspace, write_network(tmp_path / "colour.onnx", ["n", 3, 16, 16]), None)
-        told = evaluate_retrieval(workspace, retriever, k=5)
+        told = evaluate_queries(workspace, retriever, RetrievalProtocol(k=5)).summary
         assert (own["content_vectors"], told["content_vectors"]) == (f"{retriever.run.id}.content", model.encoder_name)
         table, case = choose(workspace, encoders.schema.names, RetrievalProtocol(k=5))
         vectors = model(workspace.load(table.ids, model.side))

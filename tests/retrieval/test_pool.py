@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from index_store.errors import RgunitError
 from index_store.workspace import Workspace
 from retrieval.config import NEGATIVES, RetrievalConfig
-from retrieval.evaluation import evaluate_retrieval
+from retrieval.evaluation import RetrievalProtocol, evaluate_queries
 from retrieval.network import PartsNetwork
 from retrieval.objectives import InfoNCE, Views, labels_loss, make_objective
 from retrieval.pool import FIRST, ITSELF, OWN, SECOND, SLOTS, PoolSampler, TripletPool, changed_view, open_pool
@@ -197,7 +197,8 @@ def test_labels_of_training_images_teach_content(own: Workspace) -> None:
     config = RetrievalConfig.model_validate({**POOLED.model_dump(), **changed})
     task = RetrievalTask(own, encoders, config)
     train(task, 150)
-    found = evaluate_retrieval(own, Retriever.open(own, save_run(own, task, encoders, config), encoders=encoders), k=3)
+    retriever = Retriever.open(own, save_run(own, task, encoders, config), encoders=encoders)
+    found = evaluate_queries(own, retriever, RetrievalProtocol(k=3)).summary
     assert found["content"] > found["random"]["content"] + 0.2
     assert found["attributes"] > 0.9
 
