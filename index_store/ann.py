@@ -104,7 +104,7 @@ def cells_path(folder: Path, shard: str) -> Path:
     return folder / FOLDER / (shard.removesuffix(features.SUFFIX) + SUFFIX)
 
 
-def build_cells(segment: Segment, seed: int = 0, device: Device | None = None, like: Vectors | None = None) -> Cells:
+def build_cells(segment: Segment, device: Device | None = None, like: Vectors | None = None) -> Cells:
     """Sort the rows of a segment into cells; measure recall and costs on a sample of its rows.
 
     `like`: the centroids of another segment of the same encoder, a good start.
@@ -112,8 +112,8 @@ def build_cells(segment: Segment, seed: int = 0, device: Device | None = None, l
     vectors = segment.vectors
     count = len(vectors)
     wanted = min(2 ** max(4, round(np.log2(count / ROWS_A_CELL))), MOST_CELLS)
-    index = CellIndex.build(vectors, wanted, seed, device, like)
-    sample = np.sort(np.random.default_rng(seed).choice(count, min(SAMPLE, count), replace=False))
+    index = CellIndex.build(vectors, wanted, device, like)
+    sample = np.sort(np.random.default_rng(0).choice(count, min(SAMPLE, count), replace=False))
     queries = np.ascontiguousarray(vectors[sample])
     begun = time.perf_counter()
     _, truth = exact_search(queries, vectors, min(max(DEPTHS) + 1, count))

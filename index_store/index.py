@@ -26,7 +26,7 @@ SPARE = 8  # candidates beyond k, so that rounding in FAISS cannot push a true n
 DEVICE_ERROR = 2  # times the rounding of the CPU: a GPU adds up in another order
 PRODUCT_FORM = 20  # queries from which FAISS uses the matrix product form
 RERANK_CHUNK = 2**22  # numbers gathered at a time
-ROUNDS = 8  # of k-means
+ROUNDS, SEED = 8, 0  # of k-means
 EVEN = 3.0  # k-means that began with another file's centroids is begun anew where it is more uneven than this
 SMALL = 2**21  # numbers that NumPy looks at before FAISS is imported for them
 
@@ -110,11 +110,11 @@ def scan_rows(query: Vectors, vectors: Vectors, rows: Ids, k: int) -> tuple[Vect
     return distances, found
 
 
-def _k_means(vectors: Vectors, cells: int, seed: int, nearest: Any, like: Vectors | None = None) -> Any:
+def _k_means(vectors: Vectors, cells: int, nearest: Any, like: Vectors | None = None) -> Any:
     """FAISS's k-means of vectors [n, d], by an index of its own to assign with; from `like` on a quarter as long."""
     module = faiss()
     means = module.Clustering(vectors.shape[1], cells)
-    means.niter, means.seed, means.min_points_per_centroid = ROUNDS, seed, 1
+    means.niter, means.seed, means.min_points_per_centroid = ROUNDS, SEED, 1
     if like is not None:
         module.copy_array_to_vector(np.ascontiguousarray(like).ravel(), means.centroids)  # it begins with them
         means.niter = ROUNDS // 4
@@ -144,7 +144,7 @@ class CellIndex:
     @classmethod
     @natively
     def build(
-        cls, vectors: Vectors, cells: int, seed: int, device: Device | None = None, like: Vectors | None = None
+        cls, vectors: Vectors, cells: int, device: Device | None = None, like: Vectors | None = None
     ) -> CellIndex:
         """Sort vectors [n, d] into cells around k-means centroids of a sample of at most 64 rows a cell.
 
@@ -153,15 +153,15 @@ class CellIndex:
         """
         module = faiss()
         dim = vectors.shape[1]
-        sample = np.sort(np.random.default_rng(seed).permutation(len(vectors))[: 64 * cells])
+        sample = np.sort(np.random.default_rng(SEED).permutation(len(vectors))[: 64 * cells])
         learned = np.ascontiguousarray(vectors[sample])
         nearest = module.IndexFlatL2(dim) if device is None else device.flat(dim)
         means = None
         if like is not None and like.shape == (cells, dim):
-            means = _k_means(learned, cells, seed, nearest, like)
+            means = _k_means(learned, cells, nearest, like)
             if _imbalance(means) > EVEN:  # vectors that lie elsewhere: most cells would stay empty
                 means = None
-        means = means or _k_means(learned, cells, seed, nearest)
+        means = means or _k_means(learned, cells, nearest)
         centroids = module.vector_to_array(means.centroids).reshape(cells, dim)
         nearest.reset()
         nearest.add(centroids)

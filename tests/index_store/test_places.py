@@ -284,7 +284,7 @@ def test_cells_of_other_hands_are_not_used(tmp_path, attack):
         flat.add(vectors)
         data = faiss.serialize_index(flat)
     elif attack == "fewer rows":
-        data = CellIndex.build(vectors[:500], 16, 0).pack()
+        data = CellIndex.build(vectors[:500], 16).pack()
     elif attack == "rows that are not there":
         data[-8:] = 255
     elif attack == "file":

@@ -125,9 +125,9 @@ def test_many_files_are_looked_into_as_deep_as_what_is_found_asks_for(tmp_path, 
 def test_cells_from_the_centroids_of_another_file_find_as_much(data):
     vectors, _, queries = data
     first, second = vectors[:10_000], vectors[10_000:]
-    like = CellIndex.build(first, 256, 0).centroids
+    like = CellIndex.build(first, 256).centroids
     assert like.shape == (256, DIM) and like.dtype == np.float32
-    cold, warm = CellIndex.build(second, 256, 0), CellIndex.build(second, 256, 0, like=like)
+    cold, warm = CellIndex.build(second, 256), CellIndex.build(second, 256, like=like)
     assert not np.array_equal(warm.centroids, like), "k-means goes on from there"
     (_, true), found = exact_search(queries, second, 10), {}
     for name, index in {"cold": cold, "warm": warm}.items():
@@ -135,14 +135,14 @@ def test_cells_from_the_centroids_of_another_file_find_as_much(data):
         found[name] = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(ids, true, strict=True)])
         assert np.array_equal(np.sort(index.search(queries, 10, 256)[1]), np.sort(true)), "no row is lost"
     assert found["warm"] > found["cold"] - 0.03
-    other = CellIndex.build(second, 128, 0, like=like)
-    assert np.array_equal(other.centroids, CellIndex.build(second, 128, 0).centroids), "of another number: not used"
+    other = CellIndex.build(second, 128, like=like)
+    assert np.array_equal(other.centroids, CellIndex.build(second, 128).centroids), "of another number: not used"
 
 
 def test_the_centroids_of_a_file_that_lies_elsewhere_are_not_used(data):
     vectors, _, _ = data
     away = vectors[:10_000] + 30
-    cold, warm = CellIndex.build(away, 256, 0), CellIndex.build(away, 256, 0, like=vectors[:256])
+    cold, warm = CellIndex.build(away, 256), CellIndex.build(away, 256, like=vectors[:256])
     assert np.array_equal(warm.centroids, cold.centroids)
 
 
