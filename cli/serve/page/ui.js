@@ -77,7 +77,6 @@ export async function refresh() {
   state.collection = await ask("/api/collection");
   find("#name").textContent = state.collection.workspace;
   document.title = `rgunit: ${state.collection.workspace}`;
-  return state.collection;
 }
 
 export const runsOf = (...stages) => state.collection.runs.filter(run => run.usable && stages.includes(run.stage));
