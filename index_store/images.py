@@ -64,12 +64,13 @@ def read_image(path: Path | str, *, size: int | None = None, white: float | None
     return _pixels(_fit(_upright(path, open_image(path, read_file(path)), white)[0], size))
 
 
-def decode(data: bytes, *, name: str = "the picture", most: int = LARGEST_PIXELS) -> Pixels:
+def decode(data: bytes, *, most: int = LARGEST_PIXELS) -> Pixels:
     """The bytes of a picture file as `read_image` gives a file: uint8 [H, W, 3] RGB, upright.
 
     At most `most` pixels, told by its head before it is decoded. Raises ImageRefused with the reason, ImageTooLarge
     for its size.
     """
+    name = "the picture"
     image = open_image(name, data)
     if image.width * image.height > most:
         raise ImageTooLarge(f"{name}: {image.width} x {image.height} is too large (at most {most / 1e6:g} megapixels)")

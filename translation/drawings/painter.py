@@ -80,9 +80,9 @@ def _stroke(points: Points, width: float, taper: float = 1.0) -> Points:
     return np.vstack([points + normal * half, (points - normal * half)[::-1]])
 
 
-def _mirrored(right: list[tuple[float, float]], middle: float = 0.0) -> list[tuple[float, float]]:
+def _mirrored(right: list[tuple[float, float]]) -> list[tuple[float, float]]:
     """Points from the right to the middle, then mirrored to the left; the last one lies on the axis."""
-    return [*right, *[(2 * middle - x, y) for x, y in right[-2::-1]]]
+    return [*right, *[(-x, y) for x, y in right[-2::-1]]]
 
 
 class _Painter:
