@@ -80,7 +80,7 @@ def forget(workspace: Workspace, ids: npt.ArrayLike, *, dry_run: bool = False) -
         told = traces.sweep(workspace.path, _wanted(workspace, note), dry_run=True)
         told.rewritten.extend(_unlearn(workspace, note.ids, dry_run=True))
         told.deleted.extend(traces.drop_caches(workspace.path, dry_run=True) if note.ids else ())
-        return _told(workspace, note, told, "")
+        return _told(note, told, "")
     with catalog.held():
         wanted, begun = _with_descendants(workspace, ids), _begun(workspace.path)
         if not len(wanted) and not begun.ids:
@@ -106,7 +106,7 @@ def forget(workspace: Workspace, ids: npt.ArrayLike, *, dry_run: bool = False) -
         catalog.step("erased")
         (workspace.path / NOTE).unlink()
         sync_folder(workspace.path)
-        return _told(workspace, note, told, keeps)
+        return _told(note, told, keeps)
 
 
 def chosen(workspace: Workspace, where: str | None, ids: npt.ArrayLike | None) -> Ids:
@@ -123,7 +123,7 @@ def pending(folder: Path) -> Ids:
     return np.array(_begun(folder).ids, np.int64)
 
 
-def _told(workspace: Workspace, note: _Note, told: traces.Told, keeps: str) -> Forgotten:
+def _told(note: _Note, told: traces.Told, keeps: str) -> Forgotten:
     outside = [path for path in note.stored if path.startswith("/")]
     return Forgotten(
         removed=len(note.ids),
