@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.choices import JudgeCropOption, JudgeOption, SeedsOption, check_judge, names_of, numbers_of
+from cli.choices import JudgeCropOption, JudgeOption, SeedsOption, check_judge, seeds_of
 from cli.settings import Settings
 from index_store.errors import UsageError
+from index_store.names import listed_names
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -133,8 +134,8 @@ def bias(
         protected=protect,
         share=share,
         negative=negative,
-        seeds=(settings.seed,) if seeds is None else numbers_of("--seeds", seeds),
-        arms=tuple(ARMS) if arms is None else names_of(arms),
+        seeds=seeds_of(seeds, settings.seed),
+        arms=tuple(ARMS) if arms is None else listed_names(arms),
         preset=preset,
         method=method,
         settings=tuple(overrides or ()),

@@ -141,17 +141,17 @@ def _fitting(workspace: Workspace, stage: str) -> str:
     return large
 
 
-def names_of(text: str | None) -> tuple[str, ...]:
-    """The names in `A,B,"C, D"`."""
-    return listed_names(text)
-
-
 def numbers_of(option: str, text: str) -> tuple[int, ...]:
     """The numbers in `0,1,2`, the value of an option."""
-    parts = names_of(text)
+    parts = listed_names(text)
     if not parts or not all(part.isdecimal() for part in parts):
         raise UsageError(f"{option} takes numbers such as 0,1,2, not {text!r}")
     return tuple(map(int, parts))
+
+
+def seeds_of(text: str | None, default: int) -> tuple[int, ...]:
+    """The seeds of `--seeds`, or the one of `--seed`."""
+    return (default,) if text is None else numbers_of("--seeds", text)
 
 
 def check_composed(workspace: Workspace, to: str | None, style_of: Path | None) -> None:

@@ -107,14 +107,14 @@ def bring_in(
     A key that is there gets the vector if it has none of this encoder, and keeps its labels. The workspace is made if
     there is none. Vectors are searched from Python: IndexStore.open(DIR).search(queries, encoder=NAME).
     """
-    from cli.choices import names_of
     from cli.progress import Bars
     from index_store.importing import import_vectors
+    from index_store.names import listed_names
     from index_store.sources import open_source
 
     settings: Settings = context.obj
     open_source(source)  # refused before a workspace is made
-    names = names_of(attributes)
+    names = listed_names(attributes)
     with settings.made() as workspace, Bars("import") as bars:
         done = import_vectors(
             workspace.store(),

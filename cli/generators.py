@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.choices import DrawnOption, HereOption, OutOption, SeedsOption, names_of, numbers_of
+from cli.choices import DrawnOption, HereOption, OutOption, SeedsOption, seeds_of
 from cli.settings import Settings
 from index_store.errors import UsageError
+from index_store.names import listed_names
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -144,11 +145,11 @@ def transfer(
 
     settings: Settings = context.obj
     targets = tuple(target or ("+Blond_Hair",))
-    given: dict[str, Any] = {"rows": names_of(rows)} if rows is not None else {}
+    given: dict[str, Any] = {"rows": listed_names(rows)} if rows is not None else {}
     plan = TransferPlan(
         out=out,
         workspace=settings.folder if here else None,
-        seeds=(settings.seed,) if seeds is None else numbers_of("--seeds", seeds),
+        seeds=seeds_of(seeds, settings.seed),
         sources=tuple(source or ("-Blond_Hair",)),
         targets=targets,
         mix=(1 / len(targets),) * len(targets) if mix is None else _numbers("--mix", mix),
@@ -177,7 +178,7 @@ def transfer(
 
 def _numbers(option: str, text: str) -> tuple[float, ...]:
     try:
-        return tuple(float(part) for part in names_of(text))
+        return tuple(float(part) for part in listed_names(text))
     except ValueError:
         raise UsageError(f"{option} takes numbers separated by commas, not {text!r}") from None
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.choices import BothWaysOption, JudgeCropOption, JudgeOption, SeedsOption, check_judge, names_of, numbers_of
+from cli.choices import BothWaysOption, JudgeCropOption, JudgeOption, SeedsOption, check_judge, numbers_of, seeds_of
 from cli.settings import Settings
 from index_store.errors import UsageError
+from index_store.names import listed_names
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -140,8 +141,8 @@ def guidance(
         out=out,
         workspace=settings.folder,
         rows=numbers_of("--rows", rows),
-        seeds=(settings.seed,) if seeds is None else numbers_of("--seeds", seeds),
-        arms=None if arms is None else names_of(arms),
+        seeds=seeds_of(seeds, settings.seed),
+        arms=None if arms is None else listed_names(arms),
         until=until.value,
         jobs=jobs,
         minutes=minutes,
@@ -154,7 +155,7 @@ def guidance(
         drawn_images=drawn_images,
         settings=tuple(overrides or ()),
         use=tuple(_use(text) for text in use or ()),
-        attributes_used=names_of(attributes_used),
+        attributes_used=listed_names(attributes_used),
         both_ways=both_ways,
         judge=judge,
         judge_crop=judge_crop,
@@ -176,7 +177,7 @@ def guidance(
 
 def _start(text: str) -> tuple[int, dict[str, str]]:
     seed, equals, runs = text.partition("=")
-    names = names_of(runs)
+    names = listed_names(runs)
     if not equals or not seed.strip().isdecimal() or len(names) not in (1, 2):
         raise UsageError(f"--start takes SEED=RUN or SEED=RUN,RUN (stages 1 and 2), not {text!r}")
     return int(seed), dict(zip(("translation", "retrieval"), names, strict=False))

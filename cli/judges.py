@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.choices import names_of
 from cli.settings import Settings
 from index_store.errors import UsageError
+from index_store.names import listed_names
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,7 +62,7 @@ def judges(
 
 
 def _arms(text: str) -> dict[str, str]:
-    pairs = [part.partition("=") for part in names_of(text)]
+    pairs = [part.partition("=") for part in listed_names(text)]
     if not pairs or not all(arm in ARMS and run for arm, _, run in pairs):
         raise UsageError(f"--arms takes ARM=RUN, separated by commas, of {', '.join(ARMS)}: not {text!r}")
     return {arm: run for arm, _, run in pairs}

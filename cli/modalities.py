@@ -9,6 +9,7 @@ import typer
 
 from cli.choices import ConfigOption, SetOption
 from cli.settings import Settings
+from index_store.names import listed_names
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,11 +50,11 @@ def modalities(
     made. Of segmentation mIoU and pixels right, of depth the share within 25 % and errors of distance, of RGB what the
     attribute classifier reads.
     """
-    from cli.choices import names_of, numbers_of
+    from cli.choices import numbers_of
     from cli.progress import Bars
 
     settings: Settings = context.obj
-    numbers, wanted = numbers_of("--seeds", seeds), names_of(rows)
+    numbers, wanted = numbers_of("--seeds", seeds), listed_names(rows)
     with settings.open() as workspace:
         with Bars() as bars:
             from translation.evaluation.experiments.modalities import ROWS, run_modalities

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.choices import JudgeCropOption, JudgeOption, SeedsOption, check_judge, names_of
+from cli.choices import JudgeCropOption, JudgeOption, SeedsOption, check_judge, seeds_of
 from cli.settings import Settings
-from index_store.errors import UsageError
+from index_store.names import listed_names
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -89,19 +89,16 @@ def parts(
 
     settings: Settings = context.obj
     check_judge(judge, judge_crop)
-    numbers = (str(settings.seed),) if seeds is None else names_of(seeds)
-    if not numbers or not all(number.isdecimal() for number in numbers):
-        raise UsageError(f"--seeds takes numbers such as 0,1,2, not {seeds!r}")
     plan = Ablation(
         table=table,
         out=out,
         workspace=settings.workspace,
         rows=tuple(name.strip() for name in (rows or "").split(";") if name.strip()),
-        seeds=tuple(map(int, numbers)),
+        seeds=seeds_of(seeds, settings.seed),
         minutes=minutes,
         preset=preset,
         settings=tuple(overrides or ()),
-        attributes_used=names_of(attributes_used),
+        attributes_used=listed_names(attributes_used),
         embedding=embedding,
         embedding_minutes=embedding_minutes,
         drawn_images=drawn_images,

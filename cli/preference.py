@@ -48,8 +48,8 @@ ChoicesOption = Annotated[
 
 def write(settings: Settings, folder: Path, run: str | None, split: str, arms: str | None, count: int | None) -> None:
     """Write the page of two arms."""
-    from cli.choices import names_of
     from cli.progress import Bars
+    from index_store.names import listed_names
 
     with settings.open() as workspace, Bars() as bars:
         bars.stage("evaluate")
@@ -60,7 +60,7 @@ def write(settings: Settings, folder: Path, run: str | None, split: str, arms: s
             workspace,
             open_arms(workspace, run, settings.device),
             folder,
-            asked=names_of(arms),
+            asked=listed_names(arms),
             split=split,
             count=count or 60,
             seed=settings.seed,

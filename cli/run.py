@@ -11,6 +11,7 @@ import typer
 
 from cli.choices import AttributesOption, ConfigOption, MethodOption, MinutesOption, PresetOption, SetOption
 from cli.settings import DEFAULT_WORKSPACE, Settings, Stopped
+from index_store.names import listed_names
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,12 +54,12 @@ def run(
 
     Finished stages are skipped and a half-finished one is resumed: the same command again continues.
     """
-    from cli.choices import command_line, configuration, names_of
+    from cli.choices import command_line, configuration
     from cli.progress import Bars
 
     settings: Settings = context.obj
     with settings.open() as workspace:
-        used = names_of(attributes_used)
+        used = listed_names(attributes_used)
         workspace.schema.indices(used)
         chosen = configuration(workspace, preset, config, overrides or [], method=method)
         if dry_run:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.choices import AttributesOption, DrawnOption, HereOption, OutOption, SeedsOption, names_of, numbers_of
+from cli.choices import AttributesOption, DrawnOption, HereOption, OutOption, SeedsOption, seeds_of
 from cli.settings import Settings
+from index_store.names import listed_names
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -89,11 +90,11 @@ def scarce(
         wanted=wanted,
         images=images,
         mined=mined,
-        seeds=(settings.seed,) if seeds is None else numbers_of("--seeds", seeds),
+        seeds=seeds_of(seeds, settings.seed),
         preset=preset,
         generator_preset=generator_preset,
         settings=tuple(overrides or ()),
-        attributes_used=tuple(names_of(attributes_used)),
+        attributes_used=listed_names(attributes_used),
         translation_minutes=translation_minutes,
         retrieval_minutes=retrieval_minutes,
         source_minutes=source_minutes,

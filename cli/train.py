@@ -11,6 +11,7 @@ import typer
 from cli.choices import AttributesOption, ConfigOption, MethodOption, MinutesOption, PresetOption, SetOption
 from cli.settings import Settings, Stopped
 from index_store.errors import UsageError
+from index_store.names import listed_names
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -146,7 +147,7 @@ def train(
     """Train one stage and keep it as a run. Ctrl-C saves a checkpoint; --resume continues from there."""
     from contextlib import AbstractContextManager, nullcontext
 
-    from cli.choices import configuration, names_of
+    from cli.choices import configuration
     from cli.progress import Bars
     from translation.progress import Progress, is_first
     from translation.runs import TRANSLATION, newest
@@ -186,7 +187,7 @@ def train(
     if allow_changes and not resume:
         raise UsageError("--allow-changes needs --resume")
     with settings.open() as workspace:
-        used = names_of(attributes_used)
+        used = listed_names(attributes_used)
         workspace.schema.indices(used)
         if stage in (Stage.retrieval, Stage.guided):
             newest(workspace, TRANSLATION, translation_run)  # told before anything slow is imported
@@ -219,7 +220,7 @@ def train(
 
                 bars.stage("generator")
                 given: dict[str, Any] = {"source_run": sources[0]} if sources else {}
-                given |= {"transfer": names_of(transfer)} if transfer is not None else {}
+                given |= {"transfer": listed_names(transfer)} if transfer is not None else {}
                 result = train_generator(
                     workspace, chosen, attributes_used=used, target=target or "", progress=bars, **given, **common
                 )

@@ -9,6 +9,7 @@ import typer
 
 from cli.choices import AttributesOption, ConfigOption, SetOption
 from cli.settings import Settings
+from index_store.names import listed_names
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,7 +52,7 @@ def unseen(
 
     translation.steps are those of the run with the anchor; the other one gets as many more as it has more pairs.
     """
-    from cli.choices import names_of, numbers_of
+    from cli.choices import numbers_of
     from cli.progress import Bars
     from translation.config import load_config
 
@@ -67,7 +68,7 @@ def unseen(
                 loaded,
                 out or settings.folder / "unseen",
                 seeds=numbers,
-                attributes_used=names_of(attributes_used),
+                attributes_used=listed_names(attributes_used),
                 relevance=relevance or "",
                 device=settings.device,
                 progress=bars,
