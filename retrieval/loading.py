@@ -7,7 +7,6 @@ The one idea: imports go one way, so the model's package announces itself: an en
 from __future__ import annotations
 
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import cast
 
 import torch
@@ -82,7 +81,7 @@ def load_network(record: RunRecord) -> Network:
     """The embedding network of a run: its shapes by the run's configuration and the tensors, then its weights."""
     from safetensors import SafetensorError, safe_open
 
-    path = Path(record.path) / CHECKPOINT
+    path = record.path / CHECKPOINT
     try:
         settings = record.config["config"]
         config = RetrievalConfig.model_validate(settings["retrieval"])

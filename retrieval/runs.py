@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from index_store.errors import RgunitError
 from index_store.runs import CHECKPOINT
 from index_store.workspace import RunRecord, Workspace
@@ -15,11 +13,11 @@ def find_run(workspace: Workspace, run: str | None) -> RunRecord:
         record = workspace.run(run)
         if record.stage != "retrieval":
             raise RgunitError(f"run {run} trained {record.stage}, not retrieval: name a retrieval run (`rgunit info`)")
-        if not (Path(record.path) / CHECKPOINT).is_file():
+        if not (record.path / CHECKPOINT).is_file():
             raise RgunitError(f"retrieval run {run} has no checkpoint yet: run `rgunit train retrieval --resume`")
         return record
     for record in reversed(workspace.runs("retrieval")):
-        if (Path(record.path) / CHECKPOINT).is_file():
+        if (record.path / CHECKPOINT).is_file():
             return record
     raise RgunitError(
         f"no retrieval run in {workspace.path}: run `rgunit train retrieval` first, on a run of a "
@@ -29,4 +27,4 @@ def find_run(workspace: Workspace, run: str | None) -> RunRecord:
 
 def words_alone(workspace: Workspace, run: str | None = None) -> bool:
     """Whether nothing but words can be asked: no retrieval run is named, and none has a checkpoint."""
-    return run is None and not any((Path(one.path) / CHECKPOINT).is_file() for one in workspace.runs("retrieval"))
+    return run is None and not any((one.path / CHECKPOINT).is_file() for one in workspace.runs("retrieval"))
