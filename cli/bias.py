@@ -172,14 +172,14 @@ def _draw_plan(console: Console, cost: dict[str, Any]) -> None:
 
 
 def _draw(console: Console, plan: BiasPlan, found: dict[str, Any]) -> None:
-    from cli.drawing import count, difference, plain, table
+    from cli.drawing import count, difference, number, plain, table
 
     read = [f"reads {name}" for name in found["judge"][0]["accuracy"]]
     title = "The judge, on real test images"
     shown = table(plan.wanted, plan.protected, "images", *read, right=("images", *read), title=title)
     for row in found["judge"]:
         bits = (str(row[name]) for name in (plan.wanted, plan.protected, "n"))
-        shown.add_row(*bits, *(_told(value) for value in row["accuracy"].values()))
+        shown.add_row(*bits, *(number(value) for value in row["accuracy"].values()))
     console.print(shown)
     arms = found["table"]["arms"]
     columns = {k: name for k, name in MEASURES.items() if any(one.get(k) is not None for one in arms.values())}
@@ -187,7 +187,7 @@ def _draw(console: Console, plan: BiasPlan, found: dict[str, Any]) -> None:
     title = f"{plan.protected} kept? {seeds}, {sources}"
     shown = table("arm", *columns.values(), right=tuple(columns.values()), title=title)
     for name in reversed(arms):
-        shown.add_row(name, *(_told(arms[name].get(key)) for key in columns))
+        shown.add_row(name, *(number(arms[name].get(key)) for key in columns))
     console.print(shown)
     plain(
         console,
@@ -200,7 +200,3 @@ def _draw(console: Console, plan: BiasPlan, found: dict[str, Any]) -> None:
         ]
         plain(console, f"  {pair}: {'; '.join(told)}: {gaps['verdict']}")
     plain(console, f"results: {found['out']}", style="bold")
-
-
-def _told(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"

@@ -65,6 +65,11 @@ def listed(console: Console, names: Iterable[str]) -> None:
         plain(console, f"  … and {len(every) - LISTED} more (--json lists all)", style="dim")
 
 
+def number(value: float | None) -> str:
+    """Three decimals, or – where there is no number."""
+    return "–" if value is None else f"{value:.3f}"
+
+
 def difference(gap: Mapping[str, Any]) -> str:
     """`+0.031 (+0.012 … +0.050)`; of several seeds that do not agree in the sign, each one's too."""
     low, high = gap["interval"]

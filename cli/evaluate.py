@@ -322,7 +322,7 @@ def translation(
 
 
 def _draw_retrieval(console: Console, found: dict[str, Any]) -> None:
-    from cli.drawing import plain, table
+    from cli.drawing import number, plain, table
     from retrieval.baselines import ORACLES
     from translation.evaluation.report.terminal import terminal_table
     from translation.evaluation.report.verdicts import baseline_name
@@ -332,7 +332,7 @@ def _draw_retrieval(console: Console, found: dict[str, Any]) -> None:
     numbers = ["here", "random", "content if kept", "if flipped"]
     shown = table("attribute", *numbers, right=numbers)
     for name, value in found["per_attribute"].items():
-        shown.add_row(name, *map(_number, (value, found["random"]["per_attribute"].get(name), *kept[name])))
+        shown.add_row(name, *map(number, (value, found["random"]["per_attribute"].get(name), *kept[name])))
     if found["per_attribute"]:
         console.print()
         console.print(shown)
@@ -345,7 +345,7 @@ def _draw_retrieval(console: Console, found: dict[str, Any]) -> None:
     for title, part in (("Against simpler retrievals", rows), ("Oracles: they know what no search does", apart)):
         shown = table("", *columns.values(), right=columns.values(), title=title)
         for name, row in part.items():
-            shown.add_row(name, *(_number(row.get(column)) for column in columns))
+            shown.add_row(name, *(number(row.get(column)) for column in columns))
         console.print()
         console.print(shown)
     if found["average"] is not None and found["style"]:
@@ -355,7 +355,7 @@ def _draw_retrieval(console: Console, found: dict[str, Any]) -> None:
 
 def _draw_known(console: Console, shares: Sequence[dict[str, Any]]) -> None:
     """The average of what searches with labels, where all, some or none of the stored images' labels are known."""
-    from cli.drawing import table
+    from cli.drawing import number, table
     from translation.evaluation.report.verdicts import BASELINES
 
     names = ["labels_prefer", "label_filter", "label_filter_content"]
@@ -363,7 +363,7 @@ def _draw_known(console: Console, shares: Sequence[dict[str, Any]]) -> None:
     shown = table("", *headings, right=headings, title="Average, by the share of images whose labels are known")
     for row in shares:
         low, high = row["labels_prefer"]["interval"]
-        averages = [_number(row[name]["average"]) for name in names]
+        averages = [number(row[name]["average"]) for name in names]
         shown.add_row(f"{row['known']:.0%}", f"{averages[0]} ({low:.3f} … {high:.3f})", *averages[1:])
     console.print()
     console.print(shown)
@@ -391,7 +391,3 @@ def _draw_translation(console: Console, found: dict[str, Any], files: Sequence[P
                 plain(console, verdict.text)
     for file in files:
         plain(console, f"images: {file.absolute()}", style="bold")
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"

@@ -267,5 +267,7 @@ def _draw_gaps(console: Console, title: str, compared: Mapping[str, Mapping[str,
 
 
 def _mean(values: Sequence[float | None]) -> str:
+    from cli.drawing import number
+
     known = [value for value in values if value is not None]
-    return f"{sum(known) / len(known):.3f}" if known else "–"
+    return number(sum(known) / len(known) if known else None)

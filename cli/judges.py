@@ -69,7 +69,7 @@ def _arms(text: str) -> dict[str, str]:
 
 
 def _draw(console: Console, runs: dict[str, str], found: list[dict[str, Any]]) -> None:
-    from cli.drawing import plain, table
+    from cli.drawing import difference, plain, table
 
     columns = [f"{arm} {short}" for arm in (*runs, "copy") for short in SHOWN.values()]
     shown = table("classifier", "accuracy", *columns, right=("accuracy", *columns))
@@ -80,7 +80,7 @@ def _draw(console: Console, runs: dict[str, str], found: list[dict[str, Any]]) -
     for one in found:
         for pair in ("guided vs unguided", "guided vs random"):
             told = [
-                f"{SHOWN[name]} {gap['difference']:+.3f} ({gap['interval'][0]:+.3f} … {gap['interval'][1]:+.3f})"
+                f"{SHOWN[name]} {difference(gap)}"
                 for name, gap in one["both ways"]["comparisons"].get(pair, {}).items()
                 if name in SHOWN
             ]
