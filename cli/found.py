@@ -144,10 +144,11 @@ def ask(
 def _files(folders: Sequence[Path]) -> list[Path]:
     """The files below folders that may be pictures. RgunitError where there are none."""
     from index_store.files import image_files, may_be_picture
+    from translation.inputs import nothing
 
     files = [file for folder in folders for file in image_files(folder) if may_be_picture(file)]
     if not files:
-        raise RgunitError(f"{folders[0]} holds no image that can be read: name a folder with images, or the images")
+        raise nothing(folders[0])
     return files
 
 
