@@ -57,6 +57,14 @@ def known_picture(workspace: Workspace, number: int) -> Picture:
         raise Refused(404, str(error)) from None
 
 
+def known_run(workspace: Workspace, name: str) -> RunRecord:
+    """A run by its id. Refused where there is none."""
+    for record in workspace.runs():
+        if record.id == name:
+            return record
+    raise Refused(404, f"there is no run {name!r}: GET /api/runs lists them")
+
+
 def image_url(number: int) -> str:
     """Where the picture of an image is."""
     return f"/api/images/{number}"

@@ -64,7 +64,7 @@ class QueryAsked(PictureOf):
 
     to: To | None = None
     style_of: PictureOf | None = Field(None, description="A picture whose style is taken; `to` then edits it.")
-    text: Annotated[str, Field(max_length=2000)] | None = Field(
+    text: Text | None = Field(
         None, description="What is to be seen, in words.", examples=["a laughing woman with a hat"]
     )
     content_weight: Share | None = Field(None, description="Weight of content against style; default: the embedding.")

@@ -24,7 +24,6 @@ from cli.serve.workers import Workers
 from index_store import places
 from index_store.duplicates import DISTANCE
 from index_store.errors import RgunitError
-from index_store.runs import RunRecord
 from index_store.workspace import Workspace
 
 LARGEST_PAGE = 256 * 2**20
@@ -66,7 +65,7 @@ class Looks:
         from translation.evaluation.report.curves import charts_of
         from translation.training.metrics import read_metrics
 
-        record = self._record(name)
+        record = answers.known_run(self.workspace, name)
         told = answers.run_told(self.workspace, record, answers.default_ids(self.workspace))
         try:
             charts = charts_of(read_metrics(record.path), answers.method_told(record) or "gmm_unit")
@@ -83,7 +82,9 @@ class Looks:
     def sample(self, name: str, step: int) -> bytes:
         """A picture that a run drew at a step."""
         return self._file(
-            self._record(name).path / "samples" / f"{step:06d}.png", LARGEST_SAMPLE, "picture of that step"
+            answers.known_run(self.workspace, name).path / "samples" / f"{step:06d}.png",
+            LARGEST_SAMPLE,
+            "picture of that step",
         )
 
     def report(self) -> bytes:
@@ -135,7 +136,7 @@ class Looks:
         from translation.evaluation.preference import write_preference
 
         if asked.run is not None:
-            self._record(asked.run)
+            answers.known_run(self.workspace, asked.run)
         name = secrets.token_urlsafe(12)
         with self._busy, Workspace.open(self.workspace.path) as own:  # it leaves out what is missing
             arms = open_arms(own, asked.run, self.device)
@@ -174,12 +175,6 @@ class Looks:
         if folder is None:
             raise Refused(404, "there is no such comparison (any more)")
         return folder
-
-    def _record(self, name: str) -> RunRecord:
-        for record in self.workspace.runs():
-            if record.id == name:
-                return record
-        raise Refused(404, f"there is no run {name!r}: GET /api/runs lists them")
 
     def _file(self, file: Path, most: int, what: str) -> bytes:
         """A file of the workspace. Refused where there is none, or it leads out of the workspace."""
