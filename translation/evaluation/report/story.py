@@ -21,6 +21,7 @@ from translation.evaluation.report.verdicts import (
     Numbers,
     Verdict,
     classifier_warning,
+    missed,
     state_of,
     three,
     value_of,
@@ -117,8 +118,8 @@ def _search(retrieval: Numbers | None, found: Sequence[Verdict]) -> list[Row]:
             f"Of the first {k} images found, {_hundred(retrieval['attributes'])} of 100 labels asked for fit; of "
             f"random images {_hundred(chance['attributes'])}."
         )
-        missed = _missed(found)
-        text += f" Not found better than by chance: {listed(missed)}." if missed and state == "learned" else ""
+        names = missed(found)
+        text += f" Not found better than by chance: {listed(names)}." if names and state == "learned" else ""
         works = retrieval["attributes"] >= chance["attributes"] + FITTING * (1 - chance["attributes"])
         answer: Answer = ("yes" if works else "partly") if state == "learned" else "no"
         told = "cannot say yet" if early else answer
@@ -257,8 +258,8 @@ def _next(data: ReportData, found: Sequence[Verdict], workspace: str) -> list[tu
                 _again(data, command, math.ceil(4 * minutes)),
             )
         )
-    if (missed := _missed(found)) and not early:
-        steps.append((f"Add labelled images that have {_or(missed)} and some that have not, then train again.", ""))
+    if (names := missed(found)) and not early:
+        steps.append((f"Add labelled images that have {_or(names)} and some that have not, then train again.", ""))
     if data.attributes_used:
         edit = shlex.quote(f"+{data.attributes_used[0]}")
         if changes == "learned" and not short:
@@ -278,11 +279,6 @@ def _again(data: ReportData, command: str, minutes: int) -> str:
         return f"{re.sub(LIMITS, '', given)} --minutes {minutes}"
     what = "demo" if data.preset == "demo" else f"run --preset {shlex.quote(data.preset)}"
     return f"{command} {what} --minutes {minutes}"
-
-
-def _missed(found: Sequence[Verdict]) -> list[str]:
-    mine = [v for v in found if v.measure == "one attribute" and v.state == "not learned"]
-    return [v.subject.replace("_", " ") for v in mine]
 
 
 def _share(translation: Mapping[str, Any], arm: str, measure: str) -> str:

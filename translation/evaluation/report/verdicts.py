@@ -98,6 +98,12 @@ def state_of(found: Sequence[Verdict], subject: str, measure: str) -> State | No
     return next((v.state for v in found if v.subject == subject and v.measure == measure), None)
 
 
+def missed(found: Sequence[Verdict]) -> list[str]:
+    """The attributes that are not found better than by chance, in words."""
+    mine = [v for v in found if v.measure == "one attribute" and v.state == "not learned"]
+    return [v.subject.replace("_", " ") for v in mine]
+
+
 def arms_of(translation: Numbers) -> list[str]:
     """The arms that were measured, models first."""
     return [a for a in (*MODELS, *CONTROLS) if value_of(translation, a, "accuracy_changed") is not None]
@@ -132,10 +138,9 @@ def headlines(translation: Numbers | None, retrieval: Numbers | None) -> tuple[V
         shown.append(Verdict("run", "length of retrieval", "not learned", early))
         found = tuple(v for v in found if v.subject != "retrieval" and v.measure != "one attribute")
     shown += [v for v in found if v.subject == "retrieval"]
-    missed = [v for v in found if v.measure == "one attribute" and v.state == "not learned"]
-    if missed and state_of(found, "retrieval", "attributes") == "learned":
-        names = listed([v.subject.replace("_", " ") for v in missed])
-        text = f"Retrieval: {names} {'is' if len(missed) == 1 else 'are'} not found better than by chance."
+    names = missed(found)
+    if names and state_of(found, "retrieval", "attributes") == "learned":
+        text = f"Retrieval: {listed(names)} {'is' if len(names) == 1 else 'are'} not found better than by chance."
         shown.append(Verdict("retrieval", "per_attribute", "not learned", text))
     for measure in ("accuracy_changed", "truth", "truth_edit"):
         mine = [v for v in found if v.subject in MODELS and v.measure == measure]
@@ -184,11 +189,8 @@ def plain_words(translation: Numbers | None, retrieval: Numbers | None) -> str:
     told = [short or early] if short or early else []
     state = state_of(found, "retrieval", "attributes")
     if state and not early:
-        missed = [
-            v.subject.replace("_", " ") for v in found if v.measure == "one attribute" and v.state == "not learned"
-        ]
         verb = "finds" if state == "learned" else "did not learn to find"
-        but = f", except {listed(missed)}" if missed and state == "learned" else ""
+        but = f", except {listed(names)}" if (names := missed(found)) and state == "learned" else ""
         told.append(f"Retrieval {verb} what it is asked for{but}.")
     arm = next((a for a in ("guided", "unguided", "stage1") if state_of(found, a, "accuracy_changed")), None)
     if arm and not short:
