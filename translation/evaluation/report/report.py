@@ -30,7 +30,6 @@ from translation.evaluation.report.verdicts import (
     CHANCE,
     CONTROLS,
     FRECHET,
-    LOWER_IS_BETTER,
     MEASURES,
     Verdict,
     arms_of,
@@ -43,6 +42,7 @@ from translation.evaluation.report.verdicts import (
     verdicts,
 )
 from translation.evaluation.report.words import ON_CHARTS, TOLD, WHO
+from translation.evaluation.scores import HIGHER_IS_BETTER
 from translation.methods import DEFAULT
 
 if TYPE_CHECKING:
@@ -259,9 +259,9 @@ def _dots(translation: Mapping[str, Any] | None) -> list[Chart]:
         if not dots:
             continue
         highest = max(max(dot.interval or (dot.value,)) for dot in dots)
-        x_range = (0.0, 1.1 * highest) if measure in LOWER_IS_BETTER else (0.0, 1.0)
+        x_range = (0.0, 1.0) if HIGHER_IS_BETTER[measure] else (0.0, 1.1 * highest)
         marks = {"chance": CHANCE} if measure == "accuracy_changed" else None
         title = MEASURES[measure].capitalize()
-        better = "lower is better" if measure in LOWER_IS_BETTER else "higher is better"
+        better = "higher is better" if HIGHER_IS_BETTER[measure] else "lower is better"
         charts.append(Chart(title, better, dot_chart(dots, label=title, x_range=x_range, marks=marks), Markup("")))
     return charts

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from translation.evaluation.report.lengths import listed, search_too_short, too_short
+from translation.evaluation.scores import HIGHER_IS_BETTER, TOLERATED_LOSS
 
 State = Literal["learned", "not learned", "better", "worse", "no difference"]
 Numbers = Mapping[str, Any]
 
 MARGIN = 0.05  # above chance or copying, in accuracy and in P@10, before anything counts as learned
 CHANCE = 0.5  # of one attribute
-TOLERATED_LOSS = 0.01  # of the accuracy of changed attributes, up to which a gain in Fréchet distance counts
 RELIABLE = 0.8  # accuracy on real images that a classifier needs for its reading of translations to mean much
 NEARER = 0.5  # of copying's distance to the truth where the edit acts, at most which a translation may keep
 MODELS = ("stage1", "unguided", "random", "guided", "swapped")
@@ -27,7 +27,6 @@ COMPARED = (
     *("accuracy_changed", "accuracy_kept", "fd_attr", "fd_judge", "truth", "truth_edit"),
     *("fid", "reverse", "relevance"),
 )
-LOWER_IS_BETTER = {"fd_attr", "fd_judge", "identity", "truth", "truth_edit", "fid"}
 FRECHET = ("fd_attr", "fd_judge", "fid")
 MEASURES = {
     "accuracy_changed": "accuracy of changed attributes",
@@ -117,7 +116,7 @@ def compared(translation: Numbers, arm: str, other: str) -> list[Verdict]:
         if gap is None:
             continue
         value, low, high = gap
-        gain = value < 0 if measure in LOWER_IS_BETTER else value > 0
+        gain = (value > 0) == HIGHER_IS_BETTER[measure]
         state: State = "no difference"
         if low > 0 or high < 0:
             state = "better" if gain else "worse"
