@@ -292,7 +292,12 @@ class AttributeSchema:
 
     def describe(self, labels: Labels) -> dict[str, int | None]:
         """Return {name: 1, 0 or None} of one row int8 [A]."""
-        return {name: None if bit < 0 else int(bit) for name, bit in zip(self.names, labels, strict=True)}
+        return named(self.names, labels)
+
+
+def named(names: Sequence[str], labels: Labels) -> dict[str, int | None]:
+    """A row of labels int8 [A] as {name: 1, 0, or None where it is not known}."""
+    return {name: None if bit < 0 else int(bit) for name, bit in zip(names, labels, strict=True)}
 
 
 def parse_group(text: str) -> tuple[str, ...]:

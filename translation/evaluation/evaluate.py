@@ -17,6 +17,7 @@ from typing import Any, Protocol, TextIO, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from index_store.attributes import named
 from index_store.errors import RgunitError
 from index_store.images import write_image
 from index_store.whole import whole, write_json
@@ -27,7 +28,7 @@ from translation.evaluation.config import EvaluationConfig
 from translation.evaluation.copies import CopyMeter, copy_threshold
 from translation.evaluation.distances import cosine_distance, frechet, pixel_distance
 from translation.evaluation.inception import Inception, PerceptualDistance, inception_score, kernel_distance
-from translation.evaluation.protocol import Pairs, check_neighbours, named
+from translation.evaluation.protocol import Pairs, check_neighbours
 from translation.evaluation.relevance import ContentReader
 from translation.evaluation.reverse import ReverseMeter
 from translation.evaluation.scores import INTERVALS, Draws, PairScores, comparisons, figures, intervals

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from index_store.attributes import AttributeSchema
+from index_store.attributes import AttributeSchema, named
 from index_store.errors import RgunitError
 from index_store.learned import NOBODY, left_out
 from index_store.whole import write_text
@@ -111,11 +111,6 @@ class Pairs:
             raise RgunitError(
                 f"{path} is not a list of pairs ({type(error).__name__}: {error}): delete it, and a new one is made"
             ) from None
-
-
-def named(attributes: Sequence[str], bits: NDArray[np.int8]) -> dict[str, int | None]:
-    """Labels int8 [U] as {attribute: 1, 0, or None where it is not known}."""
-    return {name: None if bit < 0 else bit for name, bit in zip(attributes, bits.tolist(), strict=True)}
 
 
 def _bits(attributes: Sequence[str], rows: Sequence[dict[str, int | None]]) -> NDArray[np.int8]:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from translation.evaluation.report.data import Case, Labels, Neighbour, Output, ReportData, RetrievalRow, TranslationRow
+from index_store.attributes import named
+from translation.evaluation.report.data import Case, Neighbour, Output, ReportData, RetrievalRow, TranslationRow
 
 if TYPE_CHECKING:
     from index_store.workspace import ImageTable, Workspace
@@ -131,7 +132,7 @@ def retrieval_rows(
                 query=images[-1],
                 path=table.paths[places[query]],
                 edit=edit_words(table.labels[places[query], columns], target, attributes),
-                target=_named(target, attributes),
+                target=named(attributes, target),
                 neighbours=neighbours,
                 score=float(evaluation.attributes[row]),
                 content=None if np.isnan(content) else content,
@@ -228,10 +229,6 @@ def edit_words(before: NDArray[np.int8], target: NDArray[np.int8], attributes: S
 
 def _signed(name: str, bit: int) -> str:
     return ("+" if bit == 1 else "−") + name.replace("_", " ")
-
-
-def _named(labels: NDArray[np.int8], attributes: Sequence[str]) -> Labels:
-    return {name: None if bit < 0 else bit for name, bit in zip(attributes, labels.tolist(), strict=True)}
 
 
 def _matches(labels: NDArray[np.int8], target: NDArray[np.int8], attributes: Sequence[str]) -> dict[str, bool | None]:
