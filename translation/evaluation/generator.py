@@ -21,7 +21,7 @@ from index_store.learned import learned_from, left_out
 from index_store.store import IndexStore
 from index_store.workspace import RunRecord, Workspace
 from translation.evaluation.classifier import AttributeClassifier, train_classifier
-from translation.evaluation.distances import Z95, frechet, jackknife_error, kernel_discrepancy, unit
+from translation.evaluation.distances import Z95, frechet, interval, jackknife_error, kernel_discrepancy, unit
 from translation.evaluation.protocol import people_of
 from translation.generator import ImageGenerator
 from translation.methods.parts import COLLAPSED
@@ -148,7 +148,7 @@ def measure(images: Images, classifier: AttributeClassifier, domain: Domain) -> 
     """The figures of images uint8 [n, S, S, 3], with 95 % intervals of those that have one."""
     features = classifier.read(images).features
     distance = frechet(features, domain.test)
-    error = Z95 * jackknife_error([(distance.influence_a, None), (distance.influence_b, domain.people)])
+    error = jackknife_error([(distance.influence_a, None), (distance.influence_b, domain.people)])
     nearest = nearest_distance(features, domain.train)
     copied = nearest < domain.threshold
     share = float(copied.mean())
@@ -163,7 +163,7 @@ def measure(images: Images, classifier: AttributeClassifier, domain: Domain) -> 
         "n": len(images),
         "collapsed": bool(diversity < COLLAPSED),
         "intervals": {
-            "fd_attr": [distance.distance - error, distance.distance + error],
+            "fd_attr": list(interval(distance.distance, error)),
             "copies": [max(0.0, share - spread), min(1.0, share + spread)],
         },
     }
