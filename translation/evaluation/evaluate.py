@@ -28,7 +28,7 @@ from translation.evaluation.config import EvaluationConfig
 from translation.evaluation.copies import CopyMeter, copy_threshold
 from translation.evaluation.distances import cosine_distance, frechet, pixel_distance
 from translation.evaluation.inception import Inception, PerceptualDistance, inception_score, kernel_distance
-from translation.evaluation.protocol import Pairs, check_neighbours
+from translation.evaluation.protocol import Pairs, check_neighbours, seeds_of_samples
 from translation.evaluation.relevance import ContentReader
 from translation.evaluation.reverse import ReverseMeter
 from translation.evaluation.scores import INTERVALS, Draws, PairScores, comparisons, figures, intervals
@@ -313,7 +313,7 @@ def _measure(
     diversity, perceptual = [], []
     for done, row in enumerate(repeated):
         several = np.full(config.diversity_samples, row)
-        seeds = (pairs.seeds[several] + 7919 * np.arange(config.diversity_samples)) % 2**31
+        seeds = seeds_of_samples(pairs.seeds[row], config.diversity_samples)
         samples = arm(pairs.source[several], pairs.target[several], seeds)
         diversity.append(real.classifier.diversity(samples))
         if real.lpips is not None:

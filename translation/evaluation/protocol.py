@@ -236,6 +236,11 @@ def barred_told(barred: NDArray[np.bool_]) -> str:
     return f" ({count} are left out: the runs learned from them when they were in another split)" if count else ""
 
 
+def seeds_of_samples(seed: int, count: int) -> NDArray[np.int64]:
+    """Seeds int64 [count] of several translations of one pair: the first is the pair's own."""
+    return (int(seed) + 7919 * np.arange(count, dtype=np.int64)) % 2**31
+
+
 def people_of(table: ImageTable) -> list[str]:
     """Who each image shows: the text field `identity`, else (or where it is empty) the image by itself."""
     names = table.fields.get(IDENTITY) or [None] * len(table)

@@ -48,7 +48,7 @@ from translation.evaluation.experiments.biased import (
 from translation.evaluation.experiments.biasscores import Judged, summary_of
 from translation.evaluation.experiments.ledger import Ledger
 from translation.evaluation.experiments.rows import side_by_side
-from translation.evaluation.protocol import people_of
+from translation.evaluation.protocol import people_of, seeds_of_samples
 from translation.evaluation.truth import truth_of
 from translation.indexing import fill_index, open_retriever
 from translation.methods import find_method
@@ -313,7 +313,7 @@ class _Bench:
         diversity = []
         for row in np.random.default_rng(1).permutation(len(self.source))[:INPUTS]:
             several = np.full(STYLES, row)
-            seeds = (self.seeds[several] + 7919 * np.arange(STYLES)) % 2**31
+            seeds = seeds_of_samples(self.seeds[row], STYLES)
             diversity.append(self.judge.diversity(arm(self.source[several], self.target[several], seeds)))
         judged = Judged(
             people=self.people,
