@@ -291,8 +291,7 @@ def _fingerprint(
     names: Sequence[str], train: ImageTable, test: ImageTable, size: int, config: EvaluationConfig, seed: int
 ) -> str:
     """sha-256 hex of all that decides the weights and their scores: ids are never reused, so they name the images."""
-    settings = {key: value for key, value in config.model_dump().items() if key.startswith("classifier")}
-    text = json.dumps([RECIPE, list(names), size, settings, seed], sort_keys=True)
+    text = json.dumps([RECIPE, list(names), size, config.of_classifier(), seed], sort_keys=True)
     digest = hashlib.sha256(text.encode())
     for table in (train, test):
         digest.update(np.ascontiguousarray(table.ids).tobytes() + np.ascontiguousarray(table.labels).tobytes())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -31,3 +31,7 @@ class EvaluationConfig(BaseModel):
         "", description="file of the Inception of FID, KID and IS, or cache: torch's; empty: not measured"
     )
     lpips_weights: str = Field("", description="file of LPIPS's AlexNet or VGG-16, or cache; empty: not measured")
+
+    def of_classifier(self) -> dict[str, Any]:
+        """The settings that decide how a classifier is trained."""
+        return {key: value for key, value in self.model_dump().items() if key.startswith("classifier")}

@@ -223,6 +223,5 @@ def _rows(table: ImageTable, columns: list[int]) -> list[Row]:
 
 
 def _fingerprint(rows: Sequence[Row], config: EvaluationConfig) -> str:
-    settings = {key: value for key, value in config.model_dump().items() if key.startswith("classifier")}
-    told = [settings, [(row.file.name, row.wanted, row.protected) for row in rows]]
+    told = [config.of_classifier(), [(row.file.name, row.wanted, row.protected) for row in rows]]
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
