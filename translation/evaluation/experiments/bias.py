@@ -46,7 +46,7 @@ from translation.evaluation.experiments.biased import (
     train_judge,
 )
 from translation.evaluation.experiments.biasscores import Judged, summary_of
-from translation.evaluation.experiments.ledger import Ledger
+from translation.evaluation.experiments.ledger import Ledger, results_folder
 from translation.evaluation.experiments.rows import side_by_side
 from translation.evaluation.protocol import people_of, seeds_of_samples
 from translation.evaluation.truth import truth_of
@@ -152,9 +152,7 @@ def run_bias(plan: BiasPlan, progress: Progress | None = None) -> dict[str, Any]
     """
     end_with_parent()
     progress = progress or Progress()
-    if plan.out is None:
-        raise UsageError("an experiment needs a folder for its results: --out DIR")
-    out, config = plan.out, plan.config()
+    out, config = results_folder(plan.out), plan.config()
     network = OnnxNetwork(plan.judge, plan.judge_crop) if plan.judge is not None else None
     told = plan.model_dump(mode="json", exclude={"out", "workspace", "seeds", "arms", "judge", "judge_crop", "device"})
     ledger = Ledger.open(out, {"config": config.model_dump(mode="json"), "plan": told})

@@ -30,7 +30,7 @@ from retrieval.onnx import OnnxNetwork
 from translation.config import Config
 from translation.evaluation.arms import Arm, Arms, arms_of_run, used_with
 from translation.evaluation.experiments.beside import train_beside
-from translation.evaluation.experiments.ledger import Ledger
+from translation.evaluation.experiments.ledger import Ledger, results_folder
 from translation.evaluation.experiments.plan import NEIGHBOURS, TITLES, Plan, places, told_as
 from translation.evaluation.experiments.rows import RowResult
 from translation.evaluation.experiments.seeds import EXCHANGED, Judged, over_seeds, with_way
@@ -92,13 +92,12 @@ def run_guidance(plan: Plan, progress: Progress | None = None) -> dict[str, Any]
 
 def _folders(plan: Plan) -> tuple[Path, Path | None]:
     """The folder of the results, and the workspace where a row needs one."""
-    if plan.out is None:
-        raise UsageError("an experiment needs a folder for its results: --out DIR")
+    out = results_folder(plan.out)
     if set(plan.rows) == {2}:
-        return plan.out, None
+        return out, None
     if plan.workspace is None:
         raise UsageError("rows 1, 3, 4 and 5 need a workspace with labelled images (row 2 draws its own)")
-    return plan.out, plan.workspace
+    return out, plan.workspace
 
 
 def _settings(plan: Plan, configs: Mapping[str, Config]) -> dict[str, Any]:

@@ -18,6 +18,13 @@ from translation.training.sessions import Resume, StageResult
 FILE = "ledger.json"
 
 
+def results_folder(out: Path | None) -> Path:
+    """The folder of an experiment's results. UsageError where none was named."""
+    if out is None:
+        raise UsageError("an experiment needs a folder for its results: --out DIR")
+    return out
+
+
 @dataclass
 class Ledger:
     """`done` {"place/seed/part": {run, steps, seconds}}; `before` {place: the runs that were there at the start}."""

@@ -15,7 +15,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ from translation.config import Config, load_config
 from translation.evaluation.arms import Arm, Arms, arms_of_run
 from translation.evaluation.experiments.ledger import Ledger
 from translation.evaluation.experiments.seeds import Arrays, gaps, scores_of
-from translation.evaluation.experiments.workspaces import drawn_workspace
+from translation.evaluation.experiments.workspaces import source_workspace
 from translation.evaluation.judging import evaluate_translation_runs
 from translation.indexing import fill_index, open_retriever
 from translation.progress import Progress
@@ -135,8 +135,9 @@ class Ablation:
 
 
 def run_ablation(plan: Ablation, progress: Progress | None = None) -> dict[str, Any]:
-    """Train and judge what `plan.out` does not hold yet; {out, table, images, seeds: [{seed, rows, …}], over_seeds}.
+    """Train and judge what `plan.out` does not hold yet; {out, table, rows, seeds: [{seed, rows, …}]}.
 
+    `rows` {row: {measure: its mean and deviation over seeds, against: differences from the first row}}.
     RgunitError where `out` was made with other settings; KeyboardInterrupt where a training was stopped: the same plan
     goes on.
     """
@@ -147,11 +148,7 @@ def run_ablation(plan: Ablation, progress: Progress | None = None) -> dict[str, 
     settings = {"table": plan.table, "config": plan.config().model_dump(mode="json"), "minutes": plan.minutes}
     settings |= {"attributes_used": list(plan.attributes_used), "embedding": plan.embedding}
     ledger = Ledger.open(plan.out, settings)
-    if plan.workspace is None:
-        opened = drawn_workspace(plan.out / "drawn", plan.drawn_images, plan.config().data.size)
-    else:
-        opened = Workspace.open(plan.workspace)
-    with opened as workspace:
+    with source_workspace(plan.workspace, plan.out, plan.drawn_images, plan.config().data.size) as workspace:
         trainer = _Trainer(plan, workspace, ledger, progress)
         for seed in plan.seeds:
             file = plan.out / f"seed-{seed}.json"
@@ -166,7 +163,6 @@ class _Trainer:
     workspace: Workspace
     ledger: Ledger
     progress: Progress
-    images: int = field(default=0)
 
     def __post_init__(self) -> None:
         if "" not in self.ledger.before:

@@ -32,10 +32,10 @@ from translation.config import Config, load_config
 from translation.evaluation.arms import Arm, arms_of_run
 from translation.evaluation.classifier import AttributeClassifier, train_classifier
 from translation.evaluation.distances import frechet, pixel_distance
-from translation.evaluation.experiments.ledger import Ledger
+from translation.evaluation.experiments.ledger import Ledger, results_folder
 from translation.evaluation.experiments.rows import side_by_side
 from translation.evaluation.experiments.scarcescores import Scores, listed, summary_of
-from translation.evaluation.experiments.workspaces import drawn_workspace, part_workspace
+from translation.evaluation.experiments.workspaces import part_workspace, source_workspace
 from translation.evaluation.protocol import halves, people_of
 from translation.evaluation.truth import Goal, truth_of
 from translation.fitting import used_schema
@@ -138,16 +138,10 @@ def run_scarce(plan: ScarcePlan, progress: Progress | None = None) -> dict[str, 
     """
     end_with_parent()
     progress = progress or Progress()
-    if plan.out is None:
-        raise UsageError("an experiment needs a folder for its results: --out DIR")
-    out, config = plan.out, plan.config()
+    out, config = results_folder(plan.out), plan.config()
     told = plan.model_dump(mode="json", exclude={"out", "workspace", "seeds", "settings", "device"})
     ledger = Ledger.open(out, {"config": config.model_dump(mode="json"), "plan": told})
-    if plan.workspace is None:
-        source = drawn_workspace(out / "drawn", plan.drawn_images, config.data.size)
-    else:
-        source = Workspace.open(plan.workspace)
-    with source:
+    with source_workspace(plan.workspace, out, plan.drawn_images, config.data.size) as source:
         used = used_schema(source, config, plan.attributes_used).names
         if plan.wanted not in used:
             raise UsageError(f"{quoted(plan.wanted)} is none of the attributes used ({', '.join(used)})")

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -28,9 +27,9 @@ from index_store.whole import write_json
 from index_store.workspace import Workspace
 from translation.config import Config, load_config
 from translation.evaluation.distances import Z95, interval
-from translation.evaluation.experiments.ledger import Ledger
+from translation.evaluation.experiments.ledger import Ledger, results_folder
 from translation.evaluation.experiments.rows import spread
-from translation.evaluation.experiments.workspaces import drawn_workspace
+from translation.evaluation.experiments.workspaces import source_workspace
 from translation.evaluation.generator import drawn, evaluate_generator
 from translation.generator import ImageGenerator
 from translation.generator_stages import train_generator, train_miner
@@ -108,20 +107,13 @@ def run_transfer(plan: TransferPlan, progress: Progress | None = None) -> dict[s
     KeyboardInterrupt where one was stopped: the same plan goes on.
     """
     progress = progress or Progress()
-    if plan.out is None:
-        raise UsageError("an experiment needs a folder for its results: --out DIR")
-    config = plan.config()
-    with ExitStack() as stack:
-        ledger = Ledger.open(plan.out, _settings(plan, config))
-        if plan.workspace is None:
-            workspace = drawn_workspace(plan.out / "drawn", plan.drawn_images, config.data.size)
-        else:
-            workspace = Workspace.open(plan.workspace)
-        stack.enter_context(workspace)
+    out, config = results_folder(plan.out), plan.config()
+    ledger = Ledger.open(out, _settings(plan, config))
+    with source_workspace(plan.workspace, out, plan.drawn_images, config.data.size) as workspace:
         work = _Work(plan, workspace, ledger, progress)
         judged = [work.seed(seed) for seed in plan.seeds]
     return {
-        "out": str(plan.out.absolute()),
+        "out": str(out.absolute()),
         "runs": ledger.done,
         "seeds": judged,
         "over_seeds": _over_seeds(judged),

@@ -32,6 +32,11 @@ def drawn_workspace(path: Path, images: int, size: int) -> Workspace:
     return workspace
 
 
+def source_workspace(given: Path | None, out: Path, images: int, size: int) -> Workspace:
+    """The workspace that an experiment was given, or faces drawn into its folder of results."""
+    return drawn_workspace(out / "drawn", images, size) if given is None else Workspace.open(given)
+
+
 def quarter_workspace(path: Path, source: Workspace) -> Workspace:
     """The images of `source`, the labels of 3 in 4 training images withheld: those are unlabelled ones."""
     workspace = Workspace.ensure(path)
