@@ -48,6 +48,12 @@ class Ledger:
         """Write it, whole."""
         write_json(self.path, {"settings": self.settings, "before": self.before, "done": self.done})
 
+    def begin(self, place: str, workspace: Workspace) -> None:
+        """Keep which runs were in a workspace at the first start."""
+        if place not in self.before:
+            self.before[place] = [run.id for run in workspace.runs()]
+            self.save()
+
     def note(self, key: str, result: StageResult) -> None:
         """Record a finished training."""
         self.done[key] = {"run": result.run.id, "steps": result.steps, "seconds": round(result.seconds, 1)}

@@ -165,9 +165,7 @@ class _Trainer:
     progress: Progress
 
     def __post_init__(self) -> None:
-        if "" not in self.ledger.before:
-            self.ledger.before[""] = [run.id for run in self.workspace.runs()]
-            self.ledger.save()
+        self.ledger.begin("", self.workspace)
 
     @property
     def phi(self) -> str:

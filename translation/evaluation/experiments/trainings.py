@@ -35,9 +35,7 @@ class Trainer:
     indexed: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        if self.place not in self.ledger.before:
-            self.ledger.before[self.place] = [run.id for run in self.workspace.runs()]
-            self.ledger.save()
+        self.ledger.begin(self.place, self.workspace)
 
     def started(self, seed: int, stage: str) -> str | None:
         """The id of a run of stage 1 or 2 that is there: named by the plan's `start`, or trained before."""

@@ -130,9 +130,7 @@ class _Work:
 
     def __init__(self, plan: TransferPlan, workspace: Workspace, ledger: Ledger, progress: Progress) -> None:
         self.plan, self.workspace, self.ledger, self.progress = plan, workspace, ledger, progress
-        if PLACE not in ledger.before:
-            ledger.before[PLACE] = [run.id for run in workspace.runs()]
-            ledger.save()
+        ledger.begin(PLACE, workspace)
         # The same images for all rows and seeds, and test images in the same mixture to judge them by.
         self.target = _mixture(workspace, "train", plan.targets, plan.mix, plan.images)
         self.judges = _mixture(workspace, "test", plan.targets, plan.mix, None)
