@@ -23,13 +23,13 @@ import numpy as np
 
 from index_store.errors import RgunitError, UsageError
 from index_store.lifetimes import end_with_parent
-from index_store.whole import whole, write_json
+from index_store.whole import write_json
 from index_store.workspace import Workspace
 from retrieval.onnx import OnnxNetwork
 from translation.config import Config, load_config
 from translation.evaluation.arms import Arm, Arms, arms_of_run
 from translation.evaluation.experiments.ledger import Ledger
-from translation.evaluation.experiments.seeds import Arrays, gaps, scores_of
+from translation.evaluation.experiments.seeds import gaps, load_scores, save_scores, scores_of
 from translation.evaluation.experiments.workspaces import source_workspace
 from translation.evaluation.judging import evaluate_translation_runs
 from translation.indexing import fill_index, open_retriever
@@ -267,8 +267,7 @@ class _Trainer:
         names = {"stage1": first}
         summary = {names.get(n, n): v for n, v in found.summary.items() if isinstance(v, dict) and v.get("n")}
         scores = scores_of("", ({names.get(n, n): s for n, s in found.scores.items()}, found.pairs))
-        with whole(file.with_suffix(".npz")) as part, part.open("wb") as kept:
-            np.savez_compressed(kept, **scores)  # type: ignore[arg-type]
+        save_scores(file.with_suffix(".npz"), scores)
         about = {name: {**summary[name], **trained[name], "images": self._images(name, rows, trained)} for name in rows}
         shown = {name: summary[name] for name in ("copy", "floor") if name in summary}
         write_json(file, {"seed": seed, "rows": about, **shown})
@@ -285,16 +284,13 @@ def _found(plan: Ablation) -> dict[str, Any]:
     seeds = [json.loads(file.read_text()) for file in files]
     rows: dict[str, Any] = {}
     first = next(iter(plan.chosen))
-    arrays: list[Arrays] = []
-    for file in files:
-        with np.load(file.with_suffix(".npz")) as kept:
-            arrays.append({name: kept[name] for name in kept.files})
+    arrays = [load_scores(file.with_suffix(".npz")) for file in files]
     for name in plan.chosen:
         rows[name] = {m: _spread([seed["rows"][name].get(m) for seed in seeds]) for m in ("steps", "images", "seconds")}
         rows[name] |= {m: _spread([seed["rows"][name].get(m) for seed in seeds]) for m in MEASURES}
         if name != first:
             try:
-                rows[name]["against"] = gaps(arrays, ("",), name, first, 1000)
+                rows[name]["against"] = gaps(arrays, ("",), name, first)
             except (ValueError, KeyError) as error:
                 raise RgunitError(f"seeds were not judged on the same pairs ({error}): give another --out") from None
     return {"out": str(plan.out.absolute()), "table": plan.table, "rows": rows, "seeds": seeds}

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index_store.images import write_image
-from index_store.whole import whole, write_json
+from index_store.whole import write_json
 from translation.evaluation.experiments.plan import TITLES
-from translation.evaluation.experiments.seeds import Arrays, Judged, scores_of
+from translation.evaluation.experiments.seeds import Arrays, Judged, load_scores, save_scores, scores_of
 
 
 @dataclass
@@ -40,11 +40,8 @@ class RowResult:
         if not path.exists():
             return RowResult(path, about, {}, {})
         about = json.loads(path.read_text())
-        parts, scores = about.pop("parts"), {}
-        if (kept := path.with_suffix(".npz")).exists():
-            with np.load(kept) as file:
-                scores = {name: file[name] for name in file.files}
-        return RowResult(path, about, parts, scores)
+        parts, kept = about.pop("parts"), path.with_suffix(".npz")
+        return RowResult(path, about, parts, load_scores(kept) if kept.exists() else {})
 
     def has(self, part: str, arms: Sequence[str]) -> bool:
         """Whether a part was judged and has these arms, and what intervals are made of."""
@@ -67,9 +64,7 @@ class RowResult:
 
     def save(self) -> None:
         """Both files, each whole or not at all."""
-        scores = self.path.with_suffix(".npz")
-        with whole(scores) as part, part.open("wb") as file:
-            np.savez_compressed(file, **self.scores)  # type: ignore[arg-type]  # names are no options of it
+        save_scores(self.path.with_suffix(".npz"), self.scores)
         write_json(self.path, {**self.about, "parts": self.parts})
 
 

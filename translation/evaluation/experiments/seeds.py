@@ -8,18 +8,21 @@ people were exchanged as well, there is also the mean of both ways, for which ev
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from index_store.errors import RgunitError
+from index_store.whole import whole
 from translation.evaluation.distances import Resamples, interval, jackknife_error, joined, percentile_interval
 from translation.evaluation.protocol import Pairs
 from translation.evaluation.scores import PairScores
 
 BITS = ("accuracy_changed", "accuracy_kept")
 DISTANCES = ("fd_attr", "fd_judge")
+BOOTSTRAP = 1000  # resamples of people
 EXCHANGED, BOTH = "halves exchanged", "both ways"
 Judged = tuple[Mapping[str, PairScores], Pairs]
 Arrays = dict[str, NDArray[Any]]
@@ -46,7 +49,19 @@ def scores_of(part: str, judged: Judged) -> Arrays:
     return arrays
 
 
-def over_seeds(seeds: Sequence[Arrays], bootstrap: int = 1000) -> dict[str, dict[str, Any]]:
+def save_scores(path: Path, scores: Arrays) -> None:
+    """Write them as an .npz, whole or not at all."""
+    with whole(path) as part, part.open("wb") as file:
+        np.savez_compressed(file, **scores)  # type: ignore[arg-type]  # names are no options of it
+
+
+def load_scores(path: Path) -> Arrays:
+    """What `save_scores` wrote."""
+    with np.load(path) as file:
+        return {name: file[name] for name in file.files}
+
+
+def over_seeds(seeds: Sequence[Arrays]) -> dict[str, dict[str, Any]]:
     """{part: {"guided vs unguided": {measure: {difference, interval, seeds}}}} of the `scores_of` of each seed.
 
     Each arm against `unguided` and itself with swapped neighbours, `guided` against `random` and `stage1`; parts that
@@ -58,13 +73,13 @@ def over_seeds(seeds: Sequence[Arrays], bootstrap: int = 1000) -> dict[str, dict
         for name in ("people", "others", *BITS):
             if any(not np.array_equal(one[f"{part}|{name}"], seeds[0][f"{part}|{name}"]) for one in seeds):
                 raise RgunitError(f"seeds were not judged on the same pairs ({part or 'the row'}): judge them again")
-        found[part] = _compared(seeds, (part,), bootstrap)
+        found[part] = _compared(seeds, (part,))
     for part in [part for part in found if with_way(part, EXCHANGED) in found]:
-        found[with_way(part, BOTH)] = _compared(seeds, (part, with_way(part, EXCHANGED)), bootstrap)
+        found[with_way(part, BOTH)] = _compared(seeds, (part, with_way(part, EXCHANGED)))
     return found
 
 
-def _compared(seeds: Sequence[Arrays], ways: Sequence[str], bootstrap: int) -> dict[str, Any]:
+def _compared(seeds: Sequence[Arrays], ways: Sequence[str]) -> dict[str, Any]:
     """The comparisons of the arms that all seeds have in all `ways`: a part, or a part and its halves exchanged."""
     arms = [name.split("|")[1] for name in seeds[0] if name.startswith(f"{ways[0]}|") and name.endswith("|fd_attr")]
     arms = [arm for arm in arms if all(f"{way}|{arm}|fd_attr" in one for one in seeds for way in ways)]
@@ -72,13 +87,13 @@ def _compared(seeds: Sequence[Arrays], ways: Sequence[str], bootstrap: int) -> d
     which += [("guided", other) for other in ("random", "swapped", "stage1")] + [("unguided", "stage1")]
     which += [(arm, f"{arm}, swapped") for arm in arms]
     return {
-        f"{first} vs {second}": gaps(seeds, ways, first, second, bootstrap)
+        f"{first} vs {second}": gaps(seeds, ways, first, second)
         for first, second in which
         if first in arms and second in arms
     }
 
 
-def gaps(seeds: Sequence[Arrays], ways: Sequence[str], first: str, second: str, bootstrap: int) -> dict[str, Any]:
+def gaps(seeds: Sequence[Arrays], ways: Sequence[str], first: str, second: str) -> dict[str, Any]:
     """{measure: {difference, interval, seeds}} of one arm less another, means over seeds and ways.
 
     The interval is of people alone: `seeds` has each seed's difference, by which the trainings differ.
@@ -91,7 +106,7 @@ def gaps(seeds: Sequence[Arrays], ways: Sequence[str], first: str, second: str, 
         error = jackknife_error([_half(seeds, ways, first, second, name, start) for start in (0, 1)])
         each = [float(np.mean([_mean_gap([one], way, first, second, name) for way in ways])) for one in seeds]
         measured[name] = {"difference": gap, "interval": list(interval(gap, error)), "seeds": each}
-    draws = Resamples.draw([who for way in ways for who in seeds[0][f"{way}|people"].tolist()], bootstrap, 0)
+    draws = Resamples.draw([who for way in ways for who in seeds[0][f"{way}|people"].tolist()], BOOTSTRAP, 0)
     for name in BITS:
         counts = np.concatenate([seeds[0][f"{way}|{name}"] for way in ways])
         hits = np.concatenate([_mean_gap(seeds, way, first, second, name) for way in ways])
