@@ -11,9 +11,9 @@ GUIDED, TRANSLATION, RETRIEVAL, EXTRACTOR = "guided", "translation", "retrieval"
 GENERATOR, MINER = "generator", "miner"
 
 
-def trained(workspace: Workspace, stage: str) -> list[RunRecord]:
-    """The runs of a stage that have a checkpoint, the newest last."""
-    return [run for run in workspace.runs(stage) if (run.path / CHECKPOINT).exists()]
+def trained(workspace: Workspace, *stages: str) -> list[RunRecord]:
+    """The runs of some stages that have a checkpoint, the newest last."""
+    return [run for run in workspace.runs() if run.stage in stages and (run.path / CHECKPOINT).exists()]
 
 
 def extractors(workspace: Workspace) -> list[RunRecord]:
@@ -41,7 +41,7 @@ def drawing_run(workspace: Workspace, run_id: str | None = None) -> RunRecord:
                 f"or {MINER} (`rgunit info` lists them)"
             )
         return run
-    runs = sorted((*trained(workspace, GENERATOR), *trained(workspace, MINER)), key=lambda run: int(run.id[1:]))
+    runs = trained(workspace, GENERATOR, MINER)
     if not runs:
         raise RgunitError("the workspace has no trained generator: run `rgunit train generator` first")
     return runs[-1]
@@ -49,7 +49,7 @@ def drawing_run(workspace: Workspace, run_id: str | None = None) -> RunRecord:
 
 def last_method(workspace: Workspace) -> str | None:
     """The method of the translator that was trained last, None where there is none."""
-    runs = sorted((*trained(workspace, TRANSLATION), *trained(workspace, GUIDED)), key=lambda run: int(run.id[1:]))
+    runs = trained(workspace, TRANSLATION, GUIDED)
     return method_of(runs[-1]) if runs else None
 
 
