@@ -60,13 +60,17 @@ class Arm:
     def translate(self, source: Ids, target: Labels, seeds: Ids) -> tuple[Translation, Ids]:
         """Translations of images `source` [n] and the ids [n, k] of the neighbours that guided them (k = 0: none)."""
         translator = self.translator.told(self.labels(source))
-        images = to_tensor(self.workspace.load(source, translator.size), translator.device)
+        images = self.images(source)
         content, style = translator.content(images), self.styles(images, target, seeds)
         if self.neighbours is None:
             return translator.translate(images, content, style), np.empty((len(source), 0), np.int64)
         ids = self.find(images, content, style, source, seeds)
         guide, style = self.neighbours.guide(translator, ids, style)
         return translator.translate(images, content, style, guide=guide), ids
+
+    def images(self, source: Ids) -> Tensor:
+        """Images [n, 3, S, S] as the translator sees them."""
+        return to_tensor(self.workspace.load(source, self.translator.size), self.translator.device)
 
     def labels(self, source: Ids) -> Tensor:
         """int8 [n, A] of images, as the workspace knows them."""
@@ -82,7 +86,7 @@ class Arm:
 
     def looked_up(self, source: Ids, target: Labels, seeds: Ids) -> Ids:
         """The neighbours [n, k] of images `source` [n] in the styles of their targets, without translating them."""
-        images = to_tensor(self.workspace.load(source, self.translator.size), self.translator.device)
+        images = self.images(source)
         content, style = self.translator.content(images), self.styles(images, target, seeds)
         return self.find(images, content, style, source, seeds)
 
@@ -100,7 +104,7 @@ class Cascade(Arm):
     """The same networks by way of the anchor."""
 
     def translate(self, source: Ids, target: Labels, seeds: Ids) -> tuple[Translation, Ids]:
-        images = to_tensor(self.workspace.load(source, self.translator.size), self.translator.device)
+        images = self.images(source)
         made = by_way_of_anchor(self.translator, images, self.labels(source), torch.from_numpy(target))
         return made, np.empty((len(source), 0), np.int64)
 
