@@ -6,8 +6,9 @@ It implements `retrieval.protocol.Encoders`, so the same object serves retrieval
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -25,6 +26,23 @@ from translation.methods import Encodes, Joins, Method, Stage, Translation, find
 from translation.runs import GUIDED, TRANSLATION, default_run
 from translation.training.checkpoints import load_networks
 from translation.training.memory import within_memory
+
+
+def method_of_run(settings: Mapping[str, Any], stage: str, schema: AttributeSchema) -> Method:
+    """The method of a run of stage 1 or 3 as it is used, with its guidance if it was guided, and fresh weights."""
+    config = parse_config(settings["config"])
+    of: Stage = "guided" if stage == GUIDED else "translation"
+    method: Method = find_method(config.method).build(config, schema, of, inference=True)
+    if shown_neighbours(settings) and isinstance(method, Encodes):
+        fusion = build_guidance(config.guided, method.content_channels)
+        if fusion is not None:
+            method.networks["fusion"] = fusion
+    return method
+
+
+def shown_neighbours(settings: Mapping[str, Any]) -> bool:
+    """Whether neighbours were shown to a run in training."""
+    return settings.get("neighbours") in ("retrieved", "random")
 
 
 class Translator:
@@ -77,20 +95,15 @@ class Translator:
                 f"{', '.join(missing)}: use the workspace it was trained in, or train again"
             )
         schema = workspace.schema.subset(names)
-        stage: Stage = "guided" if run.stage == GUIDED else "translation"
         with within_memory(f"run {run.id}", device, "use it on a larger machine"):
-            method: Method = find_method(config.method).build(config, schema, stage, inference=True)
-            if run.config.get("neighbours") in ("retrieved", "random") and isinstance(method, Encodes):
-                fusion = build_guidance(config.guided, method.content_channels)
-                if fusion is not None:
-                    method.networks["fusion"] = fusion
+            method = method_of_run(run.config, run.stage, schema)
             load_networks(run.path / CHECKPOINT, method.networks)
         return Translator(method, config=config, schema=schema, device=resolve_device(device), run=run)
 
     @property
     def guided(self) -> bool:
         """Whether neighbours were shown to it in training."""
-        return self.run is not None and self.run.config.get("neighbours") in ("retrieved", "random")
+        return self.run is not None and shown_neighbours(self.run.config)
 
     @property
     def neighbours(self) -> int:

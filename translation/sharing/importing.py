@@ -29,14 +29,13 @@ from retrieval.network import make_network, shapes_of
 from retrieval.retriever import Retriever
 from retrieval.scales import measure_scale
 from translation.config import parse_config
-from translation.guidance import build_guidance
 from translation.indexing import open_retriever
-from translation.methods import Encodes, Method, Stage, find_method
 from translation.progress import Progress
-from translation.runs import GUIDED, RETRIEVAL
+from translation.runs import RETRIEVAL
 from translation.sharing.package import LABELS, PICTURES, VECTORS, Manifest, SharedRun, hash_of, opened
 from translation.training.checkpoints import save_tensors
 from translation.training.memory import within_memory
+from translation.translator import method_of_run
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ def _check_run(folder: Path, run: SharedRun, schema: AttributeSchema) -> None:
         if run.stage == RETRIEVAL:
             networks = {"embedding": _network(run, weights)}
         else:
-            networks = dict(_method(run, used).networks)
+            networks = dict(method_of_run(run.settings, run.stage, used).networks)
         wanted = {
             f"{n}.{key}": tuple(t.shape) for n, network in networks.items() for key, t in network.state_dict().items()
         }
@@ -144,18 +143,6 @@ def _check_run(folder: Path, run: SharedRun, schema: AttributeSchema) -> None:
         raise ValueError(
             f"{run.weights} does not hold the networks that its settings describe ({odd[0]}, {list(odd[1])})"
         )
-
-
-def _method(run: SharedRun, schema: AttributeSchema) -> Method:
-    """The method of a run as it is used, freshly made."""
-    config = parse_config(run.settings["config"])
-    stage: Stage = "guided" if run.stage == GUIDED else "translation"
-    method: Method = find_method(config.method).build(config, schema, stage, inference=True)
-    if run.settings.get("neighbours") in ("retrieved", "random") and isinstance(method, Encodes):
-        fusion = build_guidance(config.guided, method.content_channels)
-        if fusion is not None:
-            method.networks["fusion"] = fusion
-    return method
 
 
 def _network(run: SharedRun, weights: Path) -> Any:
