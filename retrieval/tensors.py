@@ -28,6 +28,13 @@ def to_pixels(images: Tensor) -> NDArray[np.uint8]:
     return pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()  # type: ignore[no-any-return]
 
 
+def as_picture(grid: Tensor) -> NDArray[np.uint8]:
+    """float [rows, columns, 3, H, W] in [−1, 1] → one picture uint8 [rows · H, columns · W, 3]."""
+    rows, columns, _, height, width = grid.shape
+    strips = grid.permute(0, 2, 3, 1, 4).reshape(rows, 3, height, columns * width)
+    return to_pixels(strips).reshape(rows * height, columns * width, 3)
+
+
 def first_weights(seed: int, make: Callable[[], T]) -> T:
     """What `make` builds, its first weights drawn from the seed alone; torch's own generator is left as it was."""
     with torch.random.fork_rng(devices=[]):

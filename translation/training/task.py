@@ -6,6 +6,7 @@ Nothing here knows a method: it runs what `translation.methods.Method` promises.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from index_store.attributes import AttributeSchema
 from index_store.workspace import Workspace
-from retrieval.tensors import to_pixels, to_tensor
+from retrieval.tensors import as_picture, to_tensor
 from translation.guidance import Guide
 from translation.methods import Encodes, Generates, Joins, Loss, Measures, Steps, Trains
 from translation.pairing import members
@@ -296,22 +297,18 @@ class MethodTask:
             columns.append(made.image)
         if mask is not None:
             columns.append((mask * 2 - 1).expand_as(images))
-        grid = torch.stack([column.float() for column in columns], 1)  # [sources, columns, 3, H, W]
-        n, m, _, h, w = grid.shape
-        return to_pixels(grid.permute(0, 2, 3, 1, 4).reshape(n, 3, h, m * w)).reshape(n * h, m * w, 3)
+        return as_picture(torch.stack([column.float() for column in columns], 1))
 
     def _drawn(self, networks: Mapping[str, nn.Module]) -> NDArray[np.uint8]:
         """Images that the (averaged) networks make of the same noise in every picture."""
         method = with_networks(self.method, {name: copy.deepcopy(network) for name, network in networks.items()})
         method.settle()
-        generator, (rows, columns) = torch.Generator().manual_seed(self.seed), DRAWN
+        generator = torch.Generator().manual_seed(self.seed)
         anything = torch.full((len(method.schema.names),), -1, dtype=torch.int8)
-        labels = torch.stack([method.draw_labels(anything, generator) for _ in range(rows * columns)])
+        labels = torch.stack([method.draw_labels(anything, generator) for _ in range(math.prod(DRAWN))])
         noise = torch.randn(len(labels), method.noise_length, generator=generator)
-        made = method.generate(noise.to(self.device), labels.to(self.device)).float()
-        _, _, h, w = made.shape
-        grid = made.view(rows, columns, 3, h, w).permute(0, 2, 3, 1, 4).reshape(rows, 3, h, columns * w)
-        return to_pixels(grid).reshape(rows * h, columns * w, 3)
+        made = method.generate(noise.to(self.device), labels.to(self.device))
+        return as_picture(made.view(*DRAWN, *made.shape[1:]))
 
 
 def with_networks(method: Any, networks: Mapping[str, nn.Module]) -> Any:

@@ -27,7 +27,7 @@ from index_store.runs import CHECKPOINT
 from index_store.whole import write_json
 from index_store.workspace import Workspace
 from retrieval.loading import resolve_device
-from retrieval.tensors import to_pixels, to_tensor
+from retrieval.tensors import as_picture, to_pixels, to_tensor
 from translation.config import Config, load_config
 from translation.evaluation.classifier import AttributeClassifier, train_classifier
 from translation.methods import find_method
@@ -198,11 +198,9 @@ def judge(
             meters[way.name].add(made, seen[way.target], labels[start : start + BATCH])
             if start == 0 and way.kind != "cascade":
                 columns.append(as_rgb(way.target, made[:SHOWN]))
-    grid = torch.stack(columns, 1).permute(0, 2, 3, 1, 4)  # [images, 3, H, columns, W]
-    pixels = to_pixels(grid.reshape(len(grid), 3, size, -1))
     judged = {name: meter.measures() for name, meter in meters.items()}
     judged |= {name: {"alignment": float(torch.cat(parts).mean())} for name, parts in cosines.items()}
-    return judged, pixels.reshape(-1, pixels.shape[2], 3)
+    return judged, as_picture(torch.stack(columns, 1))
 
 
 def _made(method: ZeroPair, latents: Mapping[str, Latent]) -> Iterator[tuple[Way, Tensor]]:
