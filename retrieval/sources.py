@@ -18,7 +18,7 @@ from retrieval.config import NEGATIVES, NegativeKind
 from retrieval.domains import Domains
 from retrieval.pool import ITSELF, OWN, VIEW, WITHOUT, PoolSampler, TripletPool
 from retrieval.protocol import Encoders
-from retrieval.tensors import to_tensor
+from retrieval.tensors import mirrored_pixels, to_tensor
 from retrieval.triplets import EASY, HARD, MEDIUM, OWN_DOMAIN, Pair, make_triplets
 
 
@@ -93,7 +93,7 @@ class MadeAnew:
 
         pixels = self.workspace.load(self.ids[np.concatenate([x, other])], self.encoders.size)
         mirrored = (rng.random(2 * size) < 0.5) & self.mirror
-        pixels = np.where(mirrored[:, None, None, None], pixels[:, :, ::-1], pixels)
+        pixels = mirrored_pixels(pixels, mirrored)
         return TripletBatch(
             images=torch.from_numpy(pixels[:size]),
             others=torch.from_numpy(pixels[size:]),

@@ -28,6 +28,11 @@ def to_pixels(images: Tensor) -> NDArray[np.uint8]:
     return pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()  # type: ignore[no-any-return]
 
 
+def mirrored_pixels(pixels: NDArray[np.uint8], mirrored: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """uint8 [B, H, W, 3] with the chosen images flipped left to right."""
+    return np.where(mirrored[:, None, None, None], pixels[:, :, ::-1], pixels)
+
+
 def as_picture(grid: Tensor) -> NDArray[np.uint8]:
     """float [rows, columns, 3, H, W] in [−1, 1] → one picture uint8 [rows · H, columns · W, 3]."""
     rows, columns, _, height, width = grid.shape

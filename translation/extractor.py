@@ -26,13 +26,13 @@ from index_store.errors import RgunitError, UsageError
 from index_store.names import quoted
 from index_store.runs import CHECKPOINT
 from index_store.workspace import RunRecord, Workspace
-from retrieval.tensors import first_weights, to_tensor
+from retrieval.tensors import first_weights, mirrored_pixels, to_tensor
 from translation.config import Config, parse_config
 from translation.evaluation.protocol import people_of
 from translation.networks.extractor import Extractor
 from translation.progress import Progress
 from translation.runs import EXTRACTOR, extractors
-from translation.sampling import mirrored_pixels, shifted
+from translation.sampling import shifted
 from translation.training.checkpoints import load_networks
 
 ASIDE = 5  # one in so many people is set aside to choose the width by

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from index_store.errors import RgunitError
 from index_store.names import quoted
 from index_store.workspace import Workspace
+from retrieval.tensors import mirrored_pixels
 
 
 @dataclass(frozen=True)
@@ -390,8 +391,3 @@ def shifted(images: Tensor, rng: np.random.Generator) -> Tensor:
     reach = size // 16
     top, left = rng.integers(0, 2 * reach + 1, size=2)
     return F.pad(images, (reach,) * 4, mode="reflect")[:, :, top : top + size, left : left + size]
-
-
-def mirrored_pixels(pixels: NDArray[np.uint8], mirrored: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """uint8 [B, H, W, 3] with the chosen images flipped left to right."""
-    return np.where(mirrored[:, None, None, None], pixels[:, :, ::-1], pixels)

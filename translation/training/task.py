@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from index_store.attributes import AttributeSchema
 from index_store.workspace import Workspace
-from retrieval.tensors import as_picture, to_tensor
+from retrieval.tensors import as_picture, mirrored_pixels, to_tensor
 from translation.guidance import Guide
 from translation.methods import Encodes, Generates, Joins, Loss, Measures, Steps, Trains
 from translation.pairing import members
 from translation.runs import TRANSLATION
-from translation.sampling import Batch, CropSampler, Draw, Sampler, mirrored_pixels
+from translation.sampling import Batch, CropSampler, Draw, Sampler
 from translation.sections import DataConfig, StageConfig, TrainingConfig
 from translation.training.compiling import compile_networks
 from translation.training.health import Health, look
