@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 T = TypeVar("T")
 
@@ -31,6 +32,13 @@ def to_pixels(images: Tensor) -> NDArray[np.uint8]:
 def mirrored_pixels(pixels: NDArray[np.uint8], mirrored: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """uint8 [B, H, W, 3] with the chosen images flipped left to right."""
     return np.where(mirrored[:, None, None, None], pixels[:, :, ::-1], pixels)
+
+
+def at_size(images: Tensor, size: int) -> Tensor:
+    """Square images [B, 3, H, H] at so many pixels a side, which are themselves where they have them."""
+    if images.shape[2] == size:
+        return images
+    return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
 
 
 def as_picture(grid: Tensor) -> NDArray[np.uint8]:

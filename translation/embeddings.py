@@ -21,7 +21,7 @@ from index_store.errors import RgunitError, UsageError
 from index_store.workspace import Workspace
 from retrieval.onnx import OnnxNetwork
 from retrieval.protocol import Encoders
-from retrieval.tensors import to_pixels
+from retrieval.tensors import at_size, to_pixels
 from translation.indexing import open_retriever, require_index
 from translation.objectives.importance import adversarial_importance, nearest_of_domain, nearness_importance
 from translation.runs import GUIDED, RETRIEVAL, TRANSLATION, trained
@@ -120,6 +120,4 @@ def open_embedding(workspace: Workspace, name: str, device: str) -> Embedding:
 @torch.no_grad()
 def _content(encoders: Encoders, images: Tensor) -> Tensor:
     """Content maps of images of any size."""
-    if images.shape[2] != encoders.size:
-        images = F.interpolate(images, size=(encoders.size, encoders.size), mode="bilinear", antialias=True)
-    return encoders.content(images.float())
+    return encoders.content(at_size(images, encoders.size).float())

@@ -19,12 +19,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from index_store.errors import RgunitError
 from index_store.workspace import Workspace
 from retrieval.retriever import Retriever
-from retrieval.tensors import to_tensor
+from retrieval.tensors import at_size, to_tensor
 from translation.agreement import Agreement
 from translation.guidance import Guidance, Guide, with_pixels
 from translation.guides import Pool, guide_filter, not_drawn
@@ -159,9 +158,7 @@ class Neighbours:
         """The content of images [B, 3, H, W] by the encoders that the retrieval was trained on, at their size."""
         assert self.retriever is not None
         encoders = self.retriever.encoders
-        if images.shape[2] != encoders.size:
-            images = F.interpolate(images, size=(encoders.size, encoders.size), mode="bilinear", antialias=True)
-        return encoders.content(images)
+        return encoders.content(at_size(images, encoders.size))
 
     def at_random(
         self, own: NDArray[np.int64], rngs: Iterable[np.random.Generator], bits: NDArray[np.int8] | None = None
