@@ -21,7 +21,7 @@ from index_store.errors import RgunitError, UsageError
 from index_store.queries import Found
 from index_store.workspace import RunRecord, Workspace
 from retrieval.composing import Composed, Floats, Reader, compose_read, descendants, no_style, style_edit
-from retrieval.content_models import ContentModel, kept_model
+from retrieval.content_models import SETTING, ContentModel, kept_model
 from retrieval.labels import LabelSearch, Near, Policy, asked_labels, policy_named
 from retrieval.pictures import Picture, Results, Source, neighbours_of, with_origin, with_origins
 from retrieval.scales import scale_of, spread
@@ -316,7 +316,7 @@ class Searcher(ABC):
 
     def _content_model(self) -> ContentModel | None:
         """The user's model that content is taken from, loaded once; None where it is this run's own."""
-        told = self.workspace.meta("content_model")
+        told = self.workspace.meta(SETTING)
         if self._model[0] != told:
             self._model = told, kept_model(self.workspace, device=self.place)
         return self._model[1]
