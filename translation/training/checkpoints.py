@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from index_store.errors import RgunitError
 from index_store.runs import CHECKPOINT
+from index_store.whole import sync_folder
 
 BEST = "best.safetensors"
 
@@ -74,11 +75,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, 
         raise RgunitError(f"cannot write the checkpoint {path}: {error}") from None
     finally:
         temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
 
 
 def keep_older(path: Path, step: int, keep: int) -> None:
