@@ -6,6 +6,7 @@ that anybody may have written: it becomes a path here or not at all, and what it
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import stat
@@ -207,6 +208,15 @@ def opened(path: Path | str, most: int | None = None) -> Iterator[BinaryIO]:
         if most is not None and found.st_size > most:
             raise TooLarge(path, found.st_size, most)
         yield file
+
+
+def sha256_of(path: Path | str, most: int | None = None) -> str:
+    """SHA-256 (hex) of a regular file of at most so many bytes; see `opened`."""
+    digest = hashlib.sha256()
+    with opened(path, most) as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def read_bytes(path: Path | str, most: int) -> bytes:

@@ -337,10 +337,6 @@ def _holds(folder: Path, files: Mapping[str, str]) -> bool:
 
 def _sha256(path: Path, most: int) -> str:
     try:
-        with places.opened(path, most) as file:
-            digest = hashlib.sha256()
-            while chunk := file.read(2**20):
-                digest.update(chunk)
-            return digest.hexdigest()
+        return places.sha256_of(path, most)
     except OSError as error:
         raise RgunitError(f"{path} cannot be read: {error.strerror or error}") from None

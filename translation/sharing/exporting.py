@@ -19,6 +19,7 @@ from torch import Tensor
 
 from index_store.errors import RgunitError, UsageError
 from index_store.images import write_image
+from index_store.places import sha256_of
 from index_store.runs import CHECKPOINT
 from index_store.workspace import RunRecord, Workspace
 from retrieval.graphs import Traced, write_graph, write_search
@@ -32,7 +33,7 @@ from translation.methods import find_method
 from translation.progress import Progress
 from translation.runs import GUIDED, RETRIEVAL, TRANSLATION, method_of, target_of
 from translation.sharing.card import write_card
-from translation.sharing.package import LABELS, MANIFEST, PICTURES, VECTORS, Form, Manifest, hash_of, pack, seal
+from translation.sharing.package import LABELS, MANIFEST, PICTURES, VECTORS, Form, Manifest, pack, seal
 from translation.training.checkpoints import open_checkpoint
 from translation.training.memory import within_memory
 from translation.translator import Translator
@@ -105,10 +106,10 @@ def export_run(
         if out.suffix == ".zip":
             pack(folder, Path(temporary) / out.name)
             (Path(temporary) / out.name).rename(out)
-            files = [{"path": str(out.absolute()), "sha256": hash_of(out)}]
+            files = [{"path": str(out.absolute()), "sha256": sha256_of(out)}]
         else:
             told = {name: file.sha256 for name, file in manifest.files.items() if not name.endswith(".png")}
-            told[MANIFEST] = hash_of(folder / MANIFEST)  # which names all others by theirs
+            told[MANIFEST] = sha256_of(folder / MANIFEST)  # which names all others by theirs
             folder.rename(out)
             files = [{"path": str((out / name).absolute()), "sha256": sha} for name, sha in sorted(told.items())]
     return Exported(out.absolute(), files, manifest.parity, manifest)

@@ -20,6 +20,7 @@ from index_store.catalog import Catalog
 from index_store.errors import Locked, RgunitError, UsageError
 from index_store.features import Record
 from index_store.learned import keep_learned
+from index_store.places import sha256_of
 from index_store.replay import schema_header
 from index_store.runs import CHECKPOINT
 from index_store.workspace import RunRecord, Workspace
@@ -32,7 +33,7 @@ from translation.config import parse_config
 from translation.indexing import open_retriever
 from translation.progress import Progress
 from translation.runs import RETRIEVAL
-from translation.sharing.package import LABELS, PICTURES, VECTORS, Manifest, SharedRun, hash_of, opened
+from translation.sharing.package import LABELS, PICTURES, VECTORS, Manifest, SharedRun, opened
 from translation.training.checkpoints import save_tensors
 from translation.training.memory import within_memory
 from translation.translator import method_of_run
@@ -61,7 +62,7 @@ def import_model(path: Path, source: Path, *, sha256: str | None = None, progres
     fresh = not Catalog.exists(path.absolute())
     beside = path.absolute().parent
     beside.mkdir(parents=True, exist_ok=True)
-    if sha256 is not None and source.is_file() and hash_of(source) != sha256.lower():
+    if sha256 is not None and source.is_file() and sha256_of(source) != sha256.lower():
         raise RgunitError(f"{source} has another SHA-256 than {sha256}: fetch it again")
     with opened(source, beside) as (folder, manifest, digest):
         if sha256 is not None and source.is_dir() and digest != sha256.lower():

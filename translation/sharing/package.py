@@ -119,20 +119,11 @@ class Manifest(_Strict):
         return sorted(found, key=lambda name: PurePosixPath(name).name)
 
 
-def hash_of(path: Path) -> str:
-    """SHA-256 (hex) of a regular file."""
-    digest = hashlib.sha256()
-    with places.opened(path) as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def seal(folder: Path, about: dict[str, Any]) -> Manifest:
     """Write `rgunit.json` of a folder, which names every file in it but the card."""
     listed = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     files = {
-        name: {"bytes": (folder / name).stat().st_size, "sha256": hash_of(folder / name)}
+        name: {"bytes": (folder / name).stat().st_size, "sha256": places.sha256_of(folder / name)}
         for name in listed
         if name not in (CARD, MANIFEST)
     }
@@ -166,7 +157,7 @@ def opened(source: Path, beside: Path) -> Iterator[tuple[Path, Manifest, str]]:
                 size = path.stat().st_size
             except OSError:
                 raise RgunitError(f"{source}: {name} is missing: fetch the model again") from None
-            if size != file.bytes or hash_of(path) != file.sha256:
+            if size != file.bytes or places.sha256_of(path) != file.sha256:
                 raise _changed(source, name)
         yield source, manifest, digest
         return
