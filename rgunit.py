@@ -30,6 +30,7 @@ from PIL import Image
 
 from index_store.errors import ImageRefused, RgunitError, UsageError
 from index_store.layouts import check_readings, understood
+from index_store.names import dotted
 from index_store.splits import untested
 from index_store.workspace import Workspace as _Workspace
 
@@ -676,15 +677,7 @@ def _configuration(
 
 def _overrides(settings: Settings) -> list[str]:
     """Settings as the packages take them: SECTION.KEY=VALUE."""
-    return [f"{name}={json.dumps(value, default=_plain)}" for name, value in _flat(settings)]
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+    return [f"{name}={json.dumps(value, default=_plain)}" for name, value in dotted(settings).items()]
 
 
 def _plain(value: Any) -> Any:

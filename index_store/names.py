@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+from collections.abc import Mapping
+from typing import Any
 
 from index_store.errors import UsageError
 
@@ -87,3 +89,11 @@ def typed_split(text: str) -> str:
     if not is_plain(name):
         raise UsageError(f"--split {text!r}: write a plain name, of letters, digits and . _ - (train, held, 2024-03)")
     return split_meant(name) or name
+
+
+def dotted(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{section.key: value} of nested settings, in their order."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        found |= dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found

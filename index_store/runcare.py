@@ -16,7 +16,7 @@ from index_store import trash
 from index_store.catalog import Catalog, damage_named
 from index_store.errors import Locked, RgunitError, UsageError
 from index_store.features import Record
-from index_store.names import is_plain
+from index_store.names import dotted, is_plain
 from index_store.runs import HIGHEST, NAMES, RunRecord, being_trained, get_run, list_runs
 
 NUMBER = "runs.number."
@@ -35,8 +35,8 @@ def named_by(run: RunRecord, runs: Iterable[RunRecord]) -> list[str]:
 def compared(runs: Sequence[RunRecord]) -> dict[str, Any]:
     """{runs: ids, settings: {setting: {id: value}} of those that differ, metrics: {name: {id: last number}}}."""
     every = {run.id: run for run in runs}
-    settings = {id: {"preset": run.preset, **_leaves(run.config)} for id, run in every.items()}
-    metrics = {id: {k: v for k, v in _leaves(run.summary).items() if _is_number(v)} for id, run in every.items()}
+    settings = {id: {"preset": run.preset, **dotted(run.config)} for id, run in every.items()}
+    metrics = {id: {k: v for k, v in dotted(run.summary).items() if _is_number(v)} for id, run in every.items()}
     for id, run in every.items():
         metrics[id] |= {"steps": run.steps, "seconds": round(run.seconds, 1)}
 
@@ -48,14 +48,6 @@ def compared(runs: Sequence[RunRecord]) -> dict[str, Any]:
 
     differ = {key: row for key, row in rows(settings).items() if len({json.dumps(v) for v in row.values()}) > 1}
     return {"runs": list(every), "settings": differ, "metrics": rows(metrics)}
-
-
-def _leaves(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{dotted name: value} of nested settings."""
-    found: dict[str, Any] = {}
-    for key, one in value.items():
-        found |= _leaves(one, f"{prefix}{key}.") if isinstance(one, Mapping) else {f"{prefix}{key}": one}
-    return found
 
 
 def _is_number(value: object) -> bool:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from index_store.names import dotted
+
 if TYPE_CHECKING:
     from index_store.workspace import Workspace
 
@@ -89,16 +91,12 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def settings(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def settings(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     """A nested configuration as (`section.key`, value) lines, in its own order."""
-    lines: list[tuple[str, str]] = []
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            lines += settings(value, f"{prefix}{key}.")
-        else:
-            text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-            lines.append((prefix + key, text))
-    return lines
+    return [
+        (name, ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value))
+        for name, value in dotted(config).items()
+    ]
 
 
 def _bytes(size: int) -> str:
