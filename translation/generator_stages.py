@@ -21,7 +21,6 @@ from translation.training.sessions import Options, Session, StageResult, settled
 from translation.training.task import MethodTask
 from translation.transfer import start_from, transfer_names
 
-COLLECTION = "origin=real|unlabelled"
 BOTH = ("generator", "discriminator")
 
 
@@ -61,7 +60,7 @@ def train_generator(
             start_from(method, transfer_names(method, transfer), source, config)
         return _task(workspace, config, GENERATOR, method, schema.names, target, session)
 
-    return train_run(workspace, GENERATOR, config, about, make, session, images=COLLECTION)
+    return train_run(workspace, GENERATOR, config, about, make, session)
 
 
 def train_miner(
@@ -95,7 +94,7 @@ def train_miner(
         miner = first_weights(session.seed, lambda: find_method(config.method).mine(config, methods, schema))
         return _task(workspace, config, MINER, miner, (), target, session)
 
-    return train_run(workspace, MINER, config, about, make, session, images=COLLECTION)
+    return train_run(workspace, MINER, config, about, make, session)
 
 
 def _require_generator(run: RunRecord, config: Config) -> None:

@@ -46,14 +46,12 @@ from translation.sections import StageConfig
 from translation.training.checkpoints import load_networks, trained_networks
 from translation.training.loop import make_fabric
 from translation.training.processes import from_first
-from translation.training.sessions import Options, Session, StageResult, settled, train_run
+from translation.training.sessions import COLLECTION, Options, Session, StageResult, settled, train_run
 from translation.training.task import MethodTask
 from translation.translator import Translator
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-COLLECTION = "origin=real|unlabelled"
 
 Arm = Literal["retrieved", "random", "none"]
 
@@ -125,7 +123,7 @@ def train_extractor(workspace: Workspace, config: Config, *, protect: str, **opt
 
     training = config.training.model_copy(update={"best": ""})
     about = {"protect": protect, "seed": session.seed}
-    result = train_run(workspace, EXTRACTOR, config, about, make, session, training=training)
+    result = train_run(workspace, EXTRACTOR, config, about, make, session, training=training, images="origin=real")
     if result.stopped or "width" in result.run.summary:
         return result
     found = train_curve(make(), result.run, config)
@@ -206,7 +204,7 @@ def train_retrieval(
             pool_progress=progress.step,
         )
 
-    return train_run(workspace, RETRIEVAL, config, about, make, session, training=training, images=COLLECTION)
+    return train_run(workspace, RETRIEVAL, config, about, make, session, training=training)
 
 
 def train_guided(
@@ -276,7 +274,7 @@ def train_guided(
         shown = Guiding(method, guides, g, fused=fused, seed=seed, rank=fabric.global_rank)
         return _task(workspace, config, source.schema, method, g, fabric, session, shown, domains)
 
-    return train_run(workspace, GUIDED, config, about, make, session, exactly=steps, images=COLLECTION)
+    return train_run(workspace, GUIDED, config, about, make, session, exactly=steps)
 
 
 def _guide_retriever(workspace: Workspace, run: str | None, source: Translator) -> Retriever:

@@ -25,6 +25,8 @@ from translation.training.memory import within_memory
 from translation.training.precision import faster_precision
 from translation.training.processes import first_then_others, from_first, process_rank
 
+COLLECTION = "origin=real|unlabelled"  # the filter of what a run may look at, but where it needs labels
+
 Resume = bool | Literal["auto", "changed"]
 """False: a new run. True: the newest of its kind, refused if its settings differ. "changed": the newest with other
 settings, which it keeps; refused if they are of another network or other data. "auto": the newest if its settings
@@ -200,7 +202,7 @@ def train_run(
     *,
     training: TrainingConfig | None = None,
     exactly: int | None = None,
-    images: str = "origin=real",
+    images: str = COLLECTION,
 ) -> StageResult:
     """Find the run to go on with or make a new one, and train it; its row says how it ended, whatever happens.
 
