@@ -160,7 +160,6 @@ class MethodTask:
             )
             for name, player in self.players.items()
         }
-        self.trained = {name: player.networks for name, player in self.players.items()}
         self.scaler = torch.amp.GradScaler(self.device.type) if training.precision == "16-mixed" else None
         self.autocast = autocast
         self.engine = Engine(self.optimizers, autocast, self.scaler)
@@ -175,7 +174,7 @@ class MethodTask:
                 ids, labels = ids[own], labels[own]
             self._held_out = ids, labels
         if training.compile:
-            compile_networks({name: self.networks[name] for names in self.trained.values() for name in names})
+            compile_networks({name: self.networks[name] for one in self.players.values() for name in one.networks})
 
     @property
     def learned(self) -> NDArray[np.int64]:
