@@ -130,7 +130,7 @@ def not_too_many(k: int, queries: int) -> None:
         raise UsageError(f"k = {k} for {queries} queries is too much: take at most {MOST // queries}, or fewer queries")
 
 
-def per_query_filters(schema: AttributeSchema, where: str | Sequence[str | None] | None, count: int) -> list[Filter]:
+def per_query_filters(schema: AttributeSchema, where: Where, count: int) -> list[Filter]:
     """Return one filter for each query."""
     if where is None or isinstance(where, str):
         return [schema.filter(where)] * count

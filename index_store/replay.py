@@ -162,7 +162,7 @@ def next_id(connection: sa.Connection) -> int:
 
 
 def engine_of(connection: sa.Connection) -> Any:
-    """The module with what this engine does in its own way: `last_id` and `reserve`."""
+    """The module with what this engine does in its own way: `last_id`, `reserve` and `insert`."""
     if connection.dialect.name == "sqlite":
         return sqlite
     from index_store import postgres
