@@ -169,7 +169,7 @@ def _scan_segment(
 
 
 def _shift(rows: Ids, start: int) -> Ids:
-    """Return rows of a segment as places in the table."""
+    """Return rows of the part that begins at `start` as rows of the whole, -1 as it is."""
     return np.where(rows >= 0, rows + start, -1) if start else rows
 
 
@@ -248,7 +248,7 @@ def search_fused(
             [root * table.gather(place[part]) for root, table, place in zip(roots, tables, lookups, strict=True)]
         )
         distances, found = exact_search(np.ascontiguousarray(query), np.ascontiguousarray(vectors), k)
-        best.append((distances, np.where(found >= 0, found + start, -1)))
+        best.append((distances, _shift(found, start)))
     return merge(best, len(query), k)
 
 
