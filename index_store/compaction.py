@@ -16,6 +16,7 @@ from index_store import features
 from index_store.catalog import Catalog
 from index_store.features import Record
 from index_store.replay import IMAGE_TEXTS, schema_header
+from index_store.state import encoders_of
 
 
 def merge(catalog: Catalog) -> str:
@@ -23,21 +24,20 @@ def merge(catalog: Catalog) -> str:
     with catalog.reading() as connection:
         names = connection.exec_driver_sql("SELECT file FROM shards ORDER BY seq").scalars().all()
         old = [catalog.shard(name) for name in names]
-        encoders = connection.exec_driver_sql("SELECT id, name, fingerprint, dim FROM encoders ORDER BY id").all()
+        encoders = encoders_of(connection)
         held = connection.exec_driver_sql("SELECT encoder, file FROM shards ORDER BY seq").all()
         first = catalog.sequence(connection) + 1
         rows = _rows_record(catalog, connection)
+    told_all = [{"name": one.name, "fingerprint": one.fingerprint, "dim": one.dim} for one in encoders]
     vectors = []
-    for number, name, fingerprint, dim in encoders:
-        told = {"name": name, "fingerprint": fingerprint, "dim": dim}
-        files = [str(file) for encoder, file in held if encoder == number]
+    for one, told in zip(encoders, told_all, strict=True):
+        files = [str(file) for encoder, file in held if encoder == one.number]
         if arrays := _live_vectors(catalog, files, rows.arrays["ids"]):
             vectors.append(Record("vectors", {"encoder": told, "base": "part"}, arrays))
-    told_all = [{"name": name, "fingerprint": finger, "dim": dim} for _, name, finger, dim in encoders]
     about = {"first": first, "parts": 1 + len(vectors)}
     header = {**rows.header, "base": "first", "encoders": told_all, **about}
     parts = [Record("images", header, rows.arrays, rows.texts)]
-    parts += [Record(one.kind, {**one.header, **about}, one.arrays) for one in vectors]
+    parts += [Record(part.kind, {**part.header, **about}, part.arrays) for part in vectors]
     catalog.write(*parts)
     catalog.checkpoint()
     for file in old:

@@ -166,11 +166,10 @@ def find(ids: Ids, wanted: Ids) -> Ids:
 def read_state(catalog: Catalog, connection: sa.Connection, before: State | None) -> State:
     """Read the committed state; only what changed since `before`, if that is given."""
     schema = catalog.schema(connection)
-    encoders = connection.exec_driver_sql("SELECT id, name, fingerprint, dim FROM encoders ORDER BY id").all()
     shards = connection.exec_driver_sql(
         "SELECT encoder, file, rows FROM shards WHERE encoder IS NOT NULL ORDER BY seq"
     ).all()
-    infos = tuple(EncoderInfo(*row) for row in encoders)
+    infos = encoders_of(connection)
     files = tuple((int(row[0]), catalog.shard(row[1]).name, int(row[2])) for row in shards)
     sequence, default = catalog.sequence(connection), catalog.setting(connection, "encoder")
     if before is None:
@@ -210,11 +209,15 @@ def read_state(catalog: Catalog, connection: sa.Connection, before: State | None
 def bare_state(catalog: Catalog, connection: sa.Connection) -> State:
     """Read the committed state without its rows and files."""
     schema = catalog.schema(connection)
-    encoders = connection.exec_driver_sql("SELECT id, name, fingerprint, dim FROM encoders ORDER BY id").all()
-    rows = _rows(connection, "WHERE id < 0", (), schema.width, ())
-    infos = tuple(EncoderInfo(*row) for row in encoders)
+    rows, infos = _rows(connection, "WHERE id < 0", (), schema.width, ()), encoders_of(connection)
     sequence, default = catalog.sequence(connection), catalog.setting(connection, "encoder")
     return State(sequence, schema, *rows, infos, (), default)
+
+
+def encoders_of(connection: sa.Connection) -> tuple[EncoderInfo, ...]:
+    """Read the encoders, in the order in which they came."""
+    query = "SELECT id, name, fingerprint, dim FROM encoders ORDER BY id"
+    return tuple(EncoderInfo(*row) for row in connection.exec_driver_sql(query).all())
 
 
 Columns = tuple[Ids, Bits, Bits, Codes, Codes, tuple[str, ...]]
