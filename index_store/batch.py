@@ -29,13 +29,9 @@ class Batch:
         origin = self.origin if isinstance(self.origin, str) else self.origin[row]
         return self.vectors[row].tobytes(), self.known[row].tobytes(), self.value[row].tobytes(), split, origin
 
-    def same(self, row: int, other: int) -> bool:
-        """Whether two rows of the batch hold the same data."""
-        return self.key(row) == self.key(other)
-
-    def equals(self, row: int, stored: Batch, other: int) -> bool:
-        """Whether a row holds the same data as a stored one."""
-        return self.key(row) == stored.key(other)
+    def equals(self, row: int, batch: Batch, other: int) -> bool:
+        """Whether a row holds the same data as one of a batch, which may be this one."""
+        return self.key(row) == batch.key(other)
 
 
 def as_vectors(vectors: npt.ArrayLike, dim: int, *, one: bool = False) -> npt.NDArray[np.float32]:

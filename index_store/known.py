@@ -30,7 +30,7 @@ def match_keys(
             raise UsageError(f"key {key!r} is not a text with at least one character")
         if (first := seen.setdefault(key, row)) == row:
             fresh.append(row)
-        elif not batch.same(row, first):
+        elif not batch.equals(row, batch, first):
             raise DuplicateKey(f"key {key!r} appears twice in the batch with different data: give each row its own")
     encodable(list(seen), "keys")
     there = ids_of(live.catalog, list(seen))
