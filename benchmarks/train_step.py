@@ -10,7 +10,8 @@ a busy machine slows all; medians of `--steps` turns after 3 that are not counte
 the time over the unguided step's. With `--together` all presets take turns, and `ratio` is over the first row's step:
 
     python benchmarks/train_step.py --together --methods "stage 1" --presets celeba-64,cut,fastcut --batch 8
- FLOPs by torch's counter. The limit is what a 256-channel 3×3 convolution
+
+FLOPs by torch's counter. The limit is what a 256-channel 3×3 convolution
 of 64×64 pixels does a second in the same precision, a turn between the others: its best is printed, and the share of
 it that a step reaches is the median over the turns. Peak memory is that of a process of its own, which makes 2 steps;
 on a GPU it is what torch allocated there. Networks are compiled where the settings say so (training.compile), before
