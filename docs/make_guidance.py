@@ -58,9 +58,7 @@ def _over_seeds(folder: Path, row: int, part: str) -> list[str]:
         return []
     lines = []
     for pair, gaps in json.loads(path.read_text())["parts"].get(part, {}).items():
-        told = [
-            f"{m} {g['difference']:+.3f} ({g['interval'][0]:+.3f} … {g['interval'][1]:+.3f})" for m, g in gaps.items()
-        ]
+        told = [f"{measure} {_gap(gap)}" for measure, gap in gaps.items()]
         lines.append(f"- over the seeds, {pair}: {'; '.join(told)}")
     return lines
 
