@@ -122,6 +122,25 @@ class ResidualBlock(nn.Module):
         return x + self.body(x)  # type: ignore[no-any-return]
 
 
+class AdaINBlock(nn.Module):
+    """A residual block whose two instance norms take scale and shift [B, C] each from outside: AdaIN, which SDIT calls
+    conditional instance norm."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = convolution(channels, channels, 3)
+        self.second = convolution(channels, channels, 3)
+
+    def forward(self, x: Tensor, scales: Tensor, shifts: Tensor) -> Tensor:  # both [B, 2, C]
+        h = F.relu(adain(self.first(x), scales[:, 0], shifts[:, 0]))
+        return x + adain(self.second(h), scales[:, 1], shifts[:, 1])
+
+
+def adain(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Instance-normalised x [B, C, h, w] times (1 + scale) plus shift, both [B, C]."""
+    return instance_norm(x) * (1 + scale[:, :, None, None]) + shift[:, :, None, None]
+
+
 def initialise(network: nn.Module, kind: Start) -> None:
     """First weights of all `nn.Conv2d` and `nn.Linear`, biases 0.
 

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from translation.networks.blocks import (
+    AdaINBlock,
     InstanceNorm,
     LayerNorm,
     ResidualBlock,
     Start,
     convolution,
-    instance_norm,
     mlp,
     scaled,
     upsample,
@@ -28,24 +28,6 @@ from translation.networks.blocks import (
 from translation.networks.blocks import initialise as initialise_layers
 
 STYLE_PER_ATTRIBUTE = 8
-
-
-class AdaINBlock(nn.Module):
-    """A residual block whose two instance norms take scale and shift from the style: AdaIN."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.first = convolution(channels, channels, 3)
-        self.second = convolution(channels, channels, 3)
-
-    def forward(self, x: Tensor, scales: Tensor, shifts: Tensor) -> Tensor:  # both [B, 2, C]
-        h = F.relu(adain(self.first(x), scales[:, 0], shifts[:, 0]))
-        return x + adain(self.second(h), scales[:, 1], shifts[:, 1])
-
-
-def adain(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Instance-normalised x [B, C, h, w] times (1 + scale) plus shift, both [B, C]."""
-    return instance_norm(x) * (1 + scale[:, :, None, None]) + shift[:, :, None, None]
 
 
 def halved(images: Tensor, times: int) -> Tensor:

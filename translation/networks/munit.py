@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from translation.networks.blocks import (
+    AdaINBlock,
     InstanceNorm,
     LayerNorm,
     ResidualBlock,
@@ -21,7 +22,6 @@ from translation.networks.blocks import (
     upsample,
 )
 from translation.networks.blocks import initialise as initialise_layers
-from translation.networks.gmm_unit import AdaINBlock
 
 Places = tuple[Tensor, ...]
 """Where each maximum of an encoder's pools lay, int64 [B, c, h, w] a pool, the first pool first."""

@@ -12,27 +12,9 @@ import itertools
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from translation.networks.blocks import ResidualBlock, convolution, instance_norm, mlp, scaled
+from translation.networks.blocks import AdaINBlock, ResidualBlock, convolution, mlp, scaled
 from translation.networks.conditional import Painter
-
-
-class ConditionalNormBlock(nn.Module):
-    """A residual block whose two instance norms take scale and shift [B, C] each: conditional instance norm."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.first = convolution(channels, channels, 3)
-        self.second = convolution(channels, channels, 3)
-
-    def forward(self, x: Tensor, scales: Tensor, shifts: Tensor) -> Tensor:  # both [B, 2, C]
-        h = F.relu(_conditioned(self.first(x), scales[:, 0], shifts[:, 0]))
-        return x + _conditioned(self.second(h), scales[:, 1], shifts[:, 1])
-
-
-def _conditioned(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    return instance_norm(x) * (1 + scale[:, :, None, None]) + shift[:, :, None, None]
 
 
 class AttentiveGenerator(nn.Module):
@@ -58,7 +40,7 @@ class AttentiveGenerator(nn.Module):
         super().__init__()
         c = scaled(256, width)
         self.channels, self.norms = c, norms
-        self.blocks = nn.ModuleList(ConditionalNormBlock(c) for _ in range(blocks))
+        self.blocks = nn.ModuleList(AdaINBlock(c) for _ in range(blocks))
         hidden = scaled(256, width)
         if norms:
             self.mlp = mlp(noise, hidden, blocks * 4 * c)

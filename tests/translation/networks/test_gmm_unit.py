@@ -10,14 +10,13 @@ from torch.nn import functional as F
 from tests.translation.steps import networks_of
 from translation.config import load_config
 from translation.guidance import ConvolutionFusion
-from translation.networks.blocks import instance_norm, scaled
+from translation.networks.blocks import adain, instance_norm, scaled
 from translation.networks.gmm_unit import (
     ContentEncoder,
     Discriminator,
     Generator,
     Judged,
     StyleEncoder,
-    adain,
     initialise,
 )
 
