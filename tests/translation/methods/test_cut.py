@@ -10,13 +10,13 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from torch import Tensor, nn
 
 from index_store.errors import RgunitError, UsageError
 from index_store.runs import CHECKPOINT
 from index_store.workspace import Workspace
 from tests.translation.resume import same_after_a_stop
 from tests.translation.small import USED
+from tests.translation.steps import weights
 from translation.config import Config, load_config, parse_config
 from translation.evaluation.arms import open_arms
 from translation.evaluation.protocol import make_pairs
@@ -52,10 +52,6 @@ def batch() -> Batch:
     images, target = torch.rand(2, 3, 3, 32, 32, generator=g) * 2 - 1
     none = torch.zeros(3, 3, dtype=torch.int8)
     return Batch(images, none, none, torch.zeros(0, 3, 0), references=target)
-
-
-def weights(network: nn.Module) -> Tensor:
-    return torch.cat([p.detach().reshape(-1).clone() for p in network.parameters()])
 
 
 @pytest.mark.parametrize("mover", ["generator", "discriminator"])
