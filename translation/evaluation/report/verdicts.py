@@ -84,9 +84,8 @@ def verdicts(translation: Numbers | None, retrieval: Numbers | None) -> tuple[Ve
     if retrieval:
         found += _retrieval(retrieval)
     if translation:
-        found += [v for arm in MODELS if (v := _changed(translation, arm)) is not None]
-        found += [v for arm in MODELS if (v := _truth(translation, arm)) is not None]
-        found += [v for arm in MODELS if (v := _truth_edit(translation, arm)) is not None]
+        for judged in (_changed, _truth, _truth_edit):
+            found += [v for arm in MODELS if (v := judged(translation, arm)) is not None]
         for other in () if too_short(translation) else ("unguided", "random", "swapped"):
             found += compared(translation, "guided", other)
     return tuple(found)
