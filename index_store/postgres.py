@@ -36,7 +36,7 @@ class PostgresDatabase:
     def __init__(self, folder: Path, wait: float, url: str) -> None:
         self.folder, self.file = folder, folder / marker.MARKER
         self.url = _parsed(url)
-        self.shown = self.url.render_as_string(hide_password=True)
+        self.shown = _shown(self.url)
         self.read_only = read_only(folder)
         told, self._own = marker.read(folder)
         self.schema = told if told and self._own else marker.fresh()
@@ -95,10 +95,15 @@ class PostgresDatabase:
 
     def failed(self, error: sa.exc.DatabaseError) -> RgunitError:
         why, kind = str(error.orig).partition("\n")[0], type(error.orig).__name__
-        if isinstance(error, sa.exc.OperationalError):
-            return RgunitError(f"the catalog on {self.shown} cannot be reached: {why}")
+        kinds = {one.__name__ for one in type(error.orig).__mro__}
         if kind == "InsufficientPrivilege":
             return RgunitError(f"the catalog on {self.shown} may not be used by this user: {why}")
+        if "DataError" in kinds or kind == "ProgramLimitExceeded":
+            return RgunitError(f"the catalog on {self.shown} cannot hold this: {why}")
+        if "OperationalError" in kinds or kind == "ProgrammingError":  # itself: before anything was asked
+            return RgunitError(
+                f"the catalog on {self.shown} cannot be reached ({why}): start the server, or correct --catalog URL"
+            )
         missing = kind in ("UndefinedTable", "InvalidSchemaName")
         return CatalogDamaged(self.file, self.absent if missing else why)
 
@@ -241,14 +246,26 @@ class AdvisoryLock:
 
 
 def _parsed(url: str) -> sa.URL:
-    """The URL of a database; UsageError for any other."""
+    """The URL of a database; UsageError for any other, and for an option that PostgreSQL's library does not know."""
     try:
         parsed = sa.make_url(url)
-    except sa.exc.ArgumentError:
+    except (sa.exc.ArgumentError, ValueError):  # ValueError: a port that is no number
         parsed = None
     if parsed is None or parsed.drivername != DRIVER or not parsed.database:
         raise UsageError(f"a catalog's URL is {DRIVER}://USER@HOST/DATABASE, which this is not")
+    with suppress(ImportError):  # without psycopg nobody knows what there is
+        from psycopg import pq
+
+        known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
+        if strange := sorted(set(parsed.query) - known):
+            raise UsageError(f"the catalog's URL has the option {strange[0]!r}, which PostgreSQL does not know")
     return parsed
+
+
+def _shown(url: sa.URL) -> str:
+    """A URL in a message, without its passwords, wherever they stand."""
+    secret = [name for name in url.query if "password" in name]
+    return url.difference_update_query(secret).render_as_string(hide_password=True)
 
 
 def _me() -> str:

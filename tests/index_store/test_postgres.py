@@ -96,7 +96,11 @@ def test_a_folder_with_sqlite_keeps_it_and_two_catalogs_are_refused(tmp_path, pa
         IndexStore.open(path)
 
 
-@pytest.mark.parametrize("url", ["sqlite:///x", "postgresql://h/d", "postgresql+psycopg://h", "nonsense", "http://h/d"])
+OTHERS = ["sqlite:///x", "postgresql://h/d", "postgresql+psycopg://h", "nonsense", "http://h/d"]
+OTHERS += ["postgresql+psycopg://h:port/d"]
+
+
+@pytest.mark.parametrize("url", OTHERS)
 def test_another_url_is_refused_and_nothing_is_made(tmp_path, url):
     with pytest.raises(UsageError, match=r"postgresql\+psycopg://USER@HOST/DATABASE"):
         IndexStore.create(tmp_path / "s", dim=2, attributes=[], catalog=url)
@@ -111,6 +115,22 @@ def test_a_server_that_does_not_answer_is_named_without_its_password(path, tmp_p
     with pytest.raises(RgunitError, match="cannot be reached"):
         IndexStore.create(tmp_path / "t", dim=2, attributes=[], catalog=url)
     assert not (tmp_path / "t").exists()
+
+
+def test_what_a_url_says_wrongly_is_no_damage_and_a_password_is_never_shown(path, postgres, tmp_path):
+    told = {
+        "?foo=1": "option 'foo', which PostgreSQL does not know",
+        "?connect_timeout=abc": r"cannot be reached \(bad value.*correct --catalog URL",
+        "?password=secret&port=9": "cannot be reached",
+        "_none": "database .*_none.* does not exist.*correct --catalog URL",
+    }
+    for ending, expected in told.items():
+        with pytest.raises(RgunitError, match=expected) as error:
+            IndexStore.open(path, catalog=postgres + ending)
+        assert "damaged" not in str(error.value) and "secret" not in str(error.value)
+        with pytest.raises(RgunitError, match=expected):
+            IndexStore.create(tmp_path / "t", dim=2, attributes=[], catalog=postgres + ending)
+        assert not (tmp_path / "t").exists()
 
 
 def test_moving_from_sqlite_is_a_rebuild_and_so_is_a_lost_database(tmp_path, postgres):
