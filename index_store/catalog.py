@@ -166,7 +166,15 @@ class Catalog:
     def migrate(self) -> None:
         """Bring the tables to this version, under the writer's lock."""
         with self.held(repair=False):
-            self.database.migrate()
+            try:
+                self.database.migrate()
+            except sa.exc.DatabaseError as error:
+                raise self.refused(error) from error
+
+    def refused(self, error: sa.exc.DatabaseError) -> RgunitError:
+        """What it means that tables could not be written: no damage, whatever the engine says."""
+        told = self.database.failed(error)
+        return RgunitError(f"cannot write {self.file}: {told.why}") if isinstance(told, CatalogDamaged) else told
 
     def close(self) -> None:
         """Close the connections and give the locks back."""

@@ -347,6 +347,8 @@ def _replace(catalog: Catalog, entries: Sequence[Entry]) -> None:
     except sa.exc.IntegrityError as error:
         why = str(error.orig).partition("\n")[0]
         raise RgunitError(f"{catalog.shards}: its files contradict each other ({why}); nothing was changed") from error
+    except sa.exc.DatabaseError as error:  # no right to make tables, a full disk, a text that this engine cannot hold
+        raise RgunitError(f"{catalog.refused(error)}; nothing was changed") from error
 
 
 def _digests(connection: sa.Connection) -> dict[str, str]:

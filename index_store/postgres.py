@@ -49,6 +49,7 @@ class PostgresDatabase:
         options = [given if isinstance(given, str) else " ".join(given), f"-csearch_path={self.schema}"]
         options.append("-csynchronous_commit=on")
         told = {"options": " ".join(options).strip(), "application_name": f"rgunit {_me()}"[:63]}
+        told["client_encoding"] = "UTF8"  # whatever the database's is
         url = self.url.difference_update_query(["options"])
         try:
             engine = sa.create_engine(url, isolation_level="REPEATABLE READ", connect_args=told)
@@ -97,7 +98,9 @@ class PostgresDatabase:
         why, kind = str(error.orig).partition("\n")[0], type(error.orig).__name__
         kinds = {one.__name__ for one in type(error.orig).__mro__}
         if kind == "InsufficientPrivilege":
-            return RgunitError(f"the catalog on {self.shown} may not be used by this user: {why}")
+            return RgunitError(
+                f"the catalog on {self.shown} may not be used by this user ({why}): ask its owner for that"
+            )
         if "DataError" in kinds or kind == "ProgramLimitExceeded":
             return RgunitError(f"the catalog on {self.shown} cannot hold this: {why}")
         if "OperationalError" in kinds or kind == "ProgrammingError":  # itself: before anything was asked
@@ -124,11 +127,11 @@ class PostgresDatabase:
         return set(connection.exec_driver_sql(query).scalars())
 
     def migrate(self) -> None:
-        if not self.file.exists():
-            marker.write(self.folder, self.schema)
         with self.transaction() as connection:
             connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {self.schema}")
             migrate_over(connection)
+        if not self.file.exists():
+            marker.write(self.folder, self.schema)
 
     def problems(self, connection: sa.Connection) -> list[str]:
         return []  # PostgreSQL checks its own pages
@@ -148,13 +151,13 @@ class PostgresDatabase:
 
     def replace(self, fill: Callable[[sa.Connection], None]) -> None:
         """In one transaction."""
-        marker.write(self.folder, self.schema)
-        self._own = True
         with self.transaction() as connection:
             connection.exec_driver_sql(f"DROP SCHEMA IF EXISTS {self.schema} CASCADE")
             connection.exec_driver_sql(f"CREATE SCHEMA {self.schema}")
             migrate_over(connection)
             fill(connection)
+        marker.write(self.folder, self.schema)  # at last: a folder that names a schema has it
+        self._own = True
 
 
 class AdvisoryLock:

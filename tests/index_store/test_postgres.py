@@ -11,6 +11,7 @@ import threading
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 from PIL import Image
 
 from index_store import marker
@@ -131,6 +132,69 @@ def test_what_a_url_says_wrongly_is_no_damage_and_a_password_is_never_shown(path
         with pytest.raises(RgunitError, match=expected):
             IndexStore.create(tmp_path / "t", dim=2, attributes=[], catalog=postgres + ending)
         assert not (tmp_path / "t").exists()
+
+
+def told(url, statement):
+    """Have a database do something that is none of the store's."""
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql(statement)
+    engine.dispose()
+
+
+def without_catalog(folder, keys=("x", "y", "z")):
+    """Make a store with a SQLite file, and take that away."""
+    with IndexStore.create(folder, dim=3, attributes=[]) as store:
+        store.add(EYE, keys=keys)
+    for file in folder.glob("catalog.db*"):
+        file.unlink()
+
+
+def test_a_user_without_the_right_to_make_a_schema_is_told_and_nothing_is_made(path, postgres, tmp_path):
+    told(postgres, "CREATE ROLE poor LOGIN")
+    url, expected = postgres.replace("rgunit@", "poor@"), "may not be used by this user .*: ask its owner"
+    with pytest.raises(RgunitError, match=expected):
+        IndexStore.create(tmp_path / "t", dim=3, attributes=[], catalog=url)
+    assert not (tmp_path / "t").exists()
+    without_catalog(tmp_path / "moving")
+    for folder in (path, tmp_path / "moving"):
+        before = sorted(file.name for file in folder.iterdir())
+        with IndexStore.open(folder, catalog=url) as store, pytest.raises(RgunitError, match=expected):
+            store.rebuild()
+        assert sorted(file.name for file in folder.iterdir()) == before
+    with IndexStore.open(tmp_path / "moving", catalog=postgres) as store:
+        store.rebuild()
+        assert store.count() == 3 and store.verify().ok
+
+
+def test_a_text_that_postgresql_cannot_hold_is_no_damage(path, postgres, tmp_path):
+    with IndexStore.open(path, catalog=postgres) as store:
+        with pytest.raises(RgunitError, match=r"cannot hold this: .*NUL"):
+            store.add(EYE[:1], keys=["a\0b"])
+        assert store.count() == 3 and store.verify().ok
+    without_catalog(tmp_path / "moving", ["a\0b", "y", "z"])
+    refused = pytest.raises(RgunitError, match=r"cannot hold this: .*NUL.*nothing was changed")
+    with IndexStore.open(tmp_path / "moving", catalog=postgres) as store, refused:
+        store.rebuild()
+    with IndexStore.open(tmp_path / "moving") as store:  # and so it stays with SQLite
+        store.rebuild()
+        assert store.count() == 3 and store.verify().ok
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_database_of_another_encoding_holds_what_it_can(postgres, tmp_path, encoding):
+    name = f"in_{encoding.lower()}"
+    told(postgres, f"CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'")
+    url = postgres.replace("/postgres", f"/{name}")
+    with IndexStore.create(tmp_path / "s", dim=3, attributes=["ü"], catalog=url) as store:
+        assert store.add(EYE[:1], labels=[[1]], keys=["é"]).tolist() == [1]
+        assert store.schema.names == ("ü",) and store.add(EYE[:1], labels=[[1]], keys=["é"]).tolist() == [1]
+        if encoding == "LATIN1":
+            with pytest.raises(RgunitError, match=r"cannot hold this: .*no equivalent in encoding"):
+                store.add(EYE[1:2], keys=["日本"])
+        else:
+            assert store.add(EYE[1:2], keys=["日本"]).tolist() == store.add(EYE[1:2], keys=["日本"]).tolist()
+        assert store.verify().ok
 
 
 def test_moving_from_sqlite_is_a_rebuild_and_so_is_a_lost_database(tmp_path, postgres):
