@@ -20,7 +20,7 @@ from index_store import databases, features, forking, places, seal, trash
 from index_store.attributes import AttributeSchema
 from index_store.errors import CatalogDamaged, RgunitError
 from index_store.features import Record, Sealed
-from index_store.lock import WriterLock
+from index_store.lock import LockLost, WriterLock
 from index_store.replay import apply, next_id
 from index_store.whole import WRITING
 
@@ -314,7 +314,14 @@ class Catalog:
 
         Durable on return, or nothing has changed: RgunitError says why (a full disk, for one). An engine that follows
         must be there before; where it is lost just after the commit, a warning says so, and the next change mends it.
+        Where the lock is lost meanwhile, another writer may have committed what was sealed: that is looked at.
         """
+
+        def step(name: str) -> None:
+            self.step(name)
+            if name in ("write", "rename") and not self.lock.kept():  # the file's name may be another writer's now
+                raise LockLost
+
         with self.writing():
             self.follow()
             self.step("begin")
@@ -325,20 +332,23 @@ class Catalog:
                 for record in records:
                     seq += 1
                     self.step("seal")
-                    parts.append((seq, record, features.seal(self.shards, seq, record, self.step)))
+                    parts.append((seq, record, features.seal(self.shards, seq, record, step)))
                 self.step("commit")
                 self.commit(parts)
             except BaseException as error:
-                sure = self._discard()
+                committed = self._discard(parts if len(parts) == len(records) else [])
+                lost = isinstance(error, sa.exc.DatabaseError | LockLost)
                 if isinstance(error, OSError):
                     raise RgunitError(
                         f"cannot write {self.shards}: {error.strerror or error}; nothing was changed"
                     ) from error
-                if isinstance(error, sa.exc.DatabaseError):
+                if lost and not committed:
+                    sure = committed is not None
                     became = "nothing was changed" if sure else "whether it was committed is seen when it can be read"
-                    why = str(error.orig).partition("\n")[0]
+                    why = str(getattr(error, "orig", error)).partition("\n")[0]
                     raise RgunitError(f"cannot write {self.file}: {why}; {became}") from error
-                raise
+                if not lost:
+                    raise
             self.step("committed")
             try:
                 self.follow()
@@ -346,30 +356,37 @@ class Catalog:
                 warnings.warn(f"{error}; what was written is kept, and found as before", RuntimeWarning, stacklevel=3)
             return seq
 
-    def _discard(self) -> bool:
+    def _discard(self, parts: Sequence[tuple[int, Record, Sealed]]) -> bool | None:
         """Delete sealed records that were not committed (an interrupt may come just after the commit, or before anybody
-        has noted what was sealed); return whether it could be told."""
+        has noted what was sealed); return whether these were, None where it cannot be told."""
         try:
+            if not self.lock.kept():  # another writer may seal now, or have applied what was sealed: in turn again
+                self._mended = False
+                self.lock.acquire()
             with self.reading() as connection:
                 sequence = self.sequence(connection)
+                listed = set(connection.exec_driver_sql("SELECT digest FROM shards").scalars())
         except RgunitError:
-            return False
+            return None
         for seq, path in self.sealed_files():
             if seq > sequence:  # under the writer's lock nobody else seals
                 path.unlink(missing_ok=True)
-        return True
+        return bool(parts) and all(sealed.digest in listed for _, _, sealed in parts)
 
     def commit(self, parts: Sequence[tuple[int, Record, Sealed]]) -> None:
         """Apply sealed records in one transaction."""
-        with self.transaction() as connection:
+        with forking.native(), self.database.transaction() as connection:
             for seq, record, sealed in parts:
                 apply(connection, seq, record, sealed)
 
     @contextmanager
     def transaction(self) -> Iterator[sa.Connection]:
-        """One transaction of the writer; durable when it ends."""
-        with forking.native(), self.database.transaction() as connection:
-            yield connection
+        """One transaction of the writer; durable when it ends. RgunitError where it cannot be made."""
+        try:
+            with forking.native(), self.database.transaction() as connection:
+                yield connection
+        except sa.exc.DatabaseError as error:
+            raise self.refused(error) from error
 
     def checkpoint(self) -> None:
         """Fold what the engine keeps beside the tables into them."""

@@ -37,6 +37,9 @@ class Lock(Protocol):
     def acquire(self) -> bool:
         """Take it; return whether it was taken just now. Raises Locked and ReadOnly."""
 
+    def kept(self) -> bool:
+        """Whether it still is this process's; one that ends with a connection may not be."""
+
     def release(self) -> None:
         """Give it back, if it is held."""
 

@@ -87,8 +87,9 @@ def seal_file(target: Path, record: Record, step: Step = lambda name: None) -> S
     for name, text in record.texts.items():
         encoded = json.dumps(text if isinstance(text, str) else list(text), ensure_ascii=False).encode()
         columns[f"text.{name}"] = np.frombuffer(encoded, np.uint8)
+    step("write")
+    renamed = False
     try:
-        step("write")
         with temporary.open("wb") as file:
             content = _image(header, columns)
             tail = sealing.trailer(content)
@@ -99,11 +100,13 @@ def seal_file(target: Path, record: Record, step: Step = lambda name: None) -> S
             os.fsync(file.fileno())
         step("rename")
         temporary.rename(target)
+        renamed = True
         step("fsync folder")
         sync_folder(target.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
-        target.unlink(missing_ok=True)
+        if renamed:  # else what lies there is another's
+            target.unlink(missing_ok=True)
         raise
     return Sealed(target.name, len(content) + len(tail), sealing.digest_of(target))
 

@@ -29,6 +29,13 @@ def refuse_read_only(folder: Path) -> None:
         )
 
 
+class LockLost(RgunitError):
+    """The writer's lock ended while its holder was about to change something; nothing of that is committed by it."""
+
+    def __init__(self) -> None:
+        super().__init__("the connection was lost, and with it the turn to write")
+
+
 class WriterLock:
     """An exclusive lock on `folder/lock`; `acquire` may be called again by its holder. `told`: what its holder does, in
     a message."""
@@ -71,6 +78,10 @@ class WriterLock:
         os.pwrite(handle, str(os.getpid()).encode(), 0)
         self._handle = handle
         return True
+
+    def kept(self) -> bool:
+        """Whether it still is this object's: it is, once it is held."""
+        return self.held
 
     def release(self) -> None:
         """Give the lock back, if it is held."""

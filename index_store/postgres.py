@@ -20,7 +20,7 @@ from sqlalchemy import event
 
 from index_store import marker
 from index_store.errors import CatalogDamaged, Locked, ReadOnly, RgunitError, UsageError
-from index_store.lock import read_only, refuse_read_only
+from index_store.lock import LockLost, read_only, refuse_read_only
 from index_store.migrating import migrate_over
 
 DRIVER = "postgresql+psycopg"
@@ -86,12 +86,25 @@ class PostgresDatabase:
 
     @contextmanager
     def connect(self) -> Iterator[sa.Connection]:
-        with self.engine.connect().execution_options(postgresql_readonly=True) as connection:
+        with self._answering() as connection:
             yield connection
+
+    def _answering(self) -> sa.Connection:
+        """A connection to read by. One that a restart of the server has ended is not known to be until it is asked."""
+        connection = self.engine.connect().execution_options(postgresql_readonly=True)
+        try:
+            connection.exec_driver_sql("SELECT 1")
+        except sa.exc.DatabaseError as error:
+            connection.close()
+            if not error.connection_invalidated:
+                raise
+            connection = self.engine.connect().execution_options(postgresql_readonly=True)
+        return connection
 
     @contextmanager
     def transaction(self) -> Iterator[sa.Connection]:
         with self.lock.connection.begin():
+            self.lock.assure()
             yield self.lock.connection
 
     def failed(self, error: sa.exc.DatabaseError) -> RgunitError:
@@ -191,16 +204,54 @@ class AdvisoryLock:
         refuse_read_only(self._database.folder)
         deadline = time.monotonic() + max(self.wait, TURN)
         try:
-            connection = self._database.engine.connect()
             try:
-                self._take(connection, deadline)
-            except BaseException:
-                connection.close()
-                raise
+                self._held = self._taken(deadline)
+            except sa.exc.DatabaseError as error:
+                if not error.connection_invalidated:
+                    raise
+                self._held = self._taken(deadline)  # by a connection that the server had ended before: once more
         except sa.exc.DatabaseError as error:
             raise self._database.failed(error) from error
-        self._held = connection
         return True
+
+    def _taken(self, deadline: float) -> sa.Connection:
+        """A connection that has the lock."""
+        connection = self._database.engine.connect()
+        try:
+            self._take(connection, deadline)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def kept(self) -> bool:
+        """Whether the server still says so: with a connection the lock is lost. Then this object has it no more."""
+        if self._held is None:
+            return False
+        try:
+            if self._has(self._held):
+                self._held.rollback()
+                return True
+        except sa.exc.SQLAlchemyError:
+            pass
+        connection, self._held = self._held, None
+        with suppress(sa.exc.SQLAlchemyError):
+            connection.invalidate()
+            connection.close()
+        return False
+
+    def assure(self) -> None:
+        """In a transaction of its connection: LockLost where that has been made anew since, and the lock is not its."""
+        if not self._has(self.connection):
+            raise LockLost
+
+    def _has(self, connection: sa.Connection) -> bool:
+        """Whether a connection has the lock."""
+        query = (
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND "
+            "pid = pg_backend_pid() AND (classid::bigint << 32) | objid::bigint = ?"
+        )
+        return bool(connection.exec_driver_sql(query, (self._key,)).scalar())
 
     def _take(self, connection: sa.Connection, deadline: float) -> None:
         """See `acquire`."""
@@ -236,9 +287,9 @@ class AdvisoryLock:
             try:
                 connection.exec_driver_sql("SELECT pg_advisory_unlock(?)", (self._key,))
                 connection.commit()
-            except sa.exc.DatabaseError:
+            except sa.exc.SQLAlchemyError:
                 connection.invalidate()  # with the connection the lock ends
-            with suppress(sa.exc.DatabaseError):
+            with suppress(sa.exc.SQLAlchemyError):
                 connection.close()
 
     def after_fork(self) -> None:

@@ -348,6 +348,51 @@ def test_a_writer_whose_connection_is_lost_commits_nothing(path, postgres):
         assert store.count() == 3 and store.add(EYE).tolist() == [4, 5, 6] and store.verify().ok
 
 
+CUT = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'rgunit%%'"
+
+
+def test_a_server_that_was_started_again_is_asked_again(path, postgres):
+    with Workspace.open(path, catalog=postgres) as workspace:
+        store = workspace.store()
+        for change in (lambda: store.add(EYE), store.verify, workspace.runs, store.rebuild, lambda: store.remove([1])):
+            told(postgres, CUT)
+            change()
+        assert store.count() == 5 and store.verify().ok
+
+
+@pytest.mark.parametrize("step", ["begin", "write", "fsync", "rename", "fsync folder", "commit"])
+def test_a_turn_that_is_lost_to_another_writer_costs_neither_anything(path, postgres, step):
+    with IndexStore.open(path, catalog=postgres) as store, IndexStore.open(path, catalog=postgres) as other:
+
+        def lose(name):
+            if name == step:
+                told(postgres, CUT)
+                theirs.extend(other.add(EYE[:1] * number)[0] for number in (2, 3))
+
+        theirs, store.catalog.step = [], lose
+        if step in ("fsync folder", "commit"):  # sealed: the other one has committed it before its own
+            assert store.add(EYE).tolist() == [4, 5, 6] and theirs == [7, 8]
+        else:
+            with pytest.raises(RgunitError, match="turn to write; nothing was changed"):
+                store.add(EYE)
+            assert theirs == [4, 5]
+        store.catalog.step = lambda name: None
+        assert store.add(EYE[:1]).tolist() == [theirs[-1] + 1] and store.verify().ok, store.verify().problems
+        assert len(store.vectors(theirs)) == 2 and other.count() == store.count()
+
+
+def test_a_commit_whose_answer_is_lost_is_a_commit(path, postgres, monkeypatch):
+    with IndexStore.open(path, catalog=postgres) as store:
+        commit = store.catalog.commit
+
+        def cut(parts):
+            commit(parts)
+            raise sa.exc.OperationalError("COMMIT", None, Exception("the connection is lost"))
+
+        monkeypatch.setattr(store.catalog, "commit", cut)
+        assert store.add(EYE).tolist() == [4, 5, 6] and store.count() == 6 and store.verify().ok
+
+
 def test_a_fork_does_not_end_its_parents_connections(path, postgres):
     with IndexStore.open(path, catalog=postgres) as store, store.catalog.held():
         store.add(EYE[:1])
