@@ -11,7 +11,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -68,9 +68,10 @@ class Settings:
             try:
                 yield workspace
             except BaseException:
-                if fresh and workspace.store().count() == 0:
-                    workspace.close()
-                    shutil.rmtree(workspace.path)
+                if fresh:
+                    with suppress(RgunitError), workspace.catalog.held():  # another may have come to add to it, too
+                        if workspace.store().count() == 0:
+                            shutil.rmtree(workspace.path)
                 raise
 
     def show(self, payload: dict[str, Any], draw: Callable[[Console], None]) -> None:

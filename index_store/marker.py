@@ -31,15 +31,15 @@ def read(folder: Path, name: str = MARKER) -> tuple[str | None, bool]:
         return None, True
     try:
         told = json.loads(places.read_bytes(file, 4096))
-        schema, place = told["schema"], told["shards"]
+        schema, shards = told["schema"], told["shards"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CatalogDamaged(file, "it cannot be read") from error
     if not isinstance(schema, str) or not _SCHEMA.fullmatch(schema):
         raise CatalogDamaged(file, f"{places.told(schema)} is no schema's name")
-    return schema, place == _place(folder)
+    return schema, shards == place(folder)
 
 
-def _place(folder: Path) -> int:
+def place(folder: Path) -> int:
     """What tells a folder from its copies, also where several machines have it mounted: its inode's number."""
     return (folder / "shards").stat().st_ino if (folder / "shards").exists() else 0
 
@@ -51,4 +51,4 @@ def fresh() -> str:
 
 def write(folder: Path, schema: str, name: str = MARKER) -> None:
     """Keep the name, durably."""
-    write_json(folder / name, {"schema": schema, "shards": _place(folder)}, durable=True)
+    write_json(folder / name, {"schema": schema, "shards": place(folder)}, durable=True)

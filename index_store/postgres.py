@@ -140,11 +140,35 @@ class PostgresDatabase:
         return set(connection.exec_driver_sql(query).scalars())
 
     def migrate(self) -> None:
-        with self.transaction() as connection:
-            connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {self.schema}")
-            migrate_over(connection)
-        if not self.file.exists():
-            marker.write(self.folder, self.schema)
+        """Several may make the same workspace at once: the first one's schema is everybody's."""
+        with self._alone():
+            told, _ = marker.read(self.folder)
+            if told in (None, self.schema):
+                with self.transaction() as connection:
+                    connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {self.schema}")
+                    migrate_over(connection)
+                if told is None:
+                    marker.write(self.folder, self.schema)
+                return
+        self.lock.release()
+        self.engine.dispose()
+        self.schema = told
+        self.engine = self._connected()
+        self.lock.acquire()
+        self.migrate()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Around giving a folder its schema: nobody else does so. The lock is of the folder, without a schema yet."""
+        connection, key = self.lock.connection, (marker.place(self.folder) % 2**63,)
+        connection.exec_driver_sql("SELECT pg_advisory_lock(?)", key)
+        connection.commit()
+        try:
+            yield
+        finally:
+            with suppress(sa.exc.SQLAlchemyError):  # with the connection it ends
+                connection.exec_driver_sql("SELECT pg_advisory_unlock(?)", key)
+                connection.commit()
 
     def problems(self, connection: sa.Connection) -> list[str]:
         return []  # PostgreSQL checks its own pages

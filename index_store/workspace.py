@@ -12,7 +12,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -94,7 +94,10 @@ class Workspace:
     def ensure(cls, path: Path | str, *, wait: float = 0.0) -> Self:
         """Open a workspace, made if there is none."""
         folder = Path(path).absolute()
-        return cls.open(folder, wait=wait) if Catalog.exists(folder) else cls.create(folder)
+        if not Catalog.exists(folder):
+            with suppress(FileExistsError):  # made by another process just now
+                return cls.create(folder)
+        return cls.open(folder, wait=wait)
 
     def close(self) -> None:
         """Close files and release the writer's lock."""

@@ -8,6 +8,7 @@ import pickle
 import shutil
 import signal
 import threading
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -233,6 +234,21 @@ def test_a_copy_of_the_folder_does_not_touch_the_catalog_of_the_original(path, p
     path.rename(tmp_path / "moved")
     with IndexStore.open(tmp_path / "moved", catalog=postgres) as store:
         assert store.count() == 3
+
+
+def test_two_that_make_a_workspace_at_once_make_one(postgres, tmp_path, monkeypatch):
+    monkeypatch.setenv(URL, postgres)
+    (tmp_path / "w" / "shards").mkdir(parents=True)
+    both = [Catalog(tmp_path / "w") for _ in range(2)]  # neither has seen the other
+    for one in both:
+        one.migrate()
+    assert both[0].database.schema == both[1].database.schema == marker.read(tmp_path / "w")[0]
+    for number, one in enumerate(both):
+        with IndexStore(one) as store:
+            assert store.add(EYE[number : number + 1], encoder="e").tolist() == [number + 1]
+    monkeypatch.setattr(Catalog, "exists", Mock(side_effect=[False, True, True, True]))  # made a moment after the look
+    with Workspace.ensure(tmp_path / "w") as workspace:
+        assert workspace.store().count() == 2 and workspace.store().verify().ok
 
 
 def add_rows(path, url, part, rows, acknowledged=None):
