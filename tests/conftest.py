@@ -40,9 +40,16 @@ def pytest_configure() -> None:
 def pytest_collection_finish() -> None:
     """What tests import is known now: the server that forks their processes loads it.
 
-    It starts here: begun by a test that has changed the folder, it would find another package's `tests`.
+    It starts here, unless the store's tests have yet to say on which engine (its processes have the environment that it
+    began with).
     """
     multiprocessing.set_forkserver_preload([*STORE, *(TORCH if "torch" in sys.modules else ())])
+    if not os.environ.keys() & {"RGUNIT_TEST_CATALOG", "RGUNIT_TEST_VECTORS"}:
+        start_fork_server()
+
+
+def start_fork_server() -> None:
+    """Begun by a test that has changed the folder, it would find another package's `tests`."""
     with contextlib.chdir(ROOT):
         forkserver.ensure_running()
 

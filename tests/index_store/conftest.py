@@ -8,6 +8,7 @@ import os
 import pytest
 
 from index_store import databases, engines
+from tests.conftest import start_fork_server
 
 ON_POSTGRESQL = os.environ.get("RGUNIT_TEST_CATALOG") == "postgresql"
 ON_MILVUS = os.environ.get("RGUNIT_TEST_VECTORS") == "milvus"
@@ -22,14 +23,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _on_postgresql(request: pytest.FixtureRequest) -> None:
-    """Every store that a test makes has its catalog there, also in the processes that the test starts."""
+def _on_engines(request: pytest.FixtureRequest) -> None:
+    """Every store that a test makes has its catalog and its vectors there, also in the processes that the test
+    starts."""
     if ON_POSTGRESQL:
         os.environ[databases.URL] = request.getfixturevalue("postgres")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _on_milvus(request: pytest.FixtureRequest) -> None:
-    """Every store that a test makes has its vectors there, also in the processes that the test starts."""
     if ON_MILVUS:
         os.environ[engines.URL] = request.getfixturevalue("milvus")
+    if ON_POSTGRESQL or ON_MILVUS:
+        start_fork_server()

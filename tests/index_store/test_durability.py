@@ -380,6 +380,7 @@ def test_of_merged_files_the_vectors_that_can_be_made_again_are_dropped(tmp_path
         assert store.attach(ids, vectors, encoder="other", fingerprint="ff") == 3000
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize("merged", [True, False])
 def test_vectors_of_which_nobody_knows_what_made_them_are_never_dropped(tmp_path, merged):
     path, vectors = tmp_path / "s", np.random.default_rng(0).normal(size=(3000, 64)).astype("f4")
@@ -422,7 +423,7 @@ def test_a_change_after_an_interrupt_in_the_same_process_leaves_a_store_that_can
         store.catalog.step = lambda name: None
         store.remove([1])
         assert store.count() == 3 and store.verify().ok
-        (tmp_path / "s" / "catalog.db").write_bytes(b"junk")
+    lose_catalog(tmp_path / "s")
     with IndexStore.open(tmp_path / "s") as store:
         store.rebuild()
         assert store.count() == 3 and store.verify().ok
@@ -436,7 +437,7 @@ def test_two_files_at_one_place_of_the_log_are_named(tmp_path):
     removed = next(shards.glob("*-remove.h5"))
     twin = removed.with_name(removed.name.replace("remove", "labels"))
     twin.write_bytes(removed.read_bytes())
-    (tmp_path / "s" / "catalog.db").unlink()
+    lose_catalog(tmp_path / "s")
     with IndexStore.open(tmp_path / "s") as store, pytest.raises(RgunitError, match=f"{twin.name} and {removed.name}"):
         store.rebuild()
 
