@@ -127,7 +127,8 @@ def _open_folder(path: Path) -> Source:
 
 
 def _open_parquet(path: Path) -> Source:
-    """A Parquet file with a column `vector`; `key`, `split`, `origin` and a struct `labels` where it has them."""
+    """A Parquet file with a column `vector`; `key`, `split`, `origin` and a struct `labels` where it has them. One that
+    `export` wrote names the rows without a key by their ids, as the other forms do."""
     arrow, parquet = parquet_modules()
     with _reading(path):
         file = parquet.ParquetFile(path, memory_map=True)
@@ -139,6 +140,8 @@ def _open_parquet(path: Path) -> Source:
     if not dim:
         raise RgunitError(f"{path}: the first row has no vector")
     columns = [name for name in ("vector", "key", "split", "origin", "labels") if name in schema.names]
+    if b"rgunit" in (schema.metadata or {}) and {"id", "key"} <= set(schema.names):
+        columns.append("id")
     names = tuple(field.name for field in schema.field("labels").type) if "labels" in columns else ()
     try:
         about: dict[str, Any] = json.loads((schema.metadata or {}).get(b"rgunit", b"{}"))
@@ -161,10 +164,11 @@ def _open_parquet(path: Path) -> Source:
                     last = done + len(column) - 1
                     raise RgunitError(f"{path}: rows {done} to {last} hold vectors of several lengths")
                 told = {text: batch.column(text).to_pylist() for text in columns if text not in ("vector", "labels")}
+                places = told.pop("id", range(done, done + len(column)))
                 texts = {text: ["" if one is None else str(one) for one in told[text]] for text in told}
                 keys = texts.get("key")
                 if keys is not None:
-                    keys = [key or f"{name}/{done + row}" for row, key in enumerate(keys)]
+                    keys = [key or f"{name}/{row}" for key, row in zip(keys, places, strict=True)]
                 labels = None
                 if names:
                     truth = [part.cast(arrow.int8()).fill_null(-1) for part in batch.column("labels").flatten()]

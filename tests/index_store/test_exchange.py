@@ -73,6 +73,19 @@ def test_what_is_exported_comes_back_whole(filled, tmp_path, form):
     )
 
 
+def test_rows_without_keys_come_back_from_exports_of_a_part_each(filled, tmp_path):
+    pytest.importorskip("pyarrow", reason="Parquet needs the extra rgunit[parquet]")
+    filled.add(np.arange(4 * DIM, dtype=np.float32).reshape(4, DIM), split=["a", "a", "b", "b"])
+    with IndexStore.create(tmp_path / "t", dim=DIM, attributes=[]) as store:
+        for split in ("b", "a"):
+            for form in ("parquet", "npy"):
+                out = tmp_path / f"{split}.{form}"
+                export_vectors(filled, out, form=form, encoder="clip", where=f"split={split}")
+                done = import_vectors(store, out)
+                assert (done.added, done.known) == ((2, 0) if form == "parquet" else (0, 2))
+        assert sorted(rows_of(store, "clip")) == [f"clip/{row}" for row in range(51, 55)]
+
+
 def test_numpy_files_hold_what_they_say(filled, tmp_path):
     export_vectors(filled, tmp_path / "out", form="npy", encoder="style")
     vectors, ids = np.load(tmp_path / "out" / "vectors.npy"), np.load(tmp_path / "out" / "ids.npy")
