@@ -57,6 +57,7 @@ def test_images_of_a_filter_get_a_split_and_translations_follow(workspace) -> No
     assert set(map(str, workspace.images("origin=generated").split)) == {"test"}
 
 
+@pytest.mark.sqlite
 def test_translations_that_a_killed_writer_had_sealed_follow_too(workspace) -> None:
     number = int(workspace.images().ids[0])
     workspace.close()
