@@ -89,6 +89,8 @@ def fill_index(
     words = 0 if speaks is None else _words(workspace, speaks, share, progress)
     if (why := keep_graphs(retriever)) is not None:
         progress.note(f"asking run {retriever.run.id} will need torch: {why}")
+    if part is not None and (lacking := len(_unembedded(workspace, retriever))):
+        progress.note(f"images without a vector of run {retriever.run.id} yet: {lacking}; build the other parts, too")
     vectors = count_vectors(workspace, retriever)
     return IndexResult(vectors, added, made, time.monotonic() - started, words)
 
@@ -134,13 +136,17 @@ def count_vectors(workspace: Workspace, retriever: Retriever) -> int:
 
 def require_index(workspace: Workspace, retriever: Retriever) -> None:
     """Raises RgunitError unless every image has a vector of the retriever."""
-    missing = workspace.missing_vectors(retriever.encoder_name, retriever.fingerprint)
-    missing = np.setdiff1d(missing, workspace.left_out)
-    if len(missing):
+    if lacking := len(_unembedded(workspace, retriever)):
         raise RgunitError(
-            f"{len(missing)} images have no vector of retrieval run {retriever.run.id} yet: "
+            f"{lacking} images have no vector of retrieval run {retriever.run.id} yet: "
             f"run `rgunit index build --run {retriever.run.id}`"
         )
+
+
+def _unembedded(workspace: Workspace, retriever: Retriever) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The images that lack a vector of the retriever and could have one."""
+    missing = workspace.missing_vectors(retriever.encoder_name, retriever.fingerprint)
+    return np.setdiff1d(missing, workspace.left_out)
 
 
 def _generate(

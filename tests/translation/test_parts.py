@@ -1,8 +1,10 @@
 """An index built in parts: each process embeds its own images, and the catalog has all of them."""
 
 import multiprocessing
+import re
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -68,6 +70,15 @@ def test_two_processes_build_at_once_on_postgresql(staged: Workspace, tmp_path: 
         assert max(missing(workspace)) == 0 and workspace.store().verify().ok
         assert len(list((staged.path / "shards").iterdir())) >= before + 6  # three encoders, two processes
     shutil.rmtree(staged.path)
+
+
+def test_what_the_other_parts_have_still_to_do_is_said(staged: Workspace, tmp_path: Path) -> None:
+    add_pictures(staged, tmp_path / "new")
+    told: list[str] = []
+    progress = Mock(note=told.append)
+    for part in ("1/2", "2/2", "1000/1000"):
+        fill_index(staged, tiny(), part=part, device="cpu", progress=progress)
+    assert len(told) == 1 and re.fullmatch(r"images without a vector of run r2 yet: [45]; build the other.*", told[0])
 
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/0", "-1/2", "1/2/3", "1/99999"])
