@@ -60,10 +60,14 @@ class Server:
             raise UsageError(f"a URL of vectors is {FORM}, or with ?index=…, which this is not")
         if self.name and not re.fullmatch(r"[A-Za-z_]\w{0,99}", self.name, re.ASCII):
             raise UsageError(f"a collection's name has letters, digits and _ alone, which {self.name!r} has not")
+        if re.search(r"_[0-9a-f]{12}$", self.name):  # a store drops what is named so and is not in its mark
+            raise UsageError(
+                f"collections of {self.name[:-13] or 'a store'} are named as {self.name!r}: choose another"
+            )
         if self.index and self.index not in INDEXES:
             raise UsageError(f"no index {self.index!r} of vectors on Milvus: there are {', '.join(INDEXES)}")
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-        self.shown = f"{parts.scheme.removeprefix('milvus+')}://{host}:{port or 19530}"
+        self.shown = f"{parts.scheme.removeprefix('milvus+')}://{host}:{19530 if port is None else port}"
         self._token = ":".join(unquote(part) for part in (parts.username, parts.password) if part)
         self._client: Any = None
         self._guard = threading.RLock()

@@ -111,6 +111,7 @@ KILLS = [(step, "write") for step in STEPS] + [("half", "rebuild")]
 KILLS += [pytest.param(step, "rebuild", marks=pytest.mark.slow) for step in STEPS[:-1]]
 
 
+@pytest.mark.sqlite  # on PostgreSQL each change follows once more, at its begin
 @pytest.mark.parametrize(("step", "mends"), KILLS)
 def test_a_writer_that_is_killed_between_the_two_engines_loses_nothing(path, named, step, mends):
     child = processes.Process(target=_die_at, args=(path, named, step))
@@ -164,6 +165,7 @@ def _die_at(path, url, step):
         store.add(np.concatenate([EYE * 0.9, EYE * 0.8]), labels=labels)
 
 
+@pytest.mark.sqlite  # the catalog is restored with the folder
 def test_collections_that_are_ahead_of_a_restored_folder_are_named_and_made_anew(path, named, tmp_path):
     shutil.copytree(path, tmp_path / "before")
     with IndexStore.open(path, vectors=named) as store:
@@ -287,6 +289,7 @@ def test_a_store_that_was_searched_in_its_files_moves_by_rebuild(tmp_path, milvu
         assert store.verify().ok
 
 
+@pytest.mark.sqlite  # a copy has a catalog of its own
 def test_other_peoples_collections_are_left_alone(path, named, tmp_path, milvus):
     with pytest.raises(RgunitError, match=r"holds the vectors of another workspace.*choose another name"):
         IndexStore.create(tmp_path / "t", dim=3, attributes=[], vectors=named)
@@ -330,6 +333,7 @@ def test_a_collection_of_another_dimension_is_refused_and_mended(path, named):
         "milvus+http://h/n?index=PQ",
         "milvus+http://h:x/n",
         "milvus+http://h/n?nprobe=3",
+        "milvus+http://h/faces_0123456789ab",
     ],
 )
 def test_another_url_is_refused_and_nothing_is_made(tmp_path, url):
