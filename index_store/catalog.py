@@ -199,6 +199,8 @@ class Catalog:
 
     def version(self) -> tuple[int, ...]:
         """Return numbers that differ after a commit of any process."""
+        if (why := self.database.missing()) is not None:
+            raise CatalogDamaged(self.file, why)
         try:
             with forking.native():
                 return self.database.version()

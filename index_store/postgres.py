@@ -82,6 +82,8 @@ class PostgresDatabase:
     @property
     def absent(self) -> str:
         """What to say where there are no tables."""
+        if not self.file.exists():  # as after a move from SQLite
+            return f"it has no catalog on {self.shown} yet"
         return f"schema {self.schema} is not on {self.shown}, if that is the right server"
 
     @contextmanager

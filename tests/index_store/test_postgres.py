@@ -207,8 +207,9 @@ def test_moving_from_sqlite_is_a_rebuild_and_so_is_a_lost_database(tmp_path, pos
     for suffix in ("-wal", "-shm"):
         (tmp_path / "w" / f"catalog.db{suffix}").unlink(missing_ok=True)
     with Workspace.open(tmp_path / "w", catalog=postgres) as workspace:
-        with pytest.raises(RgunitError, match="rebuild"):
-            workspace.runs()
+        for asked in (workspace.runs, workspace.images):
+            with pytest.raises(RgunitError, match=r"has no catalog on .* yet.*rebuild"):
+                asked()
         workspace.store().rebuild()
         assert workspace.store().verify().ok and workspace.store().count() == 2 and workspace.runs()[0].id == "r1"
         assert workspace.store().add(EYE[:1], encoder="e").tolist() == [4]
@@ -225,8 +226,9 @@ def test_moving_from_sqlite_is_a_rebuild_and_so_is_a_lost_database(tmp_path, pos
 def test_a_copy_of_the_folder_does_not_touch_the_catalog_of_the_original(path, postgres, tmp_path):
     shutil.copytree(path, tmp_path / "copy")
     with IndexStore.open(tmp_path / "copy", catalog=postgres) as copy:
-        with pytest.raises(RgunitError, match=r"is a copy.*rebuild"):
-            copy.add(EYE)
+        for asked in (lambda: copy.add(EYE), copy.count, lambda: copy.search(EYE), lambda: copy.remove([1])):
+            with pytest.raises(RgunitError, match=r"is a copy.*rebuild"):
+                asked()
         copy.rebuild()
         assert copy.add(EYE).tolist() == [4, 5, 6] and copy.verify().ok
     with IndexStore.open(path, catalog=postgres) as store:
