@@ -36,7 +36,7 @@ from translation.evaluation.experiments.rows import RowResult
 from translation.evaluation.experiments.seeds import EXCHANGED, Judged, over_seeds, with_way
 from translation.evaluation.experiments.slim import slim_workspace
 from translation.evaluation.experiments.trainings import Trainer, needs
-from translation.evaluation.experiments.workspaces import drawn_workspace, quarter_workspace
+from translation.evaluation.experiments.workspaces import drawn_workspace, quarter_workspace, refuse_uncopied
 from translation.evaluation.judging import evaluate_translation_runs
 from translation.evaluation.report.sheet import draw_pairs
 from translation.evaluation.scores import Draws, comparisons
@@ -66,6 +66,8 @@ def run_guidance(plan: Plan, progress: Progress | None = None) -> dict[str, Any]
     rows = [(row, seed) for row in plan.rows for seed in plan.seeds if not is_judged(row, seed, plan)]
     with ExitStack() as stack:
         workspace = stack.enter_context(Workspace.open(home)) if home and any(row != 2 for row, _ in rows) else None
+        if workspace is not None and (plan.carry is not None or plan.jobs > 1):
+            refuse_uncopied(workspace.path)
         ledger = Ledger.open(out, _settings(plan, configs))
         trainers: dict[str, Trainer] = {}
         if workspace is not None:

@@ -88,12 +88,17 @@ def _fill(workspace: Workspace, table: ImageTable, labelled: NDArray[np.int64]) 
     return links
 
 
+def refuse_uncopied(source: Path) -> None:
+    """RgunitError for a workspace that `copy_workspace` cannot copy."""
+    if not (source / CATALOG).exists():
+        raise RgunitError(f"{source} has its catalog on PostgreSQL, which cannot be copied: use one with {CATALOG}")
+
+
 def copy_workspace(source: Path, target: Path, runs: Sequence[str]) -> None:
     """A workspace with the images, vectors and named runs of another one, whole or not at all; left if it is there."""
     if target.exists():
         return
-    if not (source / CATALOG).exists():
-        raise RgunitError(f"{source} has its catalog on PostgreSQL, which cannot be copied: use one with {CATALOG}")
+    refuse_uncopied(source)
     part = target.with_name(target.name + WRITING)
     shutil.rmtree(part, ignore_errors=True)
 

@@ -269,6 +269,18 @@ def test_nothing_is_begun_without_a_folder_a_workspace_or_a_judge_that_can_be_re
     assert not (tmp_path / "out").exists()
 
 
+def test_what_cannot_be_copied_is_refused_before_anything_is_trained(
+    tmp_path: Path, postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RGUNIT_CATALOG", postgres)
+    Workspace.create(tmp_path / "w").close()
+    plan = Plan(out=tmp_path / "out", workspace=tmp_path / "w", device="cpu", steps=1)
+    for more in ({"carry": tmp_path / "small", "until": "arms"}, {"jobs": 2}):
+        with pytest.raises(RgunitError, match="on PostgreSQL, which cannot be copied"):
+            run_guidance(asked(plan, **more))
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_cost_counts_the_stages_of_a_seed_once() -> None:
     first, second, third = Plan(rows=(1, 4, 3), seeds=(0, 1), minutes=10, retrieval_minutes=5).cost()
     assert (first["starts"], first["arms"], first["minutes"]) == (1, 3, 2 * (50 + 30))
