@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from index_store import databases, features, forking, places, seal, trash
 from index_store.attributes import AttributeSchema
-from index_store.errors import CatalogDamaged, RgunitError
+from index_store.errors import CatalogDamaged, RgunitError, damage_named
 from index_store.features import Record, Sealed
 from index_store.lock import LockLost, WriterLock
 from index_store.replay import apply, next_id
@@ -35,15 +35,6 @@ HALF_FILES = (
     "runs/*/run.json",
     "images/generated/*/*",
 )
-
-
-@contextmanager
-def damage_named(file: Path) -> Iterator[None]:
-    """Around making something of what a catalog holds: CatalogDamaged where a value is not of its kind."""
-    try:
-        yield
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
-        raise CatalogDamaged(file, str(error).partition("\n")[0] or type(error).__name__) from error
 
 
 class Catalog:

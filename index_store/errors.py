@@ -4,6 +4,8 @@ The one idea: every expected failure is an `RgunitError` whose text is one line 
 limit and the remedy; the command line prints it and ends with status 1 (2 for `UsageError`).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -25,6 +27,15 @@ class CatalogDamaged(RgunitError):
     def __init__(self, file: Path, why: str) -> None:
         super().__init__(f"{file} is damaged ({why}): run `rgunit index rebuild`")
         self.file, self.why = file, why
+
+
+@contextmanager
+def damage_named(file: Path) -> Iterator[None]:
+    """Around making something of what a catalog holds: CatalogDamaged where a value is not of its kind."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+        raise CatalogDamaged(file, str(error).partition("\n")[0] or type(error).__name__) from error
 
 
 class DuplicateKey(RgunitError):

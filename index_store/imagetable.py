@@ -11,8 +11,8 @@ import sqlalchemy as sa
 
 from index_store import places
 from index_store.attributes import AttributeSchema, Filter
-from index_store.catalog import Catalog, damage_named
-from index_store.errors import RgunitError
+from index_store.catalog import Catalog
+from index_store.errors import RgunitError, damage_named
 from index_store.images import Pixels, read_image
 from index_store.tables import WHITE
 

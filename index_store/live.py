@@ -12,8 +12,8 @@ import numpy as np
 
 from index_store import features, forking
 from index_store.ann import Cells, load_cells
-from index_store.catalog import Catalog, damage_named
-from index_store.errors import RgunitError
+from index_store.catalog import Catalog
+from index_store.errors import RgunitError, damage_named
 from index_store.state import (
     BIG_SEGMENT,
     EncoderInfo,

@@ -13,8 +13,8 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from index_store import trash
-from index_store.catalog import Catalog, damage_named
-from index_store.errors import Locked, RgunitError, UsageError
+from index_store.catalog import Catalog
+from index_store.errors import Locked, RgunitError, UsageError, damage_named
 from index_store.features import Record
 from index_store.names import dotted, is_plain
 from index_store.runs import HIGHEST, NAMES, RunRecord, being_trained, get_run, list_runs

@@ -17,8 +17,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from index_store import places, trash
-from index_store.catalog import Catalog, damage_named
-from index_store.errors import CatalogDamaged, Locked, RgunitError, UsageError
+from index_store.catalog import Catalog
+from index_store.errors import CatalogDamaged, Locked, RgunitError, UsageError, damage_named
 from index_store.lock import WriterLock
 from index_store.models import RUNS
 from index_store.whole import write_json

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
@@ -25,6 +23,7 @@ import numpy.typing as npt
 from index_store import engines, forgetting, forking, places, runcare, runs
 from index_store.attributes import AttributeSchema
 from index_store.catalog import Catalog
+from index_store.decoded import DecodedImages
 from index_store.decoding import read_file
 from index_store.errors import RgunitError, UsageError
 from index_store.features import Record
@@ -42,7 +41,6 @@ from index_store.whole import sync_folder
 __all__ = ["AddReport", "GeneratedImage", "ImageTable", "Rejection", "RunRecord", "Workspace"]
 
 FOLDERS = ("shards", "images", "runs", "cache")
-CACHE_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -65,9 +63,7 @@ class Workspace:
         self._table: tuple[tuple[Any, ...], ImageTable] | None = None
         self._version: tuple[int, ...] = ()
         self._meta: tuple[tuple[int, ...], dict[str, str | None]] = (), {}  # as of a version
-        self._cache: OrderedDict[tuple[int, int, float | None], Pixels] = OrderedDict()
-        self._cached = 0
-        self._guard = threading.Lock()
+        self._decoded = DecodedImages()
         forking.remember(self)
         self.left_out: npt.NDArray[np.int64] = np.empty(0, np.int64)
         for name in () if catalog.read_only else FOLDERS:
@@ -91,13 +87,13 @@ class Workspace:
         return cls(Catalog.open(folder, wait, catalog), vectors)
 
     @classmethod
-    def ensure(cls, path: Path | str, *, wait: float = 0.0) -> Self:
+    def ensure(cls, path: Path | str) -> Self:
         """Open a workspace, made if there is none."""
         folder = Path(path).absolute()
         if not Catalog.exists(folder):
             with suppress(FileExistsError):  # made by another process just now
                 return cls.create(folder)
-        return cls.open(folder, wait=wait)
+        return cls.open(folder)
 
     def close(self) -> None:
         """Close files and release the writer's lock."""
@@ -105,8 +101,8 @@ class Workspace:
         self.catalog.close()
 
     def after_fork(self) -> None:
-        """In a forked child: a lock that no thread of the parent holds."""
-        self._guard = threading.Lock()
+        """In a forked child: no lock that a thread of the parent holds."""
+        self._decoded.after_fork()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled, it is opened again where it arrives, by its absolute place."""
@@ -296,25 +292,12 @@ class Workspace:
         pixels = np.empty((len(wanted), size, size, 3), np.uint8)
         for row, (number, place) in enumerate(zip(wanted.tolist(), places, strict=True)):
             known = (number, size, table.white(int(place)))
-            with self._guard:
-                cached = self._cache.get(known)
-                if cached is not None:
-                    self._cache.move_to_end(known)
-            if cached is None:
-                cached = table.read(int(place), size)
-                self._keep(known, cached)
-            pixels[row] = cached
+            decoded = self._decoded.get(known)
+            if decoded is None:
+                decoded = table.read(int(place), size)
+                self._decoded.keep(known, decoded)
+            pixels[row] = decoded
         return pixels
-
-    def _keep(self, key: tuple[int, int, float | None], pixels: Pixels) -> None:
-        """Remember a decoded image; the least recently used ones go."""
-        with self._guard:
-            if key not in self._cache:
-                self._cache[key] = pixels
-                self._cached += pixels.nbytes
-            while self._cached > CACHE_BYTES:
-                _, gone = self._cache.popitem(last=False)
-                self._cached -= gone.nbytes
 
     def _all(self) -> ImageTable:
         """Return the table of all images at the last commit."""

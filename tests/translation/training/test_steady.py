@@ -15,7 +15,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from index_store import workspace as index_workspace
+from index_store import decoded
 from index_store.errors import RgunitError
 from index_store.runs import CHECKPOINT
 from index_store.workspace import Workspace
@@ -179,7 +179,7 @@ def test_a_compiled_step_is_the_eager_one() -> None:
 
 def test_the_loader_holds_no_more_pixels_than_its_cache(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     image = 3 * 32 * 32
-    monkeypatch.setattr(index_workspace, "CACHE_BYTES", 8 * image)
+    monkeypatch.setattr(decoded, "MOST", 8 * image)
     task = task_of(workspace, tiny())
     for number in range(4):
         task.prepare(number)
