@@ -8,8 +8,10 @@ import io
 import re
 import shutil
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from PIL import Image
 import rgunit as facade
 from index_store.images import write_image
 from index_store.workspace import Workspace
+from retrieval.reading import GraphReader
 from tests.cli.serve.conftest import Client, Reply, serving
 from tests.retrieval.colours import make_workspace
 from tests.translation.methods.test_mix_match import small as mix_match
@@ -216,7 +219,15 @@ def test_readers_see_what_others_commit_and_what_is_gone(own_client: Client, tmp
     assert client.get(f"/api/images/{number}").status == client.post("/api/query", {"image_id": number}).status == 404
 
 
-def test_questions_that_come_together_share_a_forward_pass(client: Client) -> None:
+def test_questions_that_come_together_share_a_forward_pass(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once = GraphReader.run
+
+    def slowly(reader: GraphReader, *given: Any) -> Any:
+        time.sleep(0.05)  # so that the others have come, however quick this machine is
+        return at_once(reader, *given)
+
+    monkeypatch.setattr(GraphReader, "run", slowly)
+
     def passes() -> tuple[int, int]:
         text = client.get("/metrics").body.decode()
         return tuple(
@@ -235,7 +246,7 @@ def test_questions_that_come_together_share_a_forward_pass(client: Client) -> No
         return [one["image_id"] for one in found] == [one["image_id"] for one in alone[number]]
 
     with ThreadPoolExecutor(8) as pool:
-        assert all(all(pool.map(ask, range(1, 9))) for _ in range(3))
+        assert all(pool.map(ask, range(1, 9)))
     after = passes()
     assert after[1] - before[1] > after[0] - before[0] > 0
 
