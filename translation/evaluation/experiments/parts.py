@@ -5,8 +5,8 @@
     sdit     SDIT's Table 6.1: without conditional norms, attention, the latent term; and guided by retrieval
 
 Every row of a seed makes the same number of generator images, so many that the slowest takes the time given: the pace
-of each row is measured first. One row more of `init` and `weights` is the plain method for as long as the slowest row
-took. What weights compare pictures by is the same for all rows and seeds: named, or trained once for all of them.
+of each row is measured first, in the warm-up (which has no hops) and after it. One row more of `init` and `weights` is
+the plain method for as long as the slowest row took. What weights compare pictures by is the same for all rows and seeds: named, or trained once for all of them.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ MEASURES = ("accuracy_changed", "accuracy_kept", "fd_attr", "truth", "reverse", 
 
 
 class Row(NamedTuple):
-    """Settings over the table's; `made`: generator images of a source in a step; `arm`: of stage 3, on row 1."""
+    """Settings over the table's; `made`: images of a source in a step after the warm-up; `arm`: of stage 3, on row 1."""
 
     settings: tuple[str, ...] = ()
     made: int = 1
@@ -182,31 +182,48 @@ class _Trainer:
             self.ledger.save()
         return second
 
-    def paces(self) -> dict[str, float]:
-        """Seconds of a generator image in each row of stage 1, measured once."""
-        if "pace" not in self.ledger.done:
+    @property
+    def warmup(self) -> int:
+        """Steps of stage 1 in which a row without hops and one with them make the same: one image of each source."""
+        return int(getattr(self.plan.config().translation, "warmup", 0))
+
+    def paces(self) -> dict[str, list[float]]:
+        """Seconds of a step of each row of stage 1, in the warm-up and after it, measured once."""
+        if "paces" not in self.ledger.done:
             phi = self.phi
             rows = {name: row for name, row in self.plan.chosen.items() if not row.arm and name != AS_LONG}
-            self.ledger.done["pace"] = {name: self._pace(row, phi) for name, row in rows.items()}
+            self.ledger.done["paces"] = {name: self._pace(row, phi) for name, row in rows.items()}
             self.ledger.save()
-        return self.ledger.done["pace"]
+        return self.ledger.done["paces"]
 
-    def _pace(self, row: Row, phi: str) -> float:
+    def _pace(self, row: Row, phi: str) -> list[float]:
         session = Session(device=self.plan.device)
         config = self.plan.config(row.settings, phi)
         task, _, config = translation_task(self.workspace, config, session, self.plan.attributes_used)
-        batches = [task.prepare(step) for step in range(1 + PACE)]
-        for step, batch in enumerate(batches):
-            if step == 1:
-                begun = time.monotonic()
-            terms = task.step(step, batch)
-            float(next(iter(terms.values())))  # waits for the device
-        return (time.monotonic() - begun) / (PACE * config.translation.batch * row.made)
+        paces = []
+        for start in (0, self.warmup):
+            batches = {step: task.prepare(step) for step in range(start, start + 1 + PACE)}
+            for step, batch in batches.items():
+                if step == start + 1:
+                    begun = time.monotonic()
+                terms = task.step(step, batch)
+                float(next(iter(terms.values())))  # waits for the device
+            paces.append((time.monotonic() - begun) / PACE)
+        return paces
+
+    def images(self, row: Row, steps: float) -> float:
+        """Generator images that a row makes in so many steps."""
+        full = max(0.0, steps - self.warmup)
+        return self.plan.config().translation.batch * (steps - full + row.made * full)
 
     def steps(self, row: Row) -> int:
         """As many as make the images that the slowest row makes in the time."""
-        images = 60 * self.plan.minutes / max(self.paces().values())
-        return max(1, round(images / (self.plan.config().translation.batch * row.made)))
+        seconds, least = 60 * self.plan.minutes, math.inf
+        for name, (warm, full) in self.paces().items():
+            steps = min(seconds / warm, self.warmup) + max(0.0, seconds - self.warmup * warm) / full
+            least = min(least, self.images(self.plan.chosen[name], steps))
+        each = least / self.plan.config().translation.batch
+        return max(1, round(min(each, self.warmup) + max(0.0, each - self.warmup) / row.made))
 
     def train(self, seed: int, name: str, row: Row) -> dict[str, Any]:
         """The ledger's entry of a row, trained now where it is not there: {run, steps, seconds}."""
@@ -268,14 +285,11 @@ class _Trainer:
         summary = {names.get(n, n): v for n, v in found.summary.items() if isinstance(v, dict) and v.get("n")}
         scores = scores_of("", ({names.get(n, n): s for n, s in found.scores.items()}, found.pairs))
         save_scores(file.with_suffix(".npz"), scores)
-        about = {name: {**summary[name], **trained[name], "images": self._images(name, rows, trained)} for name in rows}
+        images = {name: round(self.images(row, trained[name]["steps"])) for name, row in rows.items()}
+        about = {name: {**summary[name], **trained[name], "images": images[name]} for name in rows}
         shown = {name: summary[name] for name in ("copy", "floor") if name in summary}
         write_json(file, {"seed": seed, "rows": about, **shown})
         self.progress.note(f"seed {seed} is judged: {file}")
-
-    def _images(self, name: str, rows: Mapping[str, Row], trained: Mapping[str, Mapping[str, Any]]) -> int:
-        batch = self.plan.config().translation.batch
-        return int(trained[name]["steps"]) * batch * rows[name].made
 
 
 def _found(plan: Ablation) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from tests.translation.methods.test_init import TINY as INIT
 from tests.translation.methods.test_sdit import TINY as SDIT
 from tests.translation.small import USED, Notes
 from translation.evaluation.experiments import parts
+from translation.evaluation.experiments.ledger import Ledger
 from translation.evaluation.experiments.parts import AS_LONG, TABLES, Ablation, run_ablation
 
 JUDGED = (
@@ -36,7 +37,8 @@ def test_rows_make_the_same_number_of_images_and_a_second_start_does_nothing(
         embedding="r2",
         device="cpu",
     )
-    monkeypatch.setattr(parts._Trainer, "paces", lambda self: {"neither": 60 * plan.minutes / 48})
+    pace = 60 * plan.minutes / 12
+    monkeypatch.setattr(parts._Trainer, "paces", lambda self: {"neither": [pace, pace]})
     shutil.copytree(template, tmp_path / "faces")
     found = run_ablation(plan)
     rows = found["rows"]
@@ -54,6 +56,29 @@ def test_rows_make_the_same_number_of_images_and_a_second_start_does_nothing(
         assert [run.id for run in workspace.runs()] == runs
     with pytest.raises(RgunitError, match="made with other settings"):
         run_ablation(replace(plan, minutes=1.0))
+
+
+def test_a_warm_up_has_no_hops_and_is_cheaper(tmp_path: Path, template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = Ablation(
+        table="weights",
+        out=tmp_path / "out",
+        workspace=template,
+        rows=("neither", "weights, 2 hops"),
+        minutes=1.0,
+        preset="celeba-64",
+        settings=("translation.warmup=6", "translation.batch=4"),
+        attributes_used=USED,
+        embedding="r2",
+        device="cpu",
+    )
+    paces = {"neither": [1.0, 2.0], "weights, 2 hops": [1.0, 6.0]}  # 6 + 27 and 6 + 9 steps in a minute
+    monkeypatch.setattr(parts._Trainer, "paces", lambda self: paces)
+    (tmp_path / "out").mkdir()
+    with Workspace.open(template) as workspace:
+        trainer = parts._Trainer(plan, workspace, Ledger.open(plan.out, {}), Notes())
+        steps = {name: trainer.steps(row) for name, row in plan.chosen.items()}
+        assert steps == {"neither": 33, "weights, 2 hops": 15}
+        assert {trainer.images(row, steps[name]) for name, row in plan.chosen.items()} == {4 * 33}
 
 
 @pytest.mark.slow
@@ -77,7 +102,7 @@ def test_every_table_is_made_of_drawn_faces(tmp_path: Path, table: str) -> None:
     assert list(found["rows"]) == list(TABLES[table])
     assert all(row["accuracy_changed"] is not None for row in found["rows"].values())
     done = json.loads((tmp_path / "ledger.json").read_text())["done"]
-    assert set(done["pace"]) == {name for name, row in TABLES[table].items() if not row.arm and name != AS_LONG}
+    assert set(done["paces"]) == {name for name, row in TABLES[table].items() if not row.arm and name != AS_LONG}
 
 
 def test_what_is_asked_wrongly_is_told_before_anything_is_done(tmp_path: Path) -> None:
