@@ -6,7 +6,8 @@
 
 Every row of a seed makes the same number of generator images, so many that the slowest takes the time given: the pace
 of each row is measured first, in the warm-up (which has no hops) and after it. One row more of `init` and `weights` is
-the plain method for as long as the slowest row took. What weights compare pictures by is the same for all rows and seeds: named, or trained once for all of them.
+the plain method for as long as the slowest row took. What weights compare pictures by is the same for all rows and
+seeds: named, or trained once for all of them.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ MEASURES = ("accuracy_changed", "accuracy_kept", "fd_attr", "truth", "reverse", 
 
 
 class Row(NamedTuple):
-    """Settings over the table's; `made`: images of a source in a step after the warm-up; `arm`: of stage 3, on row 1."""
+    """Settings over the table's; `made`: images of a source in a full step; `arm`: of stage 3, on row 1."""
 
     settings: tuple[str, ...] = ()
     made: int = 1
