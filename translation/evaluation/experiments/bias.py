@@ -259,7 +259,7 @@ class _Bench:
         self, workspace: Workspace, plan: BiasPlan, judge: AttributeClassifier, network: OnnxNetwork | None
     ) -> None:
         self.workspace, self.plan, self.judge, self.network = workspace, plan, judge, network
-        table = workspace.images("split=test origin=real")
+        table = workspace.images("origin=real")  # the judge learned from none of them
         columns = workspace.schema.indices((plan.wanted, plan.protected))
         read = judge.read(workspace.load(table.ids, judge.size))
         bits = table.labels[:, columns]
@@ -277,7 +277,7 @@ class _Bench:
             for there in [(bits == (wanted, protected)).all(axis=1)]
         ]
         one_way = find_method(plan.config().method).draws == "domains"
-        kept = np.flatnonzero(bits[:, 0] == 0) if one_way else np.arange(len(table))
+        kept = np.flatnonzero((table.split == "test") & ((bits[:, 0] == 0) | (not one_way)))
         self.source, self.bits = table.ids[kept], bits[kept]
         self.people = [people_of(table)[i] for i in kept]
         self.target = (1 - self.bits[:, :1]).astype(np.int8)

@@ -2,7 +2,7 @@
 them.
 
 Three sets of images, with nobody in common: the biased one that all trainings of a table see, the images to be
-translated, and those that teach the judge, every combination as often as the others.
+translated, and those that teach the judge, in which every combination counts as much as the others.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -32,7 +33,6 @@ from translation.progress import Progress
 
 COMBINATIONS = ((0, 0), (0, 1), (1, 0), (1, 1))  # (wanted, protected)
 LEAST = 5  # images of the rarer kind in a domain
-REPEATS = 20  # how often the judge's training may show an image of a rare combination for one of others
 
 
 @dataclass(frozen=True)
@@ -161,15 +161,23 @@ def train_judge(
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> AttributeClassifier:
-    """The judge of both attributes, kept at `path`: a residual network on `rows` at `size` px, balanced.
+    """The judge of both attributes, kept at `path`: a residual network on `rows` at `size` px.
 
     It is another network than any extractor, starts from another seed, and no training of the table saw its images.
+    Where combinations are not equally often among them its last layer learns anew, each combination counting as much
+    as the others (Kirichenko et al. 2023, deep feature reweighting): the features are learned from all images, what is
+    read from them is not what mostly goes together. RgunitError where a combination has no image.
     """
+    labels = np.array([(row.wanted, row.protected) for row in rows], np.int8)
+    counts = [int((labels == pair).all(axis=1).sum()) for pair in COMBINATIONS]
+    if not all(counts):
+        raise RgunitError("the judge has no image of one combination of the two attributes: choose other attributes")
+    uneven = len(set(counts)) > 1
     about: dict[str, Any] = {
         "names": [bias.wanted, bias.protected],
         "size": size,
         "architecture": config.classifier,
-        "fingerprint": _fingerprint(rows, config),
+        "fingerprint": _fingerprint(rows, config, uneven),
     }
     if path.exists():
         kept = AttributeClassifier.load(path, device)
@@ -177,14 +185,13 @@ def train_judge(
             return kept
     from index_store.images import read_image
 
-    images = torch.from_numpy(np.stack([read_image(row.file, size=size) for row in rows]))
-    labels = np.array([(row.wanted, row.protected) for row in rows], np.int8)
-    shown = _balanced(labels)
+    images = np.stack([read_image(row.file, size=size) for row in rows])
+    given = torch.from_numpy(images)
     network = first_weights(JUDGE_SEED, lambda: build_network(config.classifier, 2, size))
     fit(
         network,
-        lambda some: images[torch.from_numpy(shown[some])],
-        labels[shown],
+        lambda some: given[torch.from_numpy(some)],
+        labels,
         config,
         device,
         JUDGE_SEED,
@@ -192,21 +199,46 @@ def train_judge(
         timed=False,
     )
     judge = AttributeClassifier(network, about, device)
+    if uneven:
+        weight, bias_of_layer = evened(judge.read(images).features, labels)
+        layer: Any = network.fc
+        with torch.no_grad():
+            layer.weight.copy_(torch.from_numpy(weight))
+            layer.bias.copy_(torch.from_numpy(bias_of_layer))
     judge.save(path, about)
     return judge
 
 
 JUDGE_SEED = 4711
+SHRINK = 0.1  # price on the squared weights of the judge's last layer, of features with deviation 1
 
 
-def _balanced(labels: NDArray[np.int8]) -> NDArray[np.int64]:
-    """Rows, some of them several times, so that every combination of labels [n, 2] is there equally often."""
-    rng = np.random.default_rng(JUDGE_SEED)
-    groups = [np.flatnonzero((labels == pair).all(axis=1)) for pair in COMBINATIONS]
-    if not all(map(len, groups)):
-        raise RgunitError("the judge has no image of one combination of the two attributes: choose other attributes")
-    each = min(max(map(len, groups)), REPEATS * min(map(len, groups)))
-    return np.concatenate([np.resize(rng.permutation(group), each) for group in groups])
+def evened(features: NDArray[np.float32], labels: NDArray[np.int8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Weights [2, F] and bias [2] of logistic regressions of features [n, F] on labels [n, 2] in {0, 1}.
+
+    Every combination of the two labels, each of which has to be there, weighs a quarter, however many have it.
+    """
+    middle, spread = features.mean(0), features.std(0) + 1e-6
+    given, wanted = torch.from_numpy((features - middle) / spread), torch.from_numpy(labels).float()
+    weights = torch.zeros(len(labels), 1)
+    for pair in COMBINATIONS:
+        have = torch.from_numpy((labels == pair).all(axis=1))
+        weights[have] = 1 / (len(COMBINATIONS) * have.sum())
+    layer = torch.nn.Linear(features.shape[1], 2)
+    torch.nn.init.zeros_(layer.weight)
+    torch.nn.init.zeros_(layer.bias)
+    optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=100)
+
+    def loss() -> float:
+        optimizer.zero_grad()
+        misread = F.binary_cross_entropy_with_logits(layer(given), wanted, reduction="none")
+        total = (weights * misread).sum() + 2 * SHRINK * layer.weight.square().sum()
+        total.backward()  # type: ignore[no-untyped-call]
+        return float(total.detach())
+
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    found = layer.weight.detach().numpy() / spread
+    return found, layer.bias.detach().numpy() - found @ middle
 
 
 def _rows(table: ImageTable, columns: list[int]) -> list[Row]:
@@ -222,6 +254,7 @@ def _rows(table: ImageTable, columns: list[int]) -> list[Row]:
     ]
 
 
-def _fingerprint(rows: Sequence[Row], config: EvaluationConfig) -> str:
-    told = [config.of_classifier(), [(row.file.name, row.wanted, row.protected) for row in rows]]
+def _fingerprint(rows: Sequence[Row], config: EvaluationConfig, uneven: bool) -> str:
+    told: list[Any] = [config.of_classifier(), [(row.file.name, row.wanted, row.protected) for row in rows]]
+    told += ["evened", SHRINK] if uneven else []
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

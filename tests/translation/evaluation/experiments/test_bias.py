@@ -7,12 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cli.main import main
 from index_store.errors import RgunitError, UsageError
 from index_store.workspace import Workspace
+from translation.evaluation.config import EvaluationConfig
 from translation.evaluation.experiments.bias import ARMS, BiasPlan
-from translation.evaluation.experiments.biased import COMBINATIONS, Bias, chosen_sets, drawn_sets
+from translation.evaluation.experiments.biased import (
+    COMBINATIONS,
+    Bias,
+    chosen_sets,
+    drawn_sets,
+    evened,
+    train_judge,
+)
 from translation.evaluation.experiments.biasscores import Judged, summary_of
 
 
@@ -88,6 +97,36 @@ def test_a_workspaces_people_learn_teach_or_are_judged(workspace: Workspace) -> 
     assert not names["judge"] & names["test"]
     pairs = [(row.wanted, row.protected) for row in sets["train"]]
     assert pairs.count((1, 1)) > pairs.count((1, 0)) and pairs.count((0, 0)) > pairs.count((0, 1))
+
+
+def test_what_is_read_is_not_what_mostly_goes_together() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.array(COMBINATIONS, np.int8), (400, 10, 10, 400), axis=0)
+    features = rng.normal(size=(len(labels), 8)).astype(np.float32) * 3 + 5
+    features[:, :2] += 4 * labels  # weak traces of each, and one of both together
+    features[:, 2] += 6 * labels.sum(1)
+    weight, bias = evened(features, labels)
+    read = features @ weight.T + bias > 0
+    right = [(read == labels)[(labels == pair).all(axis=1)].mean(0) for pair in COMBINATIONS]
+    plain = np.linalg.lstsq(np.c_[features, np.ones(len(labels))], 2.0 * labels - 1, rcond=None)[0]
+    mostly = (np.c_[features, np.ones(len(labels))] @ plain > 0) == labels
+    worst = min(float(mostly[(labels == pair).all(axis=1)].mean(0).min()) for pair in COMBINATIONS)
+    assert weight.shape == (2, 8) and np.min(right) > worst + 0.2
+
+
+def test_the_judge_is_kept_and_needs_every_combination(tmp_path: Path) -> None:
+    bias = Bias("Glasses", "Beard")
+    rows = drawn_sets(tmp_path, bias, size=32, per_domain=20, tested=1, taught=8)["judge"]
+    config = EvaluationConfig(classifier_epochs=1, classifier_batch=8)
+    even = train_judge(tmp_path / "even", rows, bias, 32, config)
+    uneven = train_judge(tmp_path / "uneven", rows[:-3], bias, 32, config)
+    images = np.stack([np.asarray(Image.open(row.file)) for row in rows])
+    again = train_judge(tmp_path / "uneven", rows[:-3], bias, 32, config)
+    assert np.array_equal(again.read(images).logits, uneven.read(images).logits)
+    assert even.fingerprint != uneven.fingerprint
+    with pytest.raises(RgunitError, match="no image of one combination of the two attributes: choose other"):
+        train_judge(tmp_path / "none", [row for row in rows if (row.wanted, row.protected) != (1, 1)], bias, 32, config)
+    assert not (tmp_path / "none").exists()
 
 
 def test_what_cannot_be_meant_is_refused() -> None:
