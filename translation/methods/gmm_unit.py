@@ -411,7 +411,11 @@ class GmmUnit(ClassifyingAdversary):
     def health(self, metrics: Mapping[str, float]) -> str | None:
         mask = metrics["mask_mean"]
         if mask < MASK_CLOSED:
-            return f"the mask has closed (mean {mask:.3f}): the input is copied and nothing is learned"
+            setting = "mask_from" if self.stage.mask_from else "warmup"
+            return (
+                f"the mask has closed (mean {mask:.3f}): the input is copied and nothing is learned; it came in before "
+                f"labels were followed: start again with a larger translation.{setting}"
+            )
         if mask > MASK_OPEN:
             return f"the mask is wide open (mean {mask:.3f}): the source's pixels are not used"
         return None

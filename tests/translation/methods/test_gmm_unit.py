@@ -293,6 +293,8 @@ def test_inference_uses_the_moving_average(staged: Workspace) -> None:
 def test_a_closed_mask_is_warned_of() -> None:
     task = make_method()
     warning = task.health({"mask_mean": MASK_CLOSED / 2})
-    assert warning is not None and "mask has closed" in warning
+    assert warning is not None and "mask has closed" in warning and "a larger translation.warmup" in warning
+    late = make_method(*SHARP, "translation.mask_from=2").health({"mask_mean": 0.0})
+    assert late is not None and late.endswith("start again with a larger translation.mask_from")
     assert task.health({"mask_mean": 0.5}) is None
     assert task.health({"mask_mean": 0.99}) is not None

@@ -226,6 +226,14 @@ class _Trainer:
         each = least / self.plan.config().translation.batch
         return max(1, round(min(each, self.warmup) + max(0.0, each - self.warmup) / row.made))
 
+    def scheduled(self, row: Row, steps: int) -> Config:
+        """A row's settings with its steps; where the mask comes in late, it does after as many images in each row."""
+        config = self.plan.config(row.settings, self.phi)
+        changed = {"steps": steps}
+        if whole := getattr(config.translation, "mask_from", 0):
+            changed["mask_from"] = max(1, round(whole / row.made))
+        return config.model_copy(update={"translation": config.translation.model_copy(update=changed)})
+
     def train(self, seed: int, name: str, row: Row) -> dict[str, Any]:
         """The ledger's entry of a row, trained now where it is not there: {run, steps, seconds}."""
         key, used = f"{seed}/{name}", {"attributes_used": self.plan.attributes_used}
@@ -240,13 +248,11 @@ class _Trainer:
             more |= {"neighbours": row.arm, "translation_run": start["run"], "steps": steps}
             self._run(key, train_guided, config, seed, **more)
         elif key not in self.ledger.done:
-            config, minutes = self.plan.config(row.settings, self.phi), None
-            steps = self.steps(row)
+            minutes, steps = None, self.steps(row)
             if name == AS_LONG:
                 others = [self.ledger.done[f"{seed}/{other}"]["seconds"] for other in self.plan.chosen if other != name]
-                minutes, steps = max(1.0, *others) / 60, 10 * self.steps(row)
-            config = config.model_copy(update={"translation": config.translation.model_copy(update={"steps": steps})})
-            self._run(key, train_translation, config, seed, minutes=minutes, **used)
+                minutes, steps = max(1.0, *others) / 60, 10 * steps
+            self._run(key, train_translation, self.scheduled(row, steps), seed, minutes=minutes, **used)
         return self.ledger.done[key]
 
     def _run(self, key: str, stage: Any, config: Config, seed: int, **given: Any) -> str:

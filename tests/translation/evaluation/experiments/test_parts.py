@@ -79,6 +79,8 @@ def test_a_warm_up_has_no_hops_and_is_cheaper(tmp_path: Path, template: Path, mo
         steps = {name: trainer.steps(row) for name, row in plan.chosen.items()}
         assert steps == {"neither": 33, "weights, 2 hops": 15}
         assert {trainer.images(row, steps[name]) for name, row in plan.chosen.items()} == {4 * 33}
+        stages = [trainer.scheduled(row, steps[name]).translation for name, row in plan.chosen.items()]
+        assert [(stage.steps, stage.mask_from) for stage in stages] == [(33, 600), (15, 200)]
 
 
 @pytest.mark.slow
