@@ -436,6 +436,6 @@ def test_translations_that_a_killed_build_had_sealed_are_counted_before_more_are
         with Workspace.open(path) as workspace:
             fill_index(workspace, tiny(), generated=11, device="cpu")
             table = workspace.images("origin=generated")
-            made.append([picture.tobytes() for picture in workspace.load(table.ids, 32)])
-            assert len(set(made[-1])) == 11 and workspace.store().verify().ok
-    assert made[0] == made[1]
+            made.append(workspace.load(table.ids, 32).astype(int))
+            assert len({picture.tobytes() for picture in made[-1]}) == 11 and workspace.store().verify().ok
+    assert np.abs(made[0] - made[1]).max() <= 1  # batches of other sizes round otherwise on some processors
