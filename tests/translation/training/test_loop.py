@@ -438,4 +438,4 @@ def test_translations_that_a_killed_build_had_sealed_are_counted_before_more_are
             table = workspace.images("origin=generated")
             made.append(workspace.load(table.ids, 32).astype(int))
             assert len({picture.tobytes() for picture in made[-1]}) == 11 and workspace.store().verify().ok
-    assert np.abs(made[0] - made[1]).max() <= 1  # batches of other sizes round otherwise on some processors
+    assert np.abs(made[0] - made[1]).max() <= 1  # on some processors batches of other sizes are rounded otherwise

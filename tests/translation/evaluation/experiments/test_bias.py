@@ -121,7 +121,9 @@ def test_the_judge_is_kept_and_needs_every_combination(tmp_path: Path) -> None:
     even = train_judge(tmp_path / "even", rows, bias, 32, config)
     uneven = train_judge(tmp_path / "uneven", rows[:-3], bias, 32, config)
     images = np.stack([np.asarray(Image.open(row.file)) for row in rows])
+    written = (tmp_path / "uneven").stat()
     again = train_judge(tmp_path / "uneven", rows[:-3], bias, 32, config)
+    assert (tmp_path / "uneven").stat() == written, "kept, not trained again"
     assert np.array_equal(again.read(images).logits, uneven.read(images).logits)
     assert even.fingerprint != uneven.fingerprint
     with pytest.raises(RgunitError, match="no image of one combination of the two attributes: choose other"):
