@@ -38,6 +38,7 @@ from translation.networks.gmm_unit import (
     ContentEncoder,
     Discriminator,
     Generator,
+    Judged,
     StyleEncoder,
     initialise,
 )
@@ -47,6 +48,7 @@ from translation.objectives import style as styles
 from translation.objectives.style import STANDARD_DEVIATION
 from translation.sampling import Batch
 from translation.sections import GuidedConfig, Section, StageConfig
+from translation.training.processes import shared_mean
 
 if TYPE_CHECKING:
     from translation.config import Config
@@ -102,6 +104,13 @@ class TranslationConfig(StageConfig):
     )
     mask_from: int = Field(
         0, ge=0, description="steps after the warm-up in which the whole picture is painted, M = 1; not in the paper"
+    )
+    mask_followed: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="after mask_from, go on painting the whole picture until D reads so many of the changed attributes "
+        "as wanted; not in the paper",
     )
     halve_every: int = Field(200_000, ge=1, description="steps after which the learning rate is halved")
     kl_warmup: int = Field(0, ge=0, description="steps over which the KL's weight rises from 0")
@@ -166,7 +175,12 @@ class GmmUnit(ClassifyingAdversary):
             {"style_accuracy": "held-out images", "style_accuracy_train": "training images"},
             SHARE,
         ),
-        Curves("Mask", "mean: 0 copies, 1 paints", {"mask_mean": "mask"}, SHARE),
+        Curves(
+            "Mask",
+            "mean: 0 copies, 1 paints",
+            {"mask_mean": "mask", "labels_followed": "changed attributes that D reads in translations"},
+            SHARE,
+        ),
         Curves("Further terms", "unweighted", {"generator/perceptual": "perceptual", "generator/isometry": "isometry"}),
     )
 
@@ -240,6 +254,12 @@ class GmmUnit(ClassifyingAdversary):
     # In use: `Encodes`
 
     @property
+    def generator(self) -> Generator:
+        generator = self.networks["generator"]
+        assert isinstance(generator, Generator)
+        return generator
+
+    @property
     def content_channels(self) -> int:
         channels: int = self.networks["content_encoder"].channels  # type: ignore[assignment]
         return channels
@@ -270,6 +290,7 @@ class GmmUnit(ClassifyingAdversary):
     def decode(self, content: Tensor, style: Tensor, images: Tensor, guide: Guide | None = None) -> Translation:
         guided = fuse(self.guidance, content, guide)
         raw, mask = self.generate(guided, style, images, 1.0 if guide is None else guide.strength)
+        mask = self.generator.used(mask)
         return Translation(objectives.blend(raw, mask, images), raw, mask)
 
     # In stage 3: `Guidable`
@@ -318,14 +339,15 @@ class GmmUnit(ClassifyingAdversary):
         source_style = styles.sampled(mean, log_variance, batch.noise[2])
         guided = self.generator_input(content, batch)
         prediction, mask = self.generate(guided, self.target_style(batch), batch.images)
-        whole = t - self.stage.warmup < self.stage.mask_from
-        fake = objectives.blend(prediction, torch.ones_like(mask) if whole else mask, batch.images)
+        early = t - self.stage.warmup < self.stage.mask_from
+        self.generator.wait(early, self.stage.mask_followed)
+        fake = objectives.blend(prediction, self.generator.used(mask), batch.images)
         yield Loss(("discriminator",), self.discriminator_losses(batch, fake.detach()), weights)
         terms = self.generator_losses(batch, content, guided, mean, log_variance, source_style, fake)
-        if weights["mask"] and not whole:
-            terms["mask"] = mask.float().mean()
+        if weights["mask"] and not early:
+            terms["mask"] = mask.float().mean() * (1 - self.generator.whole)
         yield Loss(self.painters, terms, weights)
-        yield self._told(mask, kl_weight, mean, batch.labels)
+        yield self._told(mask if early else self.generator.used(mask), kl_weight, mean, batch.labels)
         return fake
 
     def warm_up(self, batch: Batch, kl_weight: float) -> Steps:
@@ -335,6 +357,7 @@ class GmmUnit(ClassifyingAdversary):
         that of the content and adversarial terms, which copying satisfies. It is not trained here and stays open.
         """
         weights = {**self.stage.weights.model_dump(), "kl": kl_weight}
+        self.generator.wait(self.stage.mask_from > 0, self.stage.mask_followed)
         content, mean, log_variance = self.encode(batch.images)
         own, mask = self.networks["generator"](
             content, styles.sampled(mean, log_variance, batch.noise[2]), batch.images
@@ -376,6 +399,8 @@ class GmmUnit(ClassifyingAdversary):
             "style": objectives.absolute_difference(recovered_style, style),
         }
         terms |= self.held(batch.images, fake)
+        if self.stage.mask_followed:
+            self._follow(judged, batch)
         if weights.reconstruction:
             seen = self.generator_input(hide(content, batch.guides.hidden), batch, 1)
             own, _ = self.generate(seen, source_style, batch.images)
@@ -394,7 +419,8 @@ class GmmUnit(ClassifyingAdversary):
         if weights.isometry:
             second = styles.style_mean(batch.target) + STANDARD_DEVIATION * batch.noise[1]
             prediction, mask = self.generate(guided, second, batch.images)
-            other, _ = self.networks["style_encoder"](objectives.blend(prediction, mask, batch.images))
+            painted = objectives.blend(prediction, self.generator.used(mask), batch.images)
+            other, _ = self.networks["style_encoder"](painted)
             terms["isometry"] = objectives.isometry(style, second, recovered_style, other)
         return terms
 
@@ -416,7 +442,8 @@ class GmmUnit(ClassifyingAdversary):
                 f"the mask has closed (mean {mask:.3f}): the input is copied and nothing is learned; it came in before "
                 f"labels were followed: start again with a larger translation.{setting}"
             )
-        if mask > MASK_OPEN:
+        waits = metrics.get("labels_followed", 1.0) < self.stage.mask_followed
+        if mask > MASK_OPEN and not waits:
             return f"the mask is wide open (mean {mask:.3f}): the source's pixels are not used"
         return None
 
@@ -425,12 +452,21 @@ class GmmUnit(ClassifyingAdversary):
         """What is logged beside the losses."""
         known = labels >= 0
         right = (styles.style_labels(mean) == labels) & known
-        told = {
+        more = {"labels_followed": self.generator.followed.clone()} if self.stage.mask_followed else {}
+        told = more | {
             "mask_mean": mask.detach().float().mean(),
             "kl_weight": torch.full((), kl_weight, device=mask.device),
             "style_accuracy_train": right.sum() / known.sum().clamp(min=1),
         }
         return Loss((), told)
+
+    @torch.no_grad()
+    def _follow(self, judged: Sequence[Judged], batch: Batch) -> None:
+        """How many of the attributes that the target changes D reads in translations as wanted, over all processes."""
+        read = torch.stack([scale.attributes.float() for scale in judged]).mean(0) > 0
+        changed = (batch.target != batch.labels) & (batch.target >= 0) & (batch.labels >= 0)
+        right = (read == (batch.target > 0)) & changed
+        self.generator.follow(shared_mean(right.float().sum()), shared_mean(changed.float().sum()))
 
     def _patch_nce(self, images: Tensor, fake: Tensor) -> Tensor:
         """A patch of the translation against all of its source's: only that of its own place is right."""

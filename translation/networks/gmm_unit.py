@@ -28,6 +28,8 @@ from translation.networks.blocks import (
 from translation.networks.blocks import initialise as initialise_layers
 
 STYLE_PER_ATTRIBUTE = 8
+FOLLOWED_RATE = 0.02
+"""How much a batch counts in the running mean of what is followed: about the last 50."""
 
 
 def halved(images: Tensor, times: int) -> Tensor:
@@ -109,7 +111,14 @@ class Generator(nn.Module):
     (not in the paper): the content alone cannot give back a picture sharply.
     `halvings`: everything works on the image halved so many times; what it changes there is enlarged and added to the
     source's own pixels, which keep what is finer (not in the paper).
+    Buffers: `whole`, 1 while the mask waits and the whole picture is painted; `followed`, the share in [0, 1] of the
+    changed attributes that D reads in translations, a running mean (not in the paper).
     """
+
+    whole: Tensor
+    followed: Tensor
+    later = ("whole", "followed")
+    """What runs made before have not: they keep what is set here."""
 
     def __init__(
         self, attributes: int, width: float = 1.0, blocks: int = 4, *, skips: bool = False, halvings: int = 0
@@ -129,6 +138,8 @@ class Generator(nn.Module):
         self.skips = nn.ModuleList([convolution(3, c, 4, 2), convolution(3, b, 3)] if skips else [])
         self.image = convolution(a, 3, 7)
         self.mask = convolution(a, 1, 7)
+        self.register_buffer("whole", torch.zeros(()))
+        self.register_buffer("followed", torch.zeros(()))
 
     def forward(self, content: Tensor, style: Tensor, images: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if self.halvings:
@@ -137,6 +148,24 @@ class Generator(nn.Module):
             prediction, mask = self._paint(halved(content, self.halvings), style, small)
             return (images + _enlarged(prediction - small, images)).clamp(-1, 1), _enlarged(mask, images)
         return self._paint(content, style, images)
+
+    def used(self, mask: Tensor) -> Tensor:
+        """The mask [B, 1, H, W] that translations are blended by: M, or 1 while it waits."""
+        return torch.where(self.whole > 0, torch.ones_like(mask), mask)
+
+    @torch.no_grad()
+    def wait(self, early: bool, enough: float) -> None:
+        """The mask waits while it is early, and after that, if it waited, until `enough` attributes are followed."""
+        if early:
+            self.whole.fill_(1)
+        else:
+            self.whole.mul_(self.followed < enough)
+
+    @torch.no_grad()
+    def follow(self, right: Tensor, changed: Tensor) -> None:
+        """`followed` with the next batch's: so many of the attributes changed are read as wanted (scalars)."""
+        share = right / changed.clamp(min=1e-6)
+        self.followed.lerp_(torch.where(changed > 0, share, self.followed).float(), FOLLOWED_RATE)
 
     def _paint(self, content: Tensor, style: Tensor, images: Tensor | None) -> tuple[Tensor, Tensor]:
         h = content

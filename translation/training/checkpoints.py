@@ -179,7 +179,8 @@ def trained_networks(path: Path) -> set[str]:
 def load_networks(path: Path, networks: Mapping[str, nn.Module], *, prefix: str = "average") -> None:
     """Fill networks from the checkpoint's `networks` or `average` (moving average) weights.
 
-    Raises RgunitError where the file's tensors are not the networks': another schema, width or size.
+    What a network names in `later` may be missing: the file is older than it. Raises RgunitError where the file's
+    tensors are not the networks': another schema, width or size.
     """
     with open_checkpoint(path) as (file, _):
         stored = set(file.keys())
@@ -187,6 +188,9 @@ def load_networks(path: Path, networks: Mapping[str, nn.Module], *, prefix: str 
             weights = {}
             for key, tensor in network.state_dict().items():
                 full = f"{prefix}.{name}.{key}"
+                if full not in stored and key in getattr(network, "later", ()):
+                    weights[key] = tensor
+                    continue
                 if full not in stored:
                     raise RgunitError(f"{path} has no tensor {full}: it was trained with another configuration")
                 weights[key] = file.get_tensor(full)

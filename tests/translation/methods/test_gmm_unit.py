@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from index_store.errors import UsageError
@@ -33,7 +34,7 @@ from translation.config import Config
 from translation.indexing import fill_index
 from translation.inference import translate_images
 from translation.methods.gmm_unit import MASK_CLOSED, GmmUnit
-from translation.networks.gmm_unit import Generator
+from translation.networks.gmm_unit import FOLLOWED_RATE, Generator
 from translation.sampling import LabelSampler
 from translation.stages import train_guided, train_retrieval, train_translation
 from translation.training.task import Engine
@@ -187,6 +188,55 @@ def test_the_mask_comes_in_late_and_has_a_price() -> None:
     assert early["mask_mean"] < 1e-6, "told is the mask as it is"
 
 
+WAITING = (*SHARP, "translation.mask_from=1", "translation.mask_followed=0.5")
+
+
+def test_the_mask_waits_until_labels_are_followed_and_stays_when_it_has_come() -> None:
+    method, batch = make_method(*WAITING), make_batch()
+    close_mask(method)
+    generator, engine = method.generator, Engine(optimizers(method, 0.0))
+    for t in (0, 5):
+        waiting = engine.run(method.step(batch, t))
+        assert waiting["generator/content"] > 1e-3, "the whole picture is painted"
+    assert waiting["generator/mask"] == 0, "and painting it has no price"
+    assert waiting["mask_mean"] == 1 and "labels_followed" in waiting
+    used = method.decode(method.content(batch.images), method.target_style(batch), batch.images)
+    assert torch.allclose(used.image, used.raw, atol=1e-6), "in use as well, should training end here"
+    generator.followed.fill_(0.6)
+    assert engine.run(method.step(batch, 6))["generator/content"] < 1e-6, "now it copies"
+    generator.followed.fill_(0.0)
+    assert engine.run(method.step(batch, 7))["generator/content"] < 1e-6, "and goes on to"
+
+
+def test_what_is_followed_are_the_known_attributes_that_change_as_d_reads_them() -> None:
+    method, batch = make_method(*WAITING), make_batch()
+    # labels [1 0 0] [0 1 ?], wanted [0 1 1] [1 0 0]: five changes are known
+    for says, share in (([-1.0, 1, 1], 3 / 5), ([1.0, 1, 1], 3 / 5), ([-1.0, -1, -1], 2 / 5)):
+        head = method.networks["discriminator"].scales[0].attributes  # type: ignore[union-attr,index]
+        head.weight.data.zero_()  # type: ignore[union-attr]
+        head.bias.data.copy_(torch.tensor(says))  # type: ignore[union-attr]
+        method.generator.followed.fill_(0.0)
+        forward(method, batch)
+        assert method.generator.followed == pytest.approx(FOLLOWED_RATE * share)
+    method.generator.followed.fill_(0.3)
+    forward(method, replace(batch, target=batch.labels))
+    assert method.generator.followed == pytest.approx(0.3), "nothing is wanted: it tells nothing"
+
+
+def test_a_run_made_before_the_mask_could_wait_opens(workspace: Workspace) -> None:
+    run = train_translation(workspace, tiny(*SHARP), attributes_used=USED, device="cpu").run
+    file = run.path / CHECKPOINT
+    with safe_open(file, "pt") as old:
+        kept, about = {key: old.get_tensor(key) for key in old.keys()}, old.metadata()  # noqa: SIM118
+    new = [key for key in kept if key.endswith((".whole", ".followed"))]
+    assert len(new) == 4
+    save_file({key: tensor for key, tensor in kept.items() if key not in new}, file, about)
+    images, target = make_batch().images, make_batch().target
+    translator = Translator.load(workspace, run.id)
+    made = translator.translate(images, translator.content(images), translator.style_mean(target))
+    assert made.mask is not None and made.mask.min() < 1, "the mask is in use"
+
+
 def test_d_that_judges_by_labels_wants_real_images_under_their_own() -> None:
     """At equal pixels the only thing to learn from is the labels: it finds the wrong ones."""
     method, batch = make_method(*SHARP, "networks.discriminator_width=0.25"), make_batch()
@@ -298,3 +348,6 @@ def test_a_closed_mask_is_warned_of() -> None:
     assert late is not None and late.endswith("start again with a larger translation.mask_from")
     assert task.health({"mask_mean": 0.5}) is None
     assert task.health({"mask_mean": 0.99}) is not None
+    waiting = make_method(*WAITING)
+    assert waiting.health({"mask_mean": 1.0, "labels_followed": 0.4}) is None
+    assert waiting.health({"mask_mean": 1.0, "labels_followed": 0.6}) is not None
