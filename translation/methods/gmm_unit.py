@@ -347,7 +347,7 @@ class GmmUnit(ClassifyingAdversary):
         if weights["mask"] and not early:
             terms["mask"] = mask.float().mean() * (1 - self.generator.whole)
         yield Loss(self.painters, terms, weights)
-        yield self._told(mask if early else self.generator.used(mask), kl_weight, mean, batch.labels)
+        yield self._told(mask, kl_weight, mean, batch.labels)
         return fake
 
     def warm_up(self, batch: Batch, kl_weight: float) -> Steps:
@@ -442,8 +442,7 @@ class GmmUnit(ClassifyingAdversary):
                 f"the mask has closed (mean {mask:.3f}): the input is copied and nothing is learned; it came in before "
                 f"labels were followed: start again with a larger translation.{setting}"
             )
-        waits = metrics.get("labels_followed", 1.0) < self.stage.mask_followed
-        if mask > MASK_OPEN and not waits:
+        if mask > MASK_OPEN and not metrics.get("mask_waits"):
             return f"the mask is wide open (mean {mask:.3f}): the source's pixels are not used"
         return None
 
@@ -452,12 +451,15 @@ class GmmUnit(ClassifyingAdversary):
         """What is logged beside the losses."""
         known = labels >= 0
         right = (styles.style_labels(mean) == labels) & known
-        more = {"labels_followed": self.generator.followed.clone()} if self.stage.mask_followed else {}
-        told = more | {
-            "mask_mean": mask.detach().float().mean(),
+        told = {
+            "mask_mean": self.generator.used(mask.detach().float()).mean(),
             "kl_weight": torch.full((), kl_weight, device=mask.device),
             "style_accuracy_train": right.sum() / known.sum().clamp(min=1),
         }
+        if self.stage.mask_from or self.stage.mask_followed:
+            told["mask_waits"] = self.generator.whole.clone()
+        if self.stage.mask_followed:
+            told["labels_followed"] = self.generator.followed.clone()
         return Loss((), told)
 
     @torch.no_grad()
