@@ -224,6 +224,8 @@ class GmmUnit(ClassifyingAdversary):
             layers = usable_layers((encoder,), PAPER_LAYERS)
             networks["projector"] = PatchProjector(layer_channels((encoder,), layers))
             initialise(networks["projector"], "normal")
+        if stage == "translation" and not inference and (chosen.mask_from or chosen.mask_followed):
+            networks["generator"].whole.fill_(1)  # type: ignore[operator]
         wanted = n.perceptual_weights and chosen.weights.perceptual and not inference
         return cls(
             networks,
@@ -357,7 +359,6 @@ class GmmUnit(ClassifyingAdversary):
         that of the content and adversarial terms, which copying satisfies. It is not trained here and stays open.
         """
         weights = {**self.stage.weights.model_dump(), "kl": kl_weight}
-        self.generator.wait(self.stage.mask_from > 0, self.stage.mask_followed)
         content, mean, log_variance = self.encode(batch.images)
         own, mask = self.networks["generator"](
             content, styles.sampled(mean, log_variance, batch.noise[2]), batch.images

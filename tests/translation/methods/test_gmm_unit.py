@@ -208,6 +208,24 @@ def test_the_mask_waits_until_labels_are_followed_and_stays_when_it_has_come() -
     assert engine.run(method.step(batch, 7))["generator/content"] < 1e-6, "and goes on to"
 
 
+def test_a_training_that_ends_before_the_mask_comes_paints_whole_pictures(workspace: Workspace) -> None:
+    """Also without mask_from, and in the warm-up; stage 3 goes on waiting, or ends it."""
+    images, target = make_batch().images, make_batch().target
+    for settings in (
+        ("translation.mask_followed=0.9",),
+        ("translation.mask_from=9",),
+        ("translation.mask_from=1", "translation.warmup=9"),
+    ):
+        run = train_translation(workspace, tiny(*SHARP, *settings), attributes_used=USED, device="cpu").run
+        translator = Translator.load(workspace, run.id)
+        made = translator.translate(images, translator.content(images), translator.style_mean(target))
+        assert made.mask is not None and (made.mask == 1).all(), settings
+    for enough in (0.9, 0.0):
+        config = tiny(*SHARP, "guided.guidance=none", f"guided.mask_followed={enough}")
+        arm = train_guided(workspace, config, translation_run=run.id, neighbours="none", device="cpu")
+        assert (arm.metrics["mask_mean"] == 1) is bool(enough)
+
+
 def test_what_is_followed_are_the_known_attributes_that_change_as_d_reads_them() -> None:
     method, batch = make_method(*WAITING), make_batch()
     # labels [1 0 0] [0 1 ?], wanted [0 1 1] [1 0 0]: five changes are known
