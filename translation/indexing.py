@@ -75,7 +75,7 @@ def fill_index(
     workspace.leave_out_missing("origin=real|unlabelled", progress.note)
     if (speaks or text_model) and not generated and content_model is None and words_alone(workspace, run):
         progress.note("no retrieval run yet: nothing is embedded but for words (`query --text`)")
-        words = 0 if speaks is None else _words(workspace, speaks, share, progress)
+        words = 0 if speaks is None else _words(workspace, speaks, share, config.index.batch, progress)
         return IndexResult(0, 0, 0, time.monotonic() - started, words)
     retriever = open_retriever(workspace, run, device)
     translator = retriever.encoders
@@ -86,7 +86,7 @@ def fill_index(
     added = build_index(workspace, retriever, part=share, batch=config.index.batch, progress=progress.step)
     if model is not None:
         build_content(workspace, model, part=share, batch=config.index.batch, progress=progress.step)
-    words = 0 if speaks is None else _words(workspace, speaks, share, progress)
+    words = 0 if speaks is None else _words(workspace, speaks, share, config.index.batch, progress)
     if (why := keep_graphs(retriever)) is not None:
         progress.note(f"asking run {retriever.run.id} will need torch: {why}")
     if part is not None and (lacking := len(_unembedded(workspace, retriever))):
@@ -115,10 +115,10 @@ def _text_model(workspace: Workspace, path: Path | None) -> TextModel | None:
     return keep_text_model(workspace, path)
 
 
-def _words(workspace: Workspace, model: TextModel, part: Part, progress: Progress) -> int:
+def _words(workspace: Workspace, model: TextModel, part: Part, batch: int, progress: Progress) -> int:
     """Embed by the text model; returns how many images."""
     progress.stage("index: words")
-    return build_words(workspace, model, part=part, progress=progress.step)
+    return build_words(workspace, model, part=part, batch=batch, progress=progress.step)
 
 
 def open_retriever(workspace: Workspace, run: str | None, device: str = "auto") -> Retriever:
