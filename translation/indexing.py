@@ -24,6 +24,7 @@ from translation.config import Config
 from translation.progress import Progress
 from translation.runs import direction_of
 from translation.sampling import DomainSampler, LabelSampler, Sampler
+from translation.sections import IndexConfig
 from translation.training.loop import seed_of
 from translation.translator import Translator
 
@@ -75,7 +76,8 @@ def fill_index(
     workspace.leave_out_missing("origin=real|unlabelled", progress.note)
     if (speaks or text_model) and not generated and content_model is None and words_alone(workspace, run):
         progress.note("no retrieval run yet: nothing is embedded but for words (`query --text`)")
-        words = 0 if speaks is None else _words(workspace, speaks, share, config.index.batch, progress)
+        batch = (IndexConfig() if config is None else config.index).batch
+        words = 0 if speaks is None else _words(workspace, speaks, share, batch, progress)
         return IndexResult(0, 0, 0, time.monotonic() - started, words)
     retriever = open_retriever(workspace, run, device)
     translator = retriever.encoders
