@@ -34,7 +34,7 @@ from translation.indexing import open_retriever
 from translation.progress import Progress
 from translation.runs import RETRIEVAL
 from translation.sharing.package import LABELS, PICTURES, VECTORS, Manifest, SharedRun, opened
-from translation.training.checkpoints import save_tensors
+from translation.training.checkpoints import later, save_tensors
 from translation.training.memory import within_memory
 from translation.translator import method_of_run
 
@@ -137,7 +137,10 @@ def _check_run(folder: Path, run: SharedRun, schema: AttributeSchema) -> None:
         else:
             networks = dict(method_of_run(run.settings, run.stage, used).networks)
         wanted = {
-            f"{n}.{key}": tuple(t.shape) for n, network in networks.items() for key, t in network.state_dict().items()
+            f"{n}.{key}": tuple(t.shape)
+            for n, network in networks.items()
+            for key, t in network.state_dict().items()
+            if f"{n}.{key}" in shapes or key not in later(network)
         }
     if wanted != shapes:
         odd = sorted(wanted.items() ^ shapes.items())[0]

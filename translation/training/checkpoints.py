@@ -176,10 +176,15 @@ def trained_networks(path: Path) -> set[str]:
         return {key.split(".")[1] for key in file.keys() if key.startswith("networks.")}  # noqa: SIM118
 
 
+def later(network: nn.Module) -> tuple[str, ...]:
+    """The tensors that a network has got only later: an older file lacks them, and they stay as they are made."""
+    return getattr(network, "later", ())
+
+
 def load_networks(path: Path, networks: Mapping[str, nn.Module], *, prefix: str = "average") -> None:
     """Fill networks from the checkpoint's `networks` or `average` (moving average) weights.
 
-    What a network names in `later` may be missing: the file is older than it. Raises RgunitError where the file's
+    What it has got `later` may be missing. Raises RgunitError where the file's
     tensors are not the networks': another schema, width or size.
     """
     with open_checkpoint(path) as (file, _):
@@ -188,7 +193,7 @@ def load_networks(path: Path, networks: Mapping[str, nn.Module], *, prefix: str 
             weights = {}
             for key, tensor in network.state_dict().items():
                 full = f"{prefix}.{name}.{key}"
-                if full not in stored and key in getattr(network, "later", ()):
+                if full not in stored and key in later(network):
                     weights[key] = tensor
                     continue
                 if full not in stored:

@@ -36,6 +36,8 @@ from translation.inference import translate_images
 from translation.methods.gmm_unit import MASK_CLOSED, GmmUnit
 from translation.networks.gmm_unit import FOLLOWED_RATE, Generator
 from translation.sampling import LabelSampler
+from translation.sharing.exporting import export_run
+from translation.sharing.importing import import_model
 from translation.stages import train_guided, train_retrieval, train_translation
 from translation.training.task import Engine
 from translation.translator import Translator
@@ -241,7 +243,7 @@ def test_what_is_followed_are_the_known_attributes_that_change_as_d_reads_them()
     assert method.generator.followed == pytest.approx(0.3), "nothing is wanted: it tells nothing"
 
 
-def test_a_run_made_before_the_mask_could_wait_opens(workspace: Workspace) -> None:
+def test_a_run_made_before_the_mask_could_wait_opens_and_is_shared(workspace: Workspace, tmp_path: Path) -> None:
     run = train_translation(workspace, tiny(*SHARP), attributes_used=USED, device="cpu").run
     file = run.path / CHECKPOINT
     with safe_open(file, "pt") as old:
@@ -253,6 +255,11 @@ def test_a_run_made_before_the_mask_could_wait_opens(workspace: Workspace) -> No
     translator = Translator.load(workspace, run.id)
     made = translator.translate(images, translator.content(images), translator.style_mean(target))
     assert made.mask is not None and made.mask.min() < 1, "the mask is in use"
+    shared = export_run(workspace, run.id, "torch", tmp_path / "shared.zip").out
+    imported = import_model(tmp_path / "theirs", shared)
+    with Workspace.open(tmp_path / "theirs") as theirs:
+        again = Translator.load(theirs, imported.run)
+        assert torch.equal(again.translate(images, again.content(images), again.style_mean(target)).image, made.image)
 
 
 def test_d_that_judges_by_labels_wants_real_images_under_their_own() -> None:
