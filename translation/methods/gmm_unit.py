@@ -438,10 +438,14 @@ class GmmUnit(ClassifyingAdversary):
     def health(self, metrics: Mapping[str, float]) -> str | None:
         mask = metrics["mask_mean"]
         if mask < MASK_CLOSED:
-            setting = "mask_from" if self.stage.mask_from else "warmup"
+            remedy = "a larger translation.warmup"
+            if self.stage.mask_from:
+                remedy = "translation.mask_followed=0.4, so that it waits for them"
+            if self.stage.mask_followed:
+                remedy = "a larger translation.mask_followed"
             return (
                 f"the mask has closed (mean {mask:.3f}): the input is copied and nothing is learned; it came in before "
-                f"labels were followed: start again with a larger translation.{setting}"
+                f"labels were followed: start again with {remedy}"
             )
         if mask > MASK_OPEN and not metrics.get("mask_waits"):
             return f"the mask is wide open (mean {mask:.3f}): the source's pixels are not used"

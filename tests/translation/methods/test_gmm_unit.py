@@ -370,7 +370,9 @@ def test_a_closed_mask_is_warned_of() -> None:
     warning = task.health({"mask_mean": MASK_CLOSED / 2})
     assert warning is not None and "mask has closed" in warning and "a larger translation.warmup" in warning
     late = make_method(*SHARP, "translation.mask_from=2").health({"mask_mean": 0.0})
-    assert late is not None and late.endswith("start again with a larger translation.mask_from")
+    assert late is not None and "start again with translation.mask_followed=0.4" in late
+    waiting = make_method(*WAITING).health({"mask_mean": 0.0})
+    assert waiting is not None and waiting.endswith("start again with a larger translation.mask_followed")
     assert task.health({"mask_mean": 0.5}) is None
     assert task.health({"mask_mean": 0.99}) is not None
     assert task.health({"mask_mean": 0.99, "mask_waits": 0.95}) is None, "it is not in use, at least not all the time"
