@@ -184,8 +184,8 @@ def later(network: nn.Module) -> tuple[str, ...]:
 def load_networks(path: Path, networks: Mapping[str, nn.Module], *, prefix: str = "average") -> None:
     """Fill networks from the checkpoint's `networks` or `average` (moving average) weights.
 
-    What it has got `later` may be missing. Raises RgunitError where the file's
-    tensors are not the networks': another schema, width or size.
+    What one has got `later` may be missing. Raises RgunitError where the file's tensors are not the networks': another
+    schema, width or size.
     """
     with open_checkpoint(path) as (file, _):
         stored = set(file.keys())

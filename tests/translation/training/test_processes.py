@@ -70,11 +70,14 @@ def step_in_a_process(rank: int, folder: Path, settings: Sequence[str]) -> None:
     average_gradients(ours.values())
     half = IMAGES // 2
     step(method, part(batch(), slice(rank * half, rank * half + half)), ours)
-    save_file({name: value.contiguous() for name, value in gradients(method).items()}, folder / f"{rank}.safetensors")
+    found = {"followed": method.generator.followed, **gradients(method)}
+    save_file({name: value.contiguous() for name, value in found.items()}, folder / f"{rank}.safetensors")
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("settings", [(), (PENALTY,), (PENALTY, "translation.domain_softmax=true")])
+@pytest.mark.parametrize(
+    "settings", [(), (PENALTY,), (PENALTY, "translation.domain_softmax=true", "translation.mask_followed=0.5")]
+)
 def test_two_processes_have_the_gradients_of_one_with_the_double_batch(tmp_path: Path, settings: Sequence[str]) -> None:
     context = multiprocessing.get_context("forkserver")
     workers = [context.Process(target=step_in_a_process, args=(rank, tmp_path, settings)) for rank in (0, 1)]
@@ -87,6 +90,8 @@ def test_two_processes_have_the_gradients_of_one_with_the_double_batch(tmp_path:
         assert worker.exitcode == 0
     alone = gradients(method)
     first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1))
+    assert first["followed"] == second.pop("followed") == pytest.approx(float(method.generator.followed))
+    assert bool(first.pop("followed")) is ("translation.mask_followed=0.5" in settings)
     assert alone.keys() == first.keys() and any(name.startswith("discriminator") for name in alone)
     assert all(torch.equal(first[name], second[name]) for name in first)
     scale = max(float(value.abs().max()) for value in alone.values())
