@@ -12,8 +12,12 @@ import pytest
 from PIL import Image
 
 import rgunit as library
+from index_store.workspace import Workspace
+from retrieval.text_models import Floats, Pixels, TextModel
 from tests.cli.conftest import Command
 from tests.retrieval.textmodels import colour_model
+from translation.config import load_config
+from translation.indexing import fill_index
 
 pytest.importorskip("tokenizers", reason="tokenizers is not installed, so no words can be asked: make setup")
 
@@ -59,6 +63,22 @@ def test_words_need_no_training(rgunit: Command, path: Path, model: Path, tmp_pa
     assert rgunit("-w", path, "query", "--text", "red", "--json").json["neighbours"][0]["path"] == str(added)
     assert rgunit("-w", path, "index", "build", "--text-model", "none").status == 0
     assert "has no text model" in rgunit("-w", path, "query", "--text", "red").error
+
+
+def test_pictures_are_embedded_in_batches_of_the_settings(
+    path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    pictures = TextModel.pictures
+
+    def told(self: TextModel, images: Pixels) -> Floats:
+        seen.append(len(images))
+        return pictures(self, images)
+
+    monkeypatch.setattr(TextModel, "pictures", told)
+    with Workspace.open(path) as workspace:
+        fill_index(workspace, load_config("demo", overrides=["index.batch=32"]), text_model=model)
+    assert seen[-3:] == [32, 32, 16] and sum(seen[:-3]) <= 2, "beside what looks whether the model works"
 
 
 def test_words_over_http(path: Path, model: Path) -> None:
