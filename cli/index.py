@@ -218,9 +218,7 @@ def _show(settings: Settings, workspace: Workspace, *, check: bool, pictures: st
     """Show the state of the vectors; raises where the check finds problems (`pictures`: made or all, looked at too)."""
     report = workspace.store().verify() if check else None
     problems = list(report.problems) if report else []
-    remedy = ": `rgunit index rebuild` repairs what can be repaired"
-    if all(problem.endswith("ends it") for problem in problems):  # tells its own remedy
-        remedy = ""
+    remedy = report.remedy if report else ""
     if pictures:
         from cli.progress import Bars
 
@@ -239,7 +237,7 @@ def _show(settings: Settings, workspace: Workspace, *, check: bool, pictures: st
     }
     if problems:
         many = f"{len(problems)} problems, the first: " if len(problems) > 1 else ""
-        message = f"{many}{problems[0]}{remedy}"
+        message = f"{many}{problems[0]}{remedy and f': {remedy}'}"
         raise settings.fail(message, payload, lambda console: _draw(console, payload))
     settings.show(payload, lambda console: _draw(console, payload))
 

@@ -68,7 +68,7 @@ class Engine(Protocol):
         """Bring what it holds to the last commit; the writer's lock is held."""
 
     def problems(self) -> list[str]:
-        """What of it differs from the sealed files, a line each."""
+        """What of it differs from the sealed files, a line each. Unreachable where it cannot be asked."""
 
     def remake(self) -> list[str]:
         """Mend or make anew what it derives from the sealed files; the lock is held. A line on each."""

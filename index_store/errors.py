@@ -50,6 +50,10 @@ class ReadOnly(RgunitError):
     """A workspace that this user may only read."""
 
 
+class Unreachable(RgunitError):
+    """A server that does not answer; nothing of what it holds is known to be wrong."""
+
+
 class ImageRefused(RgunitError):
     """A file that cannot be taken as an image, with the reason."""
 

@@ -47,10 +47,11 @@ Entry = tuple[int, Record, Sealed]
 
 @dataclass(frozen=True)
 class Report:
-    """What `verify` found: `problems` are lines that name the file."""
+    """What `verify` found: `problems` are lines that name the file; `remedy`, where they do not say it themselves."""
 
     ok: bool
     problems: list[str] = field(default_factory=list)
+    remedy: str = "`rgunit index rebuild` repairs what can be repaired"
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,9 @@ def verify(catalog: Catalog) -> Report:
                 break
         except CatalogDamaged:
             break
-    return Report(not problems, problems)
+    if all(problem.endswith("ends it") for problem in problems):
+        return Report(not problems, problems, remedy="")
+    return Report(False, problems)
 
 
 def rebuild(catalog: Catalog) -> list[str]:

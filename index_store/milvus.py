@@ -16,7 +16,7 @@ import numpy as np
 from index_store import features, forking
 from index_store.attributes import AttributeSchema
 from index_store.engines import Moved, View
-from index_store.errors import RgunitError
+from index_store.errors import RgunitError, Unreachable
 from index_store.index import SPARE, Ids, Vectors
 from index_store.live import Live
 from index_store.local import Local
@@ -297,6 +297,8 @@ class Milvus:
                     else:
                         told += self.held.differences(held, mark.layout, state, self._tables(state, fields))
                 return told
+        except Unreachable:
+            raise
         except RgunitError as error:
             return [str(error)]
 

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from index_store import forking
-from index_store.errors import RgunitError, UsageError
+from index_store.errors import RgunitError, Unreachable, UsageError
 
 SCHEMES = ("milvus+http", "milvus+https")
 FORM = "milvus+http://HOST:19530/NAME"
@@ -135,9 +135,9 @@ class Server:
         except (grpc.RpcError, grpc.FutureTimeoutError) as error:
             raise self._unreachable(self._clean(str(error))) from error
 
-    def _unreachable(self, why: str) -> RgunitError:
+    def _unreachable(self, why: str) -> Unreachable:
         self.close()
-        return RgunitError(
+        return Unreachable(
             f"Milvus on {self.shown} cannot be reached ({why}): start it, or name another by --vectors URL"
         )
 

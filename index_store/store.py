@@ -19,7 +19,7 @@ from index_store.attributes import ORIGINS, AttributeSchema
 from index_store.batch import Batch, as_ids, as_vectors, text_column
 from index_store.catalog import Catalog
 from index_store.device import BUDGET_MIB, Device, device_of
-from index_store.errors import RgunitError, UsageError
+from index_store.errors import RgunitError, Unreachable, UsageError
 from index_store.features import Record, ShardMissing, map_vectors, read
 from index_store.known import match_keys
 from index_store.live import Live
@@ -338,7 +338,10 @@ class IndexStore:
     def verify(self) -> Report:
         """Check every file against its digest, the catalog against the log, and what Milvus holds against both."""
         report = verify(self.catalog)
-        problems = self._engine.problems() if report.ok else []
+        try:
+            problems = self._engine.problems() if report.ok else []
+        except Unreachable as error:
+            return Report(False, [str(error)], remedy="")
         return Report(False, problems) if problems else report
 
     def rebuild(self) -> list[str]:
