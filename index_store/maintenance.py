@@ -42,16 +42,19 @@ TABLES = {
 FORGETTING = "forgetting.json"
 """The note of pictures that are being forgotten; see `forgetting.py`."""
 
+BEGUN = f"{FORGETTING}: was begun and not ended: `rgunit index remove --forget` ends it"
+REBUILD = "`rgunit index rebuild` repairs what can be repaired"
+
 Entry = tuple[int, Record, Sealed]
 
 
 @dataclass(frozen=True)
 class Report:
-    """What `verify` found: `problems` are lines that name the file; `remedy`, where they do not say it themselves."""
+    """What `verify` found: `problems` are lines that name the file; `remedy`, empty where they say it themselves."""
 
     ok: bool
     problems: list[str] = field(default_factory=list)
-    remedy: str = "`rgunit index rebuild` repairs what can be repaired"
+    remedy: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,12 +91,12 @@ def verify(catalog: Catalog) -> Report:
         try:
             listed = _listed(catalog)
         except CatalogDamaged as error:
-            return Report(False, [f"{catalog.file.name}: {error.why}", *_damaged_files(catalog, {})])
+            return Report(False, [f"{catalog.file.name}: {error.why}", *_damaged_files(catalog, {})], REBUILD)
         try:
             problems = listed.problems + _damaged_files(catalog, listed.shards) + runs.read_rows(catalog)[1]
             problems += runs.check_rows(catalog)
             if (catalog.folder / FORGETTING).exists():
-                problems.append(f"{FORGETTING}: was begun and not ended: `rgunit index remove --forget` ends it")
+                problems.append(BEGUN)
             if not any(file in problem for file in listed.shards for problem in problems):
                 problems += _compare(catalog, listed)
         except FileNotFoundError as error:  # merged by a compaction a moment ago, or else it is missed the next time
@@ -106,9 +109,7 @@ def verify(catalog: Catalog) -> Report:
                 break
         except CatalogDamaged:
             break
-    if all(problem.endswith("ends it") for problem in problems):
-        return Report(not problems, problems, remedy="")
-    return Report(False, problems)
+    return Report(not problems, problems, REBUILD if set(problems) - {BEGUN} else "")
 
 
 def rebuild(catalog: Catalog) -> list[str]:

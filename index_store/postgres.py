@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 
 from index_store import marker
-from index_store.errors import CatalogDamaged, Locked, ReadOnly, RgunitError, UsageError
+from index_store.errors import CatalogDamaged, Locked, ReadOnly, RgunitError, Unreachable, UsageError
 from index_store.lock import LockLost, read_only, refuse_read_only
 from index_store.migrating import migrate_over
 
@@ -119,7 +119,7 @@ class PostgresDatabase:
         if "DataError" in kinds or kind == "ProgramLimitExceeded":
             return RgunitError(f"the catalog on {self.shown} cannot hold this: {why}")
         if "OperationalError" in kinds or kind == "ProgrammingError":  # itself: before anything was asked
-            return RgunitError(
+            return Unreachable(
                 f"the catalog on {self.shown} cannot be reached ({why}): start the server, or correct --catalog URL"
             )
         missing = kind in ("UndefinedTable", "InvalidSchemaName")

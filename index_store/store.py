@@ -23,7 +23,7 @@ from index_store.errors import RgunitError, Unreachable, UsageError
 from index_store.features import Record, ShardMissing, map_vectors, read
 from index_store.known import match_keys
 from index_store.live import Live
-from index_store.maintenance import Report, compact, rebuild, verify
+from index_store.maintenance import REBUILD, Report, compact, rebuild, verify
 from index_store.queries import Exclude, Found, Where, answer, answer_fused
 from index_store.replay import schema_header
 from index_store.state import EncoderInfo, State, Table, find, resolve_encoder
@@ -341,8 +341,8 @@ class IndexStore:
         try:
             problems = self._engine.problems() if report.ok else []
         except Unreachable as error:
-            return Report(False, [str(error)], remedy="")
-        return Report(False, problems) if problems else report
+            return Report(False, [str(error)])  # it says itself what to do
+        return Report(False, problems, REBUILD) if problems else report
 
     def rebuild(self) -> list[str]:
         """Repair what is damaged, and remake the derived indexes of large shards; return a line on each."""

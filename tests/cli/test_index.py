@@ -89,6 +89,19 @@ def test_compact_refuses_what_is_damaged_and_changes_nothing(path, index):
     assert index(path, "rebuild")[0] == 0 and index(path, "compact")[0] == 0
 
 
+def test_verify_names_the_remedy_that_helps(path, index, rgunit):
+    pytest.importorskip("pymilvus", reason="pymilvus is not installed: nothing is searched on Milvus")
+    told = rgunit("-w", path, "--vectors", "milvus+http://127.0.0.1:9/x", "--json", "index", "verify")
+    assert told.status == 1 and "start it" in told.json["error"] and "rebuild" not in told.json["error"]
+    (path / "forgetting.json").write_text("{}")
+    status, told = index(path, "verify")
+    assert status == 1 and told["error"].endswith("index remove --forget` ends it")
+    shard = max((path / "shards").iterdir())
+    shard.write_bytes(shard.read_bytes()[:-1])
+    status, told = index(path, "verify")
+    assert status == 1 and told["error"].startswith("2 problems") and told["error"].endswith("what can be repaired")
+
+
 def test_verify_names_pictures_that_are_missing_or_changed(path, index):
     made = sorted((path / "images" / "generated" / "r1").iterdir())
     own = sorted((path.parent / "pictures").iterdir())
